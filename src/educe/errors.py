@@ -1,0 +1,168 @@
+"""The error tree: what went wrong, where, why, and what to do about it.
+
+    EduceError
+    ├── UserError              the caller can mend it                 exit status 2
+    │   ├── OptionError        a keyword, flag or value that Educe does not take
+    │   ├── InputError         a picture, sound, text, table or tensor that cannot be used
+    │   ├── CardError          a model card that is wrong or does not fit its model
+    │   ├── ModelFileError     a model file that is broken
+    │   └── LimitError         a file that is larger than the limits allow
+    ├── UnsupportedError       sound, but nothing here can run it      exit status 3
+    │   ├── UnsupportedFormatError   a file of a kind that Educe does not read
+    │   ├── UnsupportedModelError    a model with operators that the engine lacks
+    │   └── MissingLibraryError      an optional library that is not installed
+    └── InternalError          a fault in Educe or in an engine        exit status 4
+        └── EngineError        an engine failed on a model that it accepted
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class EduceError(Exception):
+    """The base of every error that Educe raises on purpose.
+
+    Args:
+        cause: What is wrong, as one sentence: what was expected and what was found.
+        path: The file concerned, if there is one.
+        place: Where in it: a node, a line, a field, a byte.
+        remedy: What the reader can do, as one sentence.
+    """
+
+    exit_status: ClassVar[int] = 4
+
+    def __init__(
+        self,
+        cause: str,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        place: str | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.path = None if path is None else os.fspath(path)
+        self.place = place
+        self.remedy = remedy
+
+    @property
+    def kind(self) -> str:
+        """The class name, by which programs tell errors apart."""
+        return type(self).__name__
+
+    def located(self, path: str | os.PathLike[str]) -> EduceError:
+        """Return this error itself, with `path` filled in if it had none."""
+        if self.path is None:
+            self.path = os.fspath(path)
+        return self
+
+    def __str__(self) -> str:
+        where = ": ".join(part for part in (self.path, self.place) if part)
+        text = f"{where}: {self.cause}" if where else self.cause
+        return f"{text} ({self.remedy})" if self.remedy else text
+
+
+class UserError(EduceError):
+    """Something that the caller gave is wrong, and the caller can mend it."""
+
+    exit_status = 2
+
+
+class OptionError(UserError):
+    """A keyword, flag or value that Educe does not take."""
+
+
+class InputError(UserError):
+    """An input that cannot be read, or does not fit the model."""
+
+
+class CardError(UserError):
+    """A model card that is wrong, or does not fit its model."""
+
+
+class ModelFileError(UserError):
+    """A model file that is broken."""
+
+
+class LimitError(UserError):
+    """A file that is larger than the limits allow."""
+
+
+class UnsupportedError(EduceError):
+    """Sound in itself, but nothing here can run it."""
+
+    exit_status = 3
+
+
+class UnsupportedFormatError(UnsupportedError):
+    """A file of a kind that Educe does not read."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One node that cannot be run, and why."""
+
+    node: str
+    operator: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"node {self.node!r} ({self.operator}): {self.reason}"
+
+
+class UnsupportedModelError(UnsupportedError):
+    """A model with operators that the engine lacks; `problems` lists every such node."""
+
+    MAX_SHOWN: ClassVar[int] = 5
+
+    def __init__(
+        self,
+        cause: str,
+        *,
+        problems: Sequence[Problem] = (),
+        path: str | os.PathLike[str] | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        shown = "; ".join(str(problem) for problem in problems[: self.MAX_SHOWN])
+        hidden = len(problems) - self.MAX_SHOWN
+        place = f"{shown}; and {hidden} more" if hidden > 0 else shown
+        super().__init__(cause, path=path, place=place or None, remedy=remedy)
+        self.problems = tuple(problems)
+
+
+class MissingLibraryError(UnsupportedError):
+    """An optional library that is not installed; the remedy names the extra that brings it."""
+
+    def __init__(self, library: str, *, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the Python package {library!r}, which is not installed",
+            remedy=f"pip install 'educe[{extra}]'",
+        )
+
+
+class InternalError(EduceError):
+    """A fault in Educe or in an engine: worth a report."""
+
+
+class EngineError(InternalError):
+    """An engine failed on a model that it had accepted."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a remedy that names the known name closest to `name`, or lists them all."""
+    names = sorted(known)
+    matches = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {matches[0]!r}?" if matches else f"known: {', '.join(names)}"
+
+
+def refuse_unknown(what: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise `OptionError` for the first of `given` that is not among `known`."""
+    names = list(known)
+    for name in given:
+        if name not in names:
+            raise OptionError(f"unknown {what} {name!r}", remedy=nearest(name, names))
