@@ -1,0 +1,187 @@
+"""The contract of an engine: `Engine` compiles a `Model` to an `Executable`; a `State` is one stream's memory.
+
+An `Executable` is immutable and may be shared between threads. A `State` belongs to one stream and must
+not be used by two threads at once. `run` never modifies the arrays it is given, and the arrays it
+returns belong to the caller.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import numpy as np
+
+from educe.errors import EngineError, InputError, CardError, Problem, nearest, refuse_unknown
+from educe.model import Model, Signature, TensorType
+
+Value: TypeAlias = Any
+"""A NumPy array; or a list, a dict or None for sequences, maps and optionals."""
+
+Launch: TypeAlias = Callable[[dict[str, Value]], Sequence[Value]]
+"""What an engine compiles a model to: all inputs by name, to all outputs in order."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a model is compiled.
+
+    Attributes:
+        threads: Threads that one run may use; one per usable core if absent.
+        graph_optimization: How much the engine may rewrite the graph.
+        memory_arena: Whether memory is kept between runs rather than returned.
+    """
+
+    threads: int | None = None
+    graph_optimization: Literal["none", "basic", "extended", "all"] = "all"
+    memory_arena: bool = True
+
+    @classmethod
+    def of(cls, **values: Any) -> Options:
+        """Return options with `values`; an unknown name raises `OptionError` with the nearest known one."""
+        refuse_unknown("compile option", values, [field.name for field in dataclasses.fields(cls)])
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Support:
+    """Whether an engine can run a model: true, or false with every node that it cannot run."""
+
+    problems: tuple[Problem, ...] = ()
+
+    def __bool__(self) -> bool:
+        return not self.problems
+
+
+class State:
+    """The memory of one stream through a recurrent model: what the last step left for the next.
+
+    Attributes:
+        values: The array fed to each state input at the next step, by input name.
+    """
+
+    __slots__ = ("values",)
+
+    def __init__(self, values: dict[str, np.ndarray]) -> None:
+        self.values = values
+
+
+class Executable:
+    """A model compiled by one engine: immutable, thread-safe.
+
+    Attributes:
+        engine: The name of the engine.
+        signature: Names and types of inputs and outputs, those that carry state included.
+        state: Each state input, with the output that feeds it at the next step.
+    """
+
+    __slots__ = ("_checks", "_launch", "_output_names", "engine", "signature", "state")
+
+    def __init__(self, engine: str, model: Model, launch: Launch) -> None:
+        self.engine = engine
+        self.signature = model.signature
+        self.state = dict(model.card.state)
+        self._launch = launch
+        self._output_names = tuple(model.signature.outputs)
+        self._checks = tuple(
+            (name, value, value.numpy_dtype if isinstance(value, TensorType) else None)
+            for name, value in model.signature.inputs.items()
+        )
+
+    def run(self, inputs: Mapping[str, Value], state: State | None = None) -> dict[str, Value]:
+        """Run the model once.
+
+        Args:
+            inputs: An array for every input, by name; those that carry state only when `state` is absent.
+            state: The stream's memory. It is fed to the state inputs, and replaced by what the run left.
+
+        Returns:
+            An array for every output, by name.
+
+        Raises:
+            InputError: an input is missing, unknown, or of the wrong type or shape.
+            EngineError: the engine failed.
+        """
+        feeds = dict(inputs) if state is None else {**inputs, **state.values}
+        self._check(feeds)
+        outputs = dict(zip(self._output_names, self._launch(feeds), strict=True))
+        if state is not None:
+            state.values = {name: outputs[source] for name, source in self.state.items()}
+        return outputs
+
+    def new_state(self, batch: int = 1) -> State:
+        """Return the memory of a new stream: zeros, with every unknown size of a state taken as `batch`."""
+        values = {}
+        for name in self.state:
+            value = self.signature.inputs[name]
+            if not isinstance(value, TensorType) or value.shape is None:
+                raise EngineError(f"the state input {name!r} is {value}, whose shape is not known")
+            shape = [dim if isinstance(dim, int) else batch for dim in value.shape]
+            values[name] = np.zeros(shape, value.numpy_dtype)
+        return State(values)
+
+    def _check(self, feeds: dict[str, Value]) -> None:
+        for name, expected, dtype in self._checks:
+            if name not in feeds:
+                raise InputError(f"input {name!r} is missing", remedy=f"give {name}: {expected}")
+            if dtype is None:
+                continue
+            array = feeds[name]
+            if not isinstance(array, np.ndarray):
+                raise InputError(
+                    f"input {name!r} is a {type(array).__name__}, not a NumPy array",
+                    remedy=f"numpy.asarray(value, numpy.{dtype}) gives one",
+                )
+            assert isinstance(expected, TensorType)
+            mismatch = expected.mismatch(array)
+            if mismatch:
+                raise InputError(mismatch, place=f"input {name!r}", remedy=f"the model takes {self.signature}")
+        if len(feeds) > len(self._checks):
+            known = self.signature.inputs
+            unknown = next(name for name in feeds if name not in known)
+            raise InputError(f"the model has no input {unknown!r}", remedy=nearest(unknown, known))
+
+    def __repr__(self) -> str:
+        return f"<Executable {self.engine} {self.signature}>"
+
+
+class Engine(ABC):
+    """Something that compiles and runs models."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def version(self) -> str | None:
+        """Return the version of the engine's library, or None if it is not installed."""
+
+    @abstractmethod
+    def devices(self) -> list[str]:
+        """Return the devices the engine can use here, as the engine names them."""
+
+    @abstractmethod
+    def supports(self, model: Model) -> Support:
+        """Say whether this engine can run `model`, and if not, which nodes keep it from it."""
+
+    @abstractmethod
+    def compile(self, model: Model, options: Options) -> Executable:
+        """Compile `model`, which is not modified.
+
+        Raises:
+            UnsupportedModelError: the engine lacks an operator; the error lists the nodes.
+            MissingLibraryError: the engine's library is not installed.
+        """
+
+
+def check_state(model: Model) -> None:
+    """Raise `CardError` unless the card's state names inputs and outputs that fit each other."""
+    for name, source in model.card.state.items():
+        given, left = model.signature.inputs.get(name), model.signature.outputs.get(source)
+        if not isinstance(given, TensorType) or not isinstance(left, TensorType) or given.dtype != left.dtype:
+            raise CardError(
+                f"the card says that input {name!r} ({given}) is fed by output {source!r} ({left})",
+                path=model.card_origin.source,
+                remedy=f"the model's signature is {model.signature}",
+            )

@@ -1,0 +1,102 @@
+"""Opening a stranger's files: only regular files, only beneath their folder, only up to a limit."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from educe.errors import InputError, ModelFileError, UserError
+from educe.limits import Limits
+
+
+def read_bytes(
+    path: str | os.PathLike[str], limits: Limits, limit: str, *, error: type[UserError] = InputError
+) -> bytes:
+    """Return the whole content of the file at `path`.
+
+    Args:
+        limits: The bounds in force.
+        limit: Which of them applies to this file.
+        error: What to raise when the file cannot be read.
+
+    Raises:
+        LimitError: the file is larger than the limit.
+    """
+    with open_regular(path, error=error) as file:
+        limits.check(limit, os.fstat(file.fileno()).st_size, path=path)
+        return file.read()
+
+
+def open_regular(path: str | os.PathLike[str], *, error: type[UserError] = InputError) -> BinaryIO:
+    """Open the regular file at `path` for reading; a folder, pipe or device is refused."""
+    # O_NONBLOCK keeps the open of a named pipe from waiting for its writer.
+    flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
+    except (OSError, ValueError) as fault:
+        raise _open_error(path, fault, error) from None
+    return _regular(descriptor, path, error)
+
+
+def open_beneath(folder: Path, relative: str) -> BinaryIO:
+    """Open `relative` beneath `folder`, following no symbolic link and leaving the folder nowhere.
+
+    Every part of the path is opened in the folder opened before it, so that nothing can be exchanged
+    between the check and the use.
+
+    Raises:
+        ModelFileError: the path is absolute, has a ``..``, passes a link, or is no regular file.
+    """
+    parts = PurePosixPath(relative.replace("\\", "/")).parts
+    if not parts or relative.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or "\0" in relative:
+        raise ModelFileError(
+            f"names the file {relative!r}, which is not beneath the model's own folder",
+            remedy="keep all files of a model in one folder, and name them relative to it",
+        )
+    if not hasattr(os, "O_NOFOLLOW") or os.open not in os.supports_dir_fd:
+        return _open_beneath_by_name(folder, relative, parts)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for position, part in enumerate(parts):
+            kind = os.O_NONBLOCK if position == len(parts) - 1 else os.O_DIRECTORY
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | kind
+            inner = os.open(part, flags, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = inner
+    except OSError as fault:
+        os.close(descriptor)
+        raise _beneath_error(folder / relative, fault) from None
+    return _regular(descriptor, folder / relative, ModelFileError)
+
+
+def _open_beneath_by_name(folder: Path, relative: str, parts: tuple[str, ...]) -> BinaryIO:
+    path = folder.joinpath(*parts)
+    if path.resolve() != folder.resolve().joinpath(*parts):
+        raise ModelFileError("is reached through a symbolic link", path=path, remedy="copy the file itself")
+    return open_regular(folder / relative, error=ModelFileError)
+
+
+def _regular(descriptor: int, path: str | os.PathLike[str], error: type[UserError]) -> BinaryIO:
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise error("is not a regular file", path=path, remedy="give the name of a file")
+    return os.fdopen(descriptor, "rb")
+
+
+def _open_error(path: str | os.PathLike[str], fault: Exception, error: type[UserError]) -> UserError:
+    reason = fault.strerror if isinstance(fault, OSError) and fault.strerror else str(fault)
+    remedy = "check the name" if isinstance(fault, FileNotFoundError) else None
+    return error(f"cannot be opened: {reason}", path=path, remedy=remedy)
+
+
+def _beneath_error(path: Path, fault: OSError) -> ModelFileError:
+    # Linux answers ELOOP for a link at the end of the path and ENOTDIR for one inside it.
+    if path.is_symlink() or any(parent.is_symlink() for parent in path.parents):
+        return ModelFileError(
+            "is reached through a symbolic link, which may lead anywhere",
+            path=path,
+            remedy="copy the file itself into the model's folder (cp -L)",
+        )
+    return ModelFileError(f"cannot be opened: {fault.strerror}", path=path, remedy="check that it was copied too")

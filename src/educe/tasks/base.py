@@ -1,0 +1,156 @@
+"""The contract of a task: raw input to arrays, arrays to an answer; no engine is involved.
+
+A task is immutable and may be shared between threads. The life of an input::
+
+    open(source) -> Items -> preprocess(items) -> feeds -> [the engine] -> outputs -> postprocess -> findings
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+
+from educe.errors import CardError
+from educe.limits import DEFAULT_LIMITS, Limits
+from educe.model import Model, TensorType
+from educe.tasks.answer import Prediction
+
+Feeds = dict[str, Any]
+Outputs = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """What a caller may ask of any task.
+
+    Attributes:
+        top: Most predictions in an answer, best first; the task's own default if absent.
+        threshold: Lowest score of a prediction; the card's own if absent.
+        limits: The bounds on input files.
+    """
+
+    top: int | None = None
+    threshold: float | None = None
+    limits: Limits = DEFAULT_LIMITS
+
+
+ContentT = TypeVar("ContentT")
+
+
+@dataclass(frozen=True)
+class Item(Generic[ContentT]):
+    """One thing to answer about: a picture, a frame of a video, a sound, a text, a row of a table.
+
+    Attributes:
+        content: What `preprocess` takes.
+        frame: Position in a video, from 0.
+        row: Position in a table or in a file of lines, from 0.
+        time_seconds: Time in a video.
+        memory: What `postprocess` needs to remember of the preprocessing, such as the scale of a picture.
+    """
+
+    content: ContentT
+    frame: int | None = None
+    row: int | None = None
+    time_seconds: float | None = None
+    memory: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the outputs say about one item.
+
+    Attributes:
+        predictions: Best first.
+        outputs: For raw tensors: the output arrays themselves, by name.
+    """
+
+    predictions: list[Prediction] = field(default_factory=list)
+    outputs: dict[str, np.ndarray] | None = None
+
+
+class Task(ABC, Generic[ContentT]):
+    """What a model is for: turns raw input into its tensors, and its tensors into findings.
+
+    Attributes:
+        name: The task's name in cards, answers and on the command line.
+        default_batch: How many items are run at once where the model lets the batch vary.
+        stepwise: Whether the feeds of one item have a leading axis of time steps, which the predictor runs
+            one after the other through a state, stacking the outputs.
+    """
+
+    name: ClassVar[str]
+    default_batch: ClassVar[int] = 1
+    stepwise: ClassVar[bool] = False
+
+    def __init__(self, model: Model, options: TaskOptions) -> None:
+        self.model = model
+        self.card = model.card
+        self.options = options
+
+    @abstractmethod
+    def open(self, source: Any) -> Iterator[Item[ContentT]]:
+        """Yield the items in `source`: a path, bytes, or an object that the task names in its docstring.
+
+        Raises:
+            InputError: the source cannot be read; raised while iterating, too.
+        """
+
+    @abstractmethod
+    def preprocess(self, items: Sequence[Item[ContentT]]) -> Feeds:
+        """Return the input arrays for `items`, stacked along the first axis, by input name."""
+
+    @abstractmethod
+    def postprocess(self, outputs: Outputs, items: Sequence[Item[ContentT]]) -> list[Findings]:
+        """Return the findings for each of `items`, in their order."""
+
+    def tensor_input(self, name: str | None) -> tuple[str, TensorType]:
+        """Return the name and type of the graph input that takes the content.
+
+        Args:
+            name: The name that the card gives; if absent, the only input that is no state and no constant.
+
+        Raises:
+            CardError: there is no such input, or several could be meant.
+        """
+        inputs = self.model.signature.inputs
+        if name is None:
+            free = [key for key in inputs if key not in self.card.state and key not in self.card.constants]
+            if len(free) != 1:
+                raise self.card_error(
+                    f"the model has {len(free)} inputs that the card does not settle: {', '.join(free)}",
+                    "say which one takes the content, with input = \"...\"",
+                )
+            name = free[0]
+        value = inputs.get(name)
+        if not isinstance(value, TensorType):
+            raise self.card_error(f"the model has no tensor input {name!r}", f"it takes {self.model.signature}")
+        return name, value
+
+    def tensor_output(self, name: str | None, position: int = 0) -> str:
+        """Return `name` if it is a graph output, or the output at `position` if `name` is absent."""
+        outputs = [key for key in self.model.signature.outputs if key not in self.card.state.values()]
+        if name is None and position < len(outputs):
+            return outputs[position]
+        if name not in self.model.signature.outputs:
+            raise self.card_error(f"the model has no output {name!r}", f"it gives {', '.join(outputs)}")
+        return name
+
+    def constants(self) -> Feeds:
+        """Return the arrays of the card's constant inputs."""
+        feeds: Feeds = {}
+        for name, number in self.card.constants.items():
+            value = self.model.signature.inputs.get(name)
+            if not isinstance(value, TensorType):
+                raise self.card_error(f"the model has no input {name!r}", f"it takes {self.model.signature}")
+            shape = [dim if isinstance(dim, int) else 1 for dim in value.shape or ()]
+            feeds[name] = np.full(shape, number, value.numpy_dtype)
+        return feeds
+
+    def card_error(self, cause: str, remedy: str) -> CardError:
+        """Return an error that says the card is at fault, and where it came from."""
+        return CardError(f"{cause} (card: {self.model.card_origin.source})", path=self.model.path, remedy=remedy)
