@@ -1,18 +1,18 @@
 """The error tree: what went wrong, where, why, and what to do about it.
 
-    EduceError
-    ├── UserError              the caller can mend it                 exit status 2
-    │   ├── OptionError        a keyword, flag or value that Educe does not take
-    │   ├── InputError         a picture, sound, text, table or tensor that cannot be used
-    │   ├── CardError          a model card that is wrong or does not fit its model
-    │   ├── ModelFileError     a model file that is broken
-    │   └── LimitError         a file that is larger than the limits allow
-    ├── UnsupportedError       sound, but nothing here can run it      exit status 3
-    │   ├── UnsupportedFormatError   a file of a kind that Educe does not read
-    │   ├── UnsupportedModelError    a model with operators that the engine lacks
-    │   └── MissingLibraryError      an optional library that is not installed
-    └── InternalError          a fault in Educe or in an engine        exit status 4
-        └── EngineError        an engine failed on a model that it accepted
+EduceError
+├── UserError              the caller can mend it                 exit status 2
+│   ├── OptionError        a keyword, flag or value that Educe does not take
+│   ├── InputError         a picture, sound, text, table or tensor that cannot be used
+│   ├── CardError          a model card that is wrong or does not fit its model
+│   ├── ModelFileError     a model file that is broken
+│   └── LimitError         a file that is larger than the limits allow
+├── UnsupportedError       sound, but nothing here can run it      exit status 3
+│   ├── UnsupportedFormatError   a file of a kind that Educe does not read
+│   ├── UnsupportedModelError    a model with operators that the engine lacks
+│   └── MissingLibraryError      an optional library that is not installed
+└── InternalError          a fault in Educe or in an engine        exit status 4
+    └── EngineError        an engine failed on a model that it accepted
 """
 
 from __future__ import annotations

@@ -99,4 +99,6 @@ def _beneath_error(path: Path, fault: OSError) -> ModelFileError:
             path=path,
             remedy="copy the file itself into the model's folder (cp -L)",
         )
-    return ModelFileError(f"cannot be opened: {fault.strerror}", path=path, remedy="check that it was copied too")
+    return ModelFileError(
+        f"cannot be opened: {fault.strerror}", path=path, remedy="check that it was copied too"
+    )

@@ -15,8 +15,8 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
-from educe.errors import EngineError, InputError, CardError, Problem, nearest, refuse_unknown
-from educe.model import Model, Signature, TensorType
+from educe.errors import CardError, EngineError, InputError, Problem, nearest, refuse_unknown
+from educe.model import Model, TensorType
 
 Value: TypeAlias = Any
 """A NumPy array; or a list, a dict or None for sequences, maps and optionals."""
@@ -138,7 +138,9 @@ class Executable:
             assert isinstance(expected, TensorType)
             mismatch = expected.mismatch(array)
             if mismatch:
-                raise InputError(mismatch, place=f"input {name!r}", remedy=f"the model takes {self.signature}")
+                raise InputError(
+                    mismatch, place=f"input {name!r}", remedy=f"the model takes {self.signature}"
+                )
         if len(feeds) > len(self._checks):
             known = self.signature.inputs
             unknown = next(name for name in feeds if name not in known)

@@ -26,6 +26,8 @@ TaskName = Literal[
 ]
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
+SpectrumSize = Annotated[int, Meta(ge=2, le=2**16)]
+MelSize = Annotated[int, Meta(ge=1, le=1024)]
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Meta(ge=0.0)]
 Activation = Literal["none", "softmax", "sigmoid"]
@@ -75,36 +77,39 @@ class SpectrumInput(Section, frozen=True):
     """``[audio.spectrum]``: how a waveform becomes a log-mel spectrogram or MFCCs.
 
     Attributes:
-        kind: `log-mel` gives `mel_bins` values a frame, `mfcc` the first `coefficients` of their DCT-II.
+        kind: `log-mel` gives `mel_bins` values a frame, `mfcc` the first `coefficients` of their DCT-II, each
+            of them times ``sqrt(2 / mel_bins)``.
         frame_samples: Length of a frame.
         hop_samples: Distance between frames.
-        fft_size: Length of the transform; the frame is padded with zeros.
+        fft_size: Length of the transform; the frame is padded with zeros behind.
         window: The window function, periodic.
         power: 1 for magnitudes, 2 for power.
         mel_bins: Number of mel filters.
         low_hz: Lower edge of the first filter.
         high_hz: Upper edge of the last filter; half the sample rate if absent.
         mel_scale: The formula from hertz to mel.
-        mel_norm: `slaney` divides each filter by its width in hertz.
-        log: The logarithm taken of the mel energies.
+        mel_triangles: Whether the sides of a filter are straight over hertz or over mel.
+        mel_norm: `slaney` divides each filter by half its width in hertz.
+        log: The logarithm taken of the mel energies; `db` is ``20 log10`` of magnitudes, ``10 log10`` of power.
         log_floor: Added to the energies before the logarithm.
         coefficients: For `mfcc`: how many coefficients are kept.
     """
 
     kind: Literal["log-mel", "mfcc"]
-    frame_samples: Positive
+    frame_samples: SpectrumSize
     hop_samples: Positive
-    fft_size: Positive
+    fft_size: SpectrumSize
     window: Literal["hann", "hamming", "rectangular"] = "hann"
     power: Literal[1, 2] = 1
-    mel_bins: Positive = 40
+    mel_bins: MelSize = 40
     low_hz: Annotated[float, Meta(ge=0.0)] = 20.0
     high_hz: Annotated[float, Meta(gt=0.0)] | None = None
     mel_scale: Literal["htk", "slaney"] = "htk"
+    mel_triangles: Literal["hertz", "mel"] = "hertz"
     mel_norm: Literal["none", "slaney"] = "none"
     log: Literal["ln", "log10", "db"] = "ln"
     log_floor: Annotated[float, Meta(gt=0.0)] = 1e-6
-    coefficients: Positive = 13
+    coefficients: MelSize = 13
 
 
 class AudioInput(Section, frozen=True):
@@ -116,7 +121,7 @@ class AudioInput(Section, frozen=True):
         hop_samples: Distance between runs on a longer sound; `window_samples` if absent. The scores of all
             runs are averaged.
         context_samples: Samples of the past put before each window (voice activity).
-        normalize: `peak` divides the sound by its largest sample.
+        normalize: `peak` divides the sound by its largest sample, the sign counting: -0.9 is less than 0.1.
         spectrum: How the waveform becomes features; the waveform itself, in -1..1, if absent.
         input: Name of the graph input.
     """
@@ -219,7 +224,7 @@ class AnchorGrid(Section, frozen=True):
 
     Attributes:
         maps: Width and height of each feature map.
-        scales: Scale of each map's anchors as a share of the picture; one more than `maps` with `extra_scale`.
+        scales: Scale of each map's anchors as a share of the picture; with `extra_scale` one more.
         aspect_ratios: Width over height, for each map.
         extra_scale: Whether the extra square anchor exists.
         variances: Divisors of the encoded centre and size.

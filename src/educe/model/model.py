@@ -13,7 +13,7 @@ import onnx_ir as ir
 from educe.model.card import TENSOR_CARD, Card, CardOrigin
 from educe.model.cost import estimate_flops
 from educe.model.signature import Signature
-from educe.model.walk import all_initializers, all_nodes, operator_name
+from educe.model.walk import all_weights, all_nodes, operator_name
 
 NO_CARD = CardOrigin(source="none")
 
@@ -56,8 +56,8 @@ class Model:
 
     @cached_property
     def num_parameters(self) -> int:
-        """Number of elements in all initializers."""
-        return sum(value.const_value.size for value in all_initializers(self.graph) if value.const_value)
+        """Number of elements in all weights: initializers and constants."""
+        return sum(tensor.size for tensor in all_weights(self.graph))
 
     @cached_property
     def flops(self) -> int | None:

@@ -45,10 +45,13 @@ def all_graphs(model: ir.Model) -> Iterator[ir.Graph]:
         yield from subgraphs(node)
 
 
-def all_initializers(model: ir.Model) -> Iterator[ir.Value]:
-    """Yield every initializer of the main graph and of the subgraphs."""
+def all_weights(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    """Yield the tensor of every initializer and of every Constant node."""
     for graph in all_graphs(model):
-        yield from graph.initializers.values()
+        yield from (value.const_value for value in graph.initializers.values() if value.const_value)
+    for node in all_nodes(model):
+        if node.op_type == "Constant" and node.domain in STANDARD_DOMAINS and "value" in node.attributes:
+            yield node.attributes["value"].as_tensor()
 
 
 def operator_name(node: ir.Node) -> str:

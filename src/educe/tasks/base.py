@@ -123,12 +123,14 @@ class Task(ABC, Generic[ContentT]):
             if len(free) != 1:
                 raise self.card_error(
                     f"the model has {len(free)} inputs that the card does not settle: {', '.join(free)}",
-                    "say which one takes the content, with input = \"...\"",
+                    'say which one takes the content, with input = "..."',
                 )
             name = free[0]
         value = inputs.get(name)
         if not isinstance(value, TensorType):
-            raise self.card_error(f"the model has no tensor input {name!r}", f"it takes {self.model.signature}")
+            raise self.card_error(
+                f"the model has no tensor input {name!r}", f"it takes {self.model.signature}"
+            )
         return name, value
 
     def tensor_output(self, name: str | None, position: int = 0) -> str:
@@ -153,4 +155,6 @@ class Task(ABC, Generic[ContentT]):
 
     def card_error(self, cause: str, remedy: str) -> CardError:
         """Return an error that says the card is at fault, and where it came from."""
-        return CardError(f"{cause} (card: {self.model.card_origin.source})", path=self.model.path, remedy=remedy)
+        return CardError(
+            f"{cause} (card: {self.model.card_origin.source})", path=self.model.path, remedy=remedy
+        )

@@ -1,0 +1,63 @@
+"""A file to a `Model`: the kind is decided by content, the reading stays within limits."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from educe.errors import EduceError, ModelFileError
+from educe.files import read_bytes
+from educe.formats.base import Format
+from educe.formats.onnx import OnnxFormat
+from educe.formats.sniff import HEAD_BYTES, refuse
+from educe.limits import DEFAULT_LIMITS, Limits
+from educe.model import Model
+
+FORMATS: tuple[Format, ...] = (OnnxFormat(),)
+
+
+def load(
+    source: str | os.PathLike[str] | bytes, limits: Limits = DEFAULT_LIMITS, *, folder: Path | None = None
+) -> Model:
+    """Read a model file.
+
+    Args:
+        source: The file's path; or its content, which then must not name other files unless `folder` says
+            where they are.
+
+    Raises:
+        ModelFileError: the file is missing or broken.
+        UnsupportedFormatError: the file is of a kind that Educe does not read.
+        LimitError: the file is larger than `limits` allow.
+    """
+    if isinstance(source, bytes):
+        return _read(source, None if folder is None else folder / "model", limits)
+    path = Path(source)
+    if path.is_dir():
+        path = _only_model(path)
+    return _read(read_bytes(path, limits, "model_bytes", error=ModelFileError), path, limits)
+
+
+def _read(content: bytes, path: Path | None, limits: Limits) -> Model:
+    head = content[:HEAD_BYTES]
+    for format_ in FORMATS:
+        if format_.sniff(head):
+            try:
+                return format_.load(content, path, limits)
+            except EduceError as error:
+                raise (error if path is None else error.located(path)) from None
+    raise refuse(head, path)
+
+
+def _only_model(folder: Path) -> Path:
+    found = sorted(folder.glob("*.onnx"))
+    if len(found) == 1:
+        return found[0]
+    raise ModelFileError(
+        f"the folder holds {len(found)} .onnx files, where one is expected",
+        path=folder,
+        remedy="name the file" if found else "name a model file",
+    )
+
+
+__all__ = ["FORMATS", "Format", "load"]

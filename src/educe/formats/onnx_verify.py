@@ -1,0 +1,220 @@
+"""Verifying an ONNX message before anything is built from it.
+
+Checked, with the place of every fault:
+
+1. there is a graph with nodes or outputs, and an operator set for every domain used;
+2. the bounds on nodes, on nesting and on chains of functions hold, and functions do not call themselves;
+3. every name that a node or an output reads is an input, an initializer, or made by an earlier node of the
+   graph or of one around it, and no name is made twice;
+4. every tensor's data has the size that its shape and type say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import onnx
+
+from educe.errors import LimitError, ModelFileError
+from educe.limits import Limits
+
+_BITS = {
+    "FLOAT": 32, "UINT8": 8, "INT8": 8, "UINT16": 16, "INT16": 16, "INT32": 32, "INT64": 64, "BOOL": 8,
+    "FLOAT16": 16, "DOUBLE": 64, "UINT32": 32, "UINT64": 64, "COMPLEX64": 64, "COMPLEX128": 128,
+    "BFLOAT16": 16, "FLOAT8E4M3FN": 8, "FLOAT8E4M3FNUZ": 8, "FLOAT8E5M2": 8, "FLOAT8E5M2FNUZ": 8,
+    "UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "FLOAT8E8M0": 8, "UINT2": 2, "INT2": 2,
+}  # fmt: skip
+# Fields of TensorProto that hold one element an entry, and those that hold parts of one or several.
+_WHOLE_FIELDS = {
+    "FLOAT": "float_data", "DOUBLE": "double_data", "INT64": "int64_data",
+    "STRING": "string_data", "UINT32": "uint64_data", "UINT64": "uint64_data",
+}  # fmt: skip
+
+
+def verify(proto: onnx.ModelProto, limits: Limits) -> None:
+    """Raise `ModelFileError` or `LimitError` for the first fault in `proto`."""
+    if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
+        raise ModelFileError(
+            "holds no graph: the file ends early, or is not a model", remedy="download or export it again"
+        )
+    _Verifier(proto, limits).run()
+
+
+class _Verifier:
+    def __init__(self, proto: onnx.ModelProto, limits: Limits) -> None:
+        self._proto = proto
+        self._limits = limits
+        self._num_nodes = 0
+        self._functions = {(f.domain, f.name): f for f in proto.functions}
+        # Before operator sets had domains (IR version 2) the standard one was understood.
+        self._opsets = {entry.domain for entry in proto.opset_import} or {""}
+
+    def run(self) -> None:
+        self._check_functions()
+        self._check_graph(self._proto.graph, frozenset(), 1, "")
+        for function in self._proto.functions:
+            domains = {entry.domain for entry in function.opset_import} | self._opsets
+            self._check_nodes(function.node, set(function.input), domains, 1, f"function {function.name!r}, ")
+            self._check_read(function.output, self._made(function), f"function {function.name!r}, output")
+
+    def _check_functions(self) -> None:
+        """Refuse functions that call themselves, or each other more deeply than the limit."""
+        depth: dict[tuple[str, str], int] = {}
+        open_calls: set[tuple[str, str]] = set()
+
+        def visit(key: tuple[str, str]) -> int:
+            if key in open_calls:
+                raise ModelFileError("calls itself", place=f"function {key[1]!r}")
+            if len(open_calls) > self._limits.graph_depth:
+                raise LimitError(
+                    f"functions call each other more than {self._limits.graph_depth} deep",
+                    place=f"function {key[1]!r}",
+                )
+            if key not in depth:
+                open_calls.add(key)
+                called = {
+                    (n.domain, n.op_type) for n in _nodes(self._functions[key].node)
+                } & self._functions.keys()
+                depth[key] = 1 + max((visit(inner) for inner in called), default=0)
+                open_calls.remove(key)
+            return depth[key]
+
+        for key in self._functions:
+            visit(key)
+
+    def _check_graph(self, graph: onnx.GraphProto, outer: frozenset[str], depth: int, prefix: str) -> None:
+        known = {value.name for value in graph.input}
+        for tensor in graph.initializer:
+            self._check_tensor(tensor, f"{prefix}initializer {tensor.name!r}")
+            known.add(tensor.name)
+        for sparse in graph.sparse_initializer:
+            raise ModelFileError(
+                "is sparse, which Educe does not read",
+                place=f"{prefix}initializer {sparse.values.name!r}",
+                remedy="export the model with dense weights",
+            )
+        known |= outer
+        made = self._check_nodes(graph.node, known, self._opsets, depth, prefix)
+        self._check_read([value.name for value in graph.output], made, f"{prefix}output")
+
+    def _check_nodes(
+        self, nodes: Sequence[onnx.NodeProto], known: set[str], domains: set[str], depth: int, prefix: str
+    ) -> set[str]:
+        self._num_nodes += len(nodes)
+        self._limits.check("num_nodes", self._num_nodes)
+        if depth > self._limits.graph_depth:
+            raise LimitError(f"graphs are nested more than {self._limits.graph_depth} deep", place=prefix)
+        later = {name for node in nodes for name in node.output if name}
+        made: set[str] = set()
+        for position, node in enumerate(nodes):
+            place = f"{prefix}node {_label(node, position)} ({node.op_type})"
+            self._check_operator(node, domains, place)
+            for index, name in enumerate(node.input):
+                if name and name not in known:
+                    raise _unknown(name, f"{place}, input {index}", name in later)
+            self._check_attributes(node, known, depth, place)
+            for name in filter(None, node.output):
+                if name in made:
+                    raise ModelFileError(f"makes {name!r}, which an earlier node makes", place=place)
+                made.add(name)
+                known.add(name)
+        return known
+
+    def _check_operator(self, node: onnx.NodeProto, domains: set[str], place: str) -> None:
+        if not node.op_type:
+            raise ModelFileError("names no operator", place=place)
+        standard = node.domain in ("", "ai.onnx") and domains & {"", "ai.onnx"}
+        if not (standard or node.domain in domains or (node.domain, node.op_type) in self._functions):
+            raise ModelFileError(
+                f"is of the domain {node.domain or 'ai.onnx'!r}, for which the file declares no operator set",
+                place=place,
+                remedy="export the model with its opset_import",
+            )
+
+    def _check_attributes(self, node: onnx.NodeProto, known: set[str], depth: int, place: str) -> None:
+        for attribute in node.attribute:
+            for tensor in (*([attribute.t] if attribute.HasField("t") else ()), *attribute.tensors):
+                self._check_tensor(tensor, f"{place}, attribute {attribute.name!r}")
+                if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                    raise ModelFileError(
+                        "keeps its data in another file, which only initializers may",
+                        place=f"{place}, attribute {attribute.name!r}",
+                    )
+            for graph in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+                self._check_graph(graph, frozenset(known), depth + 1, f"{place}, {attribute.name}: ")
+
+    def _check_read(self, names: Iterable[str], known: set[str], place: str) -> None:
+        for name in names:
+            if name not in known:
+                raise _unknown(name, f"{place} {name!r}", later=False)
+
+    def _made(self, function: onnx.FunctionProto) -> set[str]:
+        return {*function.input, *(name for node in function.node for name in node.output)}
+
+    def _check_tensor(self, tensor: onnx.TensorProto, place: str) -> None:
+        kind = _type_name(tensor.data_type)
+        if kind not in _BITS and kind != "STRING":
+            raise ModelFileError(f"has the element type {kind}, which is unknown", place=place)
+        if any(dim < 0 for dim in tensor.dims):
+            raise ModelFileError(f"has a negative size in its shape {list(tensor.dims)}", place=place)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            return
+        expected = math.prod(tensor.dims)
+        if tensor.HasField("raw_data"):
+            size_bytes = -(-expected * _BITS.get(kind, 8) // 8)
+            if kind == "STRING" or len(tensor.raw_data) != size_bytes:
+                raise ModelFileError(
+                    f"holds {len(tensor.raw_data):,} bytes, where {kind}{list(tensor.dims)} "
+                    f"takes {size_bytes:,}",
+                    place=place,
+                    remedy="download or export the model again",
+                )
+            return
+        found = self._num_elements(tensor, kind)
+        if found != expected:
+            raise ModelFileError(
+                f"holds {found:,} elements, where its shape {list(tensor.dims)} takes {expected:,}",
+                place=place,
+                remedy="download or export the model again",
+            )
+
+    def _num_elements(self, tensor: onnx.TensorProto, kind: str) -> int:
+        entries = len(getattr(tensor, _WHOLE_FIELDS.get(kind, "int32_data")))
+        if kind in ("COMPLEX64", "COMPLEX128"):
+            return len(tensor.float_data if kind == "COMPLEX64" else tensor.double_data) // 2
+        per_entry = 8 // _BITS.get(kind, 8) or 1
+        if per_entry == 1:
+            return entries
+        elements = math.prod(tensor.dims)
+        return elements if entries == -(-elements // per_entry) else entries * per_entry
+
+
+def _unknown(name: str, place: str, later: bool) -> ModelFileError:
+    if later:
+        return ModelFileError(
+            f"reads {name!r} before the node that makes it", place=place, remedy="export it again"
+        )
+    return ModelFileError(
+        f"reads {name!r}, which is no input, no initializer and no node's output",
+        place=place,
+        remedy="the file lost a weight: export the model again, with its parameters",
+    )
+
+
+def _label(node: onnx.NodeProto, position: int) -> str:
+    return repr(node.name or next(filter(None, node.output), "") or f"#{position}")
+
+
+def _type_name(number: int) -> str:
+    known = onnx.TensorProto.DataType.values()
+    return str(onnx.TensorProto.DataType.Name(number)) if number in known else str(number)
+
+
+def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Yield `nodes` and those of their subgraphs; the parser bounds how deep these nest."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _nodes(graph.node)

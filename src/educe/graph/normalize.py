@@ -1,0 +1,85 @@
+"""Bringing every model to one form: one operator set, and shapes known wherever they can be."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import onnx
+import onnx.version_converter
+import onnx_ir as ir
+import onnx_ir.passes.common
+
+from educe.model import Model
+
+INTERNAL_OPSET = 23
+"""The standard operator set that models of older ones are brought to."""
+
+_IR_VERSION = 11
+# A tensor up to this size can be an operand that a conversion must see, such as a shape or a scale.
+_SMALL_TENSOR_BYTES = 1024
+
+
+def normalize(model: Model) -> Model:
+    """Return `model` with standard operators of at least `INTERNAL_OPSET` and with inferred shapes.
+
+    1. Operators of an older set are converted; local functions are inlined first, as they carry sets of
+       their own.
+    2. Operators of a newer set stay as they are.
+    3. Where the conversion fails the graph stays as it was, and the model's notes say so.
+
+    The model given is not modified.
+    """
+    graph, notes = model.graph, model.notes
+    version = graph.opset_imports.get("")
+    if version is not None and version < INTERNAL_OPSET:
+        try:
+            graph = _converted(graph)
+        except Exception as fault:
+            reason = str(fault).strip().splitlines()[-1] if str(fault).strip() else type(fault).__name__
+            notes = (*notes, f"kept at operator set {version}: {reason}")
+    return dataclasses.replace(model, graph=_with_shapes(graph), notes=notes)
+
+
+def _converted(graph: ir.Model) -> ir.Model:
+    graph = graph.clone()
+    if graph.functions:
+        graph = onnx_ir.passes.common.InlinePass()(graph).model
+    weights = {name: value.const_value for name, value in graph.graph.initializers.items()}
+    with _without_large_weights(graph) as proto:
+        converted = onnx.version_converter.convert_version(proto, INTERNAL_OPSET)
+    result = ir.serde.deserialize_model(converted)
+    _restore_weights(result, weights)
+    result.ir_version = max(graph.ir_version, _IR_VERSION)
+    return result
+
+
+@contextmanager
+def _without_large_weights(graph: ir.Model) -> Iterator[onnx.ModelProto]:
+    """Yield `graph` as a message in which large weights are inputs: the converter copies all it is given."""
+    main = graph.graph
+    for value in list(main.initializers.values()):
+        tensor = value.const_value
+        if tensor is not None and tensor.nbytes > _SMALL_TENSOR_BYTES:
+            value.shape, value.dtype = ir.Shape(tensor.shape), tensor.dtype
+            main.initializers.pop(str(value.name))
+            main.inputs.append(value)
+    proto = ir.serde.serialize_model(graph)
+    proto.ir_version = _IR_VERSION
+    yield proto
+
+
+def _restore_weights(graph: ir.Model, weights: dict[str, ir.TensorProtocol | None]) -> None:
+    main = graph.graph
+    for value in [value for value in main.inputs if value.name in weights]:
+        value.const_value = weights[str(value.name)]
+        main.inputs.remove(value)
+        main.register_initializer(value)
+
+
+def _with_shapes(graph: ir.Model) -> ir.Model:
+    graph = graph.clone()
+    infer = onnx_ir.passes.common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
+    result: ir.Model = infer(graph).model
+    return result
