@@ -25,9 +25,11 @@ class Limits:
         image_pixels: Most pixels in a picture or video frame, checked before decoding.
         audio_seconds: Longest sound.
         table_bytes: Largest table file.
-        cell_bytes: Largest single cell of a table.
-        text_bytes: Largest text.
-        tensor_bytes: Largest tensor read from a file, after decompression.
+        row_bytes: Largest single row of a table.
+        cell_bytes: Largest single cell of a table; Python's csv module itself stops at 128 KiB.
+        text_bytes: Largest text; of a file of lines, the longest line.
+        tokenizer_bytes: Largest tokenizer file beside a model.
+        tensor_bytes: Largest sum of the tensors read from a file, after decompression.
     """
 
     model_bytes: int = 2**31 - 1
@@ -39,8 +41,10 @@ class Limits:
     image_pixels: int = 100_000_000
     audio_seconds: int = 6 * 3600
     table_bytes: int = 16 * 2**30
-    cell_bytes: int = 2**20
+    row_bytes: int = 16 * 2**20
+    cell_bytes: int = 128 * 2**10
     text_bytes: int = 16 * 2**20
+    tokenizer_bytes: int = 64 * 2**20
     tensor_bytes: int = 4 * 2**30
 
     def check(self, name: str, found: int, *, path: str | os.PathLike[str] | None = None) -> None:

@@ -26,8 +26,10 @@ class Setting:
 
 ENGINE = Setting("EDUCE_ENGINE", "onnxruntime", "the engine used when none is named")
 THREADS = Setting("EDUCE_THREADS", "", "threads of an engine; empty means one per usable core")
+TRACEBACK = Setting("EDUCE_TRACEBACK", "", "anything but empty prints the traceback of an internal fault")
 
-ALL = (ENGINE, THREADS)
+ALL = (ENGINE, THREADS, TRACEBACK)
+"""Every setting."""
 
 
 def usable_cores() -> int:

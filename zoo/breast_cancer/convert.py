@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -37,11 +38,11 @@ def fields(block: str) -> dict[str, list[str]]:
 
 def convert(text: str) -> onnx.ModelProto:
     """Return the ONNX form of a LightGBM model: a sum of trees and a sigmoid."""
-    nodes: dict[str, list[int | float | str]] = {
+    nodes: dict[str, Any] = {
         name: []
         for name in ("treeids", "nodeids", "featureids", "values", "modes", "truenodeids", "falsenodeids")
     }
-    targets: dict[str, list[int | float]] = {name: [] for name in ("treeids", "nodeids", "ids", "weights")}
+    targets: dict[str, Any] = {name: [] for name in ("treeids", "nodeids", "ids", "weights")}
 
     def add(**values: int | float | str) -> None:
         for name, value in values.items():

@@ -30,7 +30,7 @@ def weights(model: tflite.Model, index: int) -> NDArray[np.float32]:
     """Return a constant of the original."""
     tensor = model.Subgraphs(0).Tensors(index)
     raw = np.asarray(model.Buffers(tensor.Buffer()).DataAsNumpy(), np.uint8)
-    return raw.view(np.float32).reshape(tensor.ShapeAsNumpy())
+    return np.reshape(raw.view(np.float32), tuple(tensor.ShapeAsNumpy()))
 
 
 def convert(model: tflite.Model) -> onnx.ModelProto:

@@ -132,14 +132,6 @@ def right_of_way(canvas: Canvas) -> None:
     canvas.polygon([(-0.34, 0.1), (0.34, 0.1), (0.34, 0.2), (-0.34, 0.2)], BLACK)
 
 
-def traffic_signals(canvas: Canvas) -> None:
-    """Traffic signals ahead: a black box with three lights."""
-    danger(canvas)
-    canvas.polygon([(-0.16, -0.38), (0.16, -0.38), (0.16, 0.5), (-0.16, 0.5)], BLACK)
-    for y, color in ((-0.22, RED), (0.06, YELLOW), (0.34, (40, 140, 80))):
-        canvas.disc(0.11, color, (0.0, y))
-
-
 def yield_way(canvas: Canvas) -> None:
     """Yield: a white triangle on its tip, with a red border."""
     canvas.rounded(triangle(1.04, down=True), 0.09, WHITE)
@@ -243,7 +235,6 @@ SIGNS: dict[tuple[int, str], Callable[[Canvas], None]] = {
     (15, "no_vehicles"): no_vehicles,
     (17, "no_entry"): no_entry,
     (18, "general_caution"): general_caution,
-    (26, "traffic_signals"): traffic_signals,
     (32, "end_of_limits"): end_of_limits,
     (33, "turn_right_ahead"): mandatory(TURN_RIGHT),
     (34, "turn_left_ahead"): mirrored(TURN_RIGHT),
@@ -263,7 +254,8 @@ def background(source: random.Random) -> Image.Image:
         for x in range(24):
             base = (150, 162, 174) if y < 11 else (74, 84, 66) if y < 19 else (96, 94, 92)
             light = source.uniform(0.75, 1.1)
-            image.putpixel((x, y), tuple(min(255, round(c * light)) for c in base))
+            red, green, blue = (min(255, round(c * light)) for c in base)
+            image.putpixel((x, y), (red, green, blue))
     return image.resize((FULL, FULL), Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(FULL / 30))
 
 

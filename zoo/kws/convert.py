@@ -29,9 +29,9 @@ def weights(model: tflite.Model, index: int) -> NDArray[np.float32]:
     raw = np.asarray(model.Buffers(tensor.Buffer()).DataAsNumpy(), np.uint8)
     shape = tensor.ShapeAsNumpy()
     if tensor.Type() == tflite.TensorType.FLOAT32:
-        return raw.view(np.float32).reshape(shape)
+        return np.reshape(raw.view(np.float32), tuple(shape))
     scale = tensor.Quantization().ScaleAsNumpy().reshape(-1, *[1] * (len(shape) - 1))
-    return (raw.view(np.int8).reshape(shape) * scale).astype(np.float32)
+    return np.asarray(raw.view(np.int8).reshape(shape) * scale, np.float32)
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -27,12 +28,12 @@ IR_VERSION = 8
 def data(model: tflite.Model, tensor: tflite.Tensor, dtype: type) -> NDArray[np.generic]:
     """Return the constant that a tensor of the original holds."""
     raw = model.Buffers(tensor.Buffer()).DataAsNumpy()
-    return np.asarray(raw, np.uint8).view(dtype).reshape(tensor.ShapeAsNumpy())
+    return np.reshape(np.asarray(raw, np.uint8).view(dtype), tuple(tensor.ShapeAsNumpy()))
 
 
-def scale_of(tensor: tflite.Tensor) -> np.float32:
-    """Return the scale of a tensor."""
-    return np.float32(tensor.Quantization().Scale(0))
+def scale_of(tensor: tflite.Tensor) -> NDArray[np.float32]:
+    """Return the scale of a tensor, without dimensions."""
+    return np.asarray(tensor.Quantization().Scale(0), np.float32)
 
 
 def zero_point_of(tensor: tflite.Tensor) -> int:
@@ -60,7 +61,7 @@ class Builder:
         self.constants[name] = value
         return name
 
-    def node(self, kind: str, inputs: list[str], output: str, **attributes: object) -> str:
+    def node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
         """Add a node and return the name of its output."""
         self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output
@@ -93,7 +94,7 @@ class Builder:
             "DequantizeLinear",
             [
                 self.constant(f"w{weight_index}", np.ascontiguousarray(kernel)),
-                self.constant(f"w{weight_index}_scale", np.asarray(scale_of(weight))),
+                self.constant(f"w{weight_index}_scale", scale_of(weight)),
                 self.constant(f"w{weight_index}_zero", np.asarray(zero_point_of(weight), np.uint8)),
             ],
             f"w{weight_index}_f32",

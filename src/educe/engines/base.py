@@ -1,4 +1,4 @@
-"""The contract of an engine: `Engine` compiles a `Model` to an `Executable`; a `State` is one stream's memory.
+"""The contract of an engine: it compiles a `Model` to an `Executable`; a `State` is one stream's memory.
 
 An `Executable` is immutable and may be shared between threads. A `State` belongs to one stream and must
 not be used by two threads at once. `run` never modifies the arrays it is given, and the arrays it
@@ -13,10 +13,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
 
+import msgspec
 import numpy as np
 
-from educe.errors import CardError, EngineError, InputError, Problem, nearest, refuse_unknown
-from educe.model import Model, TensorType
+from educe.errors import (
+    CardError,
+    EngineError,
+    InputError,
+    OptionError,
+    Problem,
+    nearest,
+    refuse_unknown,
+)
+from educe.model import MapType, Model, OptionalType, SequenceType, TensorType, ValueType
 
 Value: TypeAlias = Any
 """A NumPy array; or a list, a dict or None for sequences, maps and optionals."""
@@ -41,9 +50,18 @@ class Options:
 
     @classmethod
     def of(cls, **values: Any) -> Options:
-        """Return options with `values`; an unknown name raises `OptionError` with the nearest known one."""
-        refuse_unknown("compile option", values, [field.name for field in dataclasses.fields(cls)])
-        return cls(**values)
+        """Return options with `values`; `OptionError` names an unknown option or a value it does not take."""
+        refuse_unknown("compile option", values, OPTION_NAMES)
+        try:
+            return msgspec.convert(values, cls)
+        except msgspec.ValidationError as fault:
+            reason, _, name = str(fault).partition(" - at `$.")
+            name = name.rstrip("`")
+            raise OptionError(f"compile option {name}={values.get(name)!r}: {reason}") from None
+
+
+OPTION_NAMES = tuple(field.name for field in dataclasses.fields(Options))
+"""The names of all compile options."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +96,7 @@ class Executable:
         state: Each state input, with the output that feeds it at the next step.
     """
 
-    __slots__ = ("_checks", "_launch", "_output_names", "engine", "signature", "state")
+    __slots__ = ("_inputs", "_launch", "_output_names", "engine", "signature", "state")
 
     def __init__(self, engine: str, model: Model, launch: Launch) -> None:
         self.engine = engine
@@ -86,10 +104,7 @@ class Executable:
         self.state = dict(model.card.state)
         self._launch = launch
         self._output_names = tuple(model.signature.outputs)
-        self._checks = tuple(
-            (name, value, value.numpy_dtype if isinstance(value, TensorType) else None)
-            for name, value in model.signature.inputs.items()
-        )
+        self._inputs = tuple((name, _plain(value), value) for name, value in model.signature.inputs.items())
 
     def run(self, inputs: Mapping[str, Value], state: State | None = None) -> dict[str, Value]:
         """Run the model once.
@@ -105,11 +120,12 @@ class Executable:
             InputError: an input is missing, unknown, or of the wrong type or shape.
             EngineError: the engine failed.
         """
-        feeds = dict(inputs) if state is None else {**inputs, **state.values}
+        feeds = dict(inputs) if state is None else self._with_state(inputs, state)
         self._check(feeds)
         outputs = dict(zip(self._output_names, self._launch(feeds), strict=True))
         if state is not None:
-            state.values = {name: outputs[source] for name, source in self.state.items()}
+            # Copies, as the outputs belong to the caller, who may write to them.
+            state.values = {name: np.array(outputs[source]) for name, source in self.state.items()}
         return outputs
 
     def new_state(self, batch: int = 1) -> State:
@@ -123,31 +139,80 @@ class Executable:
             values[name] = np.zeros(shape, value.numpy_dtype)
         return State(values)
 
+    def _with_state(self, inputs: Mapping[str, Value], state: State) -> dict[str, Value]:
+        for name in state.values:
+            if name in inputs:
+                raise InputError(
+                    f"input {name!r} carries state, and a state is given as well",
+                    remedy="give the one or the other",
+                )
+        return {**inputs, **state.values}
+
     def _check(self, feeds: dict[str, Value]) -> None:
-        for name, expected, dtype in self._checks:
+        for name, plain, expected in self._inputs:
             if name not in feeds:
                 raise InputError(f"input {name!r} is missing", remedy=f"give {name}: {expected}")
-            if dtype is None:
+            value = feeds[name]
+            if plain is None or type(value) is not np.ndarray:
+                feeds[name] = _fitted(value, expected, f"input {name!r}")
                 continue
-            array = feeds[name]
-            if not isinstance(array, np.ndarray):
-                raise InputError(
-                    f"input {name!r} is a {type(array).__name__}, not a NumPy array",
-                    remedy=f"numpy.asarray(value, numpy.{dtype}) gives one",
-                )
-            assert isinstance(expected, TensorType)
-            mismatch = expected.mismatch(array)
+            mismatch = plain.mismatch(value)
             if mismatch:
                 raise InputError(
                     mismatch, place=f"input {name!r}", remedy=f"the model takes {self.signature}"
                 )
-        if len(feeds) > len(self._checks):
+        if len(feeds) > len(self._inputs):
             known = self.signature.inputs
             unknown = next(name for name in feeds if name not in known)
             raise InputError(f"the model has no input {unknown!r}", remedy=nearest(unknown, known))
 
     def __repr__(self) -> str:
         return f"<Executable {self.engine} {self.signature}>"
+
+
+def _plain(value: ValueType) -> TensorType | None:
+    """Return `value` if it is a tensor of numbers, which needs no more than `TensorType.mismatch`."""
+    return value if isinstance(value, TensorType) and value.dtype != "str" else None
+
+
+def _fitted(value: Value, expected: ValueType, place: str) -> Value:
+    """Return `value` as engines take it: lists for sequences, arrays of `str` objects for text."""
+    if isinstance(expected, OptionalType):
+        return None if value is None else _fitted(value, expected.element, place)
+    if isinstance(expected, SequenceType):
+        if not isinstance(value, list | tuple):
+            raise _wrong_kind(value, expected, place, "give a list of arrays")
+        items = enumerate(value)
+        return [_fitted(item, expected.element, f"{place}, item {index}") for index, item in items]
+    if isinstance(expected, MapType):
+        if not isinstance(value, Mapping):
+            raise _wrong_kind(value, expected, place, "give a dict")
+        return dict(value)
+    if not isinstance(value, np.ndarray):
+        remedy = f"numpy.asarray(value, numpy.dtype({str(expected.numpy_dtype)!r})) gives an array"
+        raise _wrong_kind(value, expected, place, remedy)
+    mismatch = expected.mismatch(value)
+    if mismatch:
+        raise InputError(mismatch, place=place)
+    return _text(value, place) if expected.dtype == "str" else value
+
+
+def _text(array: np.ndarray, place: str) -> np.ndarray:
+    text = np.empty(array.shape, object)
+    for index, item in np.ndenumerate(array):
+        if isinstance(item, bytes):
+            try:
+                item = item.decode()
+            except UnicodeDecodeError as fault:
+                raise InputError(f"holds bytes that are not UTF-8: {fault.reason}", place=place) from None
+        if not isinstance(item, str):
+            raise InputError(f"expected text, found a {type(item).__name__} at {list(index)}", place=place)
+        text[index] = str(item)
+    return text
+
+
+def _wrong_kind(value: Value, expected: ValueType, place: str, remedy: str) -> InputError:
+    return InputError(f"expected {expected}, found a {type(value).__name__}", place=place, remedy=remedy)
 
 
 class Engine(ABC):

@@ -90,7 +90,7 @@ class SpectrumInput(Section, frozen=True):
         mel_scale: The formula from hertz to mel.
         mel_triangles: Whether the sides of a filter are straight over hertz or over mel.
         mel_norm: `slaney` divides each filter by half its width in hertz.
-        log: The logarithm taken of the mel energies; `db` is ``20 log10`` of magnitudes, ``10 log10`` of power.
+        log: The logarithm taken of the mel energies; `db` is 10 ``log10`` of power, 20 of magnitudes.
         log_floor: Added to the energies before the logarithm.
         coefficients: For `mfcc`: how many coefficients are kept.
     """
@@ -108,7 +108,7 @@ class SpectrumInput(Section, frozen=True):
     mel_triangles: Literal["hertz", "mel"] = "hertz"
     mel_norm: Literal["none", "slaney"] = "none"
     log: Literal["ln", "log10", "db"] = "ln"
-    log_floor: Annotated[float, Meta(gt=0.0)] = 1e-6
+    log_floor: Annotated[float, Meta(ge=1e-30)] = 1e-6
     coefficients: MelSize = 13
 
 
@@ -252,6 +252,9 @@ class BoxesOutput(Section, frozen=True):
         iou_threshold: Of two boxes of one class that overlap more, the lower score is dropped.
         nms: False if the model has already dropped overlapping boxes.
         max_boxes: Most boxes in one answer.
+        multi_label: Whether one box may be answered once for each of several classes, rather than for its
+            best class alone.
+        clip: Whether boxes are cut off at the edge of the picture.
     """
 
     decoder: Literal["yolox", "yolov5", "yolov8", "fastestdet", "ssd", "ultraface"]
@@ -265,6 +268,8 @@ class BoxesOutput(Section, frozen=True):
     iou_threshold: Fraction = 0.45
     nms: bool = True
     max_boxes: Positive = 300
+    multi_label: bool = False
+    clip: bool = True
 
 
 class VoiceOutput(Section, frozen=True):

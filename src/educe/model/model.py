@@ -13,7 +13,7 @@ import onnx_ir as ir
 from educe.model.card import TENSOR_CARD, Card, CardOrigin
 from educe.model.cost import estimate_flops
 from educe.model.signature import Signature
-from educe.model.walk import all_weights, all_nodes, operator_name
+from educe.model.walk import all_nodes, all_weights, operator_name
 
 NO_CARD = CardOrigin(source="none")
 

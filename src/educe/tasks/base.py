@@ -79,12 +79,17 @@ class Task(ABC, Generic[ContentT]):
     Attributes:
         name: The task's name in cards, answers and on the command line.
         default_batch: How many items are run at once where the model lets the batch vary.
+        suffixes: The file names that the task takes out of a folder; all if absent. A file that is named
+            itself is judged by its content alone.
+        takes_video: Whether a source can be a video, of which each frame is an item.
         stepwise: Whether the feeds of one item have a leading axis of time steps, which the predictor runs
             one after the other through a state, stacking the outputs.
     """
 
     name: ClassVar[str]
     default_batch: ClassVar[int] = 1
+    suffixes: ClassVar[frozenset[str] | None] = None
+    takes_video: ClassVar[bool] = False
     stepwise: ClassVar[bool] = False
 
     def __init__(self, model: Model, options: TaskOptions) -> None:

@@ -1,0 +1,89 @@
+"""Educe: a trained model, new input, the answer.
+
+    import educe
+
+    model = educe.load("model.onnx")       # Model: frozen, nothing compiled yet
+    predictor = educe.predictor(model)     # its task, bound to an engine
+    print(predictor("cat.jpg").top(3))
+    exe = educe.compile(model)             # Executable: immutable, thread-safe
+    y = exe.run({"input": x})["output"]    # NumPy in, NumPy out
+
+Importing `educe` imports nothing heavy; each name below is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from educe import engines, errors
+    from educe.api import compile, load, predictor
+    from educe.engines.base import Engine, Executable, Options, State, Support
+    from educe.errors import EduceError
+    from educe.limits import Limits
+    from educe.model import Card, CardOrigin, Model, Signature, TensorType
+    from educe.tasks.answer import Answer, Prediction
+    from educe.tasks.predictor import Predictor
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Answer": "educe.tasks.answer",
+    "Card": "educe.model",
+    "CardOrigin": "educe.model",
+    "EduceError": "educe.errors",
+    "Engine": "educe.engines.base",
+    "Executable": "educe.engines.base",
+    "Limits": "educe.limits",
+    "Model": "educe.model",
+    "Options": "educe.engines.base",
+    "Prediction": "educe.tasks.answer",
+    "Predictor": "educe.tasks.predictor",
+    "Signature": "educe.model",
+    "State": "educe.engines.base",
+    "Support": "educe.engines.base",
+    "TensorType": "educe.model",
+    "compile": "educe.api",
+    "load": "educe.api",
+    "predictor": "educe.api",
+}
+_MODULES = ("engines", "errors")
+
+__all__ = [
+    "Answer",
+    "Card",
+    "CardOrigin",
+    "EduceError",
+    "Engine",
+    "Executable",
+    "Limits",
+    "Model",
+    "Options",
+    "Prediction",
+    "Predictor",
+    "Signature",
+    "State",
+    "Support",
+    "TensorType",
+    "compile",
+    "engines",
+    "errors",
+    "load",
+    "predictor",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"educe.{name}")
+    else:
+        raise AttributeError(f"module 'educe' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,115 @@
+"""The doors of the package: `load`, `compile`, `predictor`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from educe import cards, engines, formats, graph
+from educe.engines.base import Executable, Options
+from educe.errors import OptionError, refuse_unknown
+from educe.limits import DEFAULT_LIMITS, Limits
+from educe.model import Card, Model
+from educe.tasks import TaskOptions, task_for
+from educe.tasks.predictor import Predictor
+
+ModelSource = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
+
+
+def load(
+    source: ModelSource,
+    *,
+    card: str | os.PathLike[str] | Card | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    **unknown: Any,
+) -> Model:
+    """Read a model, verify it, and find its card; nothing is compiled yet.
+
+    Args:
+        source: The path of a model file or of the folder that holds it; the file's content; an
+            `onnx.ModelProto`; or an `onnx_ir.Model`, which is copied.
+        card: A card, the path of one, or the name of a preset, instead of the one found with the model.
+        limits: The bounds on what is read.
+
+    Raises:
+        ModelFileError: the file is missing or broken.
+        UnsupportedFormatError: the file is of a kind that Educe does not read.
+        CardError: the card is wrong.
+
+    Example:
+        >>> import educe
+        >>> educe.load("zoo/mnist/model.onnx").signature.inputs["Input3"].shape
+        (1, 1, 28, 28)
+    """
+    refuse_unknown("keyword", unknown, ("card", "limits"))
+    if isinstance(source, ir.Model):
+        source = ir.to_proto(source)
+    if isinstance(source, onnx.ModelProto):
+        source = source.SerializeToString()
+    if not isinstance(source, (str, os.PathLike, bytes)):
+        raise OptionError(
+            f"a model cannot be loaded from a {type(source).__name__}",
+            remedy="give a path, bytes, an onnx.ModelProto or an onnx_ir.Model",
+        )
+    model = graph.normalize(formats.load(source, limits))
+    return cards.resolve(model, Path(card) if isinstance(card, os.PathLike) else card, limits)
+
+
+def compile(model: Model | ModelSource, *, engine: str | None = None, **options: Any) -> Executable:
+    """Compile a model for this machine.
+
+    Args:
+        model: A loaded model, or what `load` takes.
+        engine: An engine's name; see `educe.engines`. The default one if absent.
+        **options: The fields of `educe.Options`.
+
+    Raises:
+        OptionError: there is no such engine or option.
+        UnsupportedModelError: the engine cannot run the model; the error lists the nodes.
+    """
+    return engines.compile(_loaded(model), engine, **options)
+
+
+def predictor(
+    model: Model | ModelSource,
+    *,
+    task: str | None = None,
+    engine: str | None = None,
+    batch: int | None = None,
+    top: int | None = None,
+    threshold: float | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    **options: Any,
+) -> Predictor:
+    """Bind a model to its task and an engine: raw input in, answers out.
+
+    Args:
+        model: A loaded model, or what `load` takes.
+        task: A task's name, instead of the card's.
+        engine: An engine's name.
+        batch: Inputs run at once.
+        top: Most predictions in an answer.
+        threshold: Lowest score of a prediction.
+        limits: The bounds on input files.
+        **options: The fields of `educe.Options`.
+
+    Raises:
+        OptionError: there is no such task, engine or option.
+        CardError: the card lacks what the task needs.
+    """
+    own = ("task", "engine", "batch", "top", "threshold", "limits")
+    refuse_unknown("keyword", options, (*own, *Options.names()))
+    if top is not None and top < 1:
+        raise OptionError(f"top={top} is not a positive integer", remedy="use 1 or more")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise OptionError(f"threshold={threshold} is not within 0 and 1", remedy="use a score such as 0.5")
+    chosen = task_for(_loaded(model), task, TaskOptions(top, threshold, limits))
+    return Predictor(chosen, engines.compile(chosen.model, engine, **options), batch)
+
+
+def _loaded(model: Model | ModelSource) -> Model:
+    return model if isinstance(model, Model) else load(model)

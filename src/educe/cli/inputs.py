@@ -1,0 +1,69 @@
+"""The INPUT arguments: files, folders, patterns and standard input."""
+
+from __future__ import annotations
+
+import glob
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from educe.errors import EduceError, InputError
+from educe.limits import Limits
+from educe.tasks import Task
+from educe.tasks.predictor import Named
+
+
+def expand_inputs(
+    arguments: Sequence[str], task: Task[Any], limits: Limits
+) -> tuple[list[Path | Named], list[EduceError]]:
+    """Return the inputs that `arguments` name, in order, and an error for each argument that names none.
+
+    A folder gives the files in it and below that the task takes, sorted, hidden ones left out; a pattern
+    gives the files that match; ``-`` is standard input.
+    """
+    found: list[Path | Named] = []
+    failures: list[EduceError] = []
+    for argument in arguments:
+        try:
+            found += _expand(argument, task, limits)
+        except EduceError as error:
+            failures.append(error)
+    return found, failures
+
+
+def _expand(argument: str, task: Task[Any], limits: Limits) -> Sequence[Path | Named]:
+    path = Path(argument)
+    if argument == "-":
+        return [Named("-", _standard_input(limits))]
+    if path.is_dir():
+        return _folder(path, task)
+    if glob.has_magic(argument) and not path.exists():
+        return _pattern(argument)
+    return [path]
+
+
+def _standard_input(limits: Limits) -> bytes:
+    content = sys.stdin.buffer.read(limits.image_bytes + 1)
+    limits.check("image_bytes", len(content), path="-")
+    return content
+
+
+def _folder(folder: Path, task: Task[Any]) -> list[Path]:
+    found = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and (task.suffixes is None or path.suffix.lower() in task.suffixes)
+    ]
+    if not found:
+        raise InputError(f"the folder holds no file for {task.name}", path=folder, remedy="name the files")
+    return found
+
+
+def _pattern(pattern: str) -> list[Path]:
+    found = [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if Path(name).is_file()]
+    if not found:
+        raise InputError("no file matches the pattern", path=pattern, remedy="check it with ls")
+    return found

@@ -1,0 +1,64 @@
+"""The `educe` command: its subcommands, and the one place where errors become exit statuses."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from educe import __version__, settings
+from educe.cli import bench, demo, doctor, engines, inspect, predict, verify
+from educe.cli.screen import errors, print_error
+from educe.errors import EduceError, InternalError
+
+app = typer.Typer(
+    name="educe",
+    help="A trained model, new input, the answer.\n\nStart with: educe predict MODEL INPUT",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (predict, inspect, verify, bench, engines, doctor, demo):
+    app.command(epilog=command.EXAMPLES)(command.command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"educe {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
+
+
+def run() -> None:
+    """Run the command line and exit: 0 done, 2 user error, 3 unsupported, 4 internal fault, 130 interrupted."""
+    try:
+        app()
+    except EduceError as error:
+        print_error(error)
+        sys.exit(error.exit_status)
+    except BrokenPipeError:
+        # The reader of a pipe went away: not a fault, but nothing more can be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as fault:
+        if settings.TRACEBACK.value():
+            errors().print_exception()
+        print_error(
+            InternalError(
+                f"{type(fault).__name__}: {fault}",
+                remedy=f"this is a fault in Educe: report it with {settings.TRACEBACK.variable}=1",
+            )
+        )
+        sys.exit(InternalError.exit_status)

@@ -1,0 +1,21 @@
+"""The arguments and options that several commands take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="A model file, or the folder of one.")]
+CardOption = Annotated[
+    str | None,
+    typer.Option("--card", metavar="FILE|PRESET", help="A card, or a preset, instead of the model's own."),
+]
+TaskOption = Annotated[str | None, typer.Option("--task", help="A task, instead of the card's.")]
+EngineOption = Annotated[str | None, typer.Option("--engine", help="The engine; `educe engines` lists them.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads of one run; one per usable core if absent.")
+]
+BatchOption = Annotated[int | None, typer.Option("--batch", min=1, help="Inputs run at once.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]

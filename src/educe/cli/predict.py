@@ -1,0 +1,173 @@
+"""``educe predict``: answers about inputs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from educe import api
+from educe.cli import options
+from educe.cli.inputs import expand_inputs
+from educe.cli.saving import Saver
+from educe.cli.screen import (
+    error_fields,
+    errors,
+    format_seconds,
+    output,
+    print_error,
+    print_json,
+    print_warning,
+)
+from educe.cli.tracking import Tracker
+from educe.errors import EduceError
+from educe.limits import DEFAULT_LIMITS
+from educe.tasks.answer import Answer, Prediction
+from educe.tasks.predictor import Predictor, Result
+
+EXAMPLES = """
+[bold]Examples[/]\n
+educe predict zoo/mobilenet_v2/model.onnx zoo/images/zebra.jpeg\n
+educe predict zoo/yolox_nano/model.onnx zoo/video/traffic_frames.mp4 --save out\n
+educe predict zoo/breast_cancer/model.onnx zoo/breast_cancer/inputs/patients.csv --json\n
+cat README.md | educe predict zoo/magika/model.onnx -
+"""
+
+
+def command(
+    model: options.ModelArgument,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT...", help="Files, folders, patterns, or - for standard input."),
+    ],
+    task: options.TaskOption = None,
+    card: options.CardOption = None,
+    top: Annotated[int | None, typer.Option("--top", min=1, help="Most predictions in an answer.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option("--threshold", min=0, max=1, help="Lowest score of a prediction.")
+    ] = None,
+    engine: options.EngineOption = None,
+    threads: options.ThreadsOption = None,
+    batch: options.BatchOption = None,
+    save: Annotated[
+        Path | None,
+        typer.Option("--save", metavar="DIR", help="Write annotated pictures and video, or tensors, there."),
+    ] = None,
+    json: options.JsonOption = False,
+) -> None:
+    """Answer about INPUT with MODEL: classes, boxes, segments, values or tensors."""
+    loaded = api.load(model, card=card)
+    predictor = api.predictor(
+        loaded, task=task, engine=engine, batch=batch, top=top, threshold=threshold, threads=threads
+    )
+    if loaded.card_origin.guessed:
+        print_warning(
+            f"the preprocessing is a guess from the model's signature (task {predictor.task.name}); "
+            "check it with educe inspect, and write a card: docs/cards.md"
+        )
+    status = _Report(predictor, Saver(save, predictor) if save else None, json).run(inputs)
+    if status:
+        raise typer.Exit(status)
+
+
+class _Report:
+    """Runs the inputs and prints what becomes of each."""
+
+    def __init__(self, predictor: Predictor, saver: Saver | None, json: bool) -> None:
+        self._predictor = predictor
+        self._saver = saver
+        self._json = json
+        self._num_answers = 0
+        self._num_failures = 0
+        self._exit_status = 0
+
+    def run(self, arguments: list[str]) -> int:
+        """Return the exit status: 0, or that of the gravest failure."""
+        sources, failures = expand_inputs(arguments, self._predictor.task, DEFAULT_LIMITS)
+        for error in failures:
+            self._fail(error.path or "", error)
+        start = time.perf_counter()
+        takes_video = self._predictor.task.takes_video
+        with Tracker(sources, takes_video=takes_video, quiet=self._json) as tracker:
+            for result in self._predictor.results(sources):
+                self._take(result)
+                tracker.advance(result)
+        if self._saver:
+            self._saver.close()
+        self._summarise(time.perf_counter() - start)
+        return self._exit_status
+
+    def _take(self, result: Result) -> None:
+        if result.error is not None:
+            self._fail(result.input, result.error)
+            return
+        assert result.answer is not None
+        assert result.item is not None
+        self._num_answers += 1
+        saved = self._saver.save(result.item, result.answer) if self._saver else None
+        if self._json:
+            print_json(result.answer.to_dict(saved))
+        elif result.answer.frame is None:
+            _print_answer(result.answer, saved)
+
+    def _fail(self, name: str, error: EduceError) -> None:
+        self._num_failures += 1
+        self._exit_status = max(self._exit_status, error.exit_status)
+        if self._json:
+            errors().print(_json_error(name, error), markup=False)
+        else:
+            print_error(error.located(name))
+
+    def _summarise(self, seconds: float) -> None:
+        if self._json or self._num_answers + self._num_failures == 1:
+            return
+        rate = self._num_answers / seconds if seconds else 0.0
+        failed = f", [bold red]{self._num_failures} failed[/]" if self._num_failures else ""
+        errors().print(
+            f"[dim]{self._num_answers} answered[/]{failed}[dim] in {format_seconds(seconds)}, "
+            f"{rate:.1f}/s, by {self._predictor.executable.engine}[/]"
+        )
+
+
+def _json_error(name: str, error: EduceError) -> str:
+    import msgspec
+
+    return msgspec.json.encode({"input": name, "error": error_fields(error)}).decode()
+
+
+def _print_answer(answer: Answer, saved: Path | None) -> None:
+    console = output()
+    place = "" if answer.row is None else f" row {answer.row}"
+    times = answer.seconds
+    total = times.preprocess + times.run + times.postprocess
+    console.print(f"[bold]{answer.input}[/]{place} [dim]{format_seconds(total)}[/]", markup=True)
+    for name, array in (answer.outputs or {}).items():
+        where = f" -> {saved}" if saved else ""
+        console.print(f"  {name} {array.dtype}{list(array.shape)}{where}", markup=False)
+    predictions = answer.top(10**9)
+    for prediction in predictions:
+        console.print("  " + _prediction_line(prediction))
+    if not predictions and answer.outputs is None:
+        console.print("  [dim]nothing found[/]")
+
+
+def _prediction_line(prediction: Prediction) -> str:
+    words: list[str] = []
+    if prediction.score is not None:
+        words.append(f"{prediction.score:6.1%}")
+    if prediction.value is not None:
+        words.append(f"{prediction.value:12.6g}")
+    if prediction.start_seconds is not None and prediction.end_seconds is not None:
+        words.append(f"{prediction.start_seconds:8.2f} s to {prediction.end_seconds:.2f} s")
+    words.append(_escaped(prediction.label or ""))
+    if prediction.box is not None:
+        words.append("[dim]at {:.0f} {:.0f} {:.0f} {:.0f}[/]".format(*prediction.box))
+    return "  ".join(words)
+
+
+def _escaped(text: str) -> Any:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,84 @@
+"""``--save``: annotated pictures and video, and tensors, written to a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from educe.errors import OptionError
+from educe.limits import DEFAULT_LIMITS
+from educe.media.tensors import write_tensors
+from educe.media.video import VideoWriter, video_facts
+from educe.tasks.answer import Answer
+from educe.tasks.base import Item
+from educe.tasks.draw import annotate
+from educe.tasks.predictor import Predictor
+
+_JPEG_QUALITY = 92
+
+
+class Saver:
+    """Writes what belongs to each answer into one folder, which is made.
+
+    Args:
+        folder: Where to write; files of the same name are replaced.
+        predictor: Whose answers are saved.
+
+    Raises:
+        OptionError: the folder cannot be made.
+    """
+
+    def __init__(self, folder: Path, predictor: Predictor) -> None:
+        self._folder = folder
+        self._task = predictor.task.name
+        self._used: dict[str, int] = {}
+        self._video: VideoWriter | None = None
+        self._video_input: str | None = None
+        self._video_path: Path | None = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as fault:
+            raise OptionError(
+                f"cannot be made: {fault.strerror}", path=folder, remedy="name another folder"
+            ) from None
+
+    def save(self, item: Item[Any], answer: Answer) -> Path | None:
+        """Write what belongs to `answer`, and return the file, or None if nothing does."""
+        if answer.outputs is not None:
+            path = self._path(answer, ".npz")
+            write_tensors(path, answer.outputs)
+            return path
+        if not isinstance(item.content, Image.Image):
+            return None
+        picture = annotate(item.content, answer.top(10**9))
+        if answer.frame is not None:
+            return self._write_frame(picture, answer)
+        path = self._path(answer, ".jpg")
+        picture.save(path, quality=_JPEG_QUALITY)
+        return path
+
+    def close(self) -> None:
+        """Finish the video that is being written, if there is one."""
+        if self._video is not None:
+            self._video.__exit__(None, None, None)
+            self._video = None
+
+    def _write_frame(self, picture: Image.Image, answer: Answer) -> Path | None:
+        if answer.input != self._video_input:
+            self.close()
+            self._video_input = answer.input
+            self._video_path = self._path(answer, ".mp4")
+            facts = video_facts(answer.input, DEFAULT_LIMITS)
+            self._video = VideoWriter(self._video_path, facts.frames_per_second)
+        assert self._video is not None
+        self._video.write(picture)
+        return self._video_path
+
+    def _path(self, answer: Answer, suffix: str) -> Path:
+        """Return a file name after the input's; a second input of the same name gets a number."""
+        stem = "input" if answer.input.startswith(("-", "<")) else Path(answer.input).stem
+        name = stem if answer.row is None else f"{stem}-{answer.row}"
+        count = self._used[name] = self._used.get(name, 0) + 1
+        return self._folder / (f"{name}{suffix}" if count == 1 else f"{name}-{count}{suffix}")

@@ -1,0 +1,75 @@
+"""What the commands share on screen: consoles, errors, JSON lines, units."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+
+from educe.errors import EduceError, UnsupportedModelError
+
+
+def output() -> Console:
+    """Return the console of standard output, for results."""
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def errors() -> Console:
+    """Return the console of standard error, for errors, warnings and progress."""
+    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+
+
+def print_json(value: Any) -> None:
+    """Print `value` as one line of strict JSON."""
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    sys.stdout.flush()
+
+
+def error_fields(error: EduceError) -> dict[str, Any]:
+    """Return an error as plain values; fields that do not apply are absent."""
+    fields: dict[str, Any] = {
+        "kind": error.kind,
+        "path": error.path,
+        "place": error.place,
+        "cause": error.cause,
+        "remedy": error.remedy,
+    }
+    if isinstance(error, UnsupportedModelError) and error.problems:
+        fields["problems"] = [vars(problem) for problem in error.problems]
+    return {name: value for name, value in fields.items() if value}
+
+
+def print_error(error: EduceError) -> None:
+    """Print an error on standard error: what, where, why, and what to do."""
+    console = errors()
+    where = ": ".join(part for part in (error.path, error.place) if part)
+    console.print(f"[bold red]{error.kind}[/] {escape(where + ': ' if where else '')}{escape(error.cause)}")
+    if error.remedy:
+        console.print(f"  [dim]→[/] {escape(error.remedy)}")
+
+
+def print_warning(text: str) -> None:
+    """Print a warning on standard error."""
+    errors().print(f"[yellow]warning[/] {escape(text)}")
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a time with a fitting unit, such as ``3.21 ms``."""
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.1f} µs"
+    if seconds < 1:
+        return f"{seconds * 1e3:.2f} ms"
+    return f"{seconds:.2f} s"
+
+
+def format_count(count: float | None) -> str:
+    """Return a large number with a decimal prefix, such as ``1.06 G``; ``unknown`` for None."""
+    if count is None:
+        return "unknown"
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= factor:
+            return f"{count / factor:.3g} {prefix}"
+    return f"{count:g}"

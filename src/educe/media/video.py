@@ -1,0 +1,149 @@
+"""Video files as a stream of frames, and frames as a video file; decoded and encoded by PyAV."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from educe.errors import InputError, MissingLibraryError
+from educe.files import open_regular
+from educe.limits import Limits
+
+
+@dataclass(frozen=True)
+class VideoFrame:
+    """One frame: its position from 0, its time, and its picture in the mode ``RGB``."""
+
+    index: int
+    time_seconds: float
+    image: Image.Image
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """What a video file's header says; `num_frames` is None where it does not tell."""
+
+    width: int
+    height: int
+    frames_per_second: float
+    num_frames: int | None
+
+
+def read_video(path: str | os.PathLike[str], limits: Limits) -> Iterator[VideoFrame]:
+    """Yield the frames of a video in order, upright; memory stays constant however long it is.
+
+    Raises:
+        InputError: the file is no video, or is broken from some frame on; the frames before it are yielded.
+        LimitError: a frame has more pixels than `limits` allow.
+    """
+    with open_regular(path) as file, _opened(file, path) as container:
+        stream = _stream(container, path, limits)
+        stream.thread_type = "AUTO"
+        index = 0
+        try:
+            for frame in container.decode(stream):
+                limits.check("image_pixels", frame.width * frame.height, path=path)
+                yield VideoFrame(index, _seconds(frame, stream, index), _upright(frame))
+                index += 1
+        except _av().error.FFmpegError as fault:
+            raise InputError(
+                f"cannot be decoded: {fault.strerror}",
+                path=path,
+                place=f"frame {index}",
+                remedy="play it, or convert it again",
+            ) from None
+        if index == 0:
+            raise InputError("holds no frame", path=path, remedy="play it, or convert it again")
+
+
+def video_facts(path: str | os.PathLike[str], limits: Limits) -> VideoFacts:
+    """Return what the header of the video at `path` says."""
+    with open_regular(path) as file, _opened(file, path) as container:
+        stream = _stream(container, path, limits)
+        rate = stream.average_rate or Fraction(25)
+        count = stream.frames or (int(stream.duration * stream.time_base * rate) if stream.duration else 0)
+        return VideoFacts(stream.width, stream.height, float(rate), count or None)
+
+
+class VideoWriter:
+    """Writes frames to an H.264 ``.mp4`` file; a context manager.
+
+    Args:
+        path: The file, which is replaced.
+        frames_per_second: The frame rate.
+    """
+
+    def __init__(self, path: Path, frames_per_second: float) -> None:
+        self._container: Any = _av().open(str(path), "w")
+        self._rate = Fraction(frames_per_second).limit_denominator(1001)
+        self._stream: Any = None
+
+    def write(self, image: Image.Image) -> None:
+        """Append one frame; all must have the size of the first. Odd sizes lose their last row or column."""
+        width, height = image.width // 2 * 2, image.height // 2 * 2
+        if self._stream is None:
+            self._stream = self._container.add_stream("libx264", rate=self._rate)
+            self._stream.width, self._stream.height = width, height
+            self._stream.pix_fmt = "yuv420p"
+        frame = _av().VideoFrame.from_ndarray(np.asarray(image.crop((0, 0, width, height))), format="rgb24")
+        self._container.mux(self._stream.encode(frame))
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._stream is not None:
+            self._container.mux(self._stream.encode())
+        self._container.close()
+
+
+def _av() -> Any:
+    try:
+        import av
+    except ImportError:
+        raise MissingLibraryError("av", extra="video", purpose="decoding video") from None
+    av.logging.set_level(None)
+    return av
+
+
+def _opened(file: Any, path: str | os.PathLike[str]) -> Any:
+    av = _av()
+    try:
+        # A file object, not a name: a playlist inside cannot then make FFmpeg open other files.
+        return av.open(file, "r", metadata_errors="replace")
+    except (av.error.FFmpegError, ValueError) as fault:
+        reason = getattr(fault, "strerror", None) or str(fault)
+        raise InputError(
+            f"is neither a picture nor a video that can be decoded: {reason}",
+            path=path,
+            remedy="open it in a player to see whether it is whole",
+        ) from None
+
+
+def _stream(container: Any, path: str | os.PathLike[str], limits: Limits) -> Any:
+    if not container.streams.video:
+        raise InputError("holds no video stream", path=path, remedy="give a video or a picture")
+    stream = container.streams.video[0]
+    limits.check("image_pixels", stream.width * stream.height, path=path)
+    return stream
+
+
+def _seconds(frame: Any, stream: Any, index: int) -> float:
+    if frame.time is not None:
+        return float(frame.time)
+    return index / float(stream.average_rate or 25)
+
+
+def _upright(frame: Any) -> Image.Image:
+    image: Image.Image = frame.to_image()
+    return image.rotate(frame.rotation, expand=True) if frame.rotation else image

@@ -1,0 +1,124 @@
+"""Object detection: a picture, or each frame of a video, to boxes with labels and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from PIL import Image
+
+from educe.errors import EngineError
+from educe.media.frames import SUFFIXES, read_frames
+from educe.media.image import ImageSource
+from educe.model import Model
+from educe.model.card import BoxesOutput
+from educe.tasks.answer import Prediction
+from educe.tasks.base import Feeds, Findings, Item, Outputs, Task, TaskOptions
+from educe.tasks.boxes import DECODERS, RawOutputs, suppress
+from educe.tasks.image_input import ImageTransform, Placement
+
+# Candidates that enter non-maximum suppression, best first: bounds the work on a hostile picture.
+_MAX_CANDIDATES = 5000
+
+
+class ObjectDetection(Task[Image.Image]):
+    """Pictures to boxes, in pixels of the original picture.
+
+    A source is the path of a picture or video, the bytes of a picture, a Pillow image, or an array
+    u8[height, width, 3] in RGB order.
+    """
+
+    name = "object-detection"
+    suffixes = SUFFIXES
+    takes_video = True
+
+    def __init__(self, model: Model, options: TaskOptions) -> None:
+        super().__init__(model, options)
+        if self.card.image is None or self.card.boxes is None:
+            raise self.card_error(
+                "the card lacks [image] or [boxes]", "say how pictures go in, and boxes come out"
+            )
+        self._spec: BoxesOutput = self.card.boxes
+        self._size = self.card.image.size
+        self._input, kind = self.tensor_input(self.card.image.input)
+        self._boxes = self.tensor_output(self._spec.boxes)
+        has_scores = self._spec.decoder in ("ssd", "ultraface")
+        self._scores = self.tensor_output(self._spec.scores, 1) if has_scores else None
+        self._transform = ImageTransform(self.card.image, kind.numpy_dtype)
+
+    def open(self, source: ImageSource) -> Iterator[Item[Image.Image]]:
+        """Yield the picture in `source`, or the frames of the video."""
+        for image, frame, time_seconds in read_frames(source, self.options.limits):
+            yield Item(image, frame=frame, time_seconds=time_seconds)
+
+    def preprocess(self, items: Sequence[Item[Image.Image]]) -> Feeds:
+        """Return the input tensor of all pictures, and remember where each stands in it."""
+        tensor, placements = self._transform([item.content for item in items])
+        for item, placement in zip(items, placements, strict=True):
+            item.memory["placement"] = placement
+        return {self._input: tensor}
+
+    def postprocess(self, outputs: Outputs, items: Sequence[Item[Image.Image]]) -> list[Findings]:
+        """Return the boxes in each picture, best first."""
+        boxes = outputs[self._boxes]
+        scores = outputs[self._scores] if self._scores else [None] * len(items)
+        return [
+            Findings(self._detect(RawOutputs(raw, raw_scores, self._size), item.memory["placement"]))
+            for raw, raw_scores, item in zip(boxes, scores, items, strict=True)
+        ]
+
+    def _detect(self, raw: RawOutputs, placement: Placement) -> list[Prediction]:
+        try:
+            boxes, scores = DECODERS[self._spec.decoder](raw, self._spec)
+        except (ValueError, IndexError) as fault:
+            raise self.card_error(
+                f"the decoder {self._spec.decoder!r} does not fit an output of shape "
+                f"{list(raw.boxes.shape)}: {fault}",
+                "name another decoder in [boxes]",
+            ) from None
+        if not np.isfinite(scores).all():
+            raise EngineError(
+                "the model gave scores that are not finite", remedy="check the input's preprocessing"
+            )
+        rows, classes = self._candidates(scores)
+        boxes, best = placement.to_original(boxes[rows]), scores[rows, classes]
+        kept = self._kept(boxes, best, classes)[: self.options.top or self._spec.max_boxes]
+        if self._spec.clip:
+            boxes = np.clip(boxes, 0, np.array(placement.size * 2, np.float32))
+        return self._predictions(boxes[kept], best[kept], classes[kept])
+
+    def _candidates(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows and classes of `scores` that reach the threshold: the best of each row, or all."""
+        threshold = self._spec.score_threshold if self.options.threshold is None else self.options.threshold
+        if self._spec.multi_label:
+            rows, classes = np.nonzero(scores >= threshold)
+        else:
+            best = scores.argmax(1)
+            rows = np.flatnonzero(scores[np.arange(len(scores)), best] >= threshold)
+            classes = best[rows]
+        if len(rows) > _MAX_CANDIDATES:
+            order = np.argsort(-scores[rows, classes], kind="stable")[:_MAX_CANDIDATES]
+            rows, classes = rows[order], classes[order]
+        return rows, classes
+
+    def _kept(self, boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        if self._spec.nms:
+            return suppress(boxes, scores, classes, self._spec.iou_threshold)
+        return np.argsort(-scores, kind="stable")
+
+    def _predictions(self, boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> list[Prediction]:
+        return [
+            Prediction(
+                label=self.card.label(int(index)),
+                index=int(index),
+                score=float(score),
+                box=(float(box[0]), float(box[1]), float(box[2]), float(box[3])),
+            )
+            for box, score, index in zip(boxes, scores, classes, strict=True)
+        ]
+
+
+class FaceDetection(ObjectDetection):
+    """Pictures to faces: object detection with one class."""
+
+    name = "face-detection"

@@ -1,0 +1,256 @@
+"""`Predictor`: a task bound to an executable; raw input in, answers out."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from educe.engines.base import Executable
+from educe.errors import EduceError, InputError, OptionError
+from educe.model import TensorType
+from educe.tasks.answer import Answer, CardId, ModelId, StageSeconds
+from educe.tasks.base import Feeds, Findings, Item, Outputs, Task
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one item: an answer, or the error that kept it from one.
+
+    Attributes:
+        input: The input's name.
+        item: The item, if the input could be opened.
+    """
+
+    input: str
+    item: Item[Any] | None
+    answer: Answer | None
+    error: EduceError | None
+
+
+@dataclass(frozen=True)
+class Named:
+    """A source with the name that its answers carry, for sources that have none, such as standard input."""
+
+    name: str
+    source: Any
+
+
+@dataclass(frozen=True)
+class _Opened:
+    name: str
+    item: Item[Any]
+    seconds: float
+
+
+class Predictor:
+    """Answers about raw input. It is immutable, and may be used by several threads at once.
+
+    Args:
+        task: Turns input into arrays, and arrays into answers.
+        executable: The compiled model.
+        batch: Items run at once; the task's default where the model lets the batch vary, else what the
+            model fixes.
+
+    Raises:
+        OptionError: the model fixes another batch.
+    """
+
+    def __init__(self, task: Task[Any], executable: Executable, batch: int | None = None) -> None:
+        self.task = task
+        self.executable = executable
+        self._constants = task.constants()
+        self._fixed_batch = self._find_fixed_batch()
+        if batch is not None and batch < 1:
+            raise OptionError(f"batch={batch} is not a positive integer", remedy="use 1 or more")
+        if batch is not None and self._fixed_batch not in (None, batch):
+            raise OptionError(
+                f"batch={batch}, but the model takes exactly {self._fixed_batch} at once",
+                remedy="leave the batch out, or export the model with a dynamic batch",
+            )
+        self.batch = batch or self._fixed_batch or task.default_batch
+
+    def __call__(self, source: Any) -> Answer:
+        """Return the answer about one input.
+
+        Args:
+            source: A path, bytes, or an object that the task takes.
+
+        Raises:
+            InputError: the input cannot be read; or it holds several items, such as a video or a table,
+                whose answers `stream` yields.
+        """
+        results = self.results([source])
+        first = next(results, None)
+        if first is None:
+            raise InputError("holds nothing to answer about", path=_name(source))
+        if next(results, None) is not None:
+            raise InputError(
+                "holds several items",
+                path=_name(source),
+                remedy="iterate over predictor.stream(...), which yields an answer for each",
+            )
+        return _answer_or_raise(first)
+
+    def stream(self, source: Any) -> Iterator[Answer]:
+        """Yield an answer for each item in one input: the frames of a video, the rows of a table.
+
+        Raises:
+            EduceError: an item cannot be answered.
+        """
+        return (_answer_or_raise(result) for result in self.results([source]))
+
+    def map(self, sources: Iterable[Any]) -> Iterator[Answer]:
+        """Yield the answers about many inputs, in their order, run in batches.
+
+        Raises:
+            EduceError: an item cannot be answered.
+        """
+        return (_answer_or_raise(result) for result in self.results(sources))
+
+    def results(self, sources: Iterable[Any]) -> Iterator[Result]:
+        """Yield what became of every item in every input, in order; one that fails stops no other."""
+        waiting: list[_Opened] = []
+        for source in sources:
+            for opened in self._open(source):
+                if isinstance(opened, Result):
+                    yield from self._flush(waiting)
+                    yield opened
+                    continue
+                waiting.append(opened)
+                if len(waiting) == self.batch:
+                    yield from self._flush(waiting)
+        yield from self._flush(waiting)
+
+    def _open(self, source: Any) -> Iterator[_Opened | Result]:
+        name = _name(source)
+        content = source.source if isinstance(source, Named) else source
+        start = time.perf_counter()
+        try:
+            for item in self.task.open(content):
+                yield _Opened(name, item, time.perf_counter() - start)
+                start = time.perf_counter()
+        except EduceError as error:
+            yield Result(name, None, None, error)
+
+    def _flush(self, waiting: list[_Opened]) -> Iterator[Result]:
+        batch = list(waiting)
+        waiting.clear()
+        if not batch:
+            return
+        try:
+            answers = self._answer(batch)
+        except EduceError as error:
+            if len(batch) == 1:
+                yield Result(batch[0].name, batch[0].item, None, error)
+                return
+            # One bad item must not cost its neighbours their answers: each is run alone.
+            for opened in batch:
+                yield from self._flush([opened])
+            return
+        for opened, answer in zip(batch, answers, strict=True):
+            yield Result(opened.name, opened.item, answer, None)
+
+    def _answer(self, batch: Sequence[_Opened]) -> list[Answer]:
+        items = [opened.item for opened in batch]
+        start = time.perf_counter()
+        feeds = self.task.preprocess(items)
+        ready = time.perf_counter()
+        outputs = self._run_steps(feeds) if self.task.stepwise else self._run(feeds)
+        done = time.perf_counter()
+        findings = self.task.postprocess(outputs, items)
+        end = time.perf_counter()
+        share = 1 / len(batch)
+        return [
+            self._make_answer(
+                opened,
+                found,
+                StageSeconds(
+                    opened.seconds + (ready - start) * share, (done - ready) * share, (end - done) * share
+                ),
+            )
+            for opened, found in zip(batch, findings, strict=True)
+        ]
+
+    def _run(self, feeds: Feeds) -> Outputs:
+        size = self._fixed_batch
+        rows = len(next(iter(feeds.values()))) if feeds and size else 0
+        if size is None or rows == size:
+            return self.executable.run({**feeds, **self._constants})
+        parts = []
+        for first in range(0, rows, size):
+            part = {name: _padded(array[first : first + size], size) for name, array in feeds.items()}
+            parts.append(self.executable.run({**part, **self._constants}))
+        return {name: np.concatenate([part[name] for part in parts])[:rows] for name in parts[0]}
+
+    def _run_steps(self, feeds: Feeds) -> Outputs:
+        steps = len(next(iter(feeds.values())))
+        state = self.executable.new_state()
+        names = [
+            name for name in self.executable.signature.outputs if name not in self.executable.state.values()
+        ]
+        outputs: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        for step in range(steps):
+            inputs = {name: array[step] for name, array in feeds.items()}
+            left = self.executable.run({**inputs, **self._constants}, state)
+            for name in names:
+                outputs[name].append(left[name])
+        return {name: np.stack(arrays) for name, arrays in outputs.items()}
+
+    def _make_answer(self, opened: _Opened, found: Findings, seconds: StageSeconds) -> Answer:
+        model, item = self.task.model, opened.item
+        return Answer(
+            input=opened.name,
+            task=self.task.name,
+            predictions=msgspec.UNSET if found.outputs is not None else found.predictions,
+            outputs=found.outputs,
+            model=ModelId(model.name, model.sha256),
+            engine=self.executable.engine,
+            card=CardId(model.card_origin.source, model.card_origin.guessed),
+            seconds=seconds,
+            frame=item.frame,
+            row=item.row,
+            time_seconds=item.time_seconds,
+        )
+
+    def _find_fixed_batch(self) -> int | None:
+        """Return the size that the model fixes for the first axis of its content inputs, if it does."""
+        card = self.task.card
+        if self.task.stepwise or self.task.name == "tensor":
+            return None
+        sizes = {
+            value.shape[0]
+            for name, value in self.executable.signature.inputs.items()
+            if name not in card.state and name not in card.constants
+            if isinstance(value, TensorType) and value.shape
+        }
+        size = next(iter(sizes)) if len(sizes) == 1 else None
+        return size if isinstance(size, int) else None
+
+    def __repr__(self) -> str:
+        return f"<Predictor {self.task.name} {self.task.model.name} on {self.executable.engine}>"
+
+
+def _answer_or_raise(result: Result) -> Answer:
+    if result.error is not None:
+        raise result.error
+    assert result.answer is not None
+    return result.answer
+
+
+def _padded(array: np.ndarray, size: int) -> np.ndarray:
+    missing = size - len(array)
+    return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing else array
+
+
+def _name(source: Any) -> str:
+    if isinstance(source, Named):
+        return source.name
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
+    return f"<{type(source).__name__}>"

@@ -1,0 +1,66 @@
+"""Class scores: an output array to probabilities, and probabilities to a ranking."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from educe.model.card import Activation, Card
+from educe.tasks.answer import Prediction
+
+
+def class_scores(output: np.ndarray, activation: Activation) -> np.ndarray:
+    """Return the scores of each class as f32[N, C].
+
+    Args:
+        output: Any float type; [N, C], or with further dimensions, which are flattened into C.
+        activation: What turns it into probabilities.
+    """
+    rows = np.atleast_1d(output)
+    logits = rows.reshape(len(rows), -1).astype(np.float32)
+    if activation == "softmax":
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+    if activation == "sigmoid":
+        # exp of a number that is never positive cannot overflow.
+        powers = np.exp(-np.abs(logits))
+        return np.asarray(np.where(logits >= 0, 1, powers) / (1 + powers))
+    return logits
+
+
+def both_classes(scores: np.ndarray, card: Card) -> np.ndarray:
+    """Return f32[N, 2] for the f32[N, 1] of a model of two classes: its one score is that of the second.
+
+    Any other `scores` are returned as they are.
+    """
+    if scores.shape[1] == 1 and isinstance(card.labels, tuple) and len(card.labels) == 2:
+        return np.hstack([1 - scores, scores])
+    return scores
+
+
+def ranked(card: Card, scores: np.ndarray, top: int, threshold: float | None) -> list[Prediction]:
+    """Return the best classes of one row of scores.
+
+    Args:
+        card: Names the classes.
+        scores: f32[C].
+        top: Most predictions.
+        threshold: Lowest score, if there is one.
+
+    Returns:
+        Best first; of equal scores the lower index first.
+    """
+    return ranked_rows(card, scores[np.newaxis], top, threshold)[0]
+
+
+def ranked_rows(card: Card, scores: np.ndarray, top: int, threshold: float | None) -> list[list[Prediction]]:
+    """Return the best classes of each row of scores f32[N, C], as `ranked` does of one."""
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+    best = np.take_along_axis(scores, order, axis=1)
+    return [
+        [
+            Prediction(label=card.label(index), index=index, score=score)
+            for index, score in zip(indices, row, strict=True)
+            if threshold is None or score >= threshold
+        ]
+        for indices, row in zip(order.tolist(), best.tolist(), strict=True)
+    ]
