@@ -111,6 +111,25 @@ def test_containers_of_video_are_read_too(container, codec, rate):
     assert np.abs(middle).max() == pytest.approx(0.5, abs=0.02)
 
 
+def test_eight_channels_of_aac_are_averaged():
+    samples = tone(440, 16000, 2.0)
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as output:
+        stream = output.add_stream("aac", rate=16000, layout="7.1")
+        frame = av.AudioFrame.from_ndarray(np.repeat(samples, 8)[None], "flt", "7.1")
+        frame.sample_rate = 16000
+        output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    middle = read(file.getvalue(), 16000)[8000:24000]
+    assert np.abs(middle - best_fit(440, 16000, middle)).max() < 0.02
+
+
+def test_a_sound_track_of_an_unknown_codec_is_refused():
+    content = av_encoded("webm", "libopus", NOISE, 48000).replace(b"A_OPUS", b"A_ZZZZ")
+    with pytest.raises(InputError, match="codec is unknown"):
+        read(content)
+
+
 def best_fit(hertz, rate, samples):
     """The tone of any phase and loudness that is nearest to `samples`: encoders delay."""
     angles = 2 * np.pi * hertz * np.arange(len(samples)) / rate

@@ -34,23 +34,25 @@ def changed(model, **changes):
     return model.with_card(msgspec.structs.replace(model.card, file=rules), model.card_origin)
 
 
-@pytest.mark.parametrize(
-    ("mode", "changes"),
-    [
-        ("high_confidence", {}),
-        ("medium_confidence", {"thresholds": {}}),
-        ("best_guess", {"thresholds": {}, "score_threshold": 0.0}),
-    ],
-)
-def test_reference_cases(model, mode, changes):
-    cases = [case for case in CASES if case["prediction_mode"] == mode]
-    assert len(cases) > 30
-    predictor = educe.predictor(changed(model, **changes))
-    answers = list(predictor.map(base64.b64decode(case["content_base64"]) for case in cases))
+def test_reference_cases(predictor, model):
+    contents = [base64.b64decode(case["content_base64"]) for case in CASES]
+    # The model's own arithmetic loses digits that depend on the batch; the original ran one file at a time.
+    alone = [answer.top()[0] for answer in educe.predictor(model, batch=1).map(contents)]
+    together = [answer.top()[0] for answer in predictor.map(contents)]
+    assert len(alone) == len(CASES) > 20
+    for one, many, case in zip(alone, together, CASES, strict=True):
+        assert one.label == many.label == case["output"]
+        assert one.score == pytest.approx(case["score"], abs=1e-4)
+        assert many.score == pytest.approx(case["score"], abs=1e-2)
+
+
+def test_without_thresholds_the_best_class_is_the_answer(model):
+    cases = [case for case in CASES if case["dl"] != "undefined"]
+    predictor = educe.predictor(changed(model, thresholds={}, score_threshold=0.0))
+    answers = predictor.map(base64.b64decode(case["content_base64"]) for case in cases)
     for answer, case in zip(answers, cases, strict=True):
-        (found,) = answer.predictions
-        assert found.label == case["prediction"]["output"]
-        assert found.score == pytest.approx(case["prediction"]["score"], abs=1e-4)
+        assert answer.top()[0].label == model.card.file.rename.get(case["dl"], case["dl"])
+        assert answer.top()[0].index == model.card.labels.index(case["dl"])
 
 
 def test_files_give_the_expected_types(predictor):
@@ -132,4 +134,6 @@ def test_hostile_sources(predictor, model, tmp_path):
     with pytest.raises(InputError, match="found int"):
         predictor(3)
     with pytest.raises(CardError, match=r"\[file\]"):
-        task_for(changed(model).with_card(educe.Card(task="file-type"), model.card_origin), None, TaskOptions())
+        task_for(
+            changed(model).with_card(educe.Card(task="file-type"), model.card_origin), None, TaskOptions()
+        )

@@ -168,6 +168,13 @@ def test_segments(probabilities, found):
     assert segments(probabilities, WINDOW, RULES) == found
 
 
+def test_a_segment_of_exactly_the_least_length_is_kept():
+    # In floating point 0.27 / 0.03 is more than 9.
+    rules = VoiceOutput(min_speech_seconds=0.27, min_silence_seconds=0.27)
+    assert segments([1.0] * 9, 0.03, rules) == [(0, 9)]
+    assert segments([1.0] * 8, 0.03, rules) == []
+
+
 PROBABILITIES = st.lists(st.sampled_from([0.0, 0.2, 0.4, 0.6, 1.0]), max_size=80)
 ANY_RULES = st.builds(
     VoiceOutput,

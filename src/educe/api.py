@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from educe import cards, engines, formats, graph
-from educe.engines.base import Executable, Options
+from educe.engines.base import OPTION_NAMES, Executable
 from educe.errors import OptionError, refuse_unknown
 from educe.limits import DEFAULT_LIMITS, Limits
 from educe.model import Card, Model
@@ -102,7 +102,7 @@ def predictor(
         CardError: the card lacks what the task needs.
     """
     own = ("task", "engine", "batch", "top", "threshold", "limits")
-    refuse_unknown("keyword", options, (*own, *Options.names()))
+    refuse_unknown("keyword", options, (*own, *OPTION_NAMES))
     if top is not None and top < 1:
         raise OptionError(f"top={top} is not a positive integer", remedy="use 1 or more")
     if threshold is not None and not 0 <= threshold <= 1:

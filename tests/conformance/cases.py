@@ -311,7 +311,10 @@ def _layers() -> list[Case]:
         ),
         case(
             "average-pool",
-            [node("AveragePool", "x", "p", kernel_shape=[2, 2], strides=[2, 2]), node("GlobalAveragePool", "p")],
+            [
+                node("AveragePool", "x", "p", kernel_shape=[2, 2], strides=[2, 2]),
+                node("GlobalAveragePool", "p"),
+            ],
             images,
             {"y": "f32[N,3,1,1]"},
             {"x": (2, 3, 8, 6)},
@@ -537,7 +540,11 @@ def _subgraphs() -> list[Case]:
     then = graph([node("Add", "x x", "t")], {}, {"t": "f32[N]"}, name="then")
     otherwise = graph([node("Neg", "x", "e")], {}, {"e": "f32[N]"}, name="else")
     doubling = graph(
-        [node("Add", "v_in v_in", "v_out"), node("Identity", "go_in", "go_out"), node("Identity", "v_out", "step")],
+        [
+            node("Add", "v_in v_in", "v_out"),
+            node("Identity", "go_in", "go_out"),
+            node("Identity", "v_out", "step"),
+        ],
         {"i": "i64[]", "go_in": "bool[]", "v_in": "f32[N]"},
         {"go_out": "bool[]", "v_out": "f32[N]", "step": "f32[N]"},
         name="doubling",
@@ -659,7 +666,12 @@ def _other_values() -> list[Case]:
         ),
         case(
             "several-uses-of-one-value",
-            [node("Neg", "x", "n"), node("Identity", "n", "a"), node("Identity", "n", "b"), node("Identity", "x", "c")],
+            [
+                node("Neg", "x", "n"),
+                node("Identity", "n", "a"),
+                node("Identity", "n", "b"),
+                node("Identity", "x", "c"),
+            ],
             {"x": "f32[N]"},
             {"n": "f32[N]", "a": "f32[N]", "b": "f32[N]", "c": "f32[N]", "w": "f32[4]"},
             {"x": (4,)},

@@ -9,11 +9,12 @@ import numpy as np
 import onnx
 import pytest
 
-from educe import engines, formats, graph
+from conformance.cases import CASES, IGNORED, model, node, running_sum
+from educe import api, engines, formats
+from educe.bench import compare, random_feeds
 from educe.engines.base import Executable
 from educe.errors import CardError, EngineError, InputError, OptionError, UnsupportedModelError
 from educe.model import Card, CardOrigin, Model, TensorType
-from conformance.cases import CASES, IGNORED, model, node, running_sum
 
 NAMES = [engine.name for engine in engines.engines()]
 ZOO = Path(__file__).parents[2] / "zoo"
@@ -152,7 +153,15 @@ def overwrite(value: object) -> None:
         item[...] = "overwritten" if item.dtype == object else 99
 
 
-OWNED = ["several-uses-of-one-value", "sequence-output", "strings", "cast-f32-to-all", "cast-bf16-to-all", "if", "lstm"]
+OWNED = [
+    "several-uses-of-one-value",
+    "sequence-output",
+    "strings",
+    "cast-f32-to-all",
+    "cast-bf16-to-all",
+    "if",
+    "lstm",
+]
 
 
 @every_engine
@@ -172,7 +181,9 @@ def test_outputs_belong_to_the_caller(engine, name):
 
 
 @every_engine
-@pytest.mark.parametrize("name", ["elementwise-chain", "slice-and-pad", "loop", "scan", "sequence-input", "top-k"])
+@pytest.mark.parametrize(
+    "name", ["elementwise-chain", "slice-and-pad", "loop", "scan", "sequence-input", "top-k"]
+)
 def test_inputs_are_not_modified_and_may_be_read_only(engine, name):
     executable = compiled(engine, name)
     for feeds in CASES[name].feeds():
@@ -314,7 +325,7 @@ def test_options_are_checked(engine):
 
 @every_engine
 def test_a_state_that_does_not_fit_is_refused(engine):
-    with pytest.raises(CardError, match="'sum_in'.*is fed by output 'nothing'"):
+    with pytest.raises(CardError, match=r"'sum_in'.*is fed by output 'nothing'"):
         engines.compile(with_state(running_sum(), sum_in="nothing"), engine)
 
 
@@ -326,7 +337,9 @@ def test_the_model_is_not_modified(engine):
     engines.compile(before, engine).run(feeds)
     assert str(before.graph) == text
     weight = before.graph.graph.initializers["w"].const_value.numpy()
-    assert np.array_equal(weight, onnx.numpy_helper.to_array(CASES["matmul-of-large-weight"].model.graph.initializer[0]))
+    assert np.array_equal(
+        weight, onnx.numpy_helper.to_array(CASES["matmul-of-large-weight"].model.graph.initializer[0])
+    )
 
 
 def test_reference_lacks_the_operators_of_others():
@@ -342,3 +355,20 @@ def test_reference_lacks_the_operators_of_others():
     assert engines.get("onnxruntime").supports(lacking)
     with pytest.raises(UnsupportedModelError, match="use the engine onnxruntime"):
         engines.compile(lacking, "reference")
+
+
+def test_reference_pools_globally_over_all_but_two_dimensions():
+    pool = load(model([node("GlobalMaxPool", "x")], {"x": "f32[N,C,L]"}, {"y": "f32[N,C,1]"}))
+    x = np.random.default_rng(0).standard_normal((2, 3, 5)).astype(np.float32)
+    found = engines.compile(pool, "reference").run({"x": x})["y"]
+    assert np.array_equal(found, engines.compile(pool, "onnxruntime").run({"x": x})["y"])
+    assert np.array_equal(found, x.max(2, keepdims=True))
+
+
+@pytest.mark.parametrize("path", sorted(ZOO.glob("*/model.onnx")), ids=lambda path: path.parent.name)
+def test_engines_agree_on_the_zoo(path):
+    zoo_model = api.load(path)
+    feeds = random_feeds(zoo_model, batch=1, seed=1)
+    found = compare(zoo_model, "onnxruntime", "reference", feeds, tolerance=1e-4)
+    assert found.agree, found.worst
+    assert all(np.isfinite(difference.max_absolute) for difference in found.differences)

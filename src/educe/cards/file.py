@@ -193,11 +193,11 @@ def _shorten(value: Any) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
-def _place(steps: list[str | int], section: int) -> str:
+def _place(steps: list[str | int], section: int) -> str | None:
     """Return ``[audio.spectrum] kind`` for the steps audio, spectrum, kind with two to the section."""
     header = f"[{'.'.join(str(step) for step in steps[:section])}]" if section else ""
     field = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps[section:])
-    return " ".join(part for part in (header, field.removeprefix(".")) if part)
+    return " ".join(part for part in (header, field.removeprefix(".")) if part) or None
 
 
 def _table_lines(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterable[str]:

@@ -151,7 +151,7 @@ def _fit(
     if size is not None and set(size) == {"shortest_edge"}:
         edge = _edge(size["shortest_edge"], path)
         if name == "ConvNextImageProcessor":
-            return _fit_convnext(edge, fields.crop_pct or _CONVNEXT_SHARE, path)
+            return _fit_convnext(edge, fields.crop_pct, path)
         if crops and fields.crop_size is not None:
             shorter = int(_LEVIT_SHARE * edge) if name == "LevitImageProcessor" else edge
             return _width_height(fields.crop_size, path), "crop", shorter
@@ -163,14 +163,15 @@ def _fit(
 
 
 def _fit_convnext(
-    edge: int, crop_pct: float, path: Path
+    edge: int, crop_pct: float | None, path: Path
 ) -> tuple[tuple[int, int], Literal["stretch", "crop"], int | None]:
     """From 384 pixels ConvNext's processor stretches; below, it cuts `crop_pct` out of the centre."""
     if edge >= _CONVNEXT_STRETCHES_FROM:
         return (edge, edge), "stretch", None
-    if not 0 < crop_pct <= 1:
-        raise CardError(f"expected 0 < crop_pct <= 1, found {crop_pct}", path=path)
-    return (edge, edge), "crop", int(edge / crop_pct)
+    share = _CONVNEXT_SHARE if crop_pct is None else crop_pct
+    if not 0 < share <= 1:
+        raise CardError(f"expected 0 < crop_pct <= 1, found {share}", path=path)
+    return (edge, edge), "crop", int(edge / share)
 
 
 def _width_height(size: int | dict[str, int], path: Path) -> tuple[int, int]:

@@ -22,7 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (predict, inspect, verify, bench, engines, doctor, demo):
-    app.command(epilog=command.EXAMPLES)(command.command)
+    app.command(command.__name__.rpartition(".")[2], epilog=command.EXAMPLES)(command.command)
 
 
 def _print_version(wanted: bool) -> None:

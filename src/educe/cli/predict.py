@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
+import msgspec
 import typer
+from rich.markup import escape
 
 from educe import api
 from educe.cli import options
@@ -132,21 +134,22 @@ class _Report:
 
 
 def _json_error(name: str, error: EduceError) -> str:
-    import msgspec
-
     return msgspec.json.encode({"input": name, "error": error_fields(error)}).decode()
 
 
 def _print_answer(answer: Answer, saved: Path | None) -> None:
     console = output()
-    place = "" if answer.row is None else f" row {answer.row}"
+    predictions = answer.top(10**9)
+    if answer.row is not None:
+        found = "   ".join(_prediction_line(prediction) for prediction in predictions)
+        console.print(f"{escape(answer.input)} row {answer.row:<6} {found}")
+        return
     times = answer.seconds
     total = times.preprocess + times.run + times.postprocess
-    console.print(f"[bold]{answer.input}[/]{place} [dim]{format_seconds(total)}[/]", markup=True)
+    console.print(f"[bold]{escape(answer.input)}[/] [dim]{format_seconds(total)}[/]", markup=True)
     for name, array in (answer.outputs or {}).items():
         where = f" -> {saved}" if saved else ""
         console.print(f"  {name} {array.dtype}{list(array.shape)}{where}", markup=False)
-    predictions = answer.top(10**9)
     for prediction in predictions:
         console.print("  " + _prediction_line(prediction))
     if not predictions and answer.outputs is None:
@@ -161,13 +164,7 @@ def _prediction_line(prediction: Prediction) -> str:
         words.append(f"{prediction.value:12.6g}")
     if prediction.start_seconds is not None and prediction.end_seconds is not None:
         words.append(f"{prediction.start_seconds:8.2f} s to {prediction.end_seconds:.2f} s")
-    words.append(_escaped(prediction.label or ""))
+    words.append(escape(prediction.label or ""))
     if prediction.box is not None:
         words.append("[dim]at {:.0f} {:.0f} {:.0f} {:.0f}[/]".format(*prediction.box))
     return "  ".join(words)
-
-
-def _escaped(text: str) -> Any:
-    from rich.markup import escape
-
-    return escape(text)

@@ -11,10 +11,13 @@ from rich.markup import escape
 
 from educe.errors import EduceError, UnsupportedModelError
 
+# Columns of a file or a pipe, which have no width of their own.
+_PLAIN_WIDTH = 120
+
 
 def output() -> Console:
     """Return the console of standard output, for results."""
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
 
 
 def errors() -> Console:

@@ -23,6 +23,15 @@ from educe.model.walk import STANDARD_DOMAINS, graph_nodes, node_label, operator
 _ONE_AT_A_TIME = threading.Lock()
 
 
+class GlobalMaxPool(OpRun):
+    """Takes the place of the evaluator's own, which also reduces the channels of tensors of rank 3."""
+
+    op_domain = ""
+
+    def _run(self, x: np.ndarray) -> tuple[np.ndarray]:
+        return (x.max(axis=tuple(range(2, x.ndim)), keepdims=True),)
+
+
 class ReferenceEngine(Engine):
     """`onnx.reference.ReferenceEvaluator`: slow, and right; source: onnx.ai.
 
@@ -48,7 +57,7 @@ class ReferenceEngine(Engine):
         del options
         proto, weights = _message(model.graph)
         try:
-            evaluator = ReferenceEvaluator(proto)
+            evaluator = ReferenceEvaluator(proto, new_ops=[GlobalMaxPool])
         except Exception as fault:
             raise EngineError(
                 f"the reference evaluator refuses the model: {fault}", path=model.path
@@ -129,7 +138,8 @@ def _read_only(value: Value) -> Value:
         return [_read_only(item) for item in value]
     if not isinstance(value, np.ndarray):
         return value
-    view = value.view()
+    # One layout, as the order of a NumPy sum, and so its rounding, depends on the strides.
+    view = np.asarray(value, order="C").view()
     view.flags.writeable = False
     return view
 

@@ -81,5 +81,9 @@ def _restore_weights(graph: ir.Model, weights: dict[str, ir.TensorProtocol | Non
 def _with_shapes(graph: ir.Model) -> ir.Model:
     graph = graph.clone()
     infer = onnx_ir.passes.common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
-    result: ir.Model = infer(graph).model
+    try:
+        result: ir.Model = infer(graph).model
+    except ir.serde.SerdeError:
+        # A value is a map, for which the graph in memory has no type: its shapes stay unknown.
+        return graph
     return result

@@ -175,7 +175,7 @@ def _av_stream(file: _Input, container_format: str, stack: ExitStack) -> _Stream
     try:
         container = stack.enter_context(av.open(file, format=container_format))
     except (av.FFmpegError, ValueError) as fault:
-        raise _not_sound(str(fault)) from None
+        raise _not_sound(getattr(fault, "strerror", None) or str(fault)) from None
     if not container.streams.audio:
         raise InputError("holds no sound, only other streams", remedy="give a file with a sound track")
     track = container.streams.audio[0]
@@ -184,14 +184,17 @@ def _av_stream(file: _Input, container_format: str, stack: ExitStack) -> _Stream
     seconds = None if container.duration is None else container.duration / av.time_base
 
     def blocks() -> Iterator[np.ndarray]:
-        resampler = av.AudioResampler(format="fltp", layout=track.layout, rate=track.rate)
+        # Channels side by side: PyAV reads beyond the end of a planar frame of eight channels or more.
+        resampler = av.AudioResampler(format="flt", layout=track.layout, rate=track.rate)
         try:
             # None at the end fetches what the resampler still holds.
-            for frame in itertools.chain(container.decode(track), [None]):
-                for planar in resampler.resample(frame):
-                    yield planar.to_ndarray().T
+            for decoded in itertools.chain(container.decode(track), [None]):
+                for frame in resampler.resample(decoded):
+                    if frame.format.name != "flt" or frame.rate != track.rate:
+                        raise _broken("its format changes midway")
+                    yield frame.to_ndarray().reshape(-1, frame.layout.nb_channels)
         except (av.FFmpegError, ValueError) as fault:
-            raise _broken(str(fault)) from None
+            raise _broken(getattr(fault, "strerror", None) or str(fault)) from None
 
     return _Stream(track.rate, seconds, blocks())
 

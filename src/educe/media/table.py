@@ -103,7 +103,7 @@ def _binary(source: Path | bytes, limits: Limits) -> BinaryIO:
         return io.BytesIO(source)
     file = open_regular(source)
     try:
-        limits.check("table_bytes", os.fstat(file.fileno()).st_size)
+        limits.check("table_bytes", os.fstat(file.fileno()).st_size, path=source)
     except LimitError:
         file.close()
         raise

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import math
 import os
+import re
 import secrets
 import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -31,10 +34,8 @@ MAX_HEADER_BYTES = 10_000
 MAX_DIRECTORY_BYTES = 4 * 2**20
 """Largest list of members in a .npz file: some ten thousand arrays."""
 
-_HEADERS = {
-    (1, 0): ("<H", np.lib.format.read_array_header_1_0),
-    (2, 0): ("<I", np.lib.format.read_array_header_2_0),
-}
+_LENGTH_FORMATS = {b"\x01\x00": "<H", b"\x02\x00": "<I", b"\x03\x00": "<I"}
+_DESCR = re.compile(r"[<>|=]?[biufcSU][1-9]\d{0,8}")
 END_BYTES, LOCATOR_BYTES = 22, 20
 """Sizes of the record that ends a ZIP file, and of the one before it that makes it ZIP64."""
 _DATA_FIELDS = ("float_data", "int32_data", "int64_data", "string_data", "double_data", "uint64_data")
@@ -117,12 +118,6 @@ def _size(file: BinaryIO) -> int:
 def _read_npy(file: IO[bytes], size_bytes: int, limits: Limits) -> np.ndarray:
     """Read one array that fills `file`, of `size_bytes`, from its beginning."""
     shape, fortran_order, dtype, header_bytes = _read_header(file)
-    if dtype.kind not in "biufcSU" or dtype.itemsize == 0:
-        raise InputError(
-            f"holds elements of type {dtype}, not numbers or text", remedy="convert it with astype"
-        )
-    if any(dim < 0 for dim in shape):
-        raise InputError(f"declares the shape {list(shape)}")
     declared = math.prod(shape) * dtype.itemsize
     limits.check("tensor_bytes", declared)
     _require(declared, size_bytes - header_bytes)
@@ -134,19 +129,38 @@ def _read_npy(file: IO[bytes], size_bytes: int, limits: Limits) -> np.ndarray:
 
 def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
     """Return shape, Fortran order and element type of an .npy file, and the size of its header."""
+    prefix = file.read(len(NPY_MAGIC) + 2)
+    length_format = _LENGTH_FORMATS.get(prefix[len(NPY_MAGIC) :])
+    if not prefix.startswith(NPY_MAGIC) or length_format is None:
+        raise _no_npy("it does not begin as one")
+    length = file.read(struct.calcsize(length_format))
+    if len(length) < struct.calcsize(length_format):
+        raise _no_npy("it is cut off")
+    text_bytes = struct.unpack(length_format, length)[0]
+    if text_bytes > MAX_HEADER_BYTES:
+        raise _no_npy(f"its header has {text_bytes:,} bytes")
+    text = file.read(text_bytes)
     try:
-        prefix = file.read(len(NPY_MAGIC) + 2)
-        if not prefix.startswith(NPY_MAGIC):
-            raise ValueError("it does not begin with \\x93NUMPY")
-        length_format, parse = _HEADERS[prefix[-2], prefix[-1]]
-        length = file.read(struct.calcsize(length_format))
-        size_bytes = struct.unpack(length_format, length)[0]
-        if size_bytes > MAX_HEADER_BYTES:
-            raise ValueError(f"its header has {size_bytes:,} bytes")
-        shape, fortran_order, dtype = parse(io.BytesIO(length + file.read(size_bytes)))
-    except (*_READ_ERRORS, KeyError, IndexError, AttributeError, struct.error) as fault:
-        raise InputError(f"is no .npy file: {_first_line(fault)}", remedy="save it with numpy.save") from None
-    return shape, fortran_order, dtype, len(prefix) + len(length) + size_bytes
+        fields = ast.literal_eval(text.decode("utf-8"))
+        descr, fortran_order, shape = (fields[key] for key in ("descr", "fortran_order", "shape"))
+    except (*_READ_ERRORS, LookupError):
+        raise _no_npy("its header cannot be read") from None
+    if not isinstance(shape, tuple) or not all(type(dim) is int and dim >= 0 for dim in shape):
+        raise _no_npy(f"its shape is {str(shape)[:100]}")
+    if not isinstance(descr, str) or not _DESCR.fullmatch(descr):
+        raise InputError(
+            f"holds elements of type {str(descr)[:100]!r}, not numbers or text",
+            remedy="convert the array with astype",
+        )
+    try:
+        dtype = np.dtype(descr)
+    except TypeError:
+        raise _no_npy(f"its element type is {descr!r}") from None
+    return shape, bool(fortran_order), dtype, len(prefix) + len(length) + text_bytes
+
+
+def _no_npy(reason: str) -> InputError:
+    return InputError(f"is no .npy file: {reason}", remedy="save it with numpy.save")
 
 
 def _read_into(file: IO[bytes], content: bytearray) -> int:
@@ -170,13 +184,18 @@ def _require(declared: int, found: int) -> None:
 
 
 def _native(array: np.ndarray) -> np.ndarray:
+    """Return `array` in native byte order, and text as objects."""
     if array.dtype.kind not in "SU":
         return array.astype(array.dtype.newbyteorder("="), copy=False)
     try:
-        texts = np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
-        return texts.astype(object)
-    except ValueError as fault:
-        raise InputError(f"holds text that is not Unicode: {_first_line(fault)}") from None
+        if array.dtype.kind == "S":
+            return np.char.decode(array, "utf-8").astype(object)
+    except UnicodeDecodeError as fault:
+        raise InputError(f"holds text that is not UTF-8 ({fault.reason})") from None
+    codes = array.ravel().view(np.dtype(np.uint32).newbyteorder(array.dtype.byteorder))
+    if np.any(codes > sys.maxunicode):
+        raise InputError("holds text that is not Unicode")
+    return array.astype(object)
 
 
 def _read_npz(file: BinaryIO, limits: Limits) -> dict[str, np.ndarray]:
@@ -254,21 +273,17 @@ def _from_tensor(proto: onnx.TensorProto, limits: Limits) -> np.ndarray:
     """Return the array of `proto`; ValueError if it is not whole, as when it was another kind of message."""
     from onnx_ir import serde
 
-    entries = 8 * len(proto.raw_data) + 2 * sum(len(getattr(proto, name)) for name in _DATA_FIELDS)
+    entries = 8 * len(proto.raw_data) + 4 * sum(len(getattr(proto, name)) for name in _DATA_FIELDS)
     size = math.prod(proto.dims)
     if proto.HasField("segment") or proto.external_data or min(proto.dims, default=0) < 0 or size > entries:
         raise ValueError("no whole tensor")
-    array = serde.deserialize_tensor(proto).numpy()
+    if proto.data_type == proto.STRING:
+        texts = np.empty(len(proto.string_data), object)
+        texts[:] = [text.decode("utf-8") for text in proto.string_data]
+        return texts.reshape(tuple(proto.dims))
+    array = np.array(serde.deserialize_tensor(proto).numpy())
     limits.check("tensor_bytes", array.nbytes)
-    if array.dtype.kind != "O":
-        return np.array(array)
-    texts = np.empty(array.shape, object)
-    texts[...] = np.vectorize(_text, otypes=[object])(array) if array.size else texts
-    return texts
-
-
-def _text(value: bytes | str) -> str:
-    return value if isinstance(value, str) else value.decode("utf-8")
+    return array
 
 
 def _from_sequence(proto: onnx.SequenceProto, limits: Limits) -> list[Any]:

@@ -31,6 +31,7 @@ class Tabular(Task[Row]):
     """
 
     default_batch: ClassVar[int] = 4096
+    suffixes = frozenset({".csv", ".tsv"})
 
     def __init__(self, model: Model, options: TaskOptions) -> None:
         super().__init__(model, options)

@@ -21,6 +21,7 @@ class TensorTask(Task[Feeds]):
     """Feeds arrays to a model as they are and gives its outputs back; nothing is cast or stacked."""
 
     name = "tensor"
+    suffixes = frozenset({".npy", ".npz", ".pb"})
 
     def open(self, source: Any) -> Iterator[Item[Feeds]]:
         """Yield the one set of inputs in `source`.

@@ -31,6 +31,7 @@ class TextClassification(Task[str]):
 
     name = "text-classification"
     default_batch: ClassVar[int] = 32
+    suffixes = frozenset({".txt"})
 
     def __init__(self, model: Model, options: TaskOptions) -> None:
         """Settle inputs and output, and read the tokenizer.

@@ -1,0 +1,46 @@
+# Each target does its own set-up: all it needs is Python 3.10 or newer and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := src tests benchmarks zoo
+
+.PHONY: help demo test test-parity check format bench accuracy clean
+
+help:  ## Say what there is to make.
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(VENV)/installed-parity: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt 'torch==2.13.0' onnxscript
+	touch $@
+
+demo: $(VENV)/installed  ## Run every model of the zoo on real input.
+	$(BIN)/educe demo --save demo-out
+
+test: $(VENV)/installed  ## Run the tests, in random order, on all cores.
+	$(BIN)/python -m pytest -n auto --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+test-parity: $(VENV)/installed-parity  ## Compare with PyTorch.
+	$(BIN)/python -m pytest tests/parity -m parity
+
+check: $(VENV)/installed  ## Lint, check types and layers.
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/house
+
+format: $(VENV)/installed  ## Format the sources.
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+bench: $(VENV)/installed  ## Compare the engines' speed on the zoo, and Educe's own overhead.
+	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/educe bench zoo/mobilenet_v2 zoo/yolox_nano zoo/magika zoo/breast_cancer --engine onnxruntime,reference
+
+clean:  ## Remove what the targets made.
+	rm -rf $(VENV) demo-out out .pytest_cache .mypy_cache .ruff_cache .coverage*

@@ -1,0 +1,153 @@
+"""``educe demo``: the zoo's models on the zoo's inputs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from educe import api
+from educe.cli import options
+from educe.cli.inputs import expand_inputs
+from educe.cli.saving import Saver
+from educe.cli.screen import errors, format_seconds, output, print_error, print_json
+from educe.errors import EduceError, OptionError
+from educe.limits import DEFAULT_LIMITS
+from educe.tasks.answer import Answer, Prediction
+from educe.tasks.predictor import Predictor
+
+EXAMPLES = """
+[bold]Example[/]\n
+educe demo --save demo-out
+"""
+_MAX_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """One model of the zoo, and the inputs that it is shown, relative to the zoo."""
+
+    model: str
+    inputs: tuple[str, ...]
+
+
+_SCENES = (
+    _Scene("mobilenet_v2", ("images",)),
+    _Scene("gtsrb", ("gtsrb/inputs",)),
+    _Scene("mnist", ("mnist/inputs",)),
+    _Scene("yolox_nano", ("detection/*.jpg", "video/traffic_frames.mp4")),
+    _Scene("fastestdet", ("detection/*.jpg",)),
+    _Scene("face_detection", ("face_detection/inputs",)),
+    _Scene("kws", ("kws/inputs",)),
+    _Scene("silero_vad", ("silero_vad/inputs",)),
+    _Scene("magika", ("magika/inputs",)),
+    _Scene("comment_spam", ("comment_spam/inputs/comments.txt",)),
+    _Scene("breast_cancer", ("breast_cancer/inputs/patients.csv",)),
+)
+
+
+def command(
+    zoo: Annotated[
+        Path | None, typer.Option("--zoo", metavar="DIR", help="The zoo folder of Educe's repository.")
+    ] = None,
+    save: Annotated[
+        Path, typer.Option("--save", metavar="DIR", help="Where annotated pictures and video go.")
+    ] = Path("demo-out"),
+    engine: options.EngineOption = None,
+    json: options.JsonOption = False,
+) -> None:
+    """Run every model of the zoo on real pictures, video, sounds, files, texts and tables."""
+    folder = zoo or _find_zoo()
+    start = time.perf_counter()
+    num_failures = 0
+    for scene in _SCENES:
+        for answer in _play(scene, folder, save, engine):
+            if isinstance(answer, EduceError):
+                num_failures += 1
+                print_error(answer)
+            elif json:
+                print_json(answer.to_dict())
+    errors().print(
+        f"[dim]{len(_SCENES)} models in {format_seconds(time.perf_counter() - start)}; "
+        f"pictures and video in[/] {save}/"
+    )
+    if num_failures:
+        raise typer.Exit(2)
+
+
+def _find_zoo() -> Path:
+    """Return the zoo in the current folder, or in the repository that Educe is installed from."""
+    for folder in (Path("zoo"), Path(__file__).parents[3] / "zoo"):
+        if (folder / "mnist" / "model.onnx").is_file():
+            return folder
+    raise OptionError(
+        "the zoo, which comes with Educe's repository, is not here",
+        path="zoo",
+        remedy="run educe demo in a clone of the repository, or name its zoo with --zoo",
+    )
+
+
+def _play(scene: _Scene, zoo: Path, save: Path, engine: str | None) -> Iterator[Answer | EduceError]:
+    model = api.load(zoo / scene.model / "model.onnx")
+    predictor = api.predictor(model, engine=engine)
+    sources, failures = expand_inputs(
+        [str(zoo / name) for name in scene.inputs], predictor.task, DEFAULT_LIMITS
+    )
+    yield from failures
+    saver = Saver(save / scene.model, predictor)
+    table = _new_table(predictor)
+    for result in predictor.results(sources):
+        if result.error is not None or result.answer is None or result.item is None:
+            yield result.error or OptionError("no answer")
+            continue
+        saver.save(result.item, result.answer)
+        _add_row(table, result.answer)
+        yield result.answer
+    saver.close()
+    output().print(table)
+
+
+def _new_table(predictor: Predictor) -> Table:
+    card, engine = predictor.task.card, predictor.executable.engine
+    title = f"{card.name or predictor.task.model.name}: {predictor.task.name} by {engine}"
+    table = Table(title=title, title_justify="left", title_style="bold", expand=False)
+    table.add_column("input", no_wrap=True)
+    table.add_column("answer", overflow="fold")
+    table.add_column("run", justify="right", no_wrap=True)
+    return table
+
+
+def _add_row(table: Table, answer: Answer) -> None:
+    """Add an answer; of a video or a table only a few, evenly spread."""
+    if answer.frame is not None and answer.frame % 5:
+        return
+    if answer.row is not None and answer.row >= 2 * _MAX_SHOWN:
+        return
+    name = Path(answer.input).name
+    if answer.frame is not None:
+        name += f" frame {answer.frame}"
+    if answer.row is not None:
+        name += f" row {answer.row}"
+    best = 1 if _is_single(answer) else _MAX_SHOWN
+    found = ", ".join(_words(prediction) for prediction in answer.top(best))
+    hidden = 0 if _is_single(answer) else len(answer.top(10**9)) - best
+    more = f" and {hidden} more" if hidden > 0 else ""
+    table.add_row(name, (found or "nothing") + more, format_seconds(answer.seconds.run))
+
+
+def _is_single(answer: Answer) -> bool:
+    return "classification" in answer.task or answer.task == "file-type"
+
+
+def _words(prediction: Prediction) -> str:
+    text: Any = prediction.label or ""
+    if prediction.start_seconds is not None and prediction.end_seconds is not None:
+        text += f" {prediction.start_seconds:.1f}-{prediction.end_seconds:.1f} s"
+    if prediction.score is not None:
+        text += f" {prediction.score:.0%}"
+    return str(text)

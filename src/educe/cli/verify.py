@@ -1,0 +1,7 @@
+"""x."""
+
+EXAMPLES = ""
+
+
+def command() -> None:
+    """x."""

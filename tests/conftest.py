@@ -1,0 +1,44 @@
+"""What all tests share: the zoo, a seeded generator, small models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def zoo() -> Path:
+    """The repository's folder of real trained models and inputs."""
+    return ROOT / "zoo"
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20)
+
+
+@pytest.fixture
+def tiny() -> onnx.ModelProto:
+    """y = relu(x @ w), x: f32[N, 3], w: f32[3, 2]."""
+    return tiny_model()
+
+
+def tiny_model(opset: int = 23) -> onnx.ModelProto:
+    weight = np.arange(6, dtype=np.float32).reshape(3, 2) - 2
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["t"], name="product"),
+            helper.make_node("Relu", ["t"], ["y"], name="relu"),
+        ],
+        "tiny",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 2])],
+        [onnx.numpy_helper.from_array(weight, "w")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
