@@ -21,6 +21,7 @@ from educe.errors import (
     ModelFileError,
     OptionError,
     UnsupportedFormatError,
+    UnsupportedModelError,
 )
 from educe.graph import INTERNAL_OPSET
 from educe.limits import Limits
@@ -91,13 +92,13 @@ def test_large_weights_survive_the_conversion(rng: np.random.Generator) -> None:
 
 def test_a_conversion_that_fails_is_noted(tiny: onnx.ModelProto) -> None:
     proto = tiny_model(11)
-    node = helper.make_node("Upsample", ["y", "scales"], ["z"], name="old")
-    proto.graph.node.append(node)
-    proto.graph.initializer.append(numpy_helper.from_array(np.array([1, 2], np.float32), "scales"))
-    proto.graph.output[0].name = "z"
+    proto.graph.node[1].op_type = "Mystery"
     model = educe.load(proto)
     assert model.opsets["ai.onnx"] == 11
     assert "kept at operator set 11" in model.notes[0]
+    with pytest.raises(UnsupportedModelError, match=r"node 'relu' \(Mystery-11\)") as caught:
+        educe.compile(model)
+    assert [problem.node for problem in caught.value.problems] == ["relu"]
 
 
 def test_functions_are_read_and_inlined() -> None:

@@ -9,12 +9,13 @@ import numpy as np
 import onnx
 import pytest
 
-from conformance.cases import CASES, IGNORED, model, node, running_sum
 from educe import api, engines, formats
-from educe.bench import compare, random_feeds
+from educe.bench.compare import compare
+from educe.bench.feeds import random_feeds
 from educe.engines.base import Executable
 from educe.errors import CardError, EngineError, InputError, OptionError, UnsupportedModelError
 from educe.model import Card, CardOrigin, Model, TensorType
+from tests.conformance.cases import CASES, IGNORED, model, node, running_sum
 
 NAMES = [engine.name for engine in engines.engines()]
 ZOO = Path(__file__).parents[2] / "zoo"

@@ -83,7 +83,7 @@ def _checked(
     executables: Mapping[str, Executable], feeds: Mapping[str, Any], tolerance: float
 ) -> dict[str, Measurement]:
     checked = {}
-    expected: dict[str, Any] | None = None
+    baseline: tuple[str, dict[str, Any]] | None = None
     for name, executable in executables.items():
         found = Measurement(name, executable.engine)
         try:
@@ -91,13 +91,12 @@ def _checked(
         except EduceError as fault:
             checked[name] = msgspec.structs.replace(found, error=str(fault))
             continue
-        expected = outputs if expected is None else expected
-        differences = differences_of(outputs, expected)
-        worst = max(differences, key=lambda each: each.max_relative)
+        first, expected = baseline = baseline or (name, outputs)
+        worst = max(differences_of(outputs, expected), key=lambda each: each.max_relative)
         error = None
         if not worst.max_relative <= tolerance:
             reason = worst.reason or f"it differs by {worst.max_relative:.2g} of the largest value"
-            error = f"its output {worst.output!r} is not that of {next(iter(executables))}: {reason}"
+            error = f"its output {worst.output!r} is not that of {first}: {reason}"
         checked[name] = msgspec.structs.replace(found, difference=worst.max_relative, error=error)
     return checked
 

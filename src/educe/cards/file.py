@@ -23,7 +23,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-MAX_KEY_PARTS = 16
+MAX_KEY_PARTS = 8
 MAX_SHOWN = 60
 
 # Strings and comments, each alternative consuming what it begins with even where it is not closed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -14,8 +14,8 @@ import onnx_ir as ir
 from educe.engines.base import Engine, Executable, Launch, Options, Support, Value
 from educe.engines.onnxruntime_errors import compile_error, run_error
 from educe.engines.onnxruntime_operators import problems
-from educe.errors import EduceError, EngineError, MissingLibraryError
-from educe.model import Model, OptionalType, SequenceType, TensorType, ValueType
+from educe.errors import MissingLibraryError, UnsupportedModelError
+from educe.model import Model, TensorType, ValueType
 from educe.model.walk import all_nodes
 from educe.settings import resolve_threads
 
@@ -25,7 +25,6 @@ SHARED_WEIGHT_BYTES = 64 * 1024
 # The newest that every version of ONNX Runtime since 1.18 takes. Later ones add fields that no run needs.
 _IR_VERSION = 10
 _PACKED_BITS = 8
-_NATIVE = frozenset("f16 f32 f64 i8 i16 i32 i64 u8 u16 u32 u64 bool str".split())
 _FATAL = 4
 
 
@@ -58,6 +57,7 @@ class OnnxRuntimeEngine(Engine):
     def compile(self, model: Model, options: Options) -> Executable:
         """Compile `model`; see `Engine.compile`."""
         library = _library()
+        _refuse_mixtures(model)
         message, weights = _message(model.graph, library)
         settings = _settings(model, options, library)
         settings.add_external_initializers(list(weights), list(weights.values()))
@@ -151,44 +151,58 @@ def _can_be_shared(dtype: ir.DataType) -> bool:
 
 def _launch(session: Any, model: Model, library: ModuleType) -> Launch:
     names = list(model.signature.outputs)
-    inputs, outputs = model.signature.inputs, model.signature.outputs
-    if _are_native(inputs.values()) and _are_native(outputs.values()):
+    narrow = _narrow(model.signature.inputs)
+    if _narrow(model.signature.outputs):
+        return _launch_of_values(session, names, library)
 
-        def launch(feeds: dict[str, Value]) -> Sequence[Value]:
-            try:
-                return session.run(names, feeds)  # type: ignore[no-any-return]
-            except Exception as fault:
-                raise run_error(fault) from None
-
-        return launch
-
-    def launch_values(feeds: dict[str, Value]) -> Sequence[Value]:
+    def launch(feeds: dict[str, Value]) -> Sequence[Value]:
         try:
-            values = {name: _to_value(array, library) for name, array in feeds.items()}
-            return [_from_value(value) for value in session.run_with_ort_values(names, values)]
-        except EduceError:
-            raise
+            for name in narrow:
+                feeds[name] = _to_value(feeds[name], library)
+            return session.run(names, feeds)  # type: ignore[no-any-return]
         except Exception as fault:
             raise run_error(fault) from None
 
-    return launch_values
+    return launch
 
 
-def _are_native(types: Iterable[ValueType]) -> bool:
-    """Say whether NumPy has all these types itself, so that the library converts them."""
-    elements = [_element(value) for value in types]
-    return all(element.dtype in _NATIVE for element in elements if isinstance(element, TensorType))
+def _launch_of_values(session: Any, names: list[str], library: ModuleType) -> Launch:
+    """Return the slower way, by which the library also returns element types that NumPy lacks."""
+
+    def launch(feeds: dict[str, Value]) -> Sequence[Value]:
+        try:
+            values = {name: _to_value(array, library) for name, array in feeds.items()}
+            return [_from_value(value) for value in session.run_with_ort_values(names, values)]
+        except Exception as fault:
+            raise run_error(fault) from None
+
+    return launch
 
 
-def _element(value: ValueType) -> ValueType:
-    while isinstance(value, SequenceType | OptionalType):
-        value = value.element
-    return value
+def _narrow(values: Mapping[str, ValueType]) -> tuple[str, ...]:
+    """Return the names of the tensors whose element type is not NumPy's own, such as ``bf16``."""
+    return tuple(
+        name
+        for name, value in values.items()
+        if isinstance(value, TensorType) and value.numpy_dtype.isbuiltin != 1
+    )
 
 
-def _to_value(array: Value, library: ModuleType) -> Any:
-    if not isinstance(array, np.ndarray):
-        raise EngineError(f"cannot take a {type(array).__name__} beside tensors of types that NumPy lacks")
+def _refuse_mixtures(model: Model) -> None:
+    """Refuse what the library can neither take nor return beside element types that NumPy lacks."""
+    inputs, outputs = model.signature.inputs, model.signature.outputs
+    beside = {**inputs, **outputs} if _narrow(outputs) else {}
+    for name, value in beside.items():
+        if not isinstance(value, TensorType) or (value.dtype == "str" and name in inputs):
+            narrow = _narrow(outputs)[0]
+            raise UnsupportedModelError(
+                f"ONNX Runtime has no {name!r} ({value}) beside the output {narrow!r} ({outputs[narrow]})",
+                path=model.path,
+                remedy="use the engine reference, or cast the output to f32 in the model",
+            )
+
+
+def _to_value(array: np.ndarray, library: ModuleType) -> Any:
     if array.dtype.isbuiltin == 1:
         return library.OrtValue.ortvalue_from_numpy(array)
     tensor = ir.Tensor(array)
@@ -199,8 +213,6 @@ def _to_value(array: Value, library: ModuleType) -> Any:
 
 
 def _from_value(value: Any) -> Value:
-    if not value.is_tensor():
-        raise EngineError(f"cannot return a {value.data_type()} beside tensors of types that NumPy lacks")
     dtype = ir.DataType(value.element_type())
     if dtype == ir.DataType.STRING or dtype.numpy().isbuiltin == 1:
         return value.numpy()

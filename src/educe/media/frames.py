@@ -9,18 +9,14 @@ from PIL import Image
 
 from educe.files import open_regular
 from educe.limits import Limits
-from educe.media.image import ImageSource, is_image, read_image
-from educe.media.video import read_video
+from educe.media.image import ImageSource, read_image
+from educe.media.video import HEAD_BYTES, read_video, video_container
 
 SUFFIXES = frozenset(
     ".jpg .jpeg .png .bmp .gif .webp .tif .tiff .ppm .pgm "
     ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts".split()
 )
 """How pictures and videos are called in a folder."""
-
-# Every packet of an MPEG transport stream has this length, and begins with the letter G.
-_TS_PACKET_BYTES = 188
-_HEAD_BYTES = _TS_PACKET_BYTES + 1
 
 
 def read_frames(
@@ -38,16 +34,6 @@ def read_frames(
 
 
 def is_video(path: str | os.PathLike[str]) -> bool:
-    """Say whether the file at `path` looks like a video: it is not empty, and does not begin as a picture."""
+    """Say whether the file at `path` begins as a video does."""
     with open_regular(path) as file:
-        head = file.read(_HEAD_BYTES)
-    return _has_video_magic(head) and not is_image(head)
-
-
-def _has_video_magic(head: bytes) -> bool:
-    return (
-        head[4:8] == b"ftyp"  # ISO base media: MP4, MOV
-        or head.startswith((b"\x1aE\xdf\xa3", b"OggS", b"FLV", b"\0\0\1\xba", b"\0\0\1\xb3", b"0&\xb2u"))
-        or (head[:4] == b"RIFF" and head[8:12] == b"AVI ")
-        or (head[:1] == b"G" and head[_TS_PACKET_BYTES:] == b"G")
-    )
+        return video_container(file.read(HEAD_BYTES)) is not None

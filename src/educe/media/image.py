@@ -70,13 +70,6 @@ def read_image(source: ImageSource, limits: Limits) -> Image.Image:
         ) from None
 
 
-def is_image(head: bytes) -> bool:
-    """Say whether a file that begins with `head` is a picture rather than a video."""
-    return head.startswith(
-        (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"GIF8", b"II*\0", b"MM\0*", b"P4", b"P5", b"P6")
-    ) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
-
-
 def _opened(content: bytes, path: Path | None, limits: Limits) -> Image.Image:
     if not content:
         raise InputError("the file is empty", path=path, remedy="give a picture")

@@ -22,7 +22,7 @@ from educe.files import open_regular
 from educe.limits import Limits
 from educe.media.text import BOM, decode_utf8
 
-TableSource: TypeAlias = Path | bytes | TextIO
+TableSource: TypeAlias = Path | bytes | TextIO | BinaryIO
 
 DELIMITERS = ",\t;|"
 MAX_SHOWN = 20
@@ -37,8 +37,8 @@ def read_table(
     Memory is constant: no more than one row is held. Other columns are ignored.
 
     Args:
-        source: A file, its content, or an open text stream, which is read to its end and not closed. Of a
-            stream only the rows are bounded, not the whole.
+        source: A file, its content, or an open stream of text or bytes, which is read to its end and not
+            closed. Of a stream only the rows are bounded, not the whole.
         columns: The names of the wanted columns.
         limits: The bounds on the table, each row and each cell.
 
@@ -66,7 +66,7 @@ class _Lines:
         self._limits = limits
         self._offset = 0
         self._own = _binary(source, limits) if isinstance(source, (Path, bytes)) else None
-        self._stream: BinaryIO | TextIO = self._own or cast("TextIO", source)
+        self._stream: BinaryIO | TextIO = self._own or cast("BinaryIO | TextIO", source)
 
     def __iter__(self) -> _Lines:
         return self

@@ -290,7 +290,8 @@ def _from_sequence(proto: onnx.SequenceProto, limits: Limits) -> list[Any]:
     """Return the list of `proto`; ValueError if it is another kind of message, or holds maps."""
     size = proto.ByteSize()
     proto.DiscardUnknownFields()
-    if not size or proto.ByteSize() != size or proto.map_values or proto.sparse_tensor_values:
+    others = proto.map_values or proto.sparse_tensor_values or proto.optional_values
+    if not size or proto.ByteSize() != size or others:
         raise ValueError("no sequence of tensors")
     found: list[Any] = [_from_tensor(tensor, limits) for tensor in proto.tensor_values]
     return found + [_from_sequence(inner, limits) for inner in proto.sequence_values]

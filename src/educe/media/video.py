@@ -17,6 +17,33 @@ from educe.errors import InputError, MissingLibraryError
 from educe.files import open_regular
 from educe.limits import Limits
 
+HEAD_BYTES = 189
+"""How much of a file `video_container` needs."""
+
+_MAGIC = {
+    b"\x1aE\xdf\xa3": "matroska",
+    b"OggS": "ogg",
+    b"FLV": "flv",
+    b"\0\0\1\xba": "mpeg",
+    b"\0\0\1\xb3": "mpegvideo",
+    b"0&\xb2u": "asf",
+}
+
+
+def video_container(head: bytes) -> str | None:
+    """Return FFmpeg's name for the container of a file that begins with `head`, or None if it is no video.
+
+    Only containers that hold their frames themselves are known: a playlist names other files.
+    """
+    if head[4:8] == b"ftyp":
+        return "mov"
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        return "avi"
+    # Each packet of a transport stream has 188 bytes and begins with the letter G.
+    if head[:1] == b"G" and head[188:189] == b"G":
+        return "mpegts"
+    return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
+
 
 @dataclass(frozen=True)
 class VideoFrame:
@@ -118,13 +145,16 @@ def _av() -> Any:
 
 def _opened(file: Any, path: str | os.PathLike[str]) -> Any:
     av = _av()
+    container = video_container(file.read(HEAD_BYTES))
+    file.seek(0)
+    if container is None:
+        raise InputError("is no video that Educe reads", path=path, remedy="use MP4, MKV, WebM or AVI")
     try:
-        # A file object, not a name: a playlist inside cannot then make FFmpeg open other files.
-        return av.open(file, "r", metadata_errors="replace")
+        return av.open(file, "r", format=container, metadata_errors="replace")
     except (av.error.FFmpegError, ValueError) as fault:
         reason = getattr(fault, "strerror", None) or str(fault)
         raise InputError(
-            f"is neither a picture nor a video that can be decoded: {reason}",
+            f"is a broken video: {reason}",
             path=path,
             remedy="open it in a player to see whether it is whole",
         ) from None

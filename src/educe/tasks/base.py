@@ -84,6 +84,8 @@ class Task(ABC, Generic[ContentT]):
         takes_video: Whether a source can be a video, of which each frame is an item.
         stepwise: Whether the feeds of one item have a leading axis of time steps, which the predictor runs
             one after the other through a state, stacking the outputs.
+        feeds_are_rows: Whether the first axis of every feed counts things that the model treats alike, so
+            that they may be run in several parts.
     """
 
     name: ClassVar[str]
@@ -91,6 +93,7 @@ class Task(ABC, Generic[ContentT]):
     suffixes: ClassVar[frozenset[str] | None] = None
     takes_video: ClassVar[bool] = False
     stepwise: ClassVar[bool] = False
+    feeds_are_rows: ClassVar[bool] = True
 
     def __init__(self, model: Model, options: TaskOptions) -> None:
         self.model = model

@@ -178,13 +178,16 @@ class Predictor:
         ]
 
     def _run(self, feeds: Feeds) -> Outputs:
-        size = self._fixed_batch
-        rows = len(next(iter(feeds.values()))) if feeds and size else 0
-        if size is None or rows == size:
+        """Run the model over all rows of `feeds`, as many at once as the batch allows."""
+        size, fixed = self.batch, self._fixed_batch is not None
+        rows = len(next(iter(feeds.values()))) if self.task.feeds_are_rows else size
+        if rows == size or (rows < size and not fixed):
             return self.executable.run({**feeds, **self._constants})
         parts = []
         for first in range(0, rows, size):
-            part = {name: _padded(array[first : first + size], size) for name, array in feeds.items()}
+            part = {name: array[first : first + size] for name, array in feeds.items()}
+            if fixed:
+                part = {name: _padded(array, size) for name, array in part.items()}
             parts.append(self.executable.run({**part, **self._constants}))
         return {name: np.concatenate([part[name] for part in parts])[:rows] for name in parts[0]}
 
@@ -221,7 +224,7 @@ class Predictor:
     def _find_fixed_batch(self) -> int | None:
         """Return the size that the model fixes for the first axis of its content inputs, if it does."""
         card = self.task.card
-        if self.task.stepwise or self.task.name == "tensor":
+        if self.task.stepwise or not self.task.feeds_are_rows:
             return None
         sizes = {
             value.shape[0]

@@ -47,7 +47,7 @@ class Tabular(Task[Row]):
         """Yield the rows of `source`.
 
         Args:
-            source: The path of a CSV file, its content as bytes, or an open text stream; or in Python one
+            source: The path of a CSV file, its content as bytes, or an open stream; or in Python one
                 row as a dict of column to value, an iterable of such dicts, or an array [rows, columns]
                 of the card's columns.
         """

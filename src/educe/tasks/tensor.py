@@ -22,6 +22,7 @@ class TensorTask(Task[Feeds]):
 
     name = "tensor"
     suffixes = frozenset({".npy", ".npz", ".pb"})
+    feeds_are_rows = False
 
     def open(self, source: Any) -> Iterator[Item[Feeds]]:
         """Yield the one set of inputs in `source`.
