@@ -78,7 +78,9 @@ def jpeg_640x480() -> bytes:
 def addition() -> onnx.ModelProto:
     """Return y = a + b."""
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 8]) for name in "aby"]
-    graph = helper.make_graph([helper.make_node("Add", ["a", "b"], ["y"])], "addition", values[:2], values[2:])
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["a", "b"], ["y"])], "addition", values[:2], values[2:]
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 

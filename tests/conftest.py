@@ -25,11 +25,11 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture
 def tiny() -> onnx.ModelProto:
-    """y = relu(x @ w), x: f32[N, 3], w: f32[3, 2]."""
+    """Give y = relu(x @ w), x: f32[N, 3], w: f32[3, 2]."""
     return tiny_model()
 
 
-def tiny_model(opset: int = 23) -> onnx.ModelProto:
+def tiny_model(opset: int = 21) -> onnx.ModelProto:
     weight = np.arange(6, dtype=np.float32).reshape(3, 2) - 2
     graph = helper.make_graph(
         [

@@ -249,7 +249,7 @@ def test_first_difference_takes_recurrent_models(faulty):
 
 def test_first_difference_passes_subgraphs_and_sequences():
     for name in ("if", "loop", "sequence-at", "local-function", "strings"):
-        given = api.load(CASES[name].model)
+        given = load(name)
         assert first_difference(given, "onnxruntime", "reference", CASES[name].feeds()[0]) is None
 
 

@@ -103,7 +103,12 @@ def test_a_conversion_that_fails_is_noted(tiny: onnx.ModelProto) -> None:
 
 def test_functions_are_read_and_inlined() -> None:
     function = helper.make_function(
-        "mine", "Double", ["a"], ["b"], [helper.make_node("Add", ["a", "a"], ["b"])], [helper.make_opsetid("", 17)]
+        "mine",
+        "Double",
+        ["a"],
+        ["b"],
+        [helper.make_node("Add", ["a", "a"], ["b"])],
+        [helper.make_opsetid("", 17)],
     )
     graph = helper.make_graph(
         [helper.make_node("Double", ["x"], ["y"], domain="mine")],
@@ -112,7 +117,9 @@ def test_functions_are_read_and_inlined() -> None:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])],
     )
     proto = helper.make_model(
-        graph, functions=[function], opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("mine", 1)]
+        graph,
+        functions=[function],
+        opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("mine", 1)],
     )
     result = educe.compile(educe.load(proto)).run({"x": np.array([1, 2], np.float32)})
     assert result["y"].tolist() == [2, 4]
@@ -170,9 +177,7 @@ class TestBrokenFiles:
             (b"\xff" * 64, ModelFileError, "no model that Educe knows"),
         ],
     )
-    def test_other_files(
-        self, tmp_path: Path, content: bytes, kind: type[EduceError], cause: str
-    ) -> None:
+    def test_other_files(self, tmp_path: Path, content: bytes, kind: type[EduceError], cause: str) -> None:
         path = tmp_path / "model.onnx"
         path.write_bytes(content)
         with pytest.raises(kind, match=cause) as caught:
@@ -237,7 +242,9 @@ class TestBrokenFiles:
 
     def test_tensor_of_another_size(self, tiny: onnx.ModelProto) -> None:
         tiny.graph.initializer[0].raw_data = b"\0" * 20
-        with pytest.raises(ModelFileError, match=r"initializer 'w': holds 20 bytes, where FLOAT\[3, 2\] takes 24"):
+        with pytest.raises(
+            ModelFileError, match=r"initializer 'w': holds 20 bytes, where FLOAT\[3, 2\] takes 24"
+        ):
             educe.load(tiny)
 
     def test_huge_shape(self, tiny: onnx.ModelProto) -> None:
@@ -303,7 +310,9 @@ class TestExternalData:
         weights = (tmp_path / "weights.bin").read_bytes()[8:]
         assert model.sha256 == hashlib.sha256(path.read_bytes() + weights).hexdigest()
 
-    @pytest.mark.parametrize("location", ["../weights.bin", "/etc/passwd", "a/../../weights.bin", "..\\w", ""])
+    @pytest.mark.parametrize(
+        "location", ["../weights.bin", "/etc/passwd", "a/../../weights.bin", "..\\w", ""]
+    )
     def test_outside_the_folder(self, tmp_path: Path, location: str) -> None:
         path = self._save(tmp_path, location=location)
         with pytest.raises(ModelFileError, match="not beneath the model's own folder") as caught:

@@ -657,6 +657,15 @@ def _other_values() -> list[Case]:
             {"to": np.array([1, -1])},
         ),
         case(
+            "string-weights",
+            node("Gather", "words i"),
+            {"i": "i64[N]"},
+            {"y": "str[N]"},
+            {"i": np.array([2, 0, 1, 2])},
+            lambda i: np.array(["un", "zwei", "三"], object)[i],
+            {"words": np.array(["un", "zwei", "三"], object)},
+        ),
+        case(
             "trees",
             node("ai.onnx.ml::TreeEnsembleRegressor", "x", **_tree()),
             {"x": "f32[N,2]"},

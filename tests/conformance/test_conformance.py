@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from educe import api, engines, formats
 from educe.bench.compare import compare
 from educe.bench.feeds import random_feeds
 from educe.engines.base import Executable
-from educe.errors import CardError, EngineError, InputError, OptionError, UnsupportedModelError
+from educe.errors import CardError, EduceError, EngineError, InputError, OptionError, UnsupportedModelError
 from educe.model import Card, CardOrigin, Model, TensorType
 from tests.conformance.cases import CASES, IGNORED, model, node, running_sum
 
@@ -31,8 +32,8 @@ def with_state(proto: onnx.ModelProto, **state: str) -> Model:
     return load(proto).with_card(Card(task="tensor", state=state), CardOrigin("test"))
 
 
-def compiled(engine: str, name: str) -> Executable:
-    return engines.compile(load(CASES[name].model), engine)
+def compiled(engine: str, name: str, read: Callable[[onnx.ModelProto], Model] = load) -> Executable:
+    return engines.compile(read(CASES[name].model), engine)
 
 
 def differs(found: object, expected: object, tolerance: float) -> str | None:
@@ -61,10 +62,10 @@ def relative_difference(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(a - b).max(initial=0) / max(np.abs(b).max(initial=0), 1e-30))
 
 
-def run_case(engine: str, name: str) -> str | None:
+def run_case(engine: str, name: str, read: Callable[[onnx.ModelProto], Model] = load) -> str | None:
     """Run all inputs of a case and return the first difference."""
     each = CASES[name]
-    executable = compiled(engine, name)
+    executable = compiled(engine, name, read)
     judge = compiled("reference", name) if each.expected is None else None
     for feeds in each.feeds():
         outputs = executable.run(feeds)
@@ -82,13 +83,22 @@ def run_case(engine: str, name: str) -> str | None:
 @every_engine
 @pytest.mark.parametrize("name", CASES)
 def test_case(engine, name):
-    reason = IGNORED[engine].get(name)
+    check(engine, name, load, IGNORED[engine].get(name))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_case_as_the_front_doors_load_it(name):
+    check("onnxruntime", name, api.load, None)
+
+
+def check(engine: str, name: str, read: Callable[[onnx.ModelProto], Model], reason: str | None) -> None:
+    """Fail if a case fails, or if it is ignored for a `reason` and does not."""
     if reason is None:
-        assert run_case(engine, name) is None
+        assert run_case(engine, name, read) is None
         return
     try:
-        difference = run_case(engine, name)
-    except (UnsupportedModelError, EngineError):
+        difference = run_case(engine, name, read)
+    except EduceError:
         return
     assert difference, f"{engine} passes {name!r} after all: take it from the list ({reason})"
 

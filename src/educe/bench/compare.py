@@ -22,9 +22,7 @@ DEFAULT_TOLERANCE = 1e-4
 
 _CHUNK_BYTES = 256 * 2**20
 _UNKNOWN_SIZE = 16
-_NOT_TENSORS = (
-    "SequenceConstruct SequenceEmpty SequenceInsert SequenceErase SequenceMap SplitToSequence Optional"
-).split()
+_TEXT_BYTES = 64
 
 
 class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -198,9 +196,6 @@ def _chunks(graph: ir.Model) -> Iterator[list[ir.Node]]:
 
 
 def _shown(node: ir.Node) -> list[ir.Value]:
-    """Return the outputs that are tensors; of sequences, shape inference tells the elements' type."""
-    if node.op_type in _NOT_TENSORS:
-        return []
     return [
         value
         for value in node.outputs
@@ -209,11 +204,12 @@ def _shown(node: ir.Node) -> list[ir.Value]:
 
 
 def _size_bytes(value: ir.Value) -> int:
-    dims = value.shape or ()
     elements = 1
-    for dim in dims:
+    for dim in value.shape or ():
         elements *= dim if isinstance(dim, int) else _UNKNOWN_SIZE
-    return elements * (value.dtype.bitwidth if value.dtype is not None else 8) // 8
+    if value.dtype is None or value.dtype == ir.DataType.STRING:
+        return elements * _TEXT_BYTES
+    return elements * value.dtype.bitwidth // 8
 
 
 def _exposing(model: Model, values: Sequence[ir.Value]) -> Model:

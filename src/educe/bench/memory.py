@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from educe.errors import EngineError, InputError
+from educe.errors import EngineError
 
 _RUNS = 3
 _TIMEOUT_SECONDS = 600
@@ -97,7 +97,7 @@ def _status(field: str) -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1]) * 1024
-    raise InputError(f"/proc/self/status has no {field}")
+    raise EngineError(f"/proc/self/status has no {field}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,130 @@
-"""x."""
+"""``educe bench``: engines side by side in one run."""
 
-EXAMPLES = ""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.table import Table
+
+from educe import api, engines
+from educe.bench.feeds import random_feeds
+from educe.bench.measure import Measurement, measure
+from educe.bench.memory import measure_memory
+from educe.cli import options
+from educe.cli.screen import errors, format_seconds, output, print_error, print_json
+from educe.engines.base import Executable
+from educe.errors import EduceError, OptionError
+from educe.limits import format_bytes
+from educe.model import Model
+from educe.settings import resolve_threads
+
+EXAMPLES = """
+[bold]Examples[/]\n
+educe bench zoo/mobilenet_v2 --engine onnxruntime --threads 1\n
+educe bench zoo/mnist zoo/kws --engine onnxruntime,reference --json
+"""
 
 
-def command() -> None:
-    """x."""
+def command(
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Model files, or their folders.")],
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--engine", metavar="A,B,...", help="Engines; the first is what the others are measured by."
+        ),
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="C,D,...", help="More engines, beside the default one.")
+    ] = None,
+    threads: options.ThreadsOption = None,
+    batch: options.BatchOption = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.01, help="Time for each engine.")] = 2.0,
+    memory: Annotated[
+        bool, typer.Option("--memory/--no-memory", help="Measure peak memory, in a process of its own.")
+    ] = True,
+    json: options.JsonOption = False,
+) -> None:
+    """Time MODEL on random input: engines take turns in one run, after their answers were compared."""
+    names = _engine_names(engine, against)
+    exit_status = 0
+    for path in models:
+        try:
+            rows = _bench(path, names, threads, batch or 1, seconds, memory)
+        except EduceError as error:
+            print_error(error.located(path))
+            exit_status = max(exit_status, error.exit_status)
+            continue
+        if json:
+            for row in rows:
+                print_json(row)
+        else:
+            _print(path, rows)
+    if exit_status:
+        raise typer.Exit(exit_status)
+
+
+def _engine_names(engine: str | None, against: str | None) -> list[str]:
+    chosen = [*(engine or engines.get().name).split(","), *(against.split(",") if against else ())]
+    names = [engines.get(name.strip()).name for name in chosen]
+    if len(set(names)) < len(names):
+        raise OptionError(f"an engine is named twice: {', '.join(names)}", remedy="name each once")
+    return names
+
+
+def _bench(
+    path: Path, names: list[str], threads: int | None, batch: int, seconds: float, memory: bool
+) -> list[dict[str, Any]]:
+    model = api.load(path)
+    feeds = random_feeds(model, batch)
+    executables, refusals = _compile(model, names, threads)
+    found = measure(executables, feeds, batch=batch, seconds=seconds) if executables else []
+    facts = {"model": model.name, "sha256": model.sha256, "batch": batch, "threads": resolve_threads(threads)}
+    rows = []
+    for each in (*found, *refusals):
+        row = {**facts, "version": engines.get(each.engine).version(), **msgspec.to_builtins(each)}
+        if memory and each.error is None:
+            use = measure_memory(path, each.engine, batch, threads=threads)
+            if use is not None:
+                row["peak_memory_bytes"] = use.growth_bytes
+        rows.append(row)
+    return rows
+
+
+def _compile(
+    model: Model, names: list[str], threads: int | None
+) -> tuple[dict[str, Executable], list[Measurement]]:
+    executables, refusals = {}, []
+    for name in names:
+        try:
+            executables[name] = engines.compile(model, name, threads=threads)
+        except EduceError as error:
+            refusals.append(Measurement(name, name, error=str(error)))
+    return executables, refusals
+
+
+def _print(path: Path, rows: list[dict[str, Any]]) -> None:
+    first = rows[0]
+    title = f"{first['model']} ({path}): batch {first['batch']}, {first['threads']} threads"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("engine")
+    for name in ("min", "median", "p99", "items/s", "ratio", "peak memory", "difference"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        if "error" in row:
+            errors().print(f"{row['engine']}: {row['error']}", markup=False)
+            continue
+        memory = row.get("peak_memory_bytes")
+        table.add_row(
+            f"{row['engine']} {row['version']}",
+            format_seconds(row["min_seconds"]),
+            format_seconds(row["median_seconds"]),
+            format_seconds(row["p99_seconds"]),
+            f"{row['items_per_second']:,.1f}",
+            f"{row['ratio']:.2f}",
+            "" if memory is None else format_bytes(memory),
+            f"{row['difference']:.1e}",
+        )
+    output().print(table)

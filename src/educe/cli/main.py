@@ -40,7 +40,7 @@ def _root(
 
 
 def run() -> None:
-    """Run the command line and exit: 0 done, 2 user error, 3 unsupported, 4 internal fault, 130 interrupted."""
+    """Run the command line, and exit with 0, 2 (user error), 3 (unsupported) or 4 (internal fault)."""
     try:
         app()
     except EduceError as error:

@@ -1,7 +1,125 @@
-"""x."""
+"""``educe verify``: how far two engines are apart."""
 
-EXAMPLES = ""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from educe import api
+from educe.bench.compare import (
+    DEFAULT_TOLERANCE,
+    Comparison,
+    FirstDifference,
+    compare,
+    first_difference,
+)
+from educe.bench.feeds import random_feeds
+from educe.cli import options
+from educe.cli.inputs import expand_inputs
+from educe.cli.screen import errors, output, print_json
+from educe.engines import get
+from educe.limits import DEFAULT_LIMITS
+from educe.model import Model
+from educe.tasks import TaskOptions, task_for
+from educe.tasks.predictor import Named
+
+EXAMPLES = """
+[bold]Examples[/]\n
+educe verify zoo/mnist --against reference\n
+educe verify zoo/gtsrb --against reference --data zoo/gtsrb/inputs/14_stop.png
+"""
+_DISAGREE = 1
 
 
-def command() -> None:
-    """x."""
+def command(
+    model: options.ModelArgument,
+    against: Annotated[
+        str, typer.Option("--against", metavar="ENGINE", help="The engine that counts as right.")
+    ],
+    engine: options.EngineOption = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data", metavar="INPUT", help="Inputs, as predict takes them; random numbers if absent."
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", min=0, help="Largest relative difference of engines that agree.")
+    ] = DEFAULT_TOLERANCE,
+    threads: options.ThreadsOption = None,
+    card: options.CardOption = None,
+    json: options.JsonOption = False,
+) -> None:
+    """Compare MODEL's outputs on two engines; if they part, name the first node, and exit with 1."""
+    loaded = api.load(model, card=card)
+    chosen = get(engine).name
+    agree = True
+    for name, feeds in _feeds(loaded, data):
+        found = compare(loaded, chosen, against, feeds, tolerance=tolerance, threads=threads)
+        first = None
+        if not found.agree:
+            agree = False
+            first = first_difference(loaded, chosen, against, feeds, tolerance=tolerance, threads=threads)
+        if json:
+            print_json(_fields(name, found, first))
+        else:
+            _print(name, found, first)
+    if not agree:
+        raise typer.Exit(_DISAGREE)
+
+
+def _feeds(model: Model, data: list[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the inputs to compare with, by name: those of `data`, one item each, or random numbers."""
+    if not data:
+        yield "random numbers", random_feeds(model)
+        return
+    task = task_for(model, None, TaskOptions())
+    sources, failures = expand_inputs(data, task, DEFAULT_LIMITS)
+    for error in failures:
+        raise error
+    constants, random = task.constants(), random_feeds(model)
+    states = {name: random[name] for name in model.card.state}
+    for source in sources:
+        content = source.source if isinstance(source, Named) else source
+        for item in task.open(content):
+            feeds = task.preprocess([item])
+            if task.stepwise:
+                feeds = {name: array[len(array) // 2] for name, array in feeds.items()}
+            place = "" if item.row is None else f" row {item.row}"
+            name = source.name if isinstance(source, Named) else str(source)
+            yield f"{name}{place}", {**feeds, **constants, **states}
+
+
+def _fields(name: str, found: Comparison, first: FirstDifference | None) -> dict[str, Any]:
+    fields: dict[str, Any] = {"input": name, "agree": found.agree, **msgspec.to_builtins(found)}
+    if first is not None:
+        fields["first_difference"] = msgspec.to_builtins(first)
+    return fields
+
+
+def _print(name: str, found: Comparison, first: FirstDifference | None) -> None:
+    console = output()
+    verdict = "[green]agree[/]" if found.agree else "[bold red]differ[/]"
+    console.print(
+        f"{escape(name)}: {found.engine} and {found.against} {verdict} (to {found.tolerance:g} relative)"
+    )
+    table = Table("output", "max difference", "mean difference", "relative", "")
+    for each in found.differences:
+        table.add_row(
+            escape(each.output),
+            f"{each.max_absolute:.3g}",
+            f"{each.mean_absolute:.3g}",
+            f"{each.max_relative:.3g}",
+            each.reason or "",
+        )
+    console.print(table)
+    if first is not None:
+        errors().print(
+            f"they part first at node {escape(first.node)} ({first.operator}): "
+            f"{first.difference.reason or f'{first.difference.max_relative:.3g} relative'}"
+        )

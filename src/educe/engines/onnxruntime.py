@@ -74,9 +74,7 @@ def _library() -> ModuleType:
     try:
         import onnxruntime
     except ImportError:
-        raise MissingLibraryError(
-            "onnxruntime", extra="onnxruntime", purpose="the engine onnxruntime"
-        ) from None
+        raise MissingLibraryError("onnxruntime", extra="all", purpose="the engine onnxruntime") from None
     onnxruntime.disable_telemetry_events()
     return onnxruntime  # type: ignore[no-any-return]
 
@@ -135,7 +133,7 @@ def _message(graph: ir.Model, library: ModuleType) -> tuple[bytes, dict[str, Any
     weights = {}
     for name, value in graph.graph.initializers.items():
         tensor = value.const_value
-        if tensor is None or tensor.nbytes < SHARED_WEIGHT_BYTES or not _can_be_shared(tensor.dtype):
+        if tensor is None or not _can_be_shared(tensor.dtype) or tensor.nbytes < SHARED_WEIGHT_BYTES:
             continue
         array = np.ascontiguousarray(tensor.numpy())
         weights[name] = library.OrtValue.ortvalue_from_numpy_with_onnx_type(array, tensor.dtype.value)

@@ -90,9 +90,17 @@ def _message(graph: ir.Model) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     weights = {}
     for name, value in list(graph.graph.initializers.items()):
         if value.const_value is not None:
-            weights[name] = _read_only(value.const_value.numpy())
+            weights[name] = _read_only(_array(value.const_value))
             del graph.graph.initializers[name]
     return ir.serde.serialize_model(graph), weights
+
+
+def _array(tensor: ir.TensorProtocol) -> np.ndarray:
+    array = tensor.numpy()
+    if tensor.dtype != ir.DataType.STRING:
+        return array
+    words = [word.decode(errors="replace") for word in array.ravel()]
+    return np.array(words, object).reshape(array.shape)
 
 
 def _problems(graph: ir.Model) -> Iterator[Problem]:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import onnx
+import onnx.shape_inference
 import onnx.version_converter
 import onnx_ir as ir
 import onnx_ir.passes.common
 
 from educe.model import Model
 
-INTERNAL_OPSET = 23
+INTERNAL_OPSET = 21
 """The standard operator set that models of older ones are brought to."""
 
-_IR_VERSION = 11
+_IR_VERSION = 10
 # A tensor up to this size can be an operand that a conversion must see, such as a shape or a scale.
 _SMALL_TENSOR_BYTES = 1024
 
@@ -62,7 +63,7 @@ def _without_large_weights(graph: ir.Model) -> Iterator[onnx.ModelProto]:
     for value in list(main.initializers.values()):
         tensor = value.const_value
         if tensor is not None and tensor.nbytes > _SMALL_TENSOR_BYTES:
-            value.shape, value.dtype = ir.Shape(tensor.shape), tensor.dtype
+            value.shape, value.dtype = ir.Shape(tensor.shape.numpy()), tensor.dtype
             main.initializers.pop(str(value.name))
             main.inputs.append(value)
     proto = ir.serde.serialize_model(graph)
@@ -79,11 +80,34 @@ def _restore_weights(graph: ir.Model, weights: dict[str, ir.TensorProtocol | Non
 
 
 def _with_shapes(graph: ir.Model) -> ir.Model:
+    with _without_large_weights(graph.clone()) as proto:
+        try:
+            inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+        except onnx.shape_inference.InferenceError:
+            return graph
     graph = graph.clone()
-    infer = onnx_ir.passes.common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
-    try:
-        result: ir.Model = infer(graph).model
-    except ir.serde.SerdeError:
-        # A value is a map, for which the graph in memory has no type: its shapes stay unknown.
-        return graph
-    return result
+    _annotate(graph.graph, inferred.graph)
+    return graph
+
+
+def _annotate(graph: ir.Graph, inferred: onnx.GraphProto) -> None:
+    """Write the inferred types and shapes of tensors onto the values of `graph` and of its subgraphs."""
+    found = {value.name: value.type for value in (*inferred.value_info, *inferred.output)}
+    for node, node_proto in zip(graph, inferred.node, strict=True):
+        for value in node.outputs:
+            kind = found.get(str(value.name))
+            if kind is not None and kind.HasField("tensor_type") and kind.tensor_type.elem_type:
+                _annotate_value(value, kind)
+        for attribute in node_proto.attribute:
+            if attribute.HasField("g"):
+                _annotate(node.attributes[attribute.name].as_graph(), attribute.g)
+
+
+def _annotate_value(value: ir.Value, kind: onnx.TypeProto) -> None:
+    if value.type is None:
+        value.type = ir.TensorType(ir.DataType(kind.tensor_type.elem_type))
+    shape = ir.serde.deserialize_type_proto_for_shape(kind)
+    if shape is not None and isinstance(value.type, ir.TensorType):
+        # A file may declare a shape that contradicts the inferred one: then its own stays.
+        with suppress(ValueError):
+            value.merge_shapes(shape)

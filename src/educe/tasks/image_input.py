@@ -20,14 +20,23 @@ _FILTERS = {
 }
 _MODES = {"rgb": "RGB", "bgr": "RGB", "gray": "L"}
 
+Size = tuple[int, int]
+Region = tuple[float, float, float, float]
+
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a picture stands in the tensor: x in the tensor is ``x * scale[0] + offset[0]``."""
+    """Where a picture stands in the tensor: x in the tensor is ``x * scale[0] + offset[0]``.
+
+    Attributes:
+        scale: Of x and of y.
+        offset: Of x and of y, in pixels of the tensor.
+        size: Width and height of the original picture.
+    """
 
     scale: tuple[float, float]
     offset: tuple[float, float]
-    size: tuple[int, int]
+    size: Size
 
     def to_original(self, boxes: np.ndarray) -> np.ndarray:
         """Return `boxes` f32[N, 4] (left, top, right, bottom) in pixels of the original picture."""
@@ -55,18 +64,20 @@ class ImageTransform:
         work = np.float64 if dtype == np.float64 else np.float32
         self._gain = gain.astype(work).reshape(broadcast)
         self._bias = bias.astype(work).reshape(broadcast)
-        self._is_plain = bool((gain == 1).all() and (bias == 0).all())
+        holds_pixels = np.can_cast(np.uint8, dtype)
+        self._is_plain = bool(holds_pixels and (gain == 1).all() and (bias == 0).all())
         self._has_bias = bool((bias != 0).any())
 
     def __call__(self, images: Sequence[Image.Image]) -> tuple[np.ndarray, list[Placement]]:
         """Return the tensor of all `images`, and where each stands in its part."""
         width, height = self._spec.size
-        channels = 1 if self._spec.color == "gray" else 3
+        mode = _MODES[self._spec.color]
+        channels = len(mode)
         shape = (channels, height, width) if self._spec.layout == "nchw" else (height, width, channels)
         tensor = np.empty((len(images), *shape), self._dtype)
         placements = []
         for image, out in zip(images, tensor, strict=True):
-            fitted, placement = self._fit(image.convert(_MODES[self._spec.color]))
+            fitted, placement = self._fit(image if image.mode == mode else image.convert(mode))
             self._write(fitted, out)
             placements.append(placement)
         return tensor, placements
@@ -93,43 +104,55 @@ class ImageTransform:
             return self._crop(image)
         if self._spec.fit == "letterbox":
             return self._letterbox(image)
-        width, height = self._spec.size
-        scale = (width / image.width, height / image.height)
-        return self._resize(image, (width, height)), Placement(scale, (0.0, 0.0), image.size)
+        whole = (0.0, 0.0, float(image.width), float(image.height))
+        return self._resize(image, self._spec.size, whole), _placed(image, self._spec.size, (0, 0))
 
     def _crop(self, image: Image.Image) -> tuple[Image.Image, Placement]:
         width, height = self._spec.size
-        shorter = self._spec.shorter_side or max(width, height)
-        ratio = shorter / min(image.size)
+        shorter, found = self._spec.shorter_side or max(width, height), min(image.size)
         # The longer side is cut off to whole pixels, as in torchvision.
-        scaled = (max(width, int(image.width * ratio)), max(height, int(image.height * ratio)))
+        scaled = (image.width * shorter // found, image.height * shorter // found)
         left, top = round((scaled[0] - width) / 2), round((scaled[1] - height) / 2)
-        cut = self._resize(image, scaled).crop((left, top, left + width, top + height))
-        scale = (scaled[0] / image.width, scaled[1] / image.height)
-        return cut, Placement(scale, (-float(left), -float(top)), image.size)
+        # Only what is cut out is computed: of a narrow picture, all of it would not fit into memory.
+        region = _scaled_region((left, top, left + width, top + height), scaled, image.size)
+        return self._resize(image, self._spec.size, region), _placed(image, scaled, (-left, -top))
 
     def _letterbox(self, image: Image.Image) -> tuple[Image.Image, Placement]:
         width, height = self._spec.size
-        ratio = min(width / image.width, height / image.height)
-        scaled = (max(1, int(image.width * ratio)), max(1, int(image.height * ratio)))
+        if image.width * height > image.height * width:
+            scaled = (width, max(1, image.height * width // image.width))
+        else:
+            scaled = (max(1, image.width * height // image.height), height)
         centred = self._spec.anchor == "center"
         left = (width - scaled[0]) // 2 if centred else 0
         top = (height - scaled[1]) // 2 if centred else 0
         fill = self._spec.fill if image.mode == "L" else (self._spec.fill,) * 3
         canvas = Image.new(image.mode, (width, height), fill)
-        canvas.paste(self._resize(image, scaled), (left, top))
-        scale = (scaled[0] / image.width, scaled[1] / image.height)
-        return canvas, Placement(scale, (float(left), float(top)), image.size)
+        whole = (0.0, 0.0, float(image.width), float(image.height))
+        canvas.paste(self._resize(image, scaled, whole), (left, top))
+        return canvas, _placed(image, scaled, (left, top))
 
-    def _resize(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
-        if image.size == size:
-            return image
+    def _resize(self, image: Image.Image, size: Size, region: Region) -> Image.Image:
+        """Return `region` of `image` (left, top, right, bottom) at another size."""
         resampling = _FILTERS[self._spec.filter]
         if self._spec.antialias:
-            return image.resize(size, resampling)
+            return image.resize(size, resampling, region)
         # An affine transform samples at pixel centres with a filter of fixed width.
-        scale = (image.width / size[0], 0, 0, 0, image.height / size[1], 0)
-        return image.transform(size, Image.Transform.AFFINE, scale, resampling)
+        left, top, right, bottom = region
+        affine = ((right - left) / size[0], 0, left, 0, (bottom - top) / size[1], top)
+        return image.transform(size, Image.Transform.AFFINE, affine, resampling)
+
+
+def _placed(image: Image.Image, scaled: Size, offset: Size) -> Placement:
+    scale = (scaled[0] / image.width, scaled[1] / image.height)
+    return Placement(scale, (float(offset[0]), float(offset[1])), image.size)
+
+
+def _scaled_region(region: tuple[int, int, int, int], scaled: Size, size: Size) -> Region:
+    """Return where `region` of a picture scaled to `scaled` lies in the picture of `size` itself."""
+    left, top, right, bottom = region
+    across, down = size[0] / scaled[0], size[1] / scaled[1]
+    return left * across, top * down, min(right * across, size[0]), min(bottom * down, size[1])
 
 
 def _cast(values: np.ndarray, dtype: np.dtype) -> np.ndarray:

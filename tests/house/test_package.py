@@ -1,0 +1,78 @@
+"""The public surface, the import, the zoo's size and licences, and what files may say."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+import educe
+from tests.conftest import ROOT
+
+HEAVY = ("numpy", "onnx", "onnx_ir", "onnxruntime", "PIL", "av", "typer", "rich", "msgspec")
+MAX_IMPORT_SECONDS = 0.150
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60, cwd=ROOT
+    )
+    return done.stdout.strip()
+
+
+def test_public_names_exist_and_are_all() -> None:
+    for name in educe.__all__:
+        assert getattr(educe, name).__doc__, name
+    assert set(educe.__all__) <= set(dir(educe))
+    with pytest.raises(AttributeError, match="no attribute 'lode'"):
+        educe.lode  # noqa: B018
+
+
+def test_importing_educe_imports_nothing_heavy() -> None:
+    loaded = run_python("import educe, sys; print(*sys.modules)").split()
+    assert not set(HEAVY) & set(loaded)
+
+
+def test_import_time_is_bounded() -> None:
+    code = "import time; t = time.perf_counter(); import educe; print(time.perf_counter() - t)"
+    assert min(float(run_python(code)) for _ in range(3)) < MAX_IMPORT_SECONDS
+
+
+def test_importing_the_command_line_imports_no_engine() -> None:
+    loaded = run_python("import educe.cli.main, sys; print(*sys.modules)").split()
+    assert not {"onnxruntime", "av", "soundfile", "tokenizers"} & set(loaded)
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        assert ast.get_docstring(tree), path
+        for node in tree.body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+                docstring = ast.get_docstring(node)
+                assert docstring, f"{path}: {node.name}"
+                assert docstring.splitlines()[0].endswith((".", ":")), f"{path}: {node.name}"
+
+
+def test_the_zoo_is_small_and_every_file_is_accounted_for() -> None:
+    zoo = ROOT / "zoo"
+    table = (zoo / "PROVENANCE.md").read_text()
+    files = [path for path in zoo.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert sum(path.stat().st_size for path in files) < 25e6
+    for path in files:
+        if path.suffix in {".onnx", ".jpg", ".jpeg", ".png", ".bmp", ".wav", ".mp4"}:
+            assert hashlib.sha256(path.read_bytes()).hexdigest() in table, path
+    assert not re.search(r"CC BY-(SA|NC)|GPL", re.sub(r"no (share-alike|GPL).*", "", table))
+    for folder in {path.parent for path in zoo.glob("*/model.onnx")}:
+        assert (folder / "LICENSE").is_file(), folder
+        assert (folder / "educe.toml").is_file(), folder
+
+
+def test_the_licence_is_apache() -> None:
+    text = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in text
+    assert 'license = "Apache-2.0"' in (ROOT / "pyproject.toml").read_text()
