@@ -42,5 +42,8 @@ bench: $(VENV)/installed  ## Compare the engines' speed on the zoo, and Educe's 
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/educe bench zoo/mobilenet_v2 zoo/yolox_nano zoo/magika zoo/breast_cancer --engine onnxruntime,reference
 
+accuracy: $(VENV)/installed  ## Measure how right the zoo's models are.
+	$(BIN)/python -m benchmarks.accuracy
+
 clean:  ## Remove what the targets made.
 	rm -rf $(VENV) demo-out out .pytest_cache .mypy_cache .ruff_cache .coverage*

@@ -13,7 +13,7 @@ import onnx.defs
 import onnx_ir as ir
 
 from educe.errors import Problem
-from educe.model.walk import STANDARD_DOMAINS, graph_nodes, node_label, operator_name
+from educe.model.walk import STANDARD_DOMAINS, graph_nodes, node_label, versioned_operator
 
 _OPEN_END = 2**31 - 1
 
@@ -88,7 +88,7 @@ def problems(graph: ir.Model) -> Iterator[Problem]:
             opset = body.opset_imports.get(node.domain, 1)
             reason = known.refusal(domain, node.op_type, opset)
             if reason:
-                yield Problem(node_label(node), operator_name(node), reason)
+                yield Problem(node_label(node), versioned_operator(node, opset), reason)
 
 
 def _serves(kernel: tuple[int, int], since: int) -> bool:

@@ -17,7 +17,7 @@ from onnx.reference.op_run import OpRun, RuntimeContextError
 from educe.engines.base import Engine, Executable, Options, Support, Value
 from educe.errors import EngineError, Problem
 from educe.model import Model
-from educe.model.walk import STANDARD_DOMAINS, graph_nodes, node_label, operator_name
+from educe.model.walk import STANDARD_DOMAINS, graph_nodes, node_label, versioned_operator
 
 # The evaluator's nodes keep what they computed, and change the process's warning filters while they run.
 _ONE_AT_A_TIME = threading.Lock()
@@ -115,7 +115,7 @@ def _problems(graph: ir.Model) -> Iterator[Problem]:
                 reasons[key] = _refusal(*key)
             reason = reasons[key]
             if reason:
-                yield Problem(node_label(node), operator_name(node), reason)
+                yield Problem(node_label(node), versioned_operator(node, key[2]), reason)
 
 
 def _refusal(domain: str, name: str, opset: int) -> str | None:

@@ -68,27 +68,36 @@ def read_video(path: str | os.PathLike[str], limits: Limits) -> Iterator[VideoFr
     """Yield the frames of a video in order, upright; memory stays constant however long it is.
 
     Raises:
-        InputError: the file is no video, or is broken from some frame on; the frames before it are yielded.
-        LimitError: a frame has more pixels than `limits` allow.
+        InputError: the file is no video, or is broken or cut off from some frame on; the frames before it
+            are yielded.
+        LimitError: the header announces more pixels than `limits` allow.
     """
     with open_regular(path) as file, _opened(file, path) as container:
         stream = _stream(container, path, limits)
         stream.thread_type = "AUTO"
+        # A frame may be larger than the header says; the decoder then refuses it.
+        stream.codec_context.options = {"max_pixels": str(limits.image_pixels)}
         index = 0
         try:
             for frame in container.decode(stream):
-                limits.check("image_pixels", frame.width * frame.height, path=path)
                 yield VideoFrame(index, _seconds(frame, stream, index), _upright(frame))
                 index += 1
-        except _av().error.FFmpegError as fault:
+        except (_av().error.FFmpegError, ValueError) as fault:
             raise InputError(
-                f"cannot be decoded: {fault.strerror}",
+                f"cannot be decoded: {_reason(fault)}",
                 path=path,
                 place=f"frame {index}",
                 remedy="play it, or convert it again",
             ) from None
         if index == 0:
             raise InputError("holds no frame", path=path, remedy="play it, or convert it again")
+        if _is_cut_off(stream, os.fstat(file.fileno()).st_size):
+            raise InputError(
+                "the file ends before its last frame",
+                path=path,
+                place=f"frame {index}",
+                remedy="copy or download it again",
+            )
 
 
 def video_facts(path: str | os.PathLike[str], limits: Limits) -> VideoFacts:
@@ -114,13 +123,17 @@ class VideoWriter:
         self._stream: Any = None
 
     def write(self, image: Image.Image) -> None:
-        """Append one frame; all must have the size of the first. Odd sizes lose their last row or column."""
-        width, height = image.width // 2 * 2, image.height // 2 * 2
+        """Append one frame of the mode ``RGB``.
+
+        H.264 takes even sizes: an odd one loses its last row or column. A frame of another size than the
+        first is cut to it, or filled up with black.
+        """
         if self._stream is None:
             self._stream = self._container.add_stream("libx264", rate=self._rate)
-            self._stream.width, self._stream.height = width, height
+            self._stream.width, self._stream.height = _even(image.width), _even(image.height)
             self._stream.pix_fmt = "yuv420p"
-        frame = _av().VideoFrame.from_ndarray(np.asarray(image.crop((0, 0, width, height))), format="rgb24")
+        cut = image.crop((0, 0, self._stream.width, self._stream.height))
+        frame = _av().VideoFrame.from_ndarray(np.asarray(cut), format="rgb24")
         self._container.mux(self._stream.encode(frame))
 
     def __enter__(self) -> VideoWriter:
@@ -132,6 +145,10 @@ class VideoWriter:
         if self._stream is not None:
             self._container.mux(self._stream.encode())
         self._container.close()
+
+
+def _even(size: int) -> int:
+    return max(2, size // 2 * 2)
 
 
 def _av() -> Any:
@@ -152,20 +169,30 @@ def _opened(file: Any, path: str | os.PathLike[str]) -> Any:
     try:
         return av.open(file, "r", format=container, metadata_errors="replace")
     except (av.error.FFmpegError, ValueError) as fault:
-        reason = getattr(fault, "strerror", None) or str(fault)
         raise InputError(
-            f"is a broken video: {reason}",
+            f"is a broken video: {_reason(fault)}",
             path=path,
             remedy="open it in a player to see whether it is whole",
         ) from None
+
+
+def _reason(fault: Exception) -> str:
+    return getattr(fault, "strerror", None) or str(fault)
 
 
 def _stream(container: Any, path: str | os.PathLike[str], limits: Limits) -> Any:
     if not container.streams.video:
         raise InputError("holds no video stream", path=path, remedy="give a video or a picture")
     stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise InputError("is coded in an unknown way", path=path, remedy="convert it to H.264")
     limits.check("image_pixels", stream.width * stream.height, path=path)
     return stream
+
+
+def _is_cut_off(stream: Any, size_bytes: int) -> bool:
+    """Say whether the container's index, where it has one, names frames beyond the end of the file."""
+    return any(entry.pos + entry.size > size_bytes for entry in getattr(stream, "index_entries", ()))
 
 
 def _seconds(frame: Any, stream: Any, index: int) -> float:

@@ -59,6 +59,11 @@ def operator_name(node: ir.Node) -> str:
     return node.op_type if node.domain in STANDARD_DOMAINS else f"{node.domain}::{node.op_type}"
 
 
+def versioned_operator(node: ir.Node, opset: int) -> str:
+    """Return an operator with the operator set that the graph declares for it: ``Conv-11``."""
+    return f"{operator_name(node)}-{opset}"
+
+
 def node_label(node: ir.Node, graph_name: str | None = None) -> str:
     """Return a name for `node`: its own, or that of its first output, as many files leave nodes nameless."""
     name = node.name or next((output.name for output in node.outputs if output.name), "") or node.op_type

@@ -1,7 +1,7 @@
 """Box decoders and non-maximum suppression: a detector's raw outputs to boxes, in plain NumPy.
 
 Each decoder returns boxes f32[N, 4] as left, top, right, bottom in pixels of the input tensor, and scores
-f32[N, C], for one picture. `docs/cards.md` gives the formula of each.
+f32[N, C], for one picture. `docs/cards.md` gives the formula of each. `decode` calls the one a card names.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from educe.tasks.scores import class_scores
 
 @dataclass(frozen=True)
 class RawOutputs:
-    """The outputs of one picture.
+    """The outputs of one picture, of any float type.
 
     Attributes:
         boxes: The first output, or the one that the card names, without its batch axis.
@@ -32,6 +32,28 @@ class RawOutputs:
 
 
 Decoder = Callable[[RawOutputs, BoxesOutput], tuple[np.ndarray, np.ndarray]]
+
+
+def decode(raw: RawOutputs, spec: BoxesOutput) -> tuple[np.ndarray, np.ndarray]:
+    """Return boxes f32[N, 4] and scores f32[N, C], as the decoder that `spec` names gives them.
+
+    Either may hold numbers that are not finite.
+
+    Raises:
+        ValueError: the outputs do not have the decoder's shape.
+    """
+    # Logits of any size are legal, and those that overflow are judged by their boxes and scores.
+    with np.errstate(over="ignore", invalid="ignore"):
+        single = RawOutputs(_single(raw.boxes), None if raw.scores is None else _single(raw.scores), raw.size)
+        try:
+            boxes, scores = DECODERS[spec.decoder](single, spec)
+        except IndexError as fault:
+            raise ValueError(str(fault)) from None
+    if boxes.shape != (len(scores), 4):
+        raise ValueError(f"{list(boxes.shape)} boxes and {list(scores.shape)} scores")
+    if scores.ndim != 2 or scores.shape[1] == 0:
+        raise ValueError("no class has a score")
+    return boxes, scores
 
 
 def decode_yolox(raw: RawOutputs, spec: BoxesOutput) -> tuple[np.ndarray, np.ndarray]:
@@ -119,10 +141,12 @@ def suppress(boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray, iou_thr
         boxes: f32[N, 4] corners.
         scores: f32[N].
         classes: i64[N]; boxes of different classes never suppress each other.
-        iou_threshold: A box that overlaps a better one of its class by more is dropped.
+        iou_threshold: A box that overlaps a better one of its class by more is dropped; the overlap is the
+            area shared over the area of both. Boxes without area overlap nothing.
     """
+    boxes = boxes.astype(np.float64)
     order = np.argsort(-scores, kind="stable")
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    area = np.maximum(boxes[:, 2:] - boxes[:, :2], 0).prod(1)
     kept = []
     while order.size:
         best, rest = order[0], order[1:]
@@ -136,9 +160,8 @@ def suppress(boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray, iou_thr
     return np.array(kept, np.int64)
 
 
-def num_cells(size: tuple[int, int], strides: tuple[int, ...]) -> int:
-    """Return how many grid cells a picture of `size` has over all `strides`."""
-    return sum((size[0] // stride) * (size[1] // stride) for stride in strides)
+def _single(output: np.ndarray) -> np.ndarray:
+    return output.astype(np.float32, copy=False)
 
 
 def _grid(size: tuple[int, int], strides: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:

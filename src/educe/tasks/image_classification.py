@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 from PIL import Image
 
+from educe.errors import EngineError
 from educe.media.frames import SUFFIXES, read_frames
 from educe.media.image import ImageSource
 from educe.model import Model
@@ -47,7 +49,22 @@ class ImageClassification(Task[Image.Image]):
         return {self._input: tensor}
 
     def postprocess(self, outputs: Outputs, items: Sequence[Item[Image.Image]]) -> list[Findings]:
-        """Return the best classes of each picture."""
-        scores = class_scores(outputs[self._output], self.card.scores.activation)
+        """Return the best classes of each picture.
+
+        Raises:
+            CardError: the output does not hold scores for each picture.
+            EngineError: a score is not finite.
+        """
+        output = outputs[self._output]
+        if output.ndim < 2 or len(output) != len(items) or not output.size:
+            raise self.card_error(
+                f"the output {self._output!r} is {list(output.shape)}, not [{len(items)}, classes]",
+                "name another output in [scores]",
+            )
+        if not np.isfinite(output).all():
+            raise EngineError(
+                "the model gave scores that are not finite", remedy="check the input's preprocessing"
+            )
+        scores = class_scores(output, self.card.scores.activation)
         top = self.options.top or DEFAULT_TOP
         return [Findings(ranked(self.card, row, top, self.options.threshold)) for row in scores]

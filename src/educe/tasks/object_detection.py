@@ -14,7 +14,7 @@ from educe.model import Model
 from educe.model.card import BoxesOutput
 from educe.tasks.answer import Prediction
 from educe.tasks.base import Feeds, Findings, Item, Outputs, Task, TaskOptions
-from educe.tasks.boxes import DECODERS, RawOutputs, suppress
+from educe.tasks.boxes import RawOutputs, decode, suppress
 from educe.tasks.image_input import ImageTransform, Placement
 
 # Candidates that enter non-maximum suppression, best first: bounds the work on a hostile picture.
@@ -59,29 +59,40 @@ class ObjectDetection(Task[Image.Image]):
         return {self._input: tensor}
 
     def postprocess(self, outputs: Outputs, items: Sequence[Item[Image.Image]]) -> list[Findings]:
-        """Return the boxes in each picture, best first."""
-        boxes = outputs[self._boxes]
-        scores = outputs[self._scores] if self._scores else [None] * len(items)
+        """Return the boxes in each picture, best first.
+
+        Raises:
+            CardError: the outputs do not fit the card's decoder.
+            EngineError: a score, or a box that reaches the threshold, is not finite.
+        """
+        boxes = self._rows(outputs[self._boxes], len(items))
+        scores = self._rows(outputs[self._scores], len(items)) if self._scores else [None] * len(items)
         return [
             Findings(self._detect(RawOutputs(raw, raw_scores, self._size), item.memory["placement"]))
             for raw, raw_scores, item in zip(boxes, scores, items, strict=True)
         ]
 
+    def _rows(self, output: np.ndarray, count: int) -> np.ndarray:
+        if output.ndim < 2 or len(output) != count:
+            raise self.card_error(
+                f"an output of shape {list(output.shape)} does not begin with the {count} pictures run",
+                "name another output in [boxes]",
+            )
+        return output
+
     def _detect(self, raw: RawOutputs, placement: Placement) -> list[Prediction]:
         try:
-            boxes, scores = DECODERS[self._spec.decoder](raw, self._spec)
-        except (ValueError, IndexError) as fault:
+            boxes, scores = decode(raw, self._spec)
+        except ValueError as fault:
             raise self.card_error(
                 f"the decoder {self._spec.decoder!r} does not fit an output of shape "
                 f"{list(raw.boxes.shape)}: {fault}",
                 "name another decoder in [boxes]",
             ) from None
-        if not np.isfinite(scores).all():
-            raise EngineError(
-                "the model gave scores that are not finite", remedy="check the input's preprocessing"
-            )
+        _check_finite(scores, "scores")
         rows, classes = self._candidates(scores)
         boxes, best = placement.to_original(boxes[rows]), scores[rows, classes]
+        _check_finite(boxes, "boxes")
         kept = self._kept(boxes, best, classes)[: self.options.top or self._spec.max_boxes]
         if self._spec.clip:
             boxes = np.clip(boxes, 0, np.array(placement.size * 2, np.float32))
@@ -116,6 +127,13 @@ class ObjectDetection(Task[Image.Image]):
             )
             for box, score, index in zip(boxes, scores, classes, strict=True)
         ]
+
+
+def _check_finite(values: np.ndarray, what: str) -> None:
+    if not np.isfinite(values).all():
+        raise EngineError(
+            f"the model gave {what} that are not finite", remedy="check the input's preprocessing"
+        )
 
 
 class FaceDetection(ObjectDetection):

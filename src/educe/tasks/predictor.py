@@ -66,8 +66,8 @@ class Predictor:
         self.executable = executable
         self._constants = task.constants()
         self._fixed_batch = self._find_fixed_batch()
-        if batch is not None and batch < 1:
-            raise OptionError(f"batch={batch} is not a positive integer", remedy="use 1 or more")
+        if batch is not None and (not isinstance(batch, int) or batch < 1):
+            raise OptionError(f"batch={batch!r} is not a positive integer", remedy="use 1 or more")
         if batch is not None and self._fixed_batch not in (None, batch):
             raise OptionError(
                 f"batch={batch}, but the model takes exactly {self._fixed_batch} at once",
