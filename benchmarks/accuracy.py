@@ -35,7 +35,9 @@ COCO_THRESHOLD = 0.01
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print one line for each model."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--coco", type=Path, help="a folder with instances.json and images/")
     parser.add_argument("--mnist", type=Path, help="a folder with the t10k-*-ubyte.gz files")
     parser.add_argument("--commands", type=Path, help="a folder of clips for each keyword")
@@ -62,7 +64,10 @@ def predict(*arguments: object) -> Iterator[dict[str, Any]]:
 def photos() -> None:
     """MobileNetV2 on the labelled photos; any of the listed ImageNet classes is right."""
     with (ZOO / "images" / "labels.csv").open() as file:
-        labels = {row["file"]: {int(n) + 1 for n in row["imagenet_indices"].split(";")} for row in csv.DictReader(file)}
+        labels = {
+            row["file"]: {int(n) + 1 for n in row["imagenet_indices"].split(";")}
+            for row in csv.DictReader(file)
+        }
     answers = predict(ZOO / "mobilenet_v2", ZOO / "images", "--top", 1)
     right = [answer["predictions"][0]["index"] in labels[Path(answer["input"]).name] for answer in answers]
     report("MobileNetV2", "labelled photos, top-1", right)
@@ -100,7 +105,9 @@ def faces() -> None:
     folder = ZOO / "face_detection"
     expected = {"faces_four.jpg": 4, "people2.jpeg": 2, "people3.jpeg": 3}
     found = {Path(a["input"]).name: len(a["predictions"]) for a in predict(folder, folder / "inputs")}
-    report("RFB-320", "photos with all faces found", [found[name] == count for name, count in expected.items()])
+    report(
+        "RFB-320", "photos with all faces found", [found[name] == count for name, count in expected.items()]
+    )
 
 
 def commands(folder: Path | None) -> None:
@@ -125,7 +132,9 @@ def digits(folder: Path | None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for index, picture in enumerate(pictures.reshape(-1, 28, 28)):
             Image.fromarray(picture).save(Path(scratch) / f"{labels[index]}_{index:05}.png")
-        report("MNIST", "test set", [_is_named(answer) for answer in predict(ZOO / "mnist", scratch, "--top", 1)])
+        report(
+            "MNIST", "test set", [_is_named(answer) for answer in predict(ZOO / "mnist", scratch, "--top", 1)]
+        )
 
 
 def speech() -> None:

@@ -407,7 +407,10 @@ def lying_headers() -> Iterator[tuple[str, bytes]]:
     yield "gif", b"GIF89a" + size + b"\0\0\0," + b"\0\0\0\0" + size + b"\0\2\1\0\0;"
     yield "bmp", b"BM" + struct.pack("<IIIIiiHHIIIIII", 99, 0, 54, 40, side, side, 1, 24, 0, 0, 0, 0, 0, 0)
     yield "ppm", b"P6 30000 30000 255\n"
-    yield "webp", b"RIFF\x20\0\0\0WEBPVP8L\x09\0\0\0\x2f" + struct.pack("<I", 0x3FFF | 0x3FFF << 14) + bytes(9)
+    yield (
+        "webp",
+        b"RIFF\x20\0\0\0WEBPVP8L\x09\0\0\0\x2f" + struct.pack("<I", 0x3FFF | 0x3FFF << 14) + bytes(9),
+    )
     entries = {256: side, 257: side, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: side, 279: 100}
     fields = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries.items())
     yield "tiff", b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + fields + bytes(4)
