@@ -59,9 +59,12 @@ def png(width: int, height: int, data: bytes, *extra: bytes, bits: int = 8, colo
 
 
 def constant_rows(width: int, height: int) -> bytes:
+    """The rows of a black grey PNG as one zlib stream, its checksum left out; a hundred rows at a time."""
     packer = zlib.compressobj(9)
-    row = bytes(width + 1)
-    return b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
+    rows = bytes(100 * (width + 1))
+    first = packer.compress(rows) + packer.flush(zlib.Z_FULL_FLUSH)
+    block = packer.compress(rows) + packer.flush(zlib.Z_FULL_FLUSH)
+    return first + block * (height // 100 - 1) + b"\3\0"
 
 
 @pytest.mark.parametrize("orientation", TRANSPOSITIONS)
@@ -262,7 +265,7 @@ def test_what_is_no_picture_is_refused(tmp_path):
     page = b"<!DOCTYPE html><html><body>404 Not Found</body></html>"
     for content, cause in {
         b"": "is empty",
-        page: r"no picture that Educe reads; it begins with b'<!DOCTY'",
+        page: r"no picture that Educe reads; it begins with b'<!DOCTYP'",
         b"%PDF-1.7\n": "no picture",
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n": "no picture",
         b"\0" * 100: "no picture",
@@ -326,14 +329,12 @@ def read_or_refuse(content: bytes) -> bool:
     """Whether the picture was refused; it must take neither long nor another error."""
     start = time.perf_counter()
     try:
-        image = read_image(content, LIMITS)
-        assert image.mode in ("L", "RGB")
-        refused = False
-    except (InputError, LimitError) as error:
-        assert error.cause
-        refused = True
+        mode = read_image(content, LIMITS).mode
+    except (InputError, LimitError):
+        mode = None
     assert time.perf_counter() - start < 2
-    return refused
+    assert mode in ("L", "RGB", None)
+    return mode is None
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -361,7 +362,7 @@ def test_flipped_bits(samples, rng, kind):
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "gif"])
 def test_a_broken_file_is_named(samples, tmp_path, kind):
     path = tmp_path / "broken"
-    path.write_bytes(samples[kind][:-60])
+    path.write_bytes(samples[kind][: len(samples[kind]) * 2 // 5])
     with pytest.raises(InputError, match="is a broken picture") as caught:
         read_image(path, LIMITS)
     assert caught.value.path == str(path)
@@ -377,15 +378,20 @@ def refused_cheaply(content: bytes, limits: Limits = LIMITS) -> None:
     start = time.perf_counter()
     tracemalloc.start()
     try:
-        with warnings.catch_warnings(record=True) as seen, pytest.raises(LimitError):
+        with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always")
-            read_image(content, limits)
+            with pytest.raises(LimitError):
+                read_image(content, limits)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert not seen
     assert peak < 4 * len(content) + 2**20
     assert time.perf_counter() - start < 1
+
+
+def test_a_constant_png_unpacks():
+    assert read_image(png(300, 200, constant_rows(300, 200)), LIMITS).size == (300, 200)
 
 
 def test_a_png_bomb():

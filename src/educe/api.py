@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import onnx
-import onnx_ir as ir
-
-from educe import cards, engines, formats, graph
+from educe import engines
 from educe.engines.base import OPTION_NAMES, Executable
 from educe.errors import OptionError, refuse_unknown
 from educe.limits import DEFAULT_LIMITS, Limits
@@ -17,7 +14,11 @@ from educe.model import Card, Model
 from educe.tasks import TaskOptions, task_for
 from educe.tasks.predictor import Predictor
 
-ModelSource = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
+
+ModelSource: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model"
 
 
 def load(
@@ -45,6 +46,11 @@ def load(
         >>> educe.load("zoo/mnist/model.onnx").signature.inputs["Input3"].shape
         (1, 1, 28, 28)
     """
+    import onnx
+    import onnx_ir as ir
+
+    from educe import cards, formats, graph
+
     refuse_unknown("keyword", unknown, ("card", "limits"))
     if isinstance(source, ir.Model):
         source = ir.to_proto(source)

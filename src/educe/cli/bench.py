@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 from rich.table import Table
 
 from educe import api, engines
-from educe.bench.feeds import random_feeds
-from educe.bench.measure import Measurement, measure
-from educe.bench.memory import measure_memory
 from educe.cli import options
 from educe.cli.screen import errors, format_seconds, output, print_error, print_json
 from educe.engines.base import Executable
@@ -20,6 +17,9 @@ from educe.errors import EduceError, OptionError
 from educe.limits import format_bytes
 from educe.model import Model
 from educe.settings import resolve_threads
+
+if TYPE_CHECKING:
+    from educe.bench.measure import Measurement
 
 EXAMPLES = """
 [bold]Examples[/]\n
@@ -77,6 +77,10 @@ def _engine_names(engine: str | None, against: str | None) -> list[str]:
 def _bench(
     path: Path, names: list[str], threads: int | None, batch: int, seconds: float, memory: bool
 ) -> list[dict[str, Any]]:
+    from educe.bench.feeds import random_feeds
+    from educe.bench.measure import measure
+    from educe.bench.memory import measure_memory
+
     model = api.load(path)
     feeds = random_feeds(model, batch)
     executables, refusals = _compile(model, names, threads)
@@ -96,6 +100,8 @@ def _bench(
 def _compile(
     model: Model, names: list[str], threads: int | None
 ) -> tuple[dict[str, Executable], list[Measurement]]:
+    from educe.bench.measure import Measurement
+
     executables, refusals = {}, []
     for name in names:
         try:

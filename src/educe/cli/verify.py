@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -11,14 +11,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from educe import api
-from educe.bench.compare import (
-    DEFAULT_TOLERANCE,
-    Comparison,
-    FirstDifference,
-    compare,
-    first_difference,
-)
-from educe.bench.feeds import random_feeds
 from educe.cli import options
 from educe.cli.inputs import expand_inputs
 from educe.cli.screen import errors, output, print_json
@@ -27,6 +19,9 @@ from educe.limits import DEFAULT_LIMITS
 from educe.model import Model
 from educe.tasks import TaskOptions, task_for
 from educe.tasks.predictor import Named
+
+if TYPE_CHECKING:
+    from educe.bench.compare import Comparison, FirstDifference
 
 EXAMPLES = """
 [bold]Examples[/]\n
@@ -49,15 +44,19 @@ def command(
         ),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option("--tolerance", min=0, help="Largest relative difference of engines that agree.")
-    ] = DEFAULT_TOLERANCE,
+        float | None,
+        typer.Option("--tolerance", min=0, help="Largest relative difference of engines that agree."),
+    ] = None,
     threads: options.ThreadsOption = None,
     card: options.CardOption = None,
     json: options.JsonOption = False,
 ) -> None:
     """Compare MODEL's outputs on two engines; if they part, name the first node, and exit with 1."""
+    from educe.bench.compare import DEFAULT_TOLERANCE, compare, first_difference
+
     loaded = api.load(model, card=card)
     chosen = get(engine).name
+    tolerance = DEFAULT_TOLERANCE if tolerance is None else tolerance
     agree = True
     for name, feeds in _feeds(loaded, data):
         found = compare(loaded, chosen, against, feeds, tolerance=tolerance, threads=threads)
@@ -75,6 +74,8 @@ def command(
 
 def _feeds(model: Model, data: list[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the inputs to compare with, by name: those of `data`, one item each, or random numbers."""
+    from educe.bench.feeds import random_feeds
+
     if not data:
         yield "random numbers", random_feeds(model)
         return

@@ -2,11 +2,12 @@
 
 Checked, with the place of every fault:
 
-1. there is a graph with nodes or outputs, and an operator set for every domain used;
-2. the bounds on nodes, on nesting and on chains of functions hold, and functions do not call themselves;
-3. every name that a node or an output reads is an input, an initializer, or made by an earlier node of the
+1. all text is UTF-8;
+2. there is a graph with nodes or outputs, and an operator set for every domain used;
+3. the bounds on nodes, on nesting and on chains of functions hold, and functions do not call themselves;
+4. every name that a node or an output reads is an input, an initializer, or made by an earlier node of the
    graph or of one around it, and no name is made twice;
-4. every tensor's data has the size that its shape and type say.
+5. every tensor's data has the size that its shape and type say.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import onnx
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 
 from educe.errors import LimitError, ModelFileError
 from educe.limits import Limits
@@ -38,6 +41,7 @@ def verify(proto: onnx.ModelProto, limits: Limits) -> None:
         raise ModelFileError(
             "holds no graph: the file ends early, or is not a model", remedy="download or export it again"
         )
+    _check_text(proto, "")
     _Verifier(proto, limits).run()
 
 
@@ -134,6 +138,8 @@ class _Verifier:
 
     def _check_attributes(self, node: onnx.NodeProto, known: set[str], depth: int, place: str) -> None:
         for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.UNDEFINED:
+                raise ModelFileError("has no type", place=f"{place}, attribute {attribute.name!r}")
             for tensor in (*([attribute.t] if attribute.HasField("t") else ()), *attribute.tensors):
                 self._check_tensor(tensor, f"{place}, attribute {attribute.name!r}")
                 if tensor.data_location == onnx.TensorProto.EXTERNAL:
@@ -188,6 +194,23 @@ class _Verifier:
             return entries
         elements = math.prod(tensor.dims)
         return elements if entries == -(-elements // per_entry) else entries * per_entry
+
+
+def _check_text(message: Message, place: str) -> None:
+    """Refuse text that is not UTF-8, which the parser hands out as bytes; it bounds how deep messages nest."""
+    for field, value in message.ListFields():
+        entries = value if field.is_repeated else (value,)
+        if field.type == FieldDescriptor.TYPE_STRING:
+            if any(isinstance(entry, bytes) for entry in entries):
+                raise ModelFileError(
+                    "is not valid UTF-8",
+                    place=f"{place}{field.name}",
+                    remedy="the file was altered: download or export it again",
+                )
+        elif field.type == FieldDescriptor.TYPE_MESSAGE:
+            for index, entry in enumerate(entries):
+                position = f"[{index}]" if field.is_repeated else ""
+                _check_text(entry, f"{place}{field.name}{position}.")
 
 
 def _unknown(name: str, place: str, later: bool) -> ModelFileError:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-
-import onnx_ir as ir
+from typing import TYPE_CHECKING
 
 from educe.model.walk import all_nodes
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 
 def estimate_flops(model: ir.Model) -> int | None:

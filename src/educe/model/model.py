@@ -7,13 +7,15 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-
-import onnx_ir as ir
+from typing import TYPE_CHECKING
 
 from educe.model.card import TENSOR_CARD, Card, CardOrigin
 from educe.model.cost import estimate_flops
 from educe.model.signature import Signature
 from educe.model.walk import all_nodes, all_weights, operator_name
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 NO_CARD = CardOrigin(source="none")
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import onnx_ir as ir
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 STANDARD_DOMAINS = ("", "ai.onnx")
 
@@ -12,11 +14,12 @@ STANDARD_DOMAINS = ("", "ai.onnx")
 def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
     """Yield the graphs that `node` holds as attributes, such as the branches of an If."""
     for attribute in node.attributes.values():
-        if isinstance(attribute, ir.Attr):
-            if attribute.type == ir.AttributeType.GRAPH:
-                yield attribute.as_graph()
-            elif attribute.type == ir.AttributeType.GRAPHS:
-                yield from attribute.as_graphs()
+        if attribute.is_ref():
+            continue
+        if attribute.type.name == "GRAPH":
+            yield attribute.as_graph()
+        elif attribute.type.name == "GRAPHS":
+            yield from attribute.as_graphs()
 
 
 def graph_nodes(graph: ir.Graph | ir.Function) -> Iterator[ir.Node]:

@@ -1,0 +1,269 @@
+"""The documents are true: their code runs, their output is the real one, their links lead somewhere.
+
+A comment at the end of a line that prints, and a line below a command, must be in the real output, with
+numbers taken as equal and ``...`` as anything.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+import educe
+from educe import errors, settings, tasks
+from educe.cli.main import app
+from educe.engines import engines
+from educe.limits import DEFAULT_LIMITS, format_bytes
+from educe.tasks.answer import Answer, Prediction
+from tests.conftest import ROOT
+
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+TIMEOUT_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a document: its language, its text, and the line where the text begins."""
+
+    path: Path
+    language: str
+    text: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.path.relative_to(ROOT)}:{self.line}"
+
+
+@dataclass
+class Command:
+    """A command of a console block, with what the document says it prints and exits with."""
+
+    arguments: list[str]
+    stdin: str | None
+    shown: list[str]
+    exit_status: int = 0
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def blocks_of(path: Path, language: str) -> list[Block]:
+    text = path.read_text(encoding="utf-8")
+    return [
+        Block(path, match[1], match[2], text[: match.start(2)].count("\n") + 1)
+        for match in FENCE.finditer(text)
+        if match[1] == language
+    ]
+
+
+def prose(path: Path) -> str:
+    return FENCE.sub("", path.read_text(encoding="utf-8"))
+
+
+@cache
+def chapters(name: str) -> dict[str, str]:
+    """Return the text below each heading of a document, as far as the next one."""
+    return dict(re.findall(r"^#+ +(.*?) *$(.*?)(?=^#+ |\Z)", prose(ROOT / name), re.M | re.S))
+
+
+def rows(text: str) -> dict[str, str]:
+    """Return the lines of all tables in `text` by every name in backticks in their first cell."""
+    found = {}
+    for line in re.findall(r"^\|.*\|$", text, re.M):
+        for name in re.findall(r"`([^`]+)`", re.split(r"(?<!\\)\|", line)[1]):
+            found[re.split(r"[ (=]", name)[0]] = line
+    return found
+
+
+def normal(text: str) -> str:
+    """Return `text` with every number as #, every unit of time as T, and no runs of blanks or lines."""
+    text = re.sub(r"\d+(\.\d+)?([eE][+-]?\d+)?", "#", text.replace(",", ", "))
+    text = re.sub(r"# (µs|ms|s)\b", "# T", re.sub(r"#(, #)+", "#", text))
+    return " ".join(text.split()).replace(" ,", ",")
+
+
+def holds(output: str, expected: str) -> bool:
+    """Say whether `output` holds the parts of `expected` between its dots, in their order."""
+    parts = [re.escape(part.strip()) for part in normal(expected).split("...")]
+    return re.search(".*?".join(parts), normal(output)) is not None
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder with the zoo in it, in which the test runs."""
+    (tmp_path / "zoo").symlink_to(ROOT / "zoo")
+    monkeypatch.chdir(tmp_path)
+    for setting in settings.ALL:
+        monkeypatch.delenv(setting.variable, raising=False)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_python_blocks_run(path: Path) -> None:
+    names: dict[str, Any] = {}
+    for block in blocks_of(path, "python"):
+        lines = block.text.splitlines()
+        for statement in ast.parse(block.text).body:
+            assert statement.end_lineno is not None
+            output = io.StringIO()
+            code = compile(ast.Module([statement], []), str(block), "exec")
+            with contextlib.redirect_stdout(output):
+                exec(code, names)
+            for line in lines[statement.lineno - 1 : statement.end_lineno]:
+                promise = re.search(r"\bprint\(.*\) *# (.*)$", line)
+                if promise:
+                    assert holds(output.getvalue(), promise[1]), (str(block), line, output.getvalue())
+
+
+def commands_of(block: Block) -> Iterator[Command]:
+    command = None
+    for line in block.text.splitlines():
+        if line.startswith("$ "):
+            if command:
+                yield command
+            program, *arguments = shlex.split(line[2:])
+            assert program == "educe", f"{block}: {line}"
+            stdin = arguments.pop(arguments.index("<") + 1) if "<" in arguments else None
+            command = Command([word for word in arguments if word != "<"], stdin, [])
+        elif command and (status := re.fullmatch(r"exit status (\d+)", line)):
+            command.exit_status = int(status[1])
+        elif command:
+            command.shown.append(line)
+    if command:
+        yield command
+
+
+CONSOLE_BLOCKS = [block for path in DOCUMENTS for block in blocks_of(path, "console")]
+
+
+@pytest.mark.parametrize("block", CONSOLE_BLOCKS, ids=str)
+def test_console_blocks_show_what_is_printed(block: Block, folder: Path) -> None:
+    for command in commands_of(block):
+        done = subprocess.run(
+            [sys.executable, "-m", "educe", *command.arguments],
+            input=Path(command.stdin).read_bytes() if command.stdin else b"",
+            capture_output=True,
+            timeout=TIMEOUT_SECONDS,
+            cwd=folder,
+            env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+            check=False,
+        )
+        output = (done.stdout + done.stderr).decode()
+        assert done.returncode == command.exit_status, output
+        for line in command.shown:
+            assert any(holds(real, line) for real in output.splitlines()), (line, output)
+
+
+def anchors(path: Path) -> set[str]:
+    headings = re.findall(r"^#+ +(.*?) *$", prose(path), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(path)):
+        if target.startswith(("https://", "http://")):
+            continue
+        name, _, anchor = target.partition("#")
+        goal = path.parent / name if name else path
+        assert goal.exists(), target
+        assert not anchor or anchor in anchors(goal), target
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_files_and_targets_that_are_named_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for name in re.findall(r"`([\w.-]+/[\w./-]*\w\.(?:py|md|toml|txt))`", text):
+        assert any((base / name).exists() for base in (ROOT, ROOT / "src" / "educe")), name
+    targets = re.findall(r"^([a-z-]+):", read("Makefile"), re.M)
+    for name in re.findall(r"(?:^|`)make ([a-z-]+)", text, re.M):
+        assert name in targets, name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_option_is_documented(name: str) -> None:
+    chapter = chapters("docs/cli.md")[f"`educe {name}`"]
+    shared = rows(chapters("docs/cli.md")["Educe on the command line"])
+    own = rows(chapter)
+    assert f"educe {name}" in read("README.md")
+    assert any(f"$ educe {name}" in block.text for block in CONSOLE_BLOCKS if block.path.name == "cli.md")
+    for parameter in COMMANDS[name].params:
+        for option in (*parameter.opts, *parameter.secondary_opts):
+            if option.startswith("--"):
+                listed = option in shared and re.search(rf"\b{name}\b", shared[option].split("|")[-3])
+                assert option in own or listed, option
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_option_is_documented_that_does_not_exist(name: str) -> None:
+    known = {option for parameter in COMMANDS[name].params for option in parameter.opts}
+    known |= {option for parameter in COMMANDS[name].params for option in parameter.secondary_opts}
+    own = rows(chapters("docs/cli.md")[f"`educe {name}`"])
+    assert {option for option in own if option.startswith("--")} <= known
+
+
+def test_every_setting_and_json_field_is_documented() -> None:
+    assert {setting.variable for setting in settings.ALL} == rows(chapters("docs/cli.md")["Settings"]).keys()
+    documented = rows(chapters("docs/cli.md")["JSON"])
+    for kind in (Answer, Prediction):
+        assert set(kind.__struct_fields__) <= documented.keys()
+
+
+def test_every_public_name_is_documented() -> None:
+    text = read("docs/python.md")
+    for name in educe.__all__:
+        assert re.search(rf"\beduce\.{name}\b|`{name}`", text), name
+
+
+def test_every_keyword_and_limit_is_documented() -> None:
+    table = rows(read("docs/python.md"))
+    assert {field.name for field in fields(educe.Options)} <= table.keys()
+    limits = rows(chapters("docs/python.md")["Limits"])
+    assert limits.keys() == {field.name for field in fields(DEFAULT_LIMITS)}
+    for name, line in limits.items():
+        value = getattr(DEFAULT_LIMITS, name)
+        amount = format_bytes(value) if name.endswith("_bytes") else f"{value:,}"
+        assert f"| {amount} |" in line, name
+
+
+def test_every_error_is_documented_with_its_exit_status() -> None:
+    table = rows(chapters("docs/python.md")["Errors"])
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    classes = {kind.__name__: kind for kind in kinds if issubclass(kind, errors.EduceError)}
+    del classes["EduceError"]
+    assert {name for name in table if name.endswith("Error")} == classes.keys()
+    for name, kind in classes.items():
+        assert f"| {kind.exit_status} |" in table[name], name
+
+
+def test_every_task_and_engine_is_documented() -> None:
+    for name in tasks.NAMES:
+        assert name in rows(read("README.md")), name
+        assert name in rows(chapters("docs/python.md")["Answers"]), name
+    for engine in engines():
+        assert f"`{engine.name}`" in read("README.md"), engine.name
+
+
+def test_the_comparison_can_tell() -> None:
+    assert holds("zebra 99.7%  in 20.3 ms", "zebra 1.0% ... 3 µs")
+    assert holds("│ a │ 32,713.4 │", "│ a │ 1.5 │")
+    assert not holds("zebra 99.7%", "horse 99.7%")
+    assert not holds("a b", "b ... a")
