@@ -39,7 +39,9 @@ def load(
     Raises:
         ModelFileError: the file is missing or broken.
         UnsupportedFormatError: the file is of a kind that Educe does not read.
-        CardError: the card is wrong.
+        LimitError: the file is larger than `limits` allow.
+        CardError: the card is wrong, or does not fit the model.
+        OptionError: there is no such preset or keyword.
 
     Example:
         >>> import educe

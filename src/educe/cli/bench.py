@@ -113,7 +113,7 @@ def _compile(
 
 def _print(path: Path, rows: list[dict[str, Any]]) -> None:
     first = rows[0]
-    title = f"{first['model']} ({path}): batch {first['batch']}, {first['threads']} threads"
+    title = f"{first['model']} ({path}): batch {first['batch']}, threads {first['threads']}"
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("engine")
     for name in ("min", "median", "p99", "items/s", "ratio", "peak memory", "difference"):

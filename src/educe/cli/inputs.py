@@ -35,7 +35,7 @@ def expand_inputs(
 def _expand(argument: str, task: Task[Any], limits: Limits) -> Sequence[Path | Named]:
     path = Path(argument)
     if argument == "-":
-        return [Named("-", _standard_input(limits))]
+        return [Named("-", sys.stdin.buffer if task.takes_stream else _standard_input(limits))]
     if path.is_dir():
         return _folder(path, task)
     if glob.has_magic(argument) and not path.exists():

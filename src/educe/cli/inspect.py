@@ -97,7 +97,7 @@ def _rows(model: Model, facts: dict[str, Any]) -> list[tuple[str, str]]:
     rows += [("card", f"{model.card_origin.source}{guessed}")]
     rows += [("", line) for line in _card_lines(model.card)]
     rows += [("parameters", format_count(model.num_parameters))]
-    rows += [("operations", f"{format_count(model.flops)}FLOP for one item (estimate)")]
+    rows += [("operations", _operations(model.flops))]
     opsets = ", ".join(f"{domain} {version}" for domain, version in model.file_opsets.items())
     rows += [("operator set", f"{opsets} in the file, {model.opsets.get('ai.onnx', '?')} internally")]
     rows += [("operators", ", ".join(f"{name} {count}" for name, count in model.operators.most_common()))]
@@ -105,6 +105,10 @@ def _rows(model: Model, facts: dict[str, Any]) -> list[tuple[str, str]]:
         reasons = "; ".join(f"{p['node']} ({p['operator']}): {p['reason']}" for p in problems[:5])
         rows += [("engine", f"{engine}: {reasons or 'runs it'}")]
     return rows + [("note", note) for note in model.notes]
+
+
+def _operations(flops: int | None) -> str:
+    return "unknown" if flops is None else f"{format_count(flops)}FLOP for one item (estimate)"
 
 
 def _card_lines(card: Card) -> list[str]:

@@ -68,10 +68,8 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds:.2f} s"
 
 
-def format_count(count: float | None) -> str:
-    """Return a large number with a decimal prefix, such as ``1.06 G``; ``unknown`` for None."""
-    if count is None:
-        return "unknown"
+def format_count(count: float) -> str:
+    """Return a large number with a decimal prefix, such as ``1.06 G``."""
     for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if count >= factor:
             return f"{count / factor:.3g} {prefix}"

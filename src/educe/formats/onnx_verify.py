@@ -33,6 +33,12 @@ _WHOLE_FIELDS = {
     "FLOAT": "float_data", "DOUBLE": "double_data", "INT64": "int64_data",
     "STRING": "string_data", "UINT32": "uint64_data", "UINT64": "uint64_data",
 }  # fmt: skip
+# Attribute values that are messages, and so are present or not.
+_MESSAGE_FIELDS = {
+    onnx.AttributeProto.TENSOR: "t",
+    onnx.AttributeProto.GRAPH: "g",
+    onnx.AttributeProto.TYPE_PROTO: "tp",
+}
 
 
 def verify(proto: onnx.ModelProto, limits: Limits) -> None:
@@ -138,8 +144,13 @@ class _Verifier:
 
     def _check_attributes(self, node: onnx.NodeProto, known: set[str], depth: int, place: str) -> None:
         for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.UNDEFINED:
-                raise ModelFileError("has no type", place=f"{place}, attribute {attribute.name!r}")
+            field = _MESSAGE_FIELDS.get(attribute.type)
+            if attribute.type == onnx.AttributeProto.UNDEFINED or (field and not attribute.HasField(field)):
+                raise ModelFileError(
+                    "has no value of its type",
+                    place=f"{place}, attribute {attribute.name!r}",
+                    remedy="export the model again",
+                )
             for tensor in (*([attribute.t] if attribute.HasField("t") else ()), *attribute.tensors):
                 self._check_tensor(tensor, f"{place}, attribute {attribute.name!r}")
                 if tensor.data_location == onnx.TensorProto.EXTERNAL:
@@ -197,7 +208,10 @@ class _Verifier:
 
 
 def _check_text(message: Message, place: str) -> None:
-    """Refuse text that is not UTF-8, which the parser hands out as bytes; it bounds how deep messages nest."""
+    """Refuse text that is not UTF-8, which the parser hands out as bytes.
+
+    The parser has bounded how deep messages nest.
+    """
     for field, value in message.ListFields():
         entries = value if field.is_repeated else (value,)
         if field.type == FieldDescriptor.TYPE_STRING:

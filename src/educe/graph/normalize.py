@@ -82,7 +82,8 @@ def _restore_weights(graph: ir.Model, weights: dict[str, ir.TensorProtocol | Non
 def _with_shapes(graph: ir.Model) -> ir.Model:
     with _without_large_weights(graph.clone()) as proto:
         try:
-            inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+            # Data propagation would compute values of any size that a hostile graph asks for.
+            inferred = onnx.shape_inference.infer_shapes(proto, data_prop=False)
         except onnx.shape_inference.InferenceError:
             return graph
     graph = graph.clone()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from educe.model.walk import all_nodes
+from educe.model.walk import STANDARD_DOMAINS, all_nodes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -20,16 +20,23 @@ def estimate_flops(model: ir.Model) -> int | None:
     as 1, a branch of an If as taken, a Loop's body as run once: the figure is a floor for one item.
 
     Returns:
-        None if the shapes that a dominating operator needs are unknown.
+        None if the shapes that a dominating operator needs are unknown, or an operator is not a standard one.
     """
     total = 0
     for node in all_nodes(model):
-        rule = _RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        if node.domain not in STANDARD_DOMAINS:
+            return None
+        rule = _RULES.get(node.op_type) if node.outputs else None
         flops = rule(node) if rule else _elementwise(node)
         if flops is None:
             return None
         total += flops
     return total
+
+
+def _input(node: ir.Node, position: int) -> list[int] | None:
+    """Return the sizes of an input; None if it is absent or its shape is unknown."""
+    return _sizes(node.inputs[position]) if position < len(node.inputs) else None
 
 
 def _sizes(value: ir.Value | None) -> list[int] | None:
@@ -49,17 +56,17 @@ def _elementwise(node: ir.Node) -> int:
 
 def _convolution(node: ir.Node) -> int | None:
     position = 3 if node.op_type == "QLinearConv" else 1
-    weight, made = _sizes(node.inputs[position]), _elements(node.outputs[0])
+    weight, made = _input(node, position), _elements(node.outputs[0])
     return None if weight is None or made is None else 2 * made * math.prod(weight[1:])
 
 
 def _transposed_convolution(node: ir.Node) -> int | None:
-    weight, taken = _sizes(node.inputs[1]), _elements(node.inputs[0])
-    return None if weight is None or taken is None else 2 * taken * math.prod(weight[1:])
+    weight, taken = _input(node, 1), _input(node, 0)
+    return None if weight is None or taken is None else 2 * math.prod(taken) * math.prod(weight[1:])
 
 
 def _matrix_product(node: ir.Node) -> int | None:
-    left, made = _sizes(node.inputs[0]), _elements(node.outputs[0])
+    left, made = _input(node, 0), _elements(node.outputs[0])
     if left is None or made is None:
         return None
     transposed = "transA" in node.attributes and node.attributes["transA"].as_int()
@@ -67,16 +74,16 @@ def _matrix_product(node: ir.Node) -> int | None:
 
 
 def _recurrence(node: ir.Node) -> int | None:
-    taken, weight, recurrent = (_sizes(value) for value in node.inputs[:3])
-    if taken is None or weight is None or recurrent is None:
+    taken, weight, recurrent = (_input(node, position) for position in range(3))
+    if taken is None or weight is None or recurrent is None or len(taken) < 2:
         return None
     steps = taken[0] * taken[1]
     return 2 * steps * (math.prod(weight) + math.prod(recurrent))
 
 
 def _attention(node: ir.Node) -> int | None:
-    query, key = _sizes(node.inputs[0]), _sizes(node.inputs[1])
-    return None if query is None or key is None else 4 * math.prod(query) * key[-2]
+    query, key = _input(node, 0), _input(node, 1)
+    return None if not query or not key or len(key) < 2 else 4 * math.prod(query) * key[-2]
 
 
 _RULES: dict[str, Callable[[ir.Node], int | None]] = {

@@ -85,7 +85,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     Attributes:
         input: The input's name.
         task: What was asked of it.
-        predictions: Best first; absent for raw tensors.
+        predictions: Best first, segments of sound in the order of time; absent for raw tensors.
         outputs: For raw tensors: the output arrays, by name. They belong to the caller.
         model: The model that answered.
         engine: The engine that ran it.

@@ -82,6 +82,7 @@ class Task(ABC, Generic[ContentT]):
         suffixes: The file names that the task takes out of a folder; all if absent. A file that is named
             itself is judged by its content alone.
         takes_video: Whether a source can be a video, of which each frame is an item.
+        takes_stream: Whether a source can be an open binary file, which is read as it is needed.
         stepwise: Whether the feeds of one item have a leading axis of time steps, which the predictor runs
             one after the other through a state, stacking the outputs.
         feeds_are_rows: Whether the first axis of every feed counts things that the model treats alike, so
@@ -92,6 +93,7 @@ class Task(ABC, Generic[ContentT]):
     default_batch: ClassVar[int] = 1
     suffixes: ClassVar[frozenset[str] | None] = None
     takes_video: ClassVar[bool] = False
+    takes_stream: ClassVar[bool] = False
     stepwise: ClassVar[bool] = False
     feeds_are_rows: ClassVar[bool] = True
 

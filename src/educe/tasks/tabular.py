@@ -32,6 +32,7 @@ class Tabular(Task[Row]):
 
     default_batch: ClassVar[int] = 4096
     suffixes = frozenset({".csv", ".tsv"})
+    takes_stream = True
 
     def __init__(self, model: Model, options: TaskOptions) -> None:
         super().__init__(model, options)
