@@ -4,8 +4,8 @@ Without arguments it runs on the inputs of the zoo. Larger sets, which are not i
 
     python -m benchmarks.accuracy --coco FOLDER --mnist FOLDER --commands FOLDER
 
-`--coco` holds ``instances.json`` and ``images/``; `--mnist` the two ``t10k-*-ubyte.gz`` files of the test set;
-`--commands` one folder of clips for each keyword, named after it.
+`--coco` holds ``instances.json`` and ``images/``; `--mnist` the two ``t10k-*-ubyte.gz`` files of the test
+set; `--commands` one folder of clips for each keyword, named after it.
 """
 
 from __future__ import annotations
@@ -127,8 +127,8 @@ def digits(folder: Path | None) -> None:
         answers = predict(ZOO / "mnist", ZOO / "mnist" / "inputs", "--top", 1)
         report("MNIST", "drawn digits", [_is_named(answer) for answer in answers])
         return
-    pictures = np.frombuffer(gzip.open(folder / "t10k-images-idx3-ubyte.gz").read(), np.uint8, offset=16)
-    labels = np.frombuffer(gzip.open(folder / "t10k-labels-idx1-ubyte.gz").read(), np.uint8, offset=8)
+    pictures = _idx(folder / "t10k-images-idx3-ubyte.gz", header_bytes=16)
+    labels = _idx(folder / "t10k-labels-idx1-ubyte.gz", header_bytes=8)
     with tempfile.TemporaryDirectory() as scratch:
         for index, picture in enumerate(pictures.reshape(-1, 28, 28)):
             Image.fromarray(picture).save(Path(scratch) / f"{labels[index]}_{index:05}.png")
@@ -166,6 +166,10 @@ def patients() -> None:
 def report(model: str, what: str, right: list[bool]) -> None:
     """Print how many are right."""
     print(f"{model:16} {what:28} {sum(right)} of {len(right)} ({sum(right) / len(right):.2%})")
+
+
+def _idx(path: Path, header_bytes: int) -> np.ndarray:
+    return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=header_bytes)
 
 
 def _is_named(answer: dict[str, Any]) -> bool:

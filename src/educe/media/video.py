@@ -166,8 +166,11 @@ def _opened(file: Any, path: str | os.PathLike[str]) -> Any:
     file.seek(0)
     if container is None:
         raise InputError("is no video that Educe reads", path=path, remedy="use MP4, MKV, WebM or AVI")
+    # From PyAV 19 on, text that is not UTF-8 in the metadata never keeps a file from being opened.
+    is_lenient = int(av.__version__.split(".")[0]) >= 19
+    options = {} if is_lenient else {"metadata_errors": "replace"}
     try:
-        return av.open(file, "r", format=container, metadata_errors="replace")
+        return av.open(file, "r", format=container, **options)
     except (av.error.FFmpegError, ValueError) as fault:
         raise InputError(
             f"is a broken video: {_reason(fault)}",
