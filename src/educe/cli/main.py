@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -41,6 +42,8 @@ def _root(
 
 def run() -> None:
     """Run the command line, and exit with 0, 2 (user error), 3 (unsupported) or 4 (internal fault)."""
+    # Pillow warns of sloppy metadata in pictures that it reads all the same.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         app()
     except EduceError as error:

@@ -45,7 +45,27 @@ class Saver:
             ) from None
 
     def save(self, item: Item[Any], answer: Answer) -> Path | None:
-        """Write what belongs to `answer`, and return the file, or None if nothing does."""
+        """Write what belongs to `answer`, and return the file, or None if nothing does.
+
+        Raises:
+            OptionError: the folder cannot be written, or is full.
+        """
+        try:
+            return self._write(item, answer)
+        except OSError as fault:
+            raise OptionError(
+                f"cannot be written: {fault.strerror or fault}",
+                path=self._folder,
+                remedy="name another folder",
+            ) from None
+
+    def close(self) -> None:
+        """Finish the video that is being written, if there is one."""
+        if self._video is not None:
+            self._video.__exit__(None, None, None)
+            self._video = None
+
+    def _write(self, item: Item[Any], answer: Answer) -> Path | None:
         if answer.outputs is not None:
             path = self._path(answer, ".npz")
             write_tensors(path, answer.outputs)
@@ -58,12 +78,6 @@ class Saver:
         path = self._path(answer, ".jpg")
         picture.save(path, quality=_JPEG_QUALITY)
         return path
-
-    def close(self) -> None:
-        """Finish the video that is being written, if there is one."""
-        if self._video is not None:
-            self._video.__exit__(None, None, None)
-            self._video = None
 
     def _write_frame(self, picture: Image.Image, answer: Answer) -> Path | None:
         if answer.input != self._video_input:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 from PIL import Image
 
-from educe.errors import EngineError
 from educe.media.frames import SUFFIXES, read_frames
 from educe.media.image import ImageSource
 from educe.model import Model
@@ -60,10 +58,6 @@ class ImageClassification(Task[Image.Image]):
             raise self.card_error(
                 f"the output {self._output!r} is {list(output.shape)}, not [{len(items)}, classes]",
                 "name another output in [scores]",
-            )
-        if not np.isfinite(output).all():
-            raise EngineError(
-                "the model gave scores that are not finite", remedy="check the input's preprocessing"
             )
         scores = class_scores(output, self.card.scores.activation)
         top = self.options.top or DEFAULT_TOP

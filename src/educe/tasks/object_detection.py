@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import Image
 
-from educe.errors import EngineError
 from educe.media.frames import SUFFIXES, read_frames
 from educe.media.image import ImageSource
 from educe.model import Model
@@ -16,6 +15,7 @@ from educe.tasks.answer import Prediction
 from educe.tasks.base import Feeds, Findings, Item, Outputs, Task, TaskOptions
 from educe.tasks.boxes import RawOutputs, decode, suppress
 from educe.tasks.image_input import ImageTransform, Placement
+from educe.tasks.scores import check_finite
 
 # Candidates that enter non-maximum suppression, best first: bounds the work on a hostile picture.
 _MAX_CANDIDATES = 5000
@@ -89,10 +89,10 @@ class ObjectDetection(Task[Image.Image]):
                 f"{list(raw.boxes.shape)}: {fault}",
                 "name another decoder in [boxes]",
             ) from None
-        _check_finite(scores, "scores")
+        check_finite(scores, "scores")
         rows, classes = self._candidates(scores)
         boxes, best = placement.to_original(boxes[rows]), scores[rows, classes]
-        _check_finite(boxes, "boxes")
+        check_finite(boxes, "boxes")
         kept = self._kept(boxes, best, classes)[: self.options.top or self._spec.max_boxes]
         if self._spec.clip:
             boxes = np.clip(boxes, 0, np.array(placement.size * 2, np.float32))
@@ -127,13 +127,6 @@ class ObjectDetection(Task[Image.Image]):
             )
             for box, score, index in zip(boxes, scores, classes, strict=True)
         ]
-
-
-def _check_finite(values: np.ndarray, what: str) -> None:
-    if not np.isfinite(values).all():
-        raise EngineError(
-            f"the model gave {what} that are not finite", remedy="check the input's preprocessing"
-        )
 
 
 class FaceDetection(ObjectDetection):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from educe.errors import EngineError
 from educe.model.card import Activation, Card
 from educe.tasks.answer import Prediction
 
@@ -18,13 +19,23 @@ def class_scores(output: np.ndarray, activation: Activation) -> np.ndarray:
     rows = np.atleast_1d(output)
     logits = rows.reshape(len(rows), -1).astype(np.float32)
     if activation == "softmax":
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
-        return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+        # Of infinite logits NaN is left, which `check_finite` finds.
+        with np.errstate(invalid="ignore"):
+            powers = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
+            return np.asarray(powers / powers.sum(axis=1, keepdims=True))
     if activation == "sigmoid":
         # exp of a number that is never positive cannot overflow.
         powers = np.exp(-np.abs(logits))
         return np.asarray(np.where(logits >= 0, 1, powers) / (1 + powers))
     return logits
+
+
+def check_finite(values: np.ndarray, what: str) -> None:
+    """Raise `EngineError` if one of `values` is not a finite number: it would pass for an answer."""
+    if not np.isfinite(values).all():
+        raise EngineError(
+            f"the model gave {what} that are not finite", remedy="check the input's preprocessing"
+        )
 
 
 def both_classes(scores: np.ndarray, card: Card) -> np.ndarray:
@@ -48,12 +59,16 @@ def ranked(card: Card, scores: np.ndarray, top: int, threshold: float | None) ->
 
     Returns:
         Best first; of equal scores the lower index first.
+
+    Raises:
+        EngineError: a score is not finite.
     """
     return ranked_rows(card, scores[np.newaxis], top, threshold)[0]
 
 
 def ranked_rows(card: Card, scores: np.ndarray, top: int, threshold: float | None) -> list[list[Prediction]]:
     """Return the best classes of each row of scores f32[N, C], as `ranked` does of one."""
+    check_finite(scores, "scores")
     order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
     best = np.take_along_axis(scores, order, axis=1)
     return [

@@ -16,7 +16,7 @@ from educe.model import MapType, Model, SequenceType, TensorType
 from educe.model.card import Card, TableInput
 from educe.tasks.answer import Prediction
 from educe.tasks.base import Feeds, Findings, Item, Outputs, Task, TaskOptions
-from educe.tasks.scores import both_classes, class_scores, ranked_rows
+from educe.tasks.scores import both_classes, check_finite, class_scores, ranked_rows
 
 DEFAULT_TOP = 5
 
@@ -176,6 +176,7 @@ class TabularRegression(Tabular):
         array = np.atleast_1d(outputs[name])
         self._require_rows(len(array), items)
         values = array.astype(np.float64).reshape(len(items), -1)
+        check_finite(values, "values")
         labels = list(self.card.labels)
         if len(labels) != values.shape[1]:
             labels = [name] if values.shape[1] == 1 else [f"{name}[{k}]" for k in range(values.shape[1])]
