@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from educe.model.card import AnchorGrid, BoxesOutput
-from educe.tasks.scores import class_scores
+from educe.tasks.scores import activate
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def decode_fastestdet(raw: RawOutputs, spec: BoxesOutput) -> tuple[np.ndarray, n
     cells = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).reshape(-1, 2)
     size = np.array(raw.size, np.float32)
     centre = (np.tanh(rows[:, 1:3]) + cells) / np.array([width, height], np.float32) * size
-    extent = class_scores(rows[:, 3:5], "sigmoid") * size
+    extent = activate(rows[:, 3:5], "sigmoid") * size
     return _corners(centre, extent), rows[:, 0:1] ** 0.6 * rows[:, 5:] ** 0.4
 
 
@@ -179,5 +179,5 @@ def _corners(centre: np.ndarray, extent: np.ndarray) -> np.ndarray:
 
 
 def _foreground(scores: np.ndarray, spec: BoxesOutput) -> np.ndarray:
-    probabilities = class_scores(scores, spec.activation)
+    probabilities = activate(scores, spec.activation)
     return probabilities[:, 1:] if spec.background else probabilities

@@ -15,11 +15,22 @@ def class_scores(output: np.ndarray, activation: Activation) -> np.ndarray:
     Args:
         output: Any float type; [N, C], or with further dimensions, which are flattened into C.
         activation: What turns it into probabilities.
+
+    Raises:
+        EngineError: an element is not a finite number.
     """
     rows = np.atleast_1d(output)
     logits = rows.reshape(len(rows), -1).astype(np.float32)
+    check_finite(logits, "scores")
+    return activate(logits, activation)
+
+
+def activate(logits: np.ndarray, activation: Activation) -> np.ndarray:
+    """Return f32[N, C] after the activation, which is stable for logits of any size.
+
+    What is not finite may stay so: no warning is given, nothing is raised.
+    """
     if activation == "softmax":
-        # Of infinite logits NaN is left, which `check_finite` finds.
         with np.errstate(invalid="ignore"):
             powers = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
             return np.asarray(powers / powers.sum(axis=1, keepdims=True))
@@ -59,16 +70,12 @@ def ranked(card: Card, scores: np.ndarray, top: int, threshold: float | None) ->
 
     Returns:
         Best first; of equal scores the lower index first.
-
-    Raises:
-        EngineError: a score is not finite.
     """
     return ranked_rows(card, scores[np.newaxis], top, threshold)[0]
 
 
 def ranked_rows(card: Card, scores: np.ndarray, top: int, threshold: float | None) -> list[list[Prediction]]:
     """Return the best classes of each row of scores f32[N, C], as `ranked` does of one."""
-    check_finite(scores, "scores")
     order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
     best = np.take_along_axis(scores, order, axis=1)
     return [

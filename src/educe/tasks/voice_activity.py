@@ -14,7 +14,7 @@ from educe.model import Model
 from educe.model.card import Activation, AudioInput, VoiceOutput
 from educe.tasks.answer import Prediction
 from educe.tasks.base import Feeds, Findings, Item, Outputs, Task, TaskOptions
-from educe.tasks.scores import check_finite, class_scores
+from educe.tasks.scores import class_scores
 
 
 class VoiceActivity(Task[np.ndarray]):
@@ -64,7 +64,6 @@ class VoiceActivity(Task[np.ndarray]):
         """Return the segments of speech in the one item, each with the mean probability of its windows."""
         (item,) = items
         probabilities = speech_probabilities(outputs, self.output_name, self.card.scores.activation)
-        check_finite(probabilities, "probabilities")
         num_steps = item.memory["steps"]
         if len(probabilities) != num_steps:
             raise self.card_error(
