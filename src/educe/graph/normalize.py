@@ -7,17 +7,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import onnx
+import onnx.checker
 import onnx.shape_inference
 import onnx.version_converter
 import onnx_ir as ir
 import onnx_ir.passes.common
 
 from educe.model import Model
+from educe.model.walk import STANDARD_DOMAINS, all_nodes, node_label
 
 INTERNAL_OPSET = 21
 """The standard operator set that models of older ones are brought to."""
 
 _IR_VERSION = 10
+# Up to this set a resized pixel is taken from its index over the scale.
+_LAST_ASYMMETRIC_OPSET = 10
 # A tensor up to this size can be an operand that a conversion must see, such as a shape or a scale.
 _SMALL_TENSOR_BYTES = 1024
 
@@ -28,7 +32,8 @@ def normalize(model: Model) -> Model:
     1. Operators of an older set are converted; local functions are inlined first, as they carry sets of
        their own.
     2. Operators of a newer set stay as they are.
-    3. Where the conversion fails the graph stays as it was, and the model's notes say so.
+    3. Where an operator has no conversion that keeps its meaning, or the conversion fails or gives an
+       invalid graph, the graph stays as it was, and the model's notes say so.
 
     The model given is not modified.
     """
@@ -36,24 +41,72 @@ def normalize(model: Model) -> Model:
     version = graph.opset_imports.get("")
     if version is not None and version < INTERNAL_OPSET:
         try:
-            graph = _converted(graph)
+            graph = _converted(graph, version)
         except Exception as fault:
             reason = str(fault).strip().splitlines()[-1] if str(fault).strip() else type(fault).__name__
             notes = (*notes, f"kept at operator set {version}: {reason}")
     return dataclasses.replace(model, graph=_with_shapes(graph), notes=notes)
 
 
-def _converted(graph: ir.Model) -> ir.Model:
+class _UnfaithfulError(Exception):
+    """The converter would change what an operator means."""
+
+
+def _converted(graph: ir.Model, version: int) -> ir.Model:
     graph = graph.clone()
     if graph.functions:
         graph = onnx_ir.passes.common.InlinePass()(graph).model
+    for node in all_nodes(graph):
+        if node.domain in STANDARD_DOMAINS and _is_unfaithful(node, version):
+            raise _UnfaithfulError(f"{node.op_type} at node {node_label(node)!r} has no faithful conversion")
     weights = {name: value.const_value for name, value in graph.graph.initializers.items()}
     with _without_large_weights(graph) as proto:
         converted = onnx.version_converter.convert_version(proto, INTERNAL_OPSET)
+    _check(converted)
     result = ir.serde.deserialize_model(converted)
+    if version <= _LAST_ASYMMETRIC_OPSET:
+        _keep_sampling(result)
     _restore_weights(result, weights)
     result.ir_version = max(graph.ir_version, _IR_VERSION)
     return result
+
+
+def _check(proto: onnx.ModelProto) -> None:
+    """Raise `onnx.checker.ValidationError` unless every node is a call of its operator."""
+    checked = onnx.ModelProto()
+    checked.CopyFrom(proto)
+    for value in (*checked.graph.input, *checked.graph.output):
+        # The checker asks for a shape, which a file may leave out, but does not look at it.
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.shape.SetInParent()
+    onnx.checker.check_model(checked)
+
+
+def _is_unfaithful(node: ir.Node, version: int) -> bool:
+    """Say whether the converter changes what `node` of set `version` means.
+
+    1. Hardmax before 13 flattens all axes from `axis` on.
+    2. Resize 10 takes the nearest pixel by a rule of its own where it shrinks.
+    3. Pad before 11 may carry a value beside a mode that has none.
+    4. GroupNormalization 18 has one scale for each group, later ones for each channel.
+    5. PRelu before 7 aligns its slopes with the channels, later ones with the last axis.
+    """
+    if node.op_type in ("Hardmax", "PRelu"):
+        return version < (13 if node.op_type == "Hardmax" else 7)
+    mode = node.attributes.get_string("mode", "")
+    if node.op_type == "Resize":
+        return version == 10 and mode != "linear"
+    if node.op_type == "Pad":
+        return version < 11 and mode not in ("", "constant")
+    return node.op_type == "GroupNormalization" and version < 21
+
+
+def _keep_sampling(graph: ir.Model) -> None:
+    """Write down where Upsample and the first Resize sample, in place: later sets default to elsewhere."""
+    for node in all_nodes(graph):
+        if node.op_type == "Resize" and node.domain in STANDARD_DOMAINS:
+            node.attributes.add(ir.AttrString("coordinate_transformation_mode", "asymmetric"))
+            node.attributes.add(ir.AttrString("nearest_mode", "floor"))
 
 
 @contextmanager
