@@ -63,12 +63,16 @@ CASES: dict[str, tuple[str, int, np.ndarray, dict[str, np.ndarray], dict[str, An
     **{
         f"AveragePool-10-{pad}-{ceil}": (
             "AveragePool", 10, IMAGE, {},
-            {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4, "count_include_pad": pad, "ceil_mode": ceil},
+            {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4}
+            | {"count_include_pad": pad, "ceil_mode": ceil},
         )
         for pad in (0, 1)
         for ceil in (0, 1)
     },
-    **{f"BatchNormalization-{opset}": ("BatchNormalization", opset, IMAGE, NORM, {}) for opset in (7, 9, 13, 14)},
+    **{
+        f"BatchNormalization-{opset}": ("BatchNormalization", opset, IMAGE, NORM, {})
+        for opset in (7, 9, 13, 14)
+    },
     "BatchNormalization-7-rows": (
         "BatchNormalization", 7, CUBE, {k: np.abs(normal(3, 4)) for k in "sbmv"}, {"spatial": 0},
     ),
@@ -82,7 +86,9 @@ CASES: dict[str, tuple[str, int, np.ndarray, dict[str, np.ndarray], dict[str, An
     "Slice-1": ("Slice", 9, CUBE, {}, {"starts": [0, -2], "ends": [1, 2**31 - 1], "axes": [0, 2]}),
     "DFT-17": ("DFT", 17, normal(1, 8, 1), {}, {"axis": 1}),
     "Flatten-8": ("Flatten", 8, CUBE, {}, {"axis": 0}),
-    "LSTM-7": ("LSTM", 7, normal(5, 2, 3), {"w": normal(1, 16, 3), "r": normal(1, 16, 4)}, {"hidden_size": 4}),
+    "LSTM-7": (
+        "LSTM", 7, normal(5, 2, 3), {"w": normal(1, 16, 3), "r": normal(1, 16, 4)}, {"hidden_size": 4},
+    ),
     "GRU-7": (
         "GRU", 7, normal(5, 2, 3), {"w": normal(1, 12, 3), "r": normal(1, 12, 4), "b": normal(1, 24)},
         {"hidden_size": 4, "linear_before_reset": 1},
@@ -92,7 +98,8 @@ CASES: dict[str, tuple[str, int, np.ndarray, dict[str, np.ndarray], dict[str, An
     ),
     "DepthToSpace-1": ("DepthToSpace", 10, normal(1, 8, 2, 2), {}, {"blocksize": 2}),
     "GridSample-16": (
-        "GridSample", 16, IMAGE, {"g": RNG.uniform(-1, 1, (1, 4, 4, 2)).astype(np.float32)}, {"mode": "bilinear"},
+        "GridSample", 16, IMAGE, {"g": RNG.uniform(-1, 1, (1, 4, 4, 2)).astype(np.float32)},
+        {"mode": "bilinear"},
     ),
 }  # fmt: skip
 KEPT = {name for name in CASES if name.startswith(("Hardmax", "Resize-10-nearest", "GroupNorm"))} | {
@@ -111,11 +118,10 @@ def build(name: str, in_branch: bool = False) -> onnx.ModelProto:
     if in_branch:
         node.output[0] = "t"
         branch = helper.make_tensor_value_info("t", TensorProto.FLOAT, [None] * x.ndim)
-        other = helper.make_node("Identity", ["x"], ["t"])
         node = helper.make_node(
             "If", ["c"], ["y"],
             then_branch=helper.make_graph([node], "then", [], [branch]),
-            else_branch=helper.make_graph([other], "else", [], [branch]),
+            else_branch=helper.make_graph([node], "else", [], [branch]),
         )  # fmt: skip
         inputs.append(helper.make_tensor_value_info("c", TensorProto.BOOL, []))
     graph = helper.make_graph([node], "g", inputs, outputs, weights)

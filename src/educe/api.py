@@ -54,6 +54,10 @@ def load(
     from educe import cards, formats, graph
 
     refuse_unknown("keyword", unknown, ("card", "limits"))
+    if card is not None and not isinstance(card, (str, os.PathLike, Card)):
+        raise OptionError(
+            f"card is a {type(card).__name__}", remedy="give a path, a preset's name, or an educe.Card"
+        )
     if isinstance(source, ir.Model):
         source = ir.to_proto(source)
     if isinstance(source, onnx.ModelProto):
@@ -102,7 +106,7 @@ def predictor(
         batch: Inputs run at once.
         top: Most predictions in an answer.
         threshold: Lowest score of a prediction.
-        limits: The bounds on input files.
+        limits: The bounds on input files, and on the model file if `model` is none that was loaded.
         **options: The fields of `educe.Options`.
 
     Raises:
@@ -111,13 +115,13 @@ def predictor(
     """
     own = ("task", "engine", "batch", "top", "threshold", "limits")
     refuse_unknown("keyword", options, (*own, *OPTION_NAMES))
-    if top is not None and top < 1:
-        raise OptionError(f"top={top} is not a positive integer", remedy="use 1 or more")
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise OptionError(f"threshold={threshold} is not within 0 and 1", remedy="use a score such as 0.5")
-    chosen = task_for(_loaded(model), task, TaskOptions(top, threshold, limits))
+    if top is not None and (not isinstance(top, int) or top < 1):
+        raise OptionError(f"top={top!r} is not a positive integer", remedy="use 1 or more")
+    if threshold is not None and not (isinstance(threshold, (int, float)) and 0 <= threshold <= 1):
+        raise OptionError(f"threshold={threshold!r} is not within 0 and 1", remedy="use a score such as 0.5")
+    chosen = task_for(_loaded(model, limits), task, TaskOptions(top, threshold, limits))
     return Predictor(chosen, engines.compile(chosen.model, engine, **options), batch)
 
 
-def _loaded(model: Model | ModelSource) -> Model:
-    return model if isinstance(model, Model) else load(model)
+def _loaded(model: Model | ModelSource, limits: Limits = DEFAULT_LIMITS) -> Model:
+    return model if isinstance(model, Model) else load(model, limits=limits)

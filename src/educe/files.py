@@ -57,7 +57,10 @@ def open_beneath(folder: Path, relative: str) -> BinaryIO:
         )
     if not hasattr(os, "O_NOFOLLOW") or os.open not in os.supports_dir_fd:
         return _open_beneath_by_name(folder, relative, parts)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as fault:
+        raise _open_error(folder, fault, ModelFileError) from None
     try:
         for position, part in enumerate(parts):
             kind = os.O_NONBLOCK if position == len(parts) - 1 else os.O_DIRECTORY

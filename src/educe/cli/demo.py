@@ -64,11 +64,11 @@ def command(
     """Run every model of the zoo on real pictures, video, sounds, files, texts and tables."""
     folder = zoo or _find_zoo()
     start = time.perf_counter()
-    num_failures = 0
+    exit_status = 0
     for scene in _SCENES:
         for answer in _play(scene, folder, save, engine):
             if isinstance(answer, EduceError):
-                num_failures += 1
+                exit_status = max(exit_status, answer.exit_status)
                 print_error(answer)
             elif json:
                 print_json(answer.to_dict())
@@ -76,8 +76,8 @@ def command(
         f"[dim]{len(_SCENES)} models in {format_seconds(time.perf_counter() - start)}; "
         f"pictures and video in[/] {save}/"
     )
-    if num_failures:
-        raise typer.Exit(2)
+    if exit_status:
+        raise typer.Exit(exit_status)
 
 
 def _find_zoo() -> Path:
@@ -99,16 +99,15 @@ def _play(scene: _Scene, zoo: Path, save: Path, engine: str | None) -> Iterator[
         [str(zoo / name) for name in scene.inputs], predictor.task, DEFAULT_LIMITS
     )
     yield from failures
-    saver = Saver(save / scene.model, predictor)
     table = _new_table(predictor)
-    for result in predictor.results(sources):
-        if result.error is not None or result.answer is None or result.item is None:
-            yield result.error or OptionError("no answer")
-            continue
-        saver.save(result.item, result.answer)
-        _add_row(table, result.answer)
-        yield result.answer
-    saver.close()
+    with Saver(save / scene.model, predictor) as saver:
+        for result in predictor.results(sources):
+            if result.error is not None:
+                yield result.error
+            elif result.answer is not None and result.item is not None:
+                saver.save(result.item, result.answer)
+                _add_row(table, result.answer)
+                yield result.answer
     output().print(table)
 
 

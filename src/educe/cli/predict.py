@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 from rich.markup import escape
 
@@ -22,6 +23,7 @@ from educe.cli.screen import (
     print_error,
     print_json,
     print_warning,
+    printable,
 )
 from educe.cli.tracking import Tracker
 from educe.errors import EduceError
@@ -69,7 +71,8 @@ def command(
             f"the preprocessing is a guess from the model's signature (task {predictor.task.name}); "
             "check it with educe inspect, and write a card: docs/cards.md"
         )
-    status = _Report(predictor, Saver(save, predictor) if save else None, json).run(inputs)
+    with Saver(save, predictor) if save else nullcontext() as saver:
+        status = _Report(predictor, saver, json).run(inputs)
     if status:
         raise typer.Exit(status)
 
@@ -96,8 +99,6 @@ class _Report:
             for result in self._predictor.results(sources):
                 self._take(result)
                 tracker.advance(result)
-        if self._saver:
-            self._saver.close()
         self._summarise(time.perf_counter() - start)
         return self._exit_status
 
@@ -118,7 +119,7 @@ class _Report:
         self._num_failures += 1
         self._exit_status = max(self._exit_status, error.exit_status)
         if self._json:
-            errors().print(_json_error(name, error), markup=False)
+            print_json({"input": name, "error": error_fields(error)}, sys.stderr)
         else:
             print_error(error.located(name))
 
@@ -133,20 +134,16 @@ class _Report:
         )
 
 
-def _json_error(name: str, error: EduceError) -> str:
-    return msgspec.json.encode({"input": name, "error": error_fields(error)}).decode()
-
-
 def _print_answer(answer: Answer, saved: Path | None) -> None:
     console = output()
     predictions = answer.top(10**9)
     if answer.row is not None:
         found = "   ".join(_prediction_line(prediction) for prediction in predictions)
-        console.print(f"{escape(answer.input)} row {answer.row:<6} {found}")
+        console.print(f"{escape(printable(answer.input))} row {answer.row:<6} {found}")
         return
     times = answer.seconds
     total = times.preprocess + times.run + times.postprocess
-    console.print(f"[bold]{escape(answer.input)}[/] [dim]{format_seconds(total)}[/]", markup=True)
+    console.print(f"[bold]{escape(printable(answer.input))}[/] [dim]{format_seconds(total)}[/]", markup=True)
     for name, array in (answer.outputs or {}).items():
         where = f" -> {saved}" if saved else ""
         console.print(f"  {name} {array.dtype}{list(array.shape)}{where}", markup=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from PIL import Image
@@ -20,7 +21,7 @@ _JPEG_QUALITY = 92
 
 
 class Saver:
-    """Writes what belongs to each answer into one folder, which is made.
+    """Writes what belongs to each answer into one folder, which is made; a context manager.
 
     Args:
         folder: Where to write; files of the same name are replaced.
@@ -33,7 +34,7 @@ class Saver:
     def __init__(self, folder: Path, predictor: Predictor) -> None:
         self._folder = folder
         self._task = predictor.task.name
-        self._used: dict[str, int] = {}
+        self._used: set[Path] = set()
         self._video: VideoWriter | None = None
         self._video_input: str | None = None
         self._video_path: Path | None = None
@@ -59,10 +60,17 @@ class Saver:
                 remedy="name another folder",
             ) from None
 
-    def close(self) -> None:
-        """Finish the video that is being written, if there is one."""
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._finish_video()
+
+    def _finish_video(self) -> None:
         if self._video is not None:
-            self._video.__exit__(None, None, None)
+            self._video.close()
             self._video = None
 
     def _write(self, item: Item[Any], answer: Answer) -> Path | None:
@@ -81,7 +89,7 @@ class Saver:
 
     def _write_frame(self, picture: Image.Image, answer: Answer) -> Path | None:
         if answer.input != self._video_input:
-            self.close()
+            self._finish_video()
             self._video_input = answer.input
             self._video_path = self._path(answer, ".mp4")
             facts = video_facts(answer.input, DEFAULT_LIMITS)
@@ -91,8 +99,12 @@ class Saver:
         return self._video_path
 
     def _path(self, answer: Answer, suffix: str) -> Path:
-        """Return a file name after the input's; a second input of the same name gets a number."""
+        """Return a file name after the input's, with a number behind it if an earlier input has taken it."""
         stem = "input" if answer.input.startswith(("-", "<")) else Path(answer.input).stem
         name = stem if answer.row is None else f"{stem}-{answer.row}"
-        count = self._used[name] = self._used.get(name, 0) + 1
-        return self._folder / (f"{name}{suffix}" if count == 1 else f"{name}-{count}{suffix}")
+        path, count = self._folder / f"{name}{suffix}", 1
+        while path in self._used:
+            count += 1
+            path = self._folder / f"{name}-{count}{suffix}"
+        self._used.add(path)
+        return path

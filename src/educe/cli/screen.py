@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 import msgspec
 from rich.console import Console
@@ -17,25 +18,33 @@ _PLAIN_WIDTH = 120
 
 def output() -> Console:
     """Return the console of standard output, for results."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+    return Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
 
 
 def errors() -> Console:
     """Return the console of standard error, for errors, warnings and progress."""
-    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+    return Console(stderr=True, highlight=False, emoji=False, soft_wrap=not sys.stderr.isatty())
 
 
-def print_json(value: Any) -> None:
-    """Print `value` as one line of strict JSON."""
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
-    sys.stdout.flush()
+def print_json(value: dict[str, Any], file: TextIO | None = None) -> None:
+    """Print `value` as one line of strict JSON, on standard output if no file is given."""
+    if "input" in value:
+        value = {**value, "input": printable(value["input"])}
+    stream = file or sys.stdout
+    stream.write(msgspec.json.encode(value).decode() + "\n")
+    stream.flush()
+
+
+def printable(name: str) -> str:
+    """Return `name` with what is not UTF-8 in it, as file names may hold, replaced."""
+    return os.fsencode(name).decode(errors="replace")
 
 
 def error_fields(error: EduceError) -> dict[str, Any]:
     """Return an error as plain values; fields that do not apply are absent."""
     fields: dict[str, Any] = {
         "kind": error.kind,
-        "path": error.path,
+        "path": None if error.path is None else printable(error.path),
         "place": error.place,
         "cause": error.cause,
         "remedy": error.remedy,
@@ -48,7 +57,8 @@ def error_fields(error: EduceError) -> dict[str, Any]:
 def print_error(error: EduceError) -> None:
     """Print an error on standard error: what, where, why, and what to do."""
     console = errors()
-    where = ": ".join(part for part in (error.path, error.place) if part)
+    path = None if error.path is None else printable(error.path)
+    where = ": ".join(part for part in (path, error.place) if part)
     console.print(f"[bold red]{error.kind}[/] {escape(where + ': ' if where else '')}{escape(error.cause)}")
     if error.remedy:
         console.print(f"  [dim]→[/] {escape(error.remedy)}")

@@ -28,8 +28,8 @@ def get(name: str | None = None) -> Engine:
         OptionError: there is no such engine.
     """
     name = ENGINE.value() if name is None else name
-    if name not in _CLASSES:
-        raise OptionError(f"there is no engine {name!r}", remedy=nearest(name, _CLASSES))
+    if not isinstance(name, str) or name not in _CLASSES:
+        raise OptionError(f"there is no engine {name!r}", remedy=nearest(str(name), _CLASSES))
     module, class_name = _CLASSES[name]
     engine: Engine = getattr(importlib.import_module(module), class_name)()
     return engine

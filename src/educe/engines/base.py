@@ -114,7 +114,7 @@ class Executable:
             state: The stream's memory. It is fed to the state inputs, and replaced by what the run left.
 
         Returns:
-            An array for every output, by name.
+            An array for every output, by name; with a `state`, those that feed it are left out.
 
         Raises:
             InputError: an input is missing, unknown, or of the wrong type or shape.
@@ -124,17 +124,27 @@ class Executable:
         self._check(feeds)
         outputs = dict(zip(self._output_names, self._launch(feeds), strict=True))
         if state is not None:
-            # Copies, as the outputs belong to the caller, who may write to them.
-            state.values = {name: np.array(outputs[source]) for name, source in self.state.items()}
+            state.values = {name: outputs[source] for name, source in self.state.items()}
+            for source in set(self.state.values()):
+                del outputs[source]
         return outputs
 
     def new_state(self, batch: int = 1) -> State:
-        """Return the memory of a new stream: zeros, with every unknown size of a state taken as `batch`."""
+        """Return the memory of a new stream: zeros, with the unknown size of a state taken as `batch`.
+
+        Raises:
+            CardError: a state has several unknown sizes, so that which is the batch cannot be told.
+        """
         values = {}
         for name in self.state:
             value = self.signature.inputs[name]
             if not isinstance(value, TensorType) or value.shape is None:
                 raise EngineError(f"the state input {name!r} is {value}, whose shape is not known")
+            if sum(not isinstance(dim, int) for dim in value.shape) > 1:
+                raise CardError(
+                    f"the state input {name!r} is {value}: which of its unknown sizes is the batch?",
+                    remedy="export the model with fixed sizes but for the batch",
+                )
             shape = [dim if isinstance(dim, int) else batch for dim in value.shape]
             values[name] = np.zeros(shape, value.numpy_dtype)
         return State(values)

@@ -31,6 +31,7 @@ def load(
         LimitError: the file is larger than `limits` allow.
     """
     if isinstance(source, bytes):
+        limits.check("model_bytes", len(source))
         return _read(source, None if folder is None else folder / "model", limits)
     path = Path(source)
     if path.is_dir():

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeAlias
 
 import onnx
 from google.protobuf.descriptor import FieldDescriptor
@@ -51,6 +52,14 @@ def verify(proto: onnx.ModelProto, limits: Limits) -> None:
     _Verifier(proto, limits).run()
 
 
+_Scopes: TypeAlias = tuple[set[str], ...]
+"""The names that a node may read: those of its own graph first, then those of each graph around it."""
+
+
+def _is_known(name: str, scopes: _Scopes) -> bool:
+    return any(name in scope for scope in scopes)
+
+
 class _Verifier:
     def __init__(self, proto: onnx.ModelProto, limits: Limits) -> None:
         self._proto = proto
@@ -62,11 +71,13 @@ class _Verifier:
 
     def run(self) -> None:
         self._check_functions()
-        self._check_graph(self._proto.graph, frozenset(), 1, "")
+        self._check_graph(self._proto.graph, (), 1, "")
         for function in self._proto.functions:
             domains = {entry.domain for entry in function.opset_import} | self._opsets
-            self._check_nodes(function.node, set(function.input), domains, 1, f"function {function.name!r}, ")
-            self._check_read(function.output, self._made(function), f"function {function.name!r}, output")
+            self._check_nodes(
+                function.node, (set(function.input),), domains, 1, f"function {function.name!r}, "
+            )
+            self._check_read(function.output, (self._made(function),), f"function {function.name!r}, output")
 
     def _check_functions(self) -> None:
         """Refuse functions that call themselves, or each other more deeply than the limit."""
@@ -93,7 +104,7 @@ class _Verifier:
         for key in self._functions:
             visit(key)
 
-    def _check_graph(self, graph: onnx.GraphProto, outer: frozenset[str], depth: int, prefix: str) -> None:
+    def _check_graph(self, graph: onnx.GraphProto, outer: _Scopes, depth: int, prefix: str) -> None:
         known = {value.name for value in graph.input}
         for tensor in graph.initializer:
             self._check_tensor(tensor, f"{prefix}initializer {tensor.name!r}")
@@ -104,13 +115,13 @@ class _Verifier:
                 place=f"{prefix}initializer {sparse.values.name!r}",
                 remedy="export the model with dense weights",
             )
-        known |= outer
-        made = self._check_nodes(graph.node, known, self._opsets, depth, prefix)
-        self._check_read([value.name for value in graph.output], made, f"{prefix}output")
+        scopes = (known, *outer)
+        self._check_nodes(graph.node, scopes, self._opsets, depth, prefix)
+        self._check_read([value.name for value in graph.output], scopes, f"{prefix}output")
 
     def _check_nodes(
-        self, nodes: Sequence[onnx.NodeProto], known: set[str], domains: set[str], depth: int, prefix: str
-    ) -> set[str]:
+        self, nodes: Sequence[onnx.NodeProto], scopes: _Scopes, domains: set[str], depth: int, prefix: str
+    ) -> None:
         self._num_nodes += len(nodes)
         self._limits.check("num_nodes", self._num_nodes)
         if depth > self._limits.graph_depth:
@@ -121,15 +132,14 @@ class _Verifier:
             place = f"{prefix}node {_label(node, position)} ({node.op_type})"
             self._check_operator(node, domains, place)
             for index, name in enumerate(node.input):
-                if name and name not in known:
+                if name and not _is_known(name, scopes):
                     raise _unknown(name, f"{place}, input {index}", name in later)
-            self._check_attributes(node, known, depth, place)
+            self._check_attributes(node, scopes, depth, place)
             for name in filter(None, node.output):
                 if name in made:
                     raise ModelFileError(f"makes {name!r}, which an earlier node makes", place=place)
                 made.add(name)
-                known.add(name)
-        return known
+                scopes[0].add(name)
 
     def _check_operator(self, node: onnx.NodeProto, domains: set[str], place: str) -> None:
         if not node.op_type:
@@ -142,7 +152,7 @@ class _Verifier:
                 remedy="export the model with its opset_import",
             )
 
-    def _check_attributes(self, node: onnx.NodeProto, known: set[str], depth: int, place: str) -> None:
+    def _check_attributes(self, node: onnx.NodeProto, scopes: _Scopes, depth: int, place: str) -> None:
         for attribute in node.attribute:
             field = _MESSAGE_FIELDS.get(attribute.type)
             if attribute.type == onnx.AttributeProto.UNDEFINED or (field and not attribute.HasField(field)):
@@ -159,11 +169,11 @@ class _Verifier:
                         place=f"{place}, attribute {attribute.name!r}",
                     )
             for graph in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
-                self._check_graph(graph, frozenset(known), depth + 1, f"{place}, {attribute.name}: ")
+                self._check_graph(graph, scopes, depth + 1, f"{place}, {attribute.name}: ")
 
-    def _check_read(self, names: Iterable[str], known: set[str], place: str) -> None:
+    def _check_read(self, names: Iterable[str], scopes: _Scopes, place: str) -> None:
         for name in names:
-            if name not in known:
+            if not _is_known(name, scopes):
                 raise _unknown(name, f"{place} {name!r}", later=False)
 
     def _made(self, function: onnx.FunctionProto) -> set[str]:

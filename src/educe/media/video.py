@@ -142,6 +142,10 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write what the encoder still holds, and finish the file."""
         if self._stream is not None:
             self._container.mux(self._stream.encode())
         self._container.close()

@@ -83,6 +83,8 @@ class Task(ABC, Generic[ContentT]):
             itself is judged by its content alone.
         takes_video: Whether a source can be a video, of which each frame is an item.
         takes_stream: Whether a source can be an open binary file, which is read as it is needed.
+        takes_text: Whether a `str` is the content itself, where other tasks take the name of a file.
+        largest_batch: Most items that may be run at once without one changing another's answer.
         stepwise: Whether the feeds of one item have a leading axis of time steps, which the predictor runs
             one after the other through a state, stacking the outputs.
         feeds_are_rows: Whether the first axis of every feed counts things that the model treats alike, so
@@ -96,6 +98,8 @@ class Task(ABC, Generic[ContentT]):
     takes_stream: ClassVar[bool] = False
     stepwise: ClassVar[bool] = False
     feeds_are_rows: ClassVar[bool] = True
+    takes_text: ClassVar[bool] = False
+    largest_batch: int | None = None
 
     def __init__(self, model: Model, options: TaskOptions) -> None:
         self.model = model
@@ -144,11 +148,27 @@ class Task(ABC, Generic[ContentT]):
         return name, value
 
     def tensor_output(self, name: str | None, position: int = 0) -> str:
-        """Return `name` if it is a graph output, or the output at `position` if `name` is absent."""
+        """Return `name`, or the output at `position` if it is absent; either must hold numbers.
+
+        Raises:
+            CardError: there is no such output, or it is text, a sequence or a map.
+        """
+        chosen = self.graph_output(name, position)
+        kind = self.model.signature.outputs[chosen]
+        if not isinstance(kind, TensorType) or kind.dtype == "str":
+            raise self.card_error(f"the output {chosen!r} is {kind}, not numbers", "name another output")
+        return chosen
+
+    def graph_output(self, name: str | None, position: int = 0) -> str:
+        """Return `name`, or the output at `position`, those of states left out, if it is absent.
+
+        Raises:
+            CardError: there is no such output.
+        """
         outputs = [key for key in self.model.signature.outputs if key not in self.card.state.values()]
         if name is None and position < len(outputs):
             return outputs[position]
-        if name not in self.model.signature.outputs:
+        if name is None or name not in self.model.signature.outputs:
             raise self.card_error(f"the model has no output {name!r}", f"it gives {', '.join(outputs)}")
         return name
 

@@ -134,7 +134,9 @@ def ssd_anchors(grid: AnchorGrid) -> np.ndarray:
     return np.concatenate(anchors).astype(np.float32)
 
 
-def suppress(boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray, iou_threshold: float) -> np.ndarray:
+def suppress(
+    boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray, iou_threshold: float, most: int
+) -> np.ndarray:
     """Return the positions of the boxes to keep, best first: greedy non-maximum suppression by class.
 
     Args:
@@ -143,12 +145,13 @@ def suppress(boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray, iou_thr
         classes: i64[N]; boxes of different classes never suppress each other.
         iou_threshold: A box that overlaps a better one of its class by more is dropped; the overlap is the
             area shared over the area of both. Boxes without area overlap nothing.
+        most: How many to keep.
     """
     boxes = boxes.astype(np.float64)
     order = np.argsort(-scores, kind="stable")
     area = np.maximum(boxes[:, 2:] - boxes[:, :2], 0).prod(1)
-    kept = []
-    while order.size:
+    kept: list[int] = []
+    while order.size and len(kept) < most:
         best, rest = order[0], order[1:]
         kept.append(best)
         corner = np.maximum(boxes[best, :2], boxes[rest, :2])

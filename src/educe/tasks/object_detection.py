@@ -93,7 +93,7 @@ class ObjectDetection(Task[Image.Image]):
         rows, classes = self._candidates(scores)
         boxes, best = placement.to_original(boxes[rows]), scores[rows, classes]
         check_finite(boxes, "boxes")
-        kept = self._kept(boxes, best, classes)[: self.options.top or self._spec.max_boxes]
+        kept = self._kept(boxes, best, classes, self.options.top or self._spec.max_boxes)
         if self._spec.clip:
             boxes = np.clip(boxes, 0, np.array(placement.size * 2, np.float32))
         return self._predictions(boxes[kept], best[kept], classes[kept])
@@ -112,10 +112,10 @@ class ObjectDetection(Task[Image.Image]):
             rows, classes = rows[order], classes[order]
         return rows, classes
 
-    def _kept(self, boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    def _kept(self, boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray, most: int) -> np.ndarray:
         if self._spec.nms:
-            return suppress(boxes, scores, classes, self._spec.iou_threshold)
-        return np.argsort(-scores, kind="stable")
+            return suppress(boxes, scores, classes, self._spec.iou_threshold, most)
+        return np.argsort(-scores, kind="stable")[:most]
 
     def _predictions(self, boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> list[Prediction]:
         return [

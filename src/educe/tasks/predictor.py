@@ -73,7 +73,15 @@ class Predictor:
                 f"batch={batch}, but the model takes exactly {self._fixed_batch} at once",
                 remedy="leave the batch out, or export the model with a dynamic batch",
             )
-        self.batch = batch or self._fixed_batch or task.default_batch
+        if batch is not None and task.largest_batch is not None and batch > task.largest_batch:
+            raise OptionError(
+                f"batch={batch}, but one answer would depend on another beyond {task.largest_batch}",
+                remedy="leave the batch out; docs/cards.md says how a card lets texts run together",
+            )
+        self.batch = batch or self._fixed_batch or task.largest_batch or task.default_batch
+        origin = task.model.card_origin
+        self._model_id = ModelId(task.model.name, task.model.sha256)
+        self._card_id = CardId(origin.source, origin.guessed)
 
     def __call__(self, source: Any) -> Answer:
         """Return the answer about one input.
@@ -88,11 +96,11 @@ class Predictor:
         results = self.results([source])
         first = next(results, None)
         if first is None:
-            raise InputError("holds nothing to answer about", path=_name(source))
+            raise InputError("holds nothing to answer about", path=self._name(source))
         if next(results, None) is not None:
             raise InputError(
                 "holds several items",
-                path=_name(source),
+                path=self._name(source),
                 remedy="iterate over predictor.stream(...), which yields an answer for each",
             )
         return _answer_or_raise(first)
@@ -128,7 +136,7 @@ class Predictor:
         yield from self._flush(waiting)
 
     def _open(self, source: Any) -> Iterator[_Opened | Result]:
-        name = _name(source)
+        name = self._name(source)
         content = source.source if isinstance(source, Named) else source
         start = time.perf_counter()
         try:
@@ -136,7 +144,7 @@ class Predictor:
                 yield _Opened(name, item, time.perf_counter() - start)
                 start = time.perf_counter()
         except EduceError as error:
-            yield Result(name, None, None, error)
+            yield Result(name, None, None, _located(error, name))
 
     def _flush(self, waiting: list[_Opened]) -> Iterator[Result]:
         batch = list(waiting)
@@ -147,11 +155,12 @@ class Predictor:
             answers = self._answer(batch)
         except EduceError as error:
             if len(batch) == 1:
-                yield Result(batch[0].name, batch[0].item, None, error)
+                yield Result(batch[0].name, batch[0].item, None, _located(error, batch[0].name))
                 return
-            # One bad item must not cost its neighbours their answers: each is run alone.
-            for opened in batch:
-                yield from self._flush([opened])
+            # One bad item must not cost its neighbours their answers: each half is run by itself.
+            middle = len(batch) // 2
+            yield from self._flush(batch[:middle])
+            yield from self._flush(batch[middle:])
             return
         for opened, answer in zip(batch, answers, strict=True):
             yield Result(opened.name, opened.item, answer, None)
@@ -186,35 +195,32 @@ class Predictor:
         parts = []
         for first in range(0, rows, size):
             part = {name: array[first : first + size] for name, array in feeds.items()}
+            count = len(next(iter(part.values())))
             if fixed:
                 part = {name: _padded(array, size) for name, array in part.items()}
-            parts.append(self.executable.run({**part, **self._constants}))
-        return {name: np.concatenate([part[name] for part in parts])[:rows] for name in parts[0]}
+            outputs = self.executable.run({**part, **self._constants})
+            parts.append({name: array[:count] for name, array in outputs.items() if _has_rows(array, count)})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _run_steps(self, feeds: Feeds) -> Outputs:
         steps = len(next(iter(feeds.values())))
         state = self.executable.new_state()
-        names = [
-            name for name in self.executable.signature.outputs if name not in self.executable.state.values()
-        ]
-        outputs: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        outputs = []
         for step in range(steps):
             inputs = {name: array[step] for name, array in feeds.items()}
-            left = self.executable.run({**inputs, **self._constants}, state)
-            for name in names:
-                outputs[name].append(left[name])
-        return {name: np.stack(arrays) for name, arrays in outputs.items()}
+            outputs.append(self.executable.run({**inputs, **self._constants}, state))
+        return {name: np.stack([each[name] for each in outputs]) for name in outputs[0]}
 
     def _make_answer(self, opened: _Opened, found: Findings, seconds: StageSeconds) -> Answer:
-        model, item = self.task.model, opened.item
+        item = opened.item
         return Answer(
             input=opened.name,
             task=self.task.name,
             predictions=msgspec.UNSET if found.outputs is not None else found.predictions,
             outputs=found.outputs,
-            model=ModelId(model.name, model.sha256),
+            model=self._model_id,
             engine=self.executable.engine,
-            card=CardId(model.card_origin.source, model.card_origin.guessed),
+            card=self._card_id,
             seconds=seconds,
             frame=item.frame,
             row=item.row,
@@ -235,6 +241,13 @@ class Predictor:
         size = next(iter(sizes)) if len(sizes) == 1 else None
         return size if isinstance(size, int) else None
 
+    def _name(self, source: Any) -> str:
+        if isinstance(source, Named):
+            return source.name
+        if isinstance(source, os.PathLike) or (isinstance(source, str) and not self.task.takes_text):
+            return os.fspath(source)
+        return f"<{type(source).__name__}>"
+
     def __repr__(self) -> str:
         return f"<Predictor {self.task.name} {self.task.model.name} on {self.executable.engine}>"
 
@@ -246,14 +259,14 @@ def _answer_or_raise(result: Result) -> Answer:
     return result.answer
 
 
+def _located(error: EduceError, name: str) -> EduceError:
+    return error if name.startswith("<") else error.located(name)
+
+
+def _has_rows(value: Any, count: int) -> bool:
+    return isinstance(value, np.ndarray) and value.ndim > 0 and len(value) >= count
+
+
 def _padded(array: np.ndarray, size: int) -> np.ndarray:
     missing = size - len(array)
     return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing else array
-
-
-def _name(source: Any) -> str:
-    if isinstance(source, Named):
-        return source.name
-    if isinstance(source, (str, os.PathLike)):
-        return os.fspath(source)
-    return f"<{type(source).__name__}>"

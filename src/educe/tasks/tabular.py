@@ -144,7 +144,7 @@ class TabularClassification(Tabular):
         scikit-learn's classifiers give their labels first. They may be an array, or a list of one map from
         label to score for each row. One score a row, of two classes, is that of the second.
         """
-        name = self.tensor_output(self.card.scores.output or self._first_scores())
+        name = self.graph_output(self.card.scores.output or self._first_scores())
         card, found = self.card, outputs[name]
         if isinstance(found, list) or found.dtype.kind == "O":
             if not all(isinstance(row, dict) for row in found):

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 DEFAULT_TOP = 5
 
+# Names of files are shorter; longer texts are not looked up.
+_LONGEST_NAME = 1024
+
 PAD_TOKENS = ("[PAD]", "<pad>", "<PAD>", "<|pad|>")
 """Names of the padding token in a tokenizer that does not say how it pads."""
 
@@ -32,6 +35,7 @@ class TextClassification(Task[str]):
     name = "text-classification"
     default_batch: ClassVar[int] = 32
     suffixes = frozenset({".txt"})
+    takes_text = True
 
     def __init__(self, model: Model, options: TaskOptions) -> None:
         """Settle inputs and output, and read the tokenizer.
@@ -49,6 +53,9 @@ class TextClassification(Task[str]):
         fixed = self._fixed_length()
         self.max_length = min(self.text.max_length, fixed or self.text.max_length)
         self._padded_length = fixed or (self.max_length if self.text.pad == "max_length" else None)
+        if self.text.mask is None and self._padded_length is None:
+            # Without a mask the model takes padding for text, and the longest neighbour decides how much.
+            self.largest_batch = 1
         self._tokenizer = self._load_tokenizer()
 
     def open(self, source: Any) -> Iterator[Item[str]]:
@@ -59,6 +66,12 @@ class TextClassification(Task[str]):
                 each line that is not empty; or the text itself as a str.
         """
         if isinstance(source, str):
+            if len(source) < _LONGEST_NAME and Path(source).is_file():
+                raise InputError(
+                    "is the name of a file, where a str is taken for the text itself",
+                    path=source,
+                    remedy="give pathlib.Path(...) for what stands in the file",
+                )
             yield Item(source)
         elif not isinstance(source, (Path, bytes)):
             raise InputError(
