@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from educe import api, engines, formats
+from educe import api, engines, formats, machine
 from educe.bench import compare as comparing
 from educe.bench import peaks
 from educe.bench.compare import compare, differences_of, first_difference
@@ -28,6 +28,10 @@ ZOO = Path(__file__).parents[1] / "zoo"
 
 def load(name: str) -> Model:
     return formats.load(CASES[name].model.SerializeToString())
+
+
+def pair(given: Model, *names: str) -> list[Executable]:
+    return [engines.compile(given, name) for name in names]
 
 
 def three_steps(size: int = 4) -> Model:
@@ -208,7 +212,7 @@ def test_maps_and_sequences_are_compared_item_by_item():
 def test_engines_that_agree():
     given = load("conv-stride-1")
     (feeds, *_) = CASES["conv-stride-1"].feeds()
-    found = compare(given, "onnxruntime", "reference", feeds)
+    found = compare(*pair(given, "onnxruntime", "reference"), feeds)
     assert found.agree
     assert found.worst.output == "y"
     assert (found.engine, found.against) == ("onnxruntime", "reference")
@@ -221,7 +225,7 @@ def test_the_first_node_that_parts_is_named(monkeypatch, faulty, chunk_bytes):
     given = three_steps()
     text = str(given.graph)
     feeds = random_feeds(given)
-    assert not compare(given, faulty, "onnxruntime", feeds).agree
+    assert not compare(*pair(given, faulty, "onnxruntime"), feeds).agree
     first = first_difference(given, faulty, "onnxruntime", feeds)
     assert (first.node, first.operator, first.difference.output) == ("Tanh_t", "Tanh", "t")
     assert first.difference.max_relative > 0.1
@@ -256,7 +260,7 @@ def test_first_difference_passes_subgraphs_and_sequences():
 def test_a_tolerance_decides(faulty):
     given = three_steps()
     feeds = random_feeds(given)
-    assert compare(given, faulty, "reference", feeds, tolerance=10).agree
+    assert compare(*pair(given, faulty, "reference"), feeds, tolerance=10).agree
     assert first_difference(given, faulty, "reference", feeds, tolerance=10) is None
 
 
@@ -368,16 +372,17 @@ def test_the_lowest_bound_of_the_control_groups_counts(monkeypatch, tmp_path):
     (inner / "memory.max").write_text("1048576\n")
     listing = tmp_path / "cgroup"
     listing.write_text("0::/outer/inner\n")
-    monkeypatch.setattr(peaks, "_CGROUP_ROOT", tmp_path)
-    monkeypatch.setattr(peaks, "_CGROUP", listing)
+    monkeypatch.setattr(machine, "_CGROUP_ROOT", tmp_path)
+    monkeypatch.setattr(machine, "_CGROUP", listing)
     facts = peaks.machine()
     assert facts.quota_cores == 1.5
+    assert facts.cores <= 2
     assert facts.memory_bytes == 1048576
 
 
 def test_a_machine_that_tells_nothing(monkeypatch, tmp_path):
-    for name in ("_CGROUP_ROOT", "_CGROUP", "_CPU_INFO"):
-        monkeypatch.setattr(peaks, name, tmp_path / "absent")
+    for module, name in ((machine, "_CGROUP_ROOT"), (machine, "_CGROUP"), (peaks, "_CPU_INFO")):
+        monkeypatch.setattr(module, name, tmp_path / "absent")
     facts = peaks.machine()
     assert facts.quota_cores is None
     assert facts.features == ()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -53,6 +55,14 @@ class TestPredict:
         assert set(zebra) == {"input", "task", "predictions", "model", "engine", "card", "seconds"}
         assert bee["predictions"][0]["label"] == "bee"
 
+    @pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="no pipes that break")
+    def test_a_reader_that_goes_away_ends_it_quietly(self) -> None:
+        command = (
+            f"{sys.executable} -m educe predict zoo/mobilenet_v2 zoo/images --json | head -c 1 >/dev/null"
+        )
+        done = subprocess.run(["bash", "-c", command], capture_output=True, cwd=ROOT, check=False)
+        assert done.stderr == b""
+
     def test_words_for_people(self) -> None:
         done = educe("predict", "zoo/mobilenet_v2", "zoo/images/zebra.jpeg", "--top", 1)
         assert done.returncode == 0
@@ -88,6 +98,39 @@ class TestPredict:
         with Image.open(tmp_path / "000000160012.jpg") as saved:
             assert saved.size == (640, 461)
         assert (tmp_path / "000000160012-2.jpg").is_file()
+
+    def test_inputs_are_never_overwritten(self, tmp_path: Path, zoo: Path) -> None:
+        shutil.copy(zoo / "images" / "zebra.jpeg", tmp_path / "z.jpg")
+        before = (tmp_path / "z.jpg").read_bytes()
+        done = educe("predict", "zoo/mobilenet_v2", tmp_path, "--save", tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "z.jpg").read_bytes() == before
+        assert (tmp_path / "z-2.jpg").is_file()
+
+    def test_no_saved_file_replaces_another(self, tmp_path: Path, zoo: Path) -> None:
+        for name in ("a/a.png", "b/a.png", "b/a-2.png"):
+            path = tmp_path / name
+            path.parent.mkdir(exist_ok=True)
+            shutil.copy(zoo / "mnist" / "inputs" / "1.png", path)
+        out = tmp_path / "out"
+        inputs = (tmp_path / "a" / "a.png", tmp_path / "b" / "a.png", tmp_path / "b" / "a-2.png")
+        assert educe("predict", "zoo/mnist", *inputs, "--save", out).returncode == 0
+        assert len(list(out.iterdir())) == 3
+
+    def test_a_name_that_is_not_utf8(self, tmp_path: Path, zoo: Path) -> None:
+        path = os.fsencode(tmp_path) + b"/\xff.png"
+        shutil.copy(zoo / "mnist" / "inputs" / "1.png", path)
+        for more in ([], ["--json"]):
+            done = educe("predict", "zoo/mnist", os.fsdecode(path), "zoo/mnist/inputs/7.png", *more)
+            assert done.returncode == 0, done.stderr
+            assert "\ufffd.png" in done.stdout
+            assert "7.png" in done.stdout
+
+    def test_a_hugging_face_folder_is_found(self, tmp_path: Path, zoo: Path) -> None:
+        (tmp_path / "onnx").mkdir()
+        shutil.copy(zoo / "mnist" / "model.onnx", tmp_path / "onnx" / "model.onnx")
+        shutil.copy(zoo / "mnist" / "model.onnx", tmp_path / "onnx" / "model_other.onnx")
+        assert educe("inspect", tmp_path, "--json").returncode == 0
 
     def test_tables(self) -> None:
         done = educe("predict", "zoo/breast_cancer", "zoo/breast_cancer/inputs/patients.csv", "--json")
@@ -220,6 +263,22 @@ class TestBadInput:
         done = educe("predict", "zoo/breast_cancer", path)
         self.check(done, "InputError", USER, str(path), "'mean radius'", "'mean radio'")
 
+    def test_an_input_that_cannot_be_read_to_its_end(self) -> None:
+        # Reading this file fails with an input/output error, as a bad disk does.
+        done = educe("predict", "zoo/mnist", "/proc/self/mem", "zoo/mnist/inputs/7.png", "--top", 1)
+        self.check(done, "InputError", USER, "/proc/self/mem", "cannot be read", "1 answered, 1 failed")
+
+    def test_a_wrong_card_is_refused(self, zoo: Path) -> None:
+        photo = "zoo/images/zebra.jpeg"
+        self.check(educe("predict", "zoo/face_detection", photo, "--card", "imagenet"), "CardError", USER)
+        self.check(educe("predict", "zoo/yolox_nano", photo, "--card", "imagenet"), "CardError", USER)
+        self.check(educe("predict", "zoo/yolox_nano", photo, "--card", "yolov8"), "CardError", USER)
+
+    def test_errors_of_the_whole_command_are_json_too(self) -> None:
+        done = educe("predict", "absent.onnx", "x.png", "--json")
+        assert done.returncode == USER
+        assert json.loads(done.stderr)["error"]["kind"] == "ModelFileError"
+
     def test_options(self) -> None:
         photo = "zoo/mnist/inputs/1.png"
         self.check(
@@ -235,6 +294,9 @@ class TestBadInput:
         self.check(
             educe("predict", "zoo/mnist", photo, "--batch", 3), "OptionError", USER, "exactly 1 at once"
         )
+        self.check(educe("predict", "zoo/mnist", photo, "--threads", 10**6), "OptionError", USER, "threads")
+        self.check(educe("bench", "zoo/mnist", "--batch", 4), "OptionError", USER, "exactly 1 at once")
+        self.check(educe("verify", "zoo/mnist", "--against", "onnxruntime"), "OptionError", USER, "itself")
         assert educe("predict", "zoo/mnist", photo, "--top", 0).returncode == USER
         assert educe("predict").returncode == USER
 

@@ -315,6 +315,10 @@ class TestBrokenFiles:
         onnx.save(tiny, path)
         with pytest.raises(LimitError, match="model_bytes is 10 bytes"):
             educe.load(path, limits=Limits(model_bytes=10))
+        with pytest.raises(LimitError, match="model_bytes is 10 bytes"):
+            educe.load(path.read_bytes(), limits=Limits(model_bytes=10))
+        with pytest.raises(LimitError, match="model_bytes is 10 bytes"):
+            educe.predictor(path, limits=Limits(model_bytes=10))
         with pytest.raises(LimitError, match="num_nodes is 1 nodes"):
             educe.load(path, limits=Limits(num_nodes=1))
 

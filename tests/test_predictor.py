@@ -315,7 +315,7 @@ def test_steps_carry_their_state_within_one_item_only(rng):
         np.testing.assert_allclose(answer.outputs["y"][:, 0], given.sum((1, 2)).cumsum(), rtol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [[2], [1, 2, 3, 4], [6, 2], [0, 2]])
+@pytest.mark.parametrize("shape", [[2], [1, 2, 3, 4], [1, 24, 1, 1], [6, 2], [0, 2]])
 def test_an_output_without_the_pictures_axis_is_the_cards_fault(shape):
     graph = helper.make_graph(
         [helper.make_node("Identity", ["constant"], ["y"])],
@@ -329,7 +329,7 @@ def test_an_output_without_the_pictures_axis_is_the_cards_fault(shape):
         educe.load(proto, card=Card(task="image-classification", image=ImageInput(size=(4, 4))))
     )
     results = list(predictor.results([np.zeros((4, 4, 3), np.uint8)] * 2))
-    if shape == [1, 2, 3, 4]:  # of one picture, 24 classes; of two, run alone after they failed together
+    if shape == [1, 24, 1, 1]:  # of one picture, 24 classes; of two, run alone after they failed together
         assert [len(result.answer.predictions) for result in results] == [5, 5]
     else:
         assert [type(result.error) for result in results] == [CardError] * 2

@@ -12,7 +12,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import educe
-from educe.errors import CardError, InputError, LimitError, MissingLibraryError, ModelFileError
+from educe.errors import (
+    CardError,
+    InputError,
+    LimitError,
+    MissingLibraryError,
+    ModelFileError,
+    OptionError,
+)
 from educe.limits import DEFAULT_LIMITS
 from educe.media.text import read_lines, read_text
 
@@ -294,3 +301,38 @@ def test_the_card_must_fit_the_model(tmp_path):
     path = saved(tmp_path, CARD.replace("max_length = 6", "max_length = 1\ntoo_long = 'truncate'"))
     with pytest.raises((CardError, InputError), match=r"the model takes 1|too short"):
         educe.predictor(path)("good film")
+
+
+def test_a_text_does_not_depend_on_its_neighbours(tmp_path):
+    """Without a mask, padding would enter the arithmetic: such texts run one by one."""
+    zoo = Path(__file__).parents[1] / "zoo" / "comment_spam"
+    weight = np.random.default_rng(4).standard_normal((2003, 3)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["table", "input_ids"], ["vectors"]),
+            helper.make_node("ReduceMean", ["vectors", "axes"], ["y"], keepdims=0),
+        ],
+        "mean",
+        [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["N", "T"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3])],
+        [numpy_helper.from_array(weight, "table"), numpy_helper.from_array(np.array([1]), "axes")],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
+    (tmp_path / "tokenizer.json").write_bytes((zoo / "tokenizer.json").read_bytes())
+    (tmp_path / "educe.toml").write_text(
+        'task = "text-classification"\n[text]\nmax_length = 64\n[scores]\nactivation = "softmax"\n'
+    )
+    predictor = educe.predictor(tmp_path / "model.onnx")
+    texts = ["free money now", "a much longer comment about nothing that anyone would ever buy", "hello"]
+    together = [answer.predictions for answer in predictor.map(texts)]
+    assert together == [predictor(text).predictions for text in texts]
+    with pytest.raises(OptionError, match="would depend on another"):
+        educe.predictor(tmp_path / "model.onnx", batch=2)
+
+
+def test_the_name_of_a_file_is_no_text(zoo):
+    predictor = educe.predictor(zoo / "comment_spam")
+    with pytest.raises(InputError, match="is the name of a file"):
+        predictor(str(zoo / "comment_spam" / "inputs" / "comments.txt"))
+    assert predictor("you have won").input == "<str>"

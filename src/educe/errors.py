@@ -136,12 +136,12 @@ class UnsupportedModelError(UnsupportedError):
 
 
 class MissingLibraryError(UnsupportedError):
-    """An optional library that is not installed; the remedy names the extra that brings it."""
+    """An optional library that is not installed; the remedy names the extra that brings it, if one does."""
 
     def __init__(self, library: str, *, extra: str, purpose: str) -> None:
         super().__init__(
             f"{purpose} needs the Python package {library!r}, which is not installed",
-            remedy=f"pip install 'educe[{extra}]'",
+            remedy=f"pip install 'educe[{extra}]'" if extra else f"pip install {library}",
         )
 
 

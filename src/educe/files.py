@@ -26,7 +26,10 @@ def read_bytes(
     """
     with open_regular(path, error=error) as file:
         limits.check(limit, os.fstat(file.fileno()).st_size, path=path)
-        return file.read()
+        try:
+            return file.read()
+        except OSError as fault:
+            raise error(f"cannot be read: {fault.strerror}", path=path, remedy="check the disk") from None
 
 
 def open_regular(path: str | os.PathLike[str], *, error: type[UserError] = InputError) -> BinaryIO:

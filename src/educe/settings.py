@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 
 from educe.errors import OptionError
+from educe.machine import usable_cores
 
 
 @dataclass(frozen=True)
@@ -26,17 +27,13 @@ class Setting:
 
 ENGINE = Setting("EDUCE_ENGINE", "onnxruntime", "the engine used when none is named")
 THREADS = Setting("EDUCE_THREADS", "", "threads of an engine; empty means one per usable core")
+# More threads than this on any machine only wait for each other, and take long to start.
+_MOST_THREADS = 128
+
 TRACEBACK = Setting("EDUCE_TRACEBACK", "", "anything but empty prints the traceback of an internal fault")
 
 ALL = (ENGINE, THREADS, TRACEBACK)
 """Every setting."""
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may run on: its affinity, not the machine's count."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
 
 
 def resolve_threads(threads: int | None) -> int:
@@ -49,12 +46,15 @@ def resolve_threads(threads: int | None) -> int:
         text = THREADS.value()
         if not text:
             return usable_cores()
-        if not text.isdecimal() or int(text) < 1:
+        if not text.isdecimal() or not 0 < int(text) <= _MOST_THREADS:
             raise OptionError(
-                f"{THREADS.variable}={text!r} is not a positive integer",
+                f"{THREADS.variable}={text!r} is not a number of threads",
                 remedy=f"unset {THREADS.variable}, or set it to a number such as 2",
             )
         return int(text)
     if threads < 1:
         raise OptionError(f"threads={threads} is not a positive integer", remedy="use 1 or more")
+    most = max(_MOST_THREADS, 4 * usable_cores())
+    if threads > most:
+        raise OptionError(f"threads={threads} is more than {most}", remedy="use one for each core")
     return threads

@@ -381,6 +381,15 @@ def test_reference_pools_globally_over_all_but_two_dimensions():
 def test_engines_agree_on_the_zoo(path):
     zoo_model = api.load(path)
     feeds = random_feeds(zoo_model, batch=1, seed=1)
-    found = compare(zoo_model, "onnxruntime", "reference", feeds, tolerance=1e-4)
+    pair = [engines.compile(zoo_model, name) for name in ("onnxruntime", "reference")]
+    found = compare(*pair, feeds, tolerance=1e-4)
     assert found.agree, found.worst
     assert all(np.isfinite(difference.max_absolute) for difference in found.differences)
+
+
+@every_engine
+def test_a_state_whose_batch_cannot_be_told_is_refused(engine):
+    proto = model([node("Add", "past x")], {"past": "f32[A,B]", "x": "f32[A,B]"}, {"y": "f32[A,B]"})
+    executable = engines.compile(with_state(proto, past="y"), engine)
+    with pytest.raises(CardError, match="which of its unknown sizes is the batch"):
+        executable.new_state()

@@ -15,6 +15,7 @@ SOURCE = ROOT / "src" / "educe"
 LAYERS = {
     "errors": 0,
     "limits": 0,
+    "machine": 0,
     "settings": 0,
     "files": 0,
     "model": 1,
@@ -29,7 +30,7 @@ LAYERS = {
     "cli": 10,
 }
 # The modules of the lowest layer are one family, in this order.
-LOWEST = ("errors", "limits", "settings", "files")
+LOWEST = ("errors", "limits", "machine", "settings", "files")
 MAX_FILE_LINES = 800
 MAX_FUNCTION_LINES = 80
 FORBIDDEN_NAMES = re.compile(r"(^|_)(utils?|helpers?|manager|handler|misc|common|info|wrapper)(_|$)", re.I)

@@ -50,7 +50,6 @@ class Comparison(msgspec.Struct, frozen=True):
         tolerance: Largest `max_relative` of engines that agree.
     """
 
-    model: str
     engine: str
     against: str
     tolerance: float
@@ -76,28 +75,23 @@ class FirstDifference(msgspec.Struct, frozen=True):
 
 
 def compare(
-    model: Model,
-    engine: str,
-    against: str,
+    executable: Executable,
+    against: Executable,
     feeds: Mapping[str, Any],
     *,
     tolerance: float = DEFAULT_TOLERANCE,
-    **options: Any,
 ) -> Comparison:
-    """Run `model` on two engines and compare all outputs.
+    """Run one model on two engines and compare all outputs.
 
     Args:
-        engine: The engine in question.
-        against: The engine that counts as right.
-        options: Compile options, for both.
+        executable: The model as the engine in question compiled it.
+        against: The same model, as the engine that counts as right compiled it.
 
     Raises:
-        UnsupportedModelError: one of them cannot run the model.
         InputError: the inputs do not fit.
     """
-    pair = [engines.compile(model, name, **options) for name in (engine, against)]
-    differences = differences_of(*(executable.run(feeds) for executable in pair))
-    return Comparison(model.name, engine, against, tolerance, differences)
+    differences = differences_of(executable.run(feeds), against.run(feeds))
+    return Comparison(executable.engine, against.engine, tolerance, differences)
 
 
 def first_difference(

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from educe.errors import InputError
+from educe.errors import InputError, OptionError
 from educe.model import Card, Model, OptionalType, SequenceType, TensorType, ValueType
 from educe.model.card import SpectrumInput
 
@@ -40,6 +40,17 @@ def random_feeds(model: Model, batch: int = 1, seed: int = 0) -> dict[str, Any]:
         value = model.signature.inputs[name]
         feeds[name] = _random(rng, name, value, model.card, sizes, name == content)
     return {name: feeds[name] for name in model.signature.inputs}
+
+
+def check_batch(model: Model, batch: int) -> None:
+    """Raise `OptionError` if the model fixes another batch than `batch`."""
+    value = model.signature.inputs.get(_content_input(model) or "")
+    fixed = value.shape[0] if isinstance(value, TensorType) and value.shape else None
+    if batch > 1 and isinstance(fixed, int) and fixed != batch:
+        raise OptionError(
+            f"batch={batch}, but the model takes exactly {fixed} at once",
+            remedy="leave the batch out, or export the model with a dynamic batch",
+        )
 
 
 class _Sizes:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from educe.settings import usable_cores
+from educe.machine import memory_bytes, quota_cores, read_text, usable_cores
 
 _CPU_INFO = Path("/proc/cpuinfo")
-_CGROUP = Path("/proc/self/cgroup")
-_CGROUP_ROOT = Path("/sys/fs/cgroup")
 _FEATURES = (
     "sse4_2 avx avx2 fma f16c avx_vnni avx512f avx512bw avx512vl avx512_vnni avx512_bf16 avx512_fp16 "
     "amx_tile amx_int8 amx_bf16 asimd asimdhp asimddp i8mm bf16 sve sve2"
@@ -69,8 +66,8 @@ def machine() -> Machine:
         cpu=fields.get("model name") or platform.processor() or platform.machine(),
         features=tuple(feature for feature in _FEATURES if feature in flags),
         cores=usable_cores(),
-        quota_cores=_quota_cores(),
-        memory_bytes=_memory_bytes(),
+        quota_cores=quota_cores(),
+        memory_bytes=memory_bytes(),
         system=platform.platform(),
         python=platform.python_version(),
         libraries=dict(_versions()),
@@ -105,46 +102,9 @@ def _best_seconds(work: Callable[[], object], seconds: float) -> float:
 
 
 def _cpu_fields() -> dict[str, str]:
-    text = _read(_CPU_INFO) or ""
+    text = read_text(_CPU_INFO) or ""
     pairs = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
     return {name.strip(): value.strip() for name, _, value in pairs}
-
-
-def _quota_cores() -> float | None:
-    """Return the lowest quota of this process's control group and those above it (cgroup v2, else v1)."""
-    quotas = []
-    for folder in _cgroup_folders():
-        quota, _, period = (_read(folder / "cpu.max") or "").partition(" ")
-        if quota.isdecimal() and period.strip().isdecimal():
-            quotas.append(int(quota) / int(period))
-    old = _CGROUP_ROOT / "cpu"
-    quota, period = (
-        (_read(old / "cpu.cfs_quota_us") or "").strip(),
-        (_read(old / "cpu.cfs_period_us") or "").strip(),
-    )
-    if quota.isdecimal() and period.isdecimal():
-        quotas.append(int(quota) / int(period))
-    return min(quotas, default=None)
-
-
-def _memory_bytes() -> int | None:
-    sizes = []
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        sizes.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    bounds = [_read(folder / "memory.max") or "" for folder in _cgroup_folders()]
-    sizes += [int(bound) for bound in bounds if bound.strip().isdecimal()]
-    return min(sizes, default=None)
-
-
-def _cgroup_folders() -> Iterator[Path]:
-    yield _CGROUP_ROOT
-    for line in (_read(_CGROUP) or "").splitlines():
-        hierarchy, _, path = line.partition("::")
-        if hierarchy == "0":
-            relative = PurePosixPath(path.lstrip("/"))
-            for folder in (relative, *relative.parents):
-                if folder.parts and ".." not in folder.parts:
-                    yield _CGROUP_ROOT / folder
 
 
 def _versions() -> Iterator[tuple[str, str]]:
@@ -153,10 +113,3 @@ def _versions() -> Iterator[tuple[str, str]]:
             yield library, importlib.metadata.version(library)
         except importlib.metadata.PackageNotFoundError:
             continue
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text()
-    except OSError:
-        return None

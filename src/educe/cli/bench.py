@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from educe import api, engines
@@ -77,11 +78,12 @@ def _engine_names(engine: str | None, against: str | None) -> list[str]:
 def _bench(
     path: Path, names: list[str], threads: int | None, batch: int, seconds: float, memory: bool
 ) -> list[dict[str, Any]]:
-    from educe.bench.feeds import random_feeds
+    from educe.bench.feeds import check_batch, random_feeds
     from educe.bench.measure import measure
     from educe.bench.memory import measure_memory
 
     model = api.load(path)
+    check_batch(model, batch)
     feeds = random_feeds(model, batch)
     executables, refusals = _compile(model, names, threads)
     found = measure(executables, feeds, batch=batch, seconds=seconds) if executables else []
@@ -114,23 +116,27 @@ def _compile(
 def _print(path: Path, rows: list[dict[str, Any]]) -> None:
     first = rows[0]
     title = f"{first['model']} ({path}): batch {first['batch']}, threads {first['threads']}"
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("engine")
-    for name in ("min", "median", "p99", "items/s", "ratio", "peak memory", "difference"):
-        table.add_column(name, justify="right")
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("engine", no_wrap=True)
+    for name in ("min", "median", "p99", "items/s", "ratio", "memory", "difference"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         if "error" in row:
             errors().print(f"{row['engine']}: {row['error']}", markup=False)
             continue
         memory = row.get("peak_memory_bytes")
         table.add_row(
-            f"{row['engine']} {row['version']}",
+            row["engine"],
             format_seconds(row["min_seconds"]),
             format_seconds(row["median_seconds"]),
             format_seconds(row["p99_seconds"]),
-            f"{row['items_per_second']:,.1f}",
+            _rate(row["items_per_second"]),
             f"{row['ratio']:.2f}",
             "" if memory is None else format_bytes(memory),
-            f"{row['difference']:.1e}",
+            f"{row['difference']:.0e}",
         )
     output().print(table)
+
+
+def _rate(items_per_second: float) -> str:
+    return f"{items_per_second:,.0f}" if items_per_second >= 100 else f"{items_per_second:.3g}"

@@ -100,7 +100,7 @@ def _play(scene: _Scene, zoo: Path, save: Path, engine: str | None) -> Iterator[
     )
     yield from failures
     table = _new_table(predictor)
-    with Saver(save / scene.model, predictor) as saver:
+    with Saver(save / scene.model, sources) as saver:
         for result in predictor.results(sources):
             if result.error is not None:
                 yield result.error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import signal
 import sys
 import warnings
 from typing import Annotated
@@ -11,7 +11,7 @@ import typer
 
 from educe import __version__, settings
 from educe.cli import bench, demo, doctor, engines, inspect, predict, verify
-from educe.cli.screen import errors, print_error
+from educe.cli.screen import error_fields, errors, print_error, print_json
 from educe.errors import EduceError, InternalError
 
 app = typer.Typer(
@@ -44,24 +44,27 @@ def run() -> None:
     """Run the command line, and exit with 0, 2 (user error), 3 (unsupported) or 4 (internal fault)."""
     # Pillow warns of sloppy metadata in pictures that it reads all the same.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    if hasattr(signal, "SIGPIPE"):
+        # Like other commands, end without a word when the reader of a pipe has gone.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         app()
     except EduceError as error:
-        print_error(error)
+        _report(error)
         sys.exit(error.exit_status)
-    except BrokenPipeError:
-        # The reader of a pipe went away: not a fault, but nothing more can be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as fault:
         if settings.TRACEBACK.value():
             errors().print_exception()
-        print_error(
-            InternalError(
-                f"{type(fault).__name__}: {fault}",
-                remedy=f"this is a fault in Educe: report it with {settings.TRACEBACK.variable}=1",
-            )
-        )
+        remedy = f"this is a fault in Educe: report it with {settings.TRACEBACK.variable}=1"
+        _report(InternalError(f"{type(fault).__name__}: {fault}", remedy=remedy))
         sys.exit(InternalError.exit_status)
+
+
+def _report(error: EduceError) -> None:
+    """Print an error as the command line asks for results: as JSON, or in words."""
+    if "--json" in sys.argv:
+        print_json({"error": error_fields(error)}, sys.stderr)
+    else:
+        print_error(error)

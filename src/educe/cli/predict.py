@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -29,7 +30,7 @@ from educe.cli.tracking import Tracker
 from educe.errors import EduceError
 from educe.limits import DEFAULT_LIMITS
 from educe.tasks.answer import Answer, Prediction
-from educe.tasks.predictor import Predictor, Result
+from educe.tasks.predictor import Named, Predictor, Result
 
 EXAMPLES = """
 [bold]Examples[/]\n
@@ -71,8 +72,9 @@ def command(
             f"the preprocessing is a guess from the model's signature (task {predictor.task.name}); "
             "check it with educe inspect, and write a card: docs/cards.md"
         )
-    with Saver(save, predictor) if save else nullcontext() as saver:
-        status = _Report(predictor, saver, json).run(inputs)
+    sources, failures = expand_inputs(inputs, predictor.task, DEFAULT_LIMITS)
+    with Saver(save, sources) if save else nullcontext() as saver:
+        status = _Report(predictor, saver, json).run(sources, failures)
     if status:
         raise typer.Exit(status)
 
@@ -88,9 +90,13 @@ class _Report:
         self._num_failures = 0
         self._exit_status = 0
 
-    def run(self, arguments: list[str]) -> int:
-        """Return the exit status: 0, or that of the gravest failure."""
-        sources, failures = expand_inputs(arguments, self._predictor.task, DEFAULT_LIMITS)
+    def run(self, sources: Sequence[Path | Named], failures: Sequence[EduceError]) -> int:
+        """Return the exit status: 0, or that of the gravest failure.
+
+        Args:
+            sources: What to answer about.
+            failures: What kept arguments from being sources.
+        """
         for error in failures:
             self._fail(error.path or "", error)
         start = time.perf_counter()
@@ -153,10 +159,15 @@ def _print_answer(answer: Answer, saved: Path | None) -> None:
         console.print("  [dim]nothing found[/]")
 
 
+def _score(score: float) -> str:
+    """Return a probability as a percentage; what is no probability, such as a logit, as it is."""
+    return f"{score:6.1%}" if -1e-3 <= score <= 1 + 1e-3 else f"{score:6.4g}"
+
+
 def _prediction_line(prediction: Prediction) -> str:
     words: list[str] = []
     if prediction.score is not None:
-        words.append(f"{prediction.score:6.1%}")
+        words.append(_score(prediction.score))
     if prediction.value is not None:
         words.append(f"{prediction.value:12.6g}")
     if prediction.start_seconds is not None and prediction.end_seconds is not None:

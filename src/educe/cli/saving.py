@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,7 +16,6 @@ from educe.media.video import VideoWriter, video_facts
 from educe.tasks.answer import Answer
 from educe.tasks.base import Item
 from educe.tasks.draw import annotate
-from educe.tasks.predictor import Predictor
 
 _JPEG_QUALITY = 92
 
@@ -25,16 +25,15 @@ class Saver:
 
     Args:
         folder: Where to write; files of the same name are replaced.
-        predictor: Whose answers are saved.
+        sources: The inputs, whose own files are never written to.
 
     Raises:
         OptionError: the folder cannot be made.
     """
 
-    def __init__(self, folder: Path, predictor: Predictor) -> None:
+    def __init__(self, folder: Path, sources: Sequence[Any]) -> None:
         self._folder = folder
-        self._task = predictor.task.name
-        self._used: set[Path] = set()
+        self._used = {source.resolve() for source in sources if isinstance(source, Path)}
         self._video: VideoWriter | None = None
         self._video_input: str | None = None
         self._video_path: Path | None = None
@@ -99,12 +98,12 @@ class Saver:
         return self._video_path
 
     def _path(self, answer: Answer, suffix: str) -> Path:
-        """Return a file name after the input's, with a number behind it if an earlier input has taken it."""
+        """Return a file name after the input's, with a number behind it if it is an input's, or taken."""
         stem = "input" if answer.input.startswith(("-", "<")) else Path(answer.input).stem
         name = stem if answer.row is None else f"{stem}-{answer.row}"
         path, count = self._folder / f"{name}{suffix}", 1
-        while path in self._used:
+        while path.resolve() in self._used:
             count += 1
             path = self._folder / f"{name}-{count}{suffix}"
-        self._used.add(path)
+        self._used.add(path.resolve())
         return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -42,12 +43,17 @@ class Tracker:
             TimeRemainingColumn(),
             console=self._console,
             transient=True,
-            disable=not self._console.is_terminal or (len(sources) < 2 and not self._videos),
+            disable=not self._is_wanted(len(sources)),
         )
         total = None if None in self._videos.values() else self._total(sources)
         self._bar = self._progress.add_task("predicting", total=total, rate=0.0)
         self._start = time.perf_counter()
         self._done = 0
+
+    def _is_wanted(self, num_sources: int) -> bool:
+        """Say whether there is a terminal for the bar, and nothing else that would be printed into it."""
+        answers_on_screen = sys.stdout.isatty() and (self._quiet or not self._videos)
+        return self._console.is_terminal and not answers_on_screen and (num_sources > 1 or bool(self._videos))
 
     def advance(self, result: Result) -> None:
         """Count one result."""

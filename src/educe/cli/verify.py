@@ -14,7 +14,8 @@ from educe import api
 from educe.cli import options
 from educe.cli.inputs import expand_inputs
 from educe.cli.screen import errors, output, print_json
-from educe.engines import get
+from educe.engines import compile, get
+from educe.errors import OptionError
 from educe.limits import DEFAULT_LIMITS
 from educe.model import Model
 from educe.tasks import TaskOptions, task_for
@@ -57,15 +58,18 @@ def command(
     loaded = api.load(model, card=card)
     chosen = get(engine).name
     tolerance = DEFAULT_TOLERANCE if tolerance is None else tolerance
+    if chosen == get(against).name:
+        raise OptionError(f"{chosen} is compared with itself", remedy="name another engine with --against")
+    ours, theirs = (compile(loaded, each, threads=threads) for each in (chosen, against))
     agree = True
     for name, feeds in _feeds(loaded, data):
-        found = compare(loaded, chosen, against, feeds, tolerance=tolerance, threads=threads)
+        found = compare(ours, theirs, feeds, tolerance=tolerance)
         first = None
         if not found.agree:
             agree = False
             first = first_difference(loaded, chosen, against, feeds, tolerance=tolerance, threads=threads)
         if json:
-            print_json(_fields(name, found, first))
+            print_json({"model": loaded.name, **_fields(name, found, first)})
         else:
             _print(name, found, first)
     if not agree:

@@ -120,6 +120,11 @@ class Executable:
             InputError: an input is missing, unknown, or of the wrong type or shape.
             EngineError: the engine failed.
         """
+        if not isinstance(inputs, Mapping):
+            raise InputError(
+                f"the inputs are a {type(inputs).__name__}",
+                remedy="give a dict: each array by its input's name",
+            )
         feeds = dict(inputs) if state is None else self._with_state(inputs, state)
         self._check(feeds)
         outputs = dict(zip(self._output_names, self._launch(feeds), strict=True))

@@ -13,6 +13,8 @@ from educe.formats.sniff import HEAD_BYTES, refuse
 from educe.limits import DEFAULT_LIMITS, Limits
 from educe.model import Model
 
+_MOST_NAMED = 5
+
 FORMATS: tuple[Format, ...] = (OnnxFormat(),)
 
 
@@ -51,13 +53,16 @@ def _read(content: bytes, path: Path | None, limits: Limits) -> Model:
 
 
 def _only_model(folder: Path) -> Path:
-    found = sorted(folder.glob("*.onnx"))
-    if len(found) == 1:
-        return found[0]
+    """Return the model file in `folder`, or in its folder ``onnx``, as Hugging Face lays them out."""
+    found = sorted(folder.glob("*.onnx")) or sorted((folder / "onnx").glob("*.onnx"))
+    named = [path for path in found if path.name == "model.onnx"]
+    if len(found) == 1 or named:
+        return named[0] if named else found[0]
+    names = ", ".join(path.name for path in found[:_MOST_NAMED])
     raise ModelFileError(
-        f"the folder holds {len(found)} .onnx files, where one is expected",
+        f"the folder holds {len(found)} .onnx files{': ' if names else ''}{names}, where one is expected",
         path=folder,
-        remedy="name the file" if found else "name a model file",
+        remedy="name the file",
     )
 
 

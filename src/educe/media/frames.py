@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from PIL import Image
 
+from educe.errors import InputError
 from educe.files import open_regular
 from educe.limits import Limits
 from educe.media.image import ImageSource, read_image
@@ -29,6 +30,8 @@ def read_frames(
     if isinstance(source, (str, os.PathLike)) and is_video(source):
         for frame in read_video(source, limits):
             yield frame.image, frame.index, frame.time_seconds
+    elif isinstance(source, bytes) and video_container(source[:HEAD_BYTES]):
+        raise InputError("is a video, which is read from a file only", remedy="save it to a file first")
     else:
         yield read_image(source, limits), None, None
 
@@ -36,4 +39,9 @@ def read_frames(
 def is_video(path: str | os.PathLike[str]) -> bool:
     """Say whether the file at `path` begins as a video does."""
     with open_regular(path) as file:
-        return video_container(file.read(HEAD_BYTES)) is not None
+        try:
+            return video_container(file.read(HEAD_BYTES)) is not None
+        except OSError as fault:
+            raise InputError(
+                f"cannot be read: {fault.strerror}", path=path, remedy="check the disk"
+            ) from None

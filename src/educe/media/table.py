@@ -86,6 +86,10 @@ class _Lines:
             line = self._stream.readline(self._limits.row_bytes + 1)
         except UnicodeDecodeError as fault:
             raise InputError(f"is not UTF-8 text ({fault.reason})", place=f"line {self.number}") from None
+        except OSError as fault:
+            raise InputError(
+                f"cannot be read: {fault.strerror or fault}", place=f"line {self.number}"
+            ) from None
         if isinstance(line, str):
             return line
         self._offset += len(line)

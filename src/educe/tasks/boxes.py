@@ -71,6 +71,8 @@ def decode_yolov5(raw: RawOutputs, spec: BoxesOutput) -> tuple[np.ndarray, np.nd
 
 def decode_yolov8(raw: RawOutputs, spec: BoxesOutput) -> tuple[np.ndarray, np.ndarray]:
     """YOLOv8, v9 and 11: [4 + C, N] with centre and extent in pixels, classes."""
+    if raw.boxes.ndim == 2 and raw.boxes.shape[0] > raw.boxes.shape[1]:
+        raise ValueError("more rows than boxes: is it [boxes, 5 + classes]?")
     rows = raw.boxes.T
     return _corners(rows[:, 0:2], rows[:, 2:4]), rows[:, 4:]
 

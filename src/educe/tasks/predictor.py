@@ -145,6 +145,11 @@ class Predictor:
                 start = time.perf_counter()
         except EduceError as error:
             yield Result(name, None, None, _located(error, name))
+        except OSError as fault:
+            unread = InputError(
+                f"cannot be read: {fault.strerror or fault}", path=name, remedy="check the disk"
+            )
+            yield Result(name, None, None, unread)
 
     def _flush(self, waiting: list[_Opened]) -> Iterator[Result]:
         batch = list(waiting)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from educe.errors import EngineError
+from educe.errors import CardError, EngineError
 from educe.model.card import Activation, Card
 from educe.tasks.answer import Prediction
 
@@ -15,13 +15,19 @@ def class_scores(output: np.ndarray, activation: Activation) -> np.ndarray:
     """Return the scores of each class as f32[N, C].
 
     Args:
-        output: Any float type; [N, C], or with further dimensions, which are flattened into C.
+        output: Any float type; [N, C], or with further dimensions of size 1.
         activation: What turns it into probabilities.
 
     Raises:
+        CardError: the output has several axes of more than one element behind the first.
         EngineError: an element is not a finite number.
     """
     rows = np.atleast_1d(output)
+    if sum(size != 1 for size in rows.shape[1:]) > 1:
+        raise CardError(
+            f"an output of shape {list(rows.shape)} holds no score for each class of each item",
+            remedy="name another output in [scores], or another task",
+        )
     logits = rows.reshape(len(rows), -1).astype(np.float32)
     check_finite(logits, "scores")
     return activate(logits, activation)

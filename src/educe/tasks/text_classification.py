@@ -94,7 +94,10 @@ class TextClassification(Task[str]):
             self.options.limits.check("text_bytes", _utf8_size(item))
         try:
             encodings = self._tokenizer.encode_batch([item.content for item in items])
-        except Exception as fault:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        # A panic inside the library is no Exception.
+        except BaseException as fault:
             raise self.card_error(
                 f"the tokenizer failed: {fault}", "check that it is the model's own"
             ) from None
