@@ -46,8 +46,10 @@ def test_pictures_of_every_mode(mode):
     copy = image.copy()
     for predictions in ([box(5, 5, 30, 30)], [Prediction(label="cat", score=0.5)], []):
         drawn = annotate(image, predictions)
-        assert (drawn.mode, drawn.size) == ("RGB", (60, 40))
-        assert changed(image, drawn).any() == bool(predictions)
+        assert drawn.mode == "RGB"
+        # For its caption the small picture is enlarged.
+        assert drawn.size == ((300, 200) if predictions and predictions[0].box is None else (60, 40))
+        assert changed(image.convert("RGB").resize(drawn.size), drawn).any() == bool(predictions)
     assert image == copy
 
 
@@ -104,7 +106,10 @@ def test_labels_of_every_length(label, size):
         Prediction(label=label, score=0.5),
         Prediction(label=label),
     ):
-        assert annotate(image, [prediction]).size == size
+        drawn = annotate(image, [prediction])
+        # A picture too small for a caption is enlarged; one with boxes never is.
+        factor = 1 if prediction.box is not None else max(1, -(-192 // min(size)))
+        assert drawn.size == (factor * size[0], factor * size[1])
 
 
 def test_a_long_label_is_cut():

@@ -7,10 +7,14 @@ import hashlib
 import re
 import subprocess
 import sys
+import typing
 
 import pytest
 
 import educe
+from educe import tasks
+from educe.cards import check
+from educe.model import card
 from tests.conftest import ROOT
 
 HEAVY = ("numpy", "onnx", "onnx_ir", "onnxruntime", "PIL", "av", "typer", "rich", "msgspec")
@@ -40,6 +44,11 @@ def test_importing_educe_imports_nothing_heavy() -> None:
 def test_import_time_is_bounded() -> None:
     code = "import time; t = time.perf_counter(); import educe; print(time.perf_counter() - t)"
     assert min(float(run_python(code)) for _ in range(3)) < MAX_IMPORT_SECONDS
+
+
+def test_every_task_is_known_in_each_place() -> None:
+    names = set(typing.get_args(card.TaskName))
+    assert names == set(tasks.NAMES) == set(check._SECTIONS)
 
 
 def test_importing_the_command_line_imports_no_engine() -> None:

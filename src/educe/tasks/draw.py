@@ -12,6 +12,8 @@ from educe.tasks.answer import Prediction
 
 _CAPTION_LINES = 3
 _CAPTION_SCORE = 0.005
+_CAPTION_SIDE = 192
+_LARGEST_SIDE = 4096
 _MAX_LETTERS = 48
 _PADDING = 3
 # Turning the hue by the golden ratio keeps the colours of neighbouring classes far apart.
@@ -23,10 +25,17 @@ Font: TypeAlias = "ImageFont.FreeTypeFont | ImageFont.ImageFont"
 
 
 def annotate(image: Image.Image, predictions: Sequence[Prediction]) -> Image.Image:
-    """Return a copy of `image` with `predictions` drawn on it; `image` itself is not modified."""
+    """Return a copy of `image` with `predictions` drawn on it; `image` itself is not modified.
+
+    A picture too small for a caption is enlarged by a whole number.
+    """
     canvas = image.copy() if image.mode == "RGB" else image.convert("RGB")
-    draw = ImageDraw.Draw(canvas)
     boxed = [(prediction, prediction.box) for prediction in predictions if prediction.box is not None]
+    if predictions and not boxed and min(canvas.size) < _CAPTION_SIDE:
+        factor = -(-_CAPTION_SIDE // min(canvas.size))
+        if factor * max(canvas.size) <= _LARGEST_SIDE:
+            canvas = canvas.resize((canvas.width * factor, canvas.height * factor), Image.Resampling.NEAREST)
+    draw = ImageDraw.Draw(canvas)
     if boxed:
         font = ImageFont.load_default(max(11, round(min(canvas.size) / 34)))
         # The best box is drawn last, and every label after all boxes, so that none is struck through.

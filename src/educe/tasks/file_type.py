@@ -56,6 +56,12 @@ class FileType(Task[Ends]):
         self.file: FileInput = self.card.file
         self._input_name, value = self.tensor_input(self.file.input)
         self._dtype = value.numpy_dtype
+        if self._dtype.kind in "iu" and np.iinfo(self._dtype).max < max(255, self.file.padding):
+            raise self.card_error(
+                f"the input {self._input_name!r} is {value}, which cannot hold a byte or the padding "
+                f"{self.file.padding}",
+                "correct [file] padding",
+            )
         self._output_name = self.tensor_output(self.card.scores.output)
 
     def open(self, source: Any) -> Iterator[Item[Ends]]:

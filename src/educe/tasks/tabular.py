@@ -149,12 +149,25 @@ class TabularClassification(Tabular):
         if isinstance(found, list) or found.dtype.kind == "O":
             if not all(isinstance(row, dict) for row in found):
                 raise self.card_error(f"the output {name!r} is a list that holds no scores", "name another")
-            card, found = _unmapped(card, list(found))
+            card, found = self._unmapped(list(found))
         array = np.atleast_1d(found)
         self._require_rows(len(array), items)
         scores = both_classes(class_scores(array, card.scores.activation), card)
         top = DEFAULT_TOP if self.options.top is None else self.options.top
         return [Findings(classes) for classes in ranked_rows(card, scores, top, self.options.threshold)]
+
+    def _unmapped(self, rows: list[dict[Any, float]]) -> tuple[Card, np.ndarray]:
+        """Return scores [rows, classes] from a map of label to score for each row, and a card with the labels."""
+        keys = list(rows[0]) if rows else []
+        scores = np.array([[row[key] for key in keys] for row in rows], np.float32)
+        if not self.card.labels:
+            return msgspec.structs.replace(self.card, labels=tuple(str(key) for key in keys)), scores
+        if len(self.card.labels) != len(keys):
+            raise self.card_error(
+                f"the card has {len(self.card.labels)} labels, the model {len(keys)}: {keys}",
+                "leave the labels out: the model names its classes itself",
+            )
+        return self.card, scores
 
     def _first_scores(self) -> str | None:
         for name, value in self.model.signature.outputs.items():
@@ -188,15 +201,6 @@ class TabularRegression(Tabular):
 
 def _place(item: Item[Row]) -> str:
     return f"line {item.memory['line']}" if "line" in item.memory else f"row {item.row}"
-
-
-def _unmapped(card: Card, rows: list[dict[Any, float]]) -> tuple[Card, np.ndarray]:
-    """Return scores [rows, classes] from one map of label to score a row, and the card with their labels."""
-    keys = list(rows[0]) if rows else []
-    scores = np.array([[row[key] for key in keys] for row in rows], np.float32)
-    if len(card.labels) != len(keys):
-        card = msgspec.structs.replace(card, labels=tuple(str(key) for key in keys))
-    return card, scores
 
 
 def _no_table(source: Any) -> InputError:
