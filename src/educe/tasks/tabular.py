@@ -157,7 +157,7 @@ class TabularClassification(Tabular):
         return [Findings(classes) for classes in ranked_rows(card, scores, top, self.options.threshold)]
 
     def _unmapped(self, rows: list[dict[Any, float]]) -> tuple[Card, np.ndarray]:
-        """Return scores [rows, classes] from a map of label to score for each row, and a card with the labels."""
+        """Return scores [rows, classes] from a map for each row, and a card with the labels."""
         keys = list(rows[0]) if rows else []
         scores = np.array([[row[key] for key in keys] for row in rows], np.float32)
         if not self.card.labels:
