@@ -2,49 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from PIL import Image
 
-from educe.media.frames import SUFFIXES, read_frames
-from educe.media.image import ImageSource
 from educe.model import Model
-from educe.tasks.base import Feeds, Findings, Item, Outputs, Task, TaskOptions
-from educe.tasks.image_input import ImageTransform
+from educe.tasks.base import Findings, Item, Outputs, TaskOptions
+from educe.tasks.pictures import PictureTask
 from educe.tasks.scores import class_scores, ranked
 
 DEFAULT_TOP = 5
 
 
-class ImageClassification(Task[Image.Image]):
-    """Pictures to classes.
-
-    A source is the path of a picture or video, the bytes of a picture, a Pillow image, or an array
-    u8[height, width, 3] in RGB order.
-    """
+class ImageClassification(PictureTask):
+    """Pictures to classes."""
 
     name = "image-classification"
-    suffixes = SUFFIXES
-    takes_video = True
     default_batch = 8
 
     def __init__(self, model: Model, options: TaskOptions) -> None:
         super().__init__(model, options)
-        if self.card.image is None:
-            raise self.card_error("the card has no [image] section", "say how a picture becomes the input")
-        self._input, kind = self.tensor_input(self.card.image.input)
         self._output = self.tensor_output(self.card.scores.output)
-        self._transform = ImageTransform(self.card.image, kind.numpy_dtype)
-
-    def open(self, source: ImageSource) -> Iterator[Item[Image.Image]]:
-        """Yield the picture in `source`, or the frames of the video."""
-        for image, frame, time_seconds in read_frames(source, self.options.limits):
-            yield Item(image, frame=frame, time_seconds=time_seconds)
-
-    def preprocess(self, items: Sequence[Item[Image.Image]]) -> Feeds:
-        """Return the input tensor of all pictures."""
-        tensor, _ = self._transform([item.content for item in items])
-        return {self._input: tensor}
 
     def postprocess(self, outputs: Outputs, items: Sequence[Item[Image.Image]]) -> list[Findings]:
         """Return the best classes of each picture.

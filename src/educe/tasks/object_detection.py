@@ -2,61 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
-from educe.media.frames import SUFFIXES, read_frames
-from educe.media.image import ImageSource
 from educe.model import Model
 from educe.model.card import BoxesOutput
 from educe.tasks.answer import Prediction
-from educe.tasks.base import Feeds, Findings, Item, Outputs, Task, TaskOptions
+from educe.tasks.base import Findings, Item, Outputs, TaskOptions
 from educe.tasks.boxes import RawOutputs, decode, suppress
-from educe.tasks.image_input import ImageTransform, Placement
+from educe.tasks.image_input import Placement
+from educe.tasks.pictures import PictureTask
 from educe.tasks.scores import check_finite
 
 # Candidates that enter non-maximum suppression, best first: bounds the work on a hostile picture.
 _MAX_CANDIDATES = 5000
 
 
-class ObjectDetection(Task[Image.Image]):
-    """Pictures to boxes, in pixels of the original picture.
-
-    A source is the path of a picture or video, the bytes of a picture, a Pillow image, or an array
-    u8[height, width, 3] in RGB order.
-    """
+class ObjectDetection(PictureTask):
+    """Pictures to boxes, in pixels of the original picture."""
 
     name = "object-detection"
-    suffixes = SUFFIXES
-    takes_video = True
 
     def __init__(self, model: Model, options: TaskOptions) -> None:
         super().__init__(model, options)
-        if self.card.image is None or self.card.boxes is None:
-            raise self.card_error(
-                "the card lacks [image] or [boxes]", "say how pictures go in, and boxes come out"
-            )
+        if self.card.boxes is None:
+            raise self.card_error("the card has no [boxes] section", "say how outputs become boxes")
         self._spec: BoxesOutput = self.card.boxes
-        self._size = self.card.image.size
-        self._input, kind = self.tensor_input(self.card.image.input)
         self._boxes = self.tensor_output(self._spec.boxes)
         has_scores = self._spec.decoder in ("ssd", "ultraface")
         self._scores = self.tensor_output(self._spec.scores, 1) if has_scores else None
-        self._transform = ImageTransform(self.card.image, kind.numpy_dtype)
-
-    def open(self, source: ImageSource) -> Iterator[Item[Image.Image]]:
-        """Yield the picture in `source`, or the frames of the video."""
-        for image, frame, time_seconds in read_frames(source, self.options.limits):
-            yield Item(image, frame=frame, time_seconds=time_seconds)
-
-    def preprocess(self, items: Sequence[Item[Image.Image]]) -> Feeds:
-        """Return the input tensor of all pictures, and remember where each stands in it."""
-        tensor, placements = self._transform([item.content for item in items])
-        for item, placement in zip(items, placements, strict=True):
-            item.memory["placement"] = placement
-        return {self._input: tensor}
 
     def postprocess(self, outputs: Outputs, items: Sequence[Item[Image.Image]]) -> list[Findings]:
         """Return the boxes in each picture, best first.
@@ -68,7 +44,7 @@ class ObjectDetection(Task[Image.Image]):
         boxes = self._rows(outputs[self._boxes], len(items))
         scores = self._rows(outputs[self._scores], len(items)) if self._scores else [None] * len(items)
         return [
-            Findings(self._detect(RawOutputs(raw, raw_scores, self._size), item.memory["placement"]))
+            Findings(self._detect(RawOutputs(raw, raw_scores, self.image.size), item.memory["placement"]))
             for raw, raw_scores, item in zip(boxes, scores, items, strict=True)
         ]
 
