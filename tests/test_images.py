@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image, PngImagePlugin
 
@@ -482,11 +483,24 @@ def test_pillows_own_bound_neither_warns_nor_refuses(monkeypatch, rng, kind, bou
     assert not seen
 
 
+@pytest.mark.skipif(
+    int(PIL.__version__.split(".")[0]) < 13,
+    reason="this Pillow does not apply its bound to WebP when it is read so",
+)
 def test_pillows_own_bound_is_named_where_it_cannot_be_lifted(monkeypatch, rng):
     content = encoded(photo(rng), "WEBP")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(LimitError, match="MAX_IMAGE_PIXELS"):
         read_image(content, LIMITS)
+
+
+@pytest.mark.parametrize("options", [{"lossless": True}, {}, {"alpha": True}])
+def test_the_pixels_of_a_webp_are_counted_before_it_is_opened(options):
+    mode = "RGBA" if options.pop("alpha", False) else "RGB"
+    content = encoded(Image.new(mode, (300, 200), 1), "WEBP", **options)
+    assert read_image(content, Limits(image_pixels=60_000)).size == (300, 200)
+    with pytest.raises(LimitError, match=r"60,000 pixels found, the limit image_pixels is 59,999"):
+        read_image(content, Limits(image_pixels=59_999))
 
 
 def test_the_photos_of_the_zoo(zoo):

@@ -194,7 +194,7 @@ def test_a_video_cut_off_gives_its_frames_and_then_an_error(tmp_path, streamable
     path = tmp_path / "cut.mp4"
     path.write_bytes(streamable[: int(len(streamable) * share)])
     found = []
-    with pytest.raises(InputError, match="ends before its last frame") as caught:
+    with pytest.raises(InputError, match=r"ends before its last frame|cannot be decoded") as caught:
         found.extend(frame.index for frame in read_video(path, LIMITS))
     assert found == list(range(len(found)))
     assert 0 < len(found) < 20

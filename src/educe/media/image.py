@@ -105,16 +105,16 @@ def _opened(source: ImageSource, limits: Limits) -> Image.Image:
         return _from_array(source)
     if isinstance(source, bytes):
         limits.check("image_bytes", len(source))
-        return _from_bytes(source)
+        return _from_bytes(source, limits)
     if isinstance(source, (str, os.PathLike)):
-        return _from_bytes(read_bytes(source, limits, "image_bytes"))
+        return _from_bytes(read_bytes(source, limits, "image_bytes"), limits)
     raise InputError(
         f"expected a picture, found a {type(source).__name__}",
         remedy="give a path, bytes, a Pillow image, or an array u8[height, width, 3] in RGB order",
     )
 
 
-def _from_bytes(content: bytes) -> Image.Image:
+def _from_bytes(content: bytes, limits: Limits) -> Image.Image:
     """Return the picture, its header read; Image.open would hold it to Pillow's own bounds as well."""
     if not content:
         raise InputError("the file is empty", remedy="give a picture")
@@ -122,6 +122,9 @@ def _from_bytes(content: bytes) -> Image.Image:
     for reader, name in zip(_READERS, FORMATS, strict=True):
         accepts = Image.OPEN[name][1]
         if accepts is not None and accepts(head) is True:
+            if name == "WEBP":
+                # Its reader makes the whole canvas while it reads the header.
+                limits.check("image_pixels", _webp_pixels(content[:32]))
             image = reader(io.BytesIO(content))
             if image.info.get("progressive") and content.count(_START_OF_SCAN) > MAX_SCANS:
                 raise LimitError(
@@ -132,6 +135,19 @@ def _from_bytes(content: bytes) -> Image.Image:
         f"is no picture that Educe reads; it begins with {content[:8]!r}",
         remedy=f"use one of {', '.join(FORMATS)}",
     )
+
+
+def _webp_pixels(head: bytes) -> int:
+    """Return how many pixels the header of a WebP file claims (RFC 9649); 0 where it is too short."""
+    kind, body = head[12:16], head[20:]
+    if kind == b"VP8X":
+        width, height = (1 + int.from_bytes(body[at : at + 3], "little") for at in (4, 7))
+    elif kind == b"VP8L":
+        bits = int.from_bytes(body[1:5], "little")
+        width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    else:
+        width, height = (int.from_bytes(body[at : at + 2], "little") & 0x3FFF for at in (6, 8))
+    return width * height
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
