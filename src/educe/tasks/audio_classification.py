@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
 from educe.errors import CardError
-from educe.media.audio import audio_windows, open_sound, peak_normalized
+from educe.media.audio import audio_windows, peak_normalized
 from educe.model import Dim, Model, TensorType
-from educe.model.card import AudioInput
 from educe.tasks.answer import Prediction
-from educe.tasks.base import Feeds, Findings, Item, Outputs, Task, TaskOptions
+from educe.tasks.base import Feeds, Findings, Item, Outputs, TaskOptions
 from educe.tasks.scores import class_scores, ranked
+from educe.tasks.sounds import SoundTask
 from educe.tasks.spectrum import Spectrum
 
-DEFAULT_TOP = 5
 
-
-class AudioClassification(Task[np.ndarray]):
+class AudioClassification(SoundTask):
     """Gives the classes of a whole sound: the scores of its windows are averaged.
 
-    A source is a path, the bytes of a sound file, or an array f32[samples] at the card's rate.
     The signature decides how the features of a window lie: frames before bins, bins before frames, or all in
     one dimension; dimensions of size 1 may stand anywhere. Where both orders fit, frames come first.
     """
@@ -38,18 +35,9 @@ class AudioClassification(Task[np.ndarray]):
             CardError: the card has no ``[audio]``, or does not fit the model.
         """
         super().__init__(model, options)
-        if self.card.audio is None:
-            raise self.card_error("the card has no section [audio]", "say how a sound becomes the input")
-        self.audio: AudioInput = self.card.audio
-        self.input_name, self.input_type = self.tensor_input(self.audio.input)
-        self.output_name = self.tensor_output(self.card.scores.output)
         self.spectrum = self._spectrum()
         self.features = self._features_shape()
         self.shape, self.bins_first = self._arrangement(self.input_type)
-
-    def open(self, source: Any) -> Iterator[Item[np.ndarray]]:
-        """Yield the one sound in `source`, as f32[samples] in -1..1 at the card's rate."""
-        yield Item(open_sound(source, self.audio.sample_rate, self.options.limits))
 
     def preprocess(self, items: Sequence[Item[np.ndarray]]) -> Feeds:
         """Return the features of all windows of all `items`, [windows, ...]; each remembers its count."""
@@ -72,8 +60,7 @@ class AudioClassification(Task[np.ndarray]):
         return [Findings(self._ranked(row.mean(axis=0))) for row in rows]
 
     def _ranked(self, scores: np.ndarray) -> list[Prediction]:
-        top = DEFAULT_TOP if self.options.top is None else self.options.top
-        return ranked(self.card, scores, top, self.options.threshold)
+        return ranked(self.card, scores, self.top_classes, self.options.threshold)
 
     def _features(self, samples: np.ndarray) -> np.ndarray:
         audio, limits = self.audio, self.options.limits

@@ -38,6 +38,8 @@ class TaskOptions:
     limits: Limits = DEFAULT_LIMITS
 
 
+_TOP_CLASSES = 5
+
 ContentT = TypeVar("ContentT")
 
 
@@ -121,6 +123,11 @@ class Task(ABC, Generic[ContentT]):
     @abstractmethod
     def postprocess(self, outputs: Outputs, items: Sequence[Item[ContentT]]) -> list[Findings]:
         """Return the findings for each of `items`, in their order."""
+
+    @property
+    def top_classes(self) -> int:
+        """Most classes in an answer."""
+        return _TOP_CLASSES if self.options.top is None else self.options.top
 
     def tensor_input(self, name: str | None) -> tuple[str, TensorType]:
         """Return the name and type of the graph input that takes the content.

@@ -11,8 +11,6 @@ from educe.tasks.base import Findings, Item, Outputs, TaskOptions
 from educe.tasks.pictures import PictureTask
 from educe.tasks.scores import class_scores, ranked
 
-DEFAULT_TOP = 5
-
 
 class ImageClassification(PictureTask):
     """Pictures to classes."""
@@ -38,5 +36,4 @@ class ImageClassification(PictureTask):
                 "name another output in [scores]",
             )
         scores = class_scores(output, self.card.scores.activation)
-        top = self.options.top or DEFAULT_TOP
-        return [Findings(ranked(self.card, row, top, self.options.threshold)) for row in scores]
+        return [Findings(ranked(self.card, row, self.top_classes, self.options.threshold)) for row in scores]

@@ -18,8 +18,6 @@ from educe.tasks.answer import Prediction
 from educe.tasks.base import Feeds, Findings, Item, Outputs, Task, TaskOptions
 from educe.tasks.scores import both_classes, check_finite, class_scores, ranked_rows
 
-DEFAULT_TOP = 5
-
 Row: TypeAlias = Sequence[Any]
 """The cells of one row in the order of the card's columns, as text or as numbers."""
 
@@ -153,8 +151,10 @@ class TabularClassification(Tabular):
         array = np.atleast_1d(found)
         self._require_rows(len(array), items)
         scores = both_classes(class_scores(array, card.scores.activation), card)
-        top = DEFAULT_TOP if self.options.top is None else self.options.top
-        return [Findings(classes) for classes in ranked_rows(card, scores, top, self.options.threshold)]
+        return [
+            Findings(classes)
+            for classes in ranked_rows(card, scores, self.top_classes, self.options.threshold)
+        ]
 
     def _unmapped(self, rows: list[dict[Any, float]]) -> tuple[Card, np.ndarray]:
         """Return scores [rows, classes] from a map for each row, and a card with the labels."""

@@ -20,7 +20,6 @@ from educe.tasks.scores import both_classes, class_scores, ranked_rows
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-DEFAULT_TOP = 5
 
 # Names of files are shorter; longer texts are not looked up.
 _LONGEST_NAME = 1024
@@ -120,8 +119,9 @@ class TextClassification(Task[str]):
                 f"the output {self.output_name!r} has {len(scores)} rows for {len(items)} texts",
                 "name another",
             )
-        top = DEFAULT_TOP if self.options.top is None else self.options.top
-        rows = ranked_rows(self.card, both_classes(scores, self.card), top, self.options.threshold)
+        rows = ranked_rows(
+            self.card, both_classes(scores, self.card), self.top_classes, self.options.threshold
+        )
         return [Findings(classes) for classes in rows]
 
     def _fixed_length(self) -> int | None:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import msgspec
 import numpy as np
 
-from educe.media.audio import audio_windows, open_sound, peak_normalized
+from educe.media.audio import audio_windows, peak_normalized
 from educe.model import Model
-from educe.model.card import Activation, AudioInput, VoiceOutput
+from educe.model.card import Activation, VoiceOutput
 from educe.tasks.answer import Prediction
-from educe.tasks.base import Feeds, Findings, Item, Outputs, Task, TaskOptions
+from educe.tasks.base import Feeds, Findings, Item, Outputs, TaskOptions
 from educe.tasks.scores import class_scores
+from educe.tasks.sounds import SoundTask
 
 
-class VoiceActivity(Task[np.ndarray]):
+class VoiceActivity(SoundTask):
     """Gives the segments of speech in a sound, in the order of time.
 
-    A source is a path, the bytes of a sound file, or an array f32[samples] at the card's rate.
     Each step of the model sees `window_samples` new samples behind `context_samples` of the past, which are
     zeros at the start; the last window is filled with zeros. One item is run at a time.
     """
@@ -35,20 +35,11 @@ class VoiceActivity(Task[np.ndarray]):
             CardError: the card has no ``[audio]``, or does not fit the model.
         """
         super().__init__(model, options)
-        if self.card.audio is None:
-            raise self.card_error("the card has no section [audio]", "say how a sound becomes the input")
-        self.audio: AudioInput = self.card.audio
         self.rules: VoiceOutput = self.card.voice
         if options.threshold is not None:
             self.rules = msgspec.structs.replace(self.rules, score_threshold=options.threshold)
         self.window_seconds = self.audio.window_samples / self.audio.sample_rate
-        self.input_name, self.input_type = self.tensor_input(self.audio.input)
-        self.output_name = self.tensor_output(self.card.scores.output)
         self._check_card()
-
-    def open(self, source: Any) -> Iterator[Item[np.ndarray]]:
-        """Yield the one sound in `source`, as f32[samples] in -1..1 at the card's rate."""
-        yield Item(open_sound(source, self.audio.sample_rate, self.options.limits))
 
     def preprocess(self, items: Sequence[Item[np.ndarray]]) -> Feeds:
         """Return the windows of the one item, f32[steps, 1, context + window], as a read-only view."""
