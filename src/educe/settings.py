@@ -30,9 +30,10 @@ THREADS = Setting("EDUCE_THREADS", "", "threads of an engine; empty means one pe
 # More threads than this on any machine only wait for each other, and take long to start.
 _MOST_THREADS = 128
 
+TARGET = Setting("EDUCE_TARGET", "", "the instruction set to compile for; empty means the best that runs here")
 TRACEBACK = Setting("EDUCE_TRACEBACK", "", "anything but empty prints the traceback of an internal fault")
 
-ALL = (ENGINE, THREADS, TRACEBACK)
+ALL = (ENGINE, THREADS, TARGET, TRACEBACK)
 """Every setting."""
 
 

@@ -11,6 +11,7 @@ from educe.model import Model
 from educe.settings import ENGINE
 
 _CLASSES = {
+    "native": ("educe.engines.native", "NativeEngine"),
     "onnxruntime": ("educe.engines.onnxruntime", "OnnxRuntimeEngine"),
     "reference": ("educe.engines.reference", "ReferenceEngine"),
 }

@@ -1,0 +1,1 @@
+"""The compiler: a `Model` to machine code, through LLVM."""

@@ -1,0 +1,1 @@
+"""Kernel templates: each writes the LLVM IR of one parametrised loop nest."""

@@ -1,0 +1,490 @@
+"""Lowering: the nodes of a graph, with all sizes known, to launches of kernels.
+
+Operators build tensors. One made of single elements stays an expression (`Tensor.lazy`) until something needs
+it in memory, so that chains of them become one loop, or the end of the product that feeds them. Views cost
+nothing: a transposed, sliced or broadcast tensor is the same memory seen by other strides, and a tensor with
+its channels last is one whose strides say so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from educe.compiler.emit import F32, KINDS, Kind
+from educe.compiler.kernel import Kernel
+from educe.compiler.kernels.pointwise import BLOCK, MAX_OUTER
+from educe.compiler.kernels.scalars import SCALARS, Expression, Step
+from educe.compiler.program import Launch
+from educe.compiler.target import Target
+from educe.compiler.tensor import (
+    Buffer,
+    Tensor,
+    broadcast_shape,
+    broadcast_strides,
+    dense_strides,
+    dtype_of,
+    is_dense,
+    is_permuted_dense,
+    kind_of,
+    memory_order,
+    strides_in_order,
+)
+
+MAX_FUSED_INPUTS = 8
+MAX_FUSED_STEPS = 48
+
+# What a core does in a nanosecond, roughly: to judge how much work is worth sharing.
+_FLOPS_PER_NS = 50.0
+_BYTES_PER_NS = 10.0
+_SHARED_FROM_NS = 8000.0
+_CHUNK_NS = 4000.0
+
+
+@dataclass(frozen=True, eq=False)
+class Pointwise:
+    """A lazy tensor: a scalar function of tensors, which may be lazy themselves."""
+
+    function: str
+    inputs: tuple[Tensor, ...]
+    attributes: tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """A lazy tensor: a matrix product or convolution that has not been launched yet.
+
+    Attributes:
+        launch: Launches it: given the expression that ends it, the operands of that expression after the
+            product itself, and the tensor to write.
+        accepts: Says whether an operand, broadcast to the product's shape, can be read where a tile ends.
+    """
+
+    launch: Callable[[Expression, Sequence[Tensor], Tensor], None]
+    accepts: Callable[[Tensor], bool]
+
+
+class Constants:
+    """The constants of an executable, each made once and kept while its code may read it."""
+
+    def __init__(self) -> None:
+        self._made: dict[Hashable, np.ndarray] = {}
+        self._buffers: dict[int, Buffer] = {}
+
+    def made(self, key: Hashable, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """Return the array under `key`, made at its first use."""
+        if key not in self._made:
+            self._made[key] = np.ascontiguousarray(make())
+        return self._made[key]
+
+    def buffer(self, array: np.ndarray) -> Buffer:
+        """Return the buffer of a contiguous array, which is kept."""
+        if id(array) not in self._buffers:
+            self._buffers[id(array)] = Buffer(array.nbytes, "constant", constant=array)
+        return self._buffers[id(array)]
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all constants together."""
+        return sum(buffer.size_bytes for buffer in self._buffers.values())
+
+
+class Lowering:
+    """The state of lowering: what operators build on.
+
+    Args:
+        target: The machine.
+        threads: Threads that a run may use.
+        constants: The executable's constants.
+        segment: The number of the segment being made.
+    """
+
+    def __init__(self, target: Target, threads: int, constants: Constants, segment: int = 0) -> None:
+        self.target = target
+        self.threads = threads
+        self.constants = constants
+        self.segment = segment
+        self.launches: list[Launch] = []
+        self.node = ""
+
+    # Tensors -----------------------------------------------------------------------------------------
+
+    def empty(self, kind: Kind, shape: Sequence[int], strides: Sequence[int] | None = None) -> Tensor:
+        """Return a new tensor in the arena, whose content is for a launch to write."""
+        shape = tuple(int(size) for size in shape)
+        strides = dense_strides(shape) if strides is None else tuple(strides)
+        buffer = Buffer(math.prod(shape) * kind.size_bytes, segment=self.segment)
+        return Tensor(kind, shape, strides, 0, buffer)
+
+    def constant(self, array: np.ndarray) -> Tensor:
+        """Return a tensor with the content of `array`, known while lowering."""
+        array = np.ascontiguousarray(array).reshape(np.shape(array))
+        kind = kind_of(array.dtype)
+        assert kind is not None, array.dtype
+        buffer = self.constants.buffer(array)
+        return Tensor(kind, array.shape, dense_strides(array.shape), 0, buffer, value=array)
+
+    def derived(self, source: Tensor, key: Hashable, make: Callable[[np.ndarray], np.ndarray]) -> Tensor:
+        """Return a constant made from the constant `source`, once for each `key`."""
+        assert source.value is not None
+        assert source.buffer is not None
+        value = source.value
+        whole = (id(source.buffer.constant), source.offset, source.shape, source.strides, key)
+        return self.constant(self.constants.made(whole, lambda: make(value)))
+
+    def need(self, x: Tensor) -> Tensor:
+        """Return `x` in memory, with whatever strides it has."""
+        if x.lazy is None:
+            return x
+        if isinstance(x.lazy, Product):
+            product = x.lazy
+            x.buffer = Buffer(x.size * x.kind.size_bytes, segment=self.segment)
+            x.lazy = None
+            product.launch(Expression((x.kind,)), (), x)
+            return x
+        self._launch_expression(x)
+        return x
+
+    def dense(self, x: Tensor) -> Tensor:
+        """Return `x` in memory with its elements in the order of its dimensions."""
+        return self.with_strides(x, dense_strides(x.shape))
+
+    def with_strides(self, x: Tensor, strides: Sequence[int]) -> Tensor:
+        """Return `x` in memory with the given dense strides, copied if it has others."""
+        strides = tuple(strides)
+        if isinstance(x.lazy, Pointwise):
+            x.strides = strides
+        x = self.need(x)
+        if same_strides(x.shape, x.strides, strides):
+            return x
+        if x.value is not None:
+            return self.derived(x, ("strides", strides), lambda value: _restrided(value, strides)).view(
+                x.shape, strides
+            )
+        result = self.empty(x.kind, x.shape, strides)
+        self.copy(x, result)
+        return result
+
+    def copy(self, source: Tensor, destination: Tensor) -> None:
+        """Launch a copy of `source` into the memory of `destination`, which has the same shape."""
+        self._launch_pointwise(Expression((source.kind,)), destination, (self.need(source),))
+
+    # Views -------------------------------------------------------------------------------------------
+
+    def reshape(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        """Return the elements of `x` in another shape of the same size, without a copy if strides allow."""
+        shape = tuple(shape)
+        if shape == x.shape:
+            return x
+        if x.value is not None:
+            viewed = self.dense(x)
+            return Tensor(
+                x.kind, shape, dense_strides(shape), viewed.offset, viewed.buffer, x.value.reshape(shape)
+            )
+        x = self.need(x)
+        strides = reshaped_strides(x.shape, x.strides, shape)
+        if strides is None:
+            x = self.dense(x)
+            strides = dense_strides(shape)
+        return x.view(shape, strides)
+
+    def permute(self, x: Tensor, order: Sequence[int]) -> Tensor:
+        """Return `x` with its dimensions in another order, without a copy."""
+        x = self.need(x)
+        seen = x.view([x.shape[axis] for axis in order], [x.strides[axis] for axis in order])
+        if x.value is not None:
+            seen.value = x.value.transpose(order)
+        return seen
+
+    def expand(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        """Return `x` broadcast to `shape`, without a copy."""
+        if tuple(shape) == x.shape:
+            return x
+        x = self.need(x)
+        seen = x.view(shape, broadcast_strides(x.shape, x.strides, shape))
+        if x.value is not None:
+            seen.value = np.broadcast_to(x.value, tuple(shape))
+        return seen
+
+    # Single elements ---------------------------------------------------------------------------------
+
+    def apply(self, function: str, *inputs: Tensor, **attributes: Any) -> Tensor:
+        """Return the scalar function `function` of each element of the inputs, broadcast to each other."""
+        shape = broadcast_shape(*(each.shape for each in inputs))
+        step = Step(function, tuple(range(len(inputs))), tuple(sorted(attributes.items())))
+        kind = Expression(tuple(each.kind for each in inputs), (step,)).kind
+        inputs = tuple(self._fusable(each, shape) for each in inputs)
+        strides = self._chosen_strides(shape, inputs)
+        lazy = Pointwise(function, inputs, step.attributes)
+        result = Tensor(kind, shape, strides, lazy=lazy)
+        if self._too_large(result):
+            inputs = tuple(self.need(each) for each in inputs)
+            result.lazy = Pointwise(function, inputs, step.attributes)
+        return result
+
+    def _fusable(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Return `x`, in memory if it is used again or would be computed more than once."""
+        if x.lazy is not None and (x.uses > 1 or x.shape != shape):
+            return self.need(x)
+        return x
+
+    def _chosen_strides(self, shape: tuple[int, ...], inputs: Sequence[Tensor]) -> tuple[int, ...]:
+        """Return the strides of the first input that fills `shape`, in dense form."""
+        for x in inputs:
+            if x.shape == shape and x.value is None and 0 not in x.strides:
+                return strides_in_order(shape, memory_order(shape, x.strides))
+        return dense_strides(shape)
+
+    def _too_large(self, x: Tensor) -> bool:
+        leaves, steps = self._leaves(x)
+        return len(leaves) > MAX_FUSED_INPUTS or steps > MAX_FUSED_STEPS
+
+    def _leaves(self, x: Tensor) -> tuple[list[Tensor], int]:
+        """Return the tensors that the expression of `x` reads, each once, and how many steps it has."""
+        leaves: dict[int, Tensor] = {}
+        steps = 0
+        waiting = [x]
+        while waiting:
+            each = waiting.pop()
+            if isinstance(each.lazy, Pointwise):
+                steps += 1
+                waiting += each.lazy.inputs
+            else:
+                leaves[id(each)] = each
+        return list(leaves.values()), steps
+
+    def _launch_expression(self, x: Tensor) -> None:
+        """Launch the expression of `x`, at the end of the product that feeds it if there is one."""
+        leaves, _ = self._leaves(x)
+        products = [each for each in leaves if isinstance(each.lazy, Product)]
+        chosen = None
+        for product in products:
+            others = [each for each in leaves if each is not product]
+            if chosen is None and self._can_end(product, x, others):
+                chosen = product
+            else:
+                self.need(product)
+        leaves.sort(key=lambda each: (each is not chosen, each.shape != x.shape))
+        expression, operands = self._expression(x, leaves)
+        x.buffer = Buffer(x.size * x.kind.size_bytes, segment=self.segment)
+        x.lazy = None
+        if chosen is not None:
+            x.strides = chosen.strides
+            product = chosen.lazy
+            product.launch(expression, operands[1:], x)
+            return
+        self._launch_pointwise(expression, x, operands)
+
+    def _can_end(self, product: Tensor, x: Tensor, others: Sequence[Tensor]) -> bool:
+        if product.shape != x.shape or product.uses > 1:
+            return False
+        for each in others:
+            if each.lazy is not None:
+                return False
+            seen = each.view(x.shape, broadcast_strides(each.shape, each.strides, x.shape))
+            if not _is_scalar_constant(each) and not product.lazy.accepts(seen):
+                return False
+        return True
+
+    def _expression(self, x: Tensor, leaves: list[Tensor]) -> tuple[Expression, list[Tensor]]:
+        """Return the expression of `x` over `leaves`, with small constants written into it."""
+        operands = [each for each in leaves if not _is_scalar_constant(each)]
+        if not operands:
+            operands = leaves[:1]
+        numbers = {id(each): index for index, each in enumerate(operands)}
+        steps: list[Step] = []
+        first = len(operands)
+
+        def visit(each: Tensor) -> int:
+            if id(each) in numbers:
+                return numbers[id(each)]
+            if isinstance(each.lazy, Pointwise):
+                lazy = each.lazy
+                step = Step(lazy.function, tuple(visit(item) for item in lazy.inputs), lazy.attributes)
+            else:
+                assert each.value is not None
+                value = each.value.ravel()[0].item()
+                step = Step("const", (), (("kind", each.kind.name), ("value", value)))
+            steps.append(step)
+            numbers[id(each)] = first + len(steps) - 1
+            return numbers[id(each)]
+
+        visit(x)
+        return Expression(tuple(each.kind for each in operands), tuple(steps)), operands
+
+    def _launch_pointwise(self, expression: Expression, out: Tensor, operands: Sequence[Tensor]) -> None:
+        seen = [out.view(out.shape, out.strides)]
+        seen += [
+            each.view(out.shape, broadcast_strides(each.shape, each.strides, out.shape)) for each in operands
+        ]
+        sizes, strides = collapsed(out.shape, [each.strides for each in seen])
+        length = sizes.pop() if sizes else 1
+        rows = math.prod(sizes)
+        access = tuple(_access(each[-1] if each else 0, length) for each in strides)
+        blocks = -(-length // BLOCK)
+        numbers = [len(sizes), length, blocks, *_padded(sizes)]
+        for each in strides:
+            numbers += [*_padded(each[:-1]), each[-1] if each else 0]
+        moved = sum(min(each.size, out.size) * each.kind.size_bytes for each in (out, *operands))
+        first = operands[0]
+        self.launch(
+            Kernel.of("pointwise", expression=expression, access=access),
+            outputs=[seen[0]],
+            inputs=seen[1:],
+            sizes=numbers,
+            extent=rows * blocks if length else 0,
+            flops=expression.flops * out.size,
+            bytes=moved,
+            in_place=first.shape == out.shape
+            and first.strides == out.strides
+            and first.kind.size_bytes == out.kind.size_bytes
+            and is_permuted_dense(out.shape, out.strides)
+            and first.offset == 0
+            and not any(each.buffer is first.buffer for each in operands[1:]),
+        )
+
+    # Launches ----------------------------------------------------------------------------------------
+
+    def launch(
+        self,
+        kernel: Kernel,
+        *,
+        outputs: Sequence[Tensor],
+        inputs: Sequence[Tensor],
+        sizes: Sequence[int],
+        extent: int,
+        flops: int = 0,
+        bytes: int = 0,
+        scratch_bytes: int = 0,
+        in_place: bool = False,
+    ) -> None:
+        """Add a launch; nothing is added for one without units of work."""
+        if extent <= 0:
+            return
+        whole = [*outputs, *inputs]
+        assert all(each.lazy is None and each.buffer is not None for each in whole)
+        self.launches.append(
+            Launch(
+                kernel,
+                tuple(whole),
+                len(outputs),
+                tuple(int(size) for size in sizes),
+                int(extent),
+                int(flops),
+                int(bytes),
+                int(scratch_bytes),
+                self.node,
+                in_place,
+                self._chunk(extent, flops, bytes),
+            )
+        )
+
+    def _chunk(self, extent: int, flops: float, bytes: float) -> int:
+        """Return how many units a thread takes at once: all, if they are too little work to share."""
+        time_ns = max(flops / _FLOPS_PER_NS, bytes / _BYTES_PER_NS)
+        if self.threads == 1 or time_ns < _SHARED_FROM_NS:
+            return extent
+        pieces = min(extent, 4 * self.threads, max(self.threads, int(time_ns / _CHUNK_NS)))
+        return -(-extent // pieces)
+
+
+def collapsed(
+    shape: Sequence[int], strides: Sequence[Sequence[int]]
+) -> tuple[list[int], list[list[int]]]:
+    """Return the fewest dimensions that reach the same elements, in the order in which the first lies."""
+    order = memory_order(shape, strides[0])
+    sizes: list[int] = []
+    merged: list[list[int]] = [[] for _ in strides]
+    for axis in order:
+        size = shape[axis]
+        if size == 1:
+            continue
+        steps = [each[axis] for each in strides]
+        if sizes and all(m[-1] == step * size for m, step in zip(merged, steps, strict=True)):
+            sizes[-1] *= size
+            for m, step in zip(merged, steps, strict=True):
+                m[-1] = step
+        else:
+            sizes.append(size)
+            for m, step in zip(merged, steps, strict=True):
+                m.append(step)
+    return sizes, merged
+
+
+def reshaped_strides(
+    shape: Sequence[int], strides: Sequence[int], to: Sequence[int]
+) -> tuple[int, ...] | None:
+    """Return strides that see the elements in the shape `to`, or None if only a copy does."""
+    if math.prod(to) == 0:
+        return dense_strides(to)
+    groups: list[list[int]] = []
+    for size, stride in zip(shape, strides, strict=True):
+        if size == 1:
+            continue
+        if groups and groups[-1][1] == stride * size:
+            groups[-1] = [groups[-1][0] * size, stride]
+        else:
+            groups.append([size, stride])
+    result, index = [], len(groups) - 1
+    left, step = groups[index] if groups else (1, 1)
+    for size in reversed(to):
+        if size == 1:
+            result.append(step)
+            continue
+        if left == 1 and index > 0:
+            index -= 1
+            left, step = groups[index]
+        if left % size:
+            return None
+        result.append(step)
+        step *= size
+        left //= size
+    return tuple(reversed(result))
+
+
+def same_strides(shape: Sequence[int], a: Sequence[int], b: Sequence[int]) -> bool:
+    """Say whether two strides reach the same elements; those of dimensions of size 1 have no say."""
+    return 0 in shape or all(
+        size == 1 or x == y for size, x, y in zip(shape, a, b, strict=True)
+    )
+
+
+def _restrided(value: np.ndarray, strides: Sequence[int]) -> np.ndarray:
+    order = memory_order(value.shape, strides)
+    return np.ascontiguousarray(value.transpose(order))
+
+
+def _is_scalar_constant(x: Tensor) -> bool:
+    return x.value is not None and x.size == 1
+
+
+def _access(step: int, length: int) -> str:
+    if step == 1 or length == 1:
+        return "dense"
+    return "same" if step == 0 else "strided"
+
+
+def _padded(values: Sequence[int]) -> list[int]:
+    if len(values) > MAX_OUTER:
+        raise ValueError(f"a tensor of {len(values)} dimensions that cannot be joined")
+    return [*values, *([0] * (MAX_OUTER - len(values)))]
+
+
+__all__ = [
+    "F32",
+    "KINDS",
+    "SCALARS",
+    "Constants",
+    "Lowering",
+    "Pointwise",
+    "Product",
+    "collapsed",
+    "dtype_of",
+    "is_dense",
+    "reshaped_strides",
+    "same_strides",
+]

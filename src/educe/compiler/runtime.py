@@ -1,0 +1,308 @@
+"""The compiled runtime: the pool of threads, and the loop that runs a table of launches.
+
+A table is an array of 64-bit words; each launch is::
+
+    function, words, num_pointers, num_sizes, extent, chunk,
+    (base, offset) for each pointer, each size
+
+The pool is an array of 64-bit words, by cache lines: `BUSY` is taken by the one run that uses the workers;
+`STATE` holds how many workers are inside the present job, in its low bits, and whether more may enter, in
+`OPEN`; then the job itself; `NEXT` is the first unit that nobody has taken. Workers watch `STATE` for a short
+time and then sleep until `SLEEPERS` are woken. A run that finds the pool taken does its work alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from functools import cache
+
+from educe.compiler import jit
+from educe.compiler.emit import I32, I64, PTR, Function, Val
+from educe.compiler.target import Target, host_target
+from educe.machine import usable_cores
+
+MAX_POINTERS = 64
+HEADER_WORDS = 6
+
+_LINE = 8
+_BUSY, _STATE, _JOB, _NEXT, _SLEEP, _MUTEX, _CONDITION = (_LINE * index for index in (0, 2, 4, 6, 8, 10, 14))
+_POOL_WORDS = 20 * _LINE
+_OPEN = 1 << 16
+_SPINS = 4000
+_JOB_WORDS = 7
+
+
+def _field(fn: Function, pool: Val, word: int) -> Val:
+    return fn.at(I64, pool, word)
+
+
+def _atomic_add(fn: Function, address: Val, amount: Val | int) -> Val:
+    amount = fn.as_val(amount, I64, 0)
+    return fn.emit(I64, 0, f"atomicrmw add ptr {address.ref}, i64 {amount.ref} seq_cst")
+
+
+def _atomic_load(fn: Function, address: Val) -> Val:
+    return fn.emit(I64, 0, f"load atomic i64, ptr {address.ref} seq_cst, align 8")
+
+
+def _atomic_store(fn: Function, value: Val | int, address: Val) -> None:
+    value = fn.as_val(value, I64, 0)
+    fn.line(f"store atomic i64 {value.ref}, ptr {address.ref} seq_cst, align 8")
+
+
+def _exchange(fn: Function, address: Val, old: Val | int, new: Val | int) -> Val:
+    """Store `new` if `address` holds `old`; return whether it did, as i1."""
+    old, new = fn.as_val(old, I64, 0), fn.as_val(new, I64, 0)
+    ref = f"%{fn.fresh('p')}"
+    fn.line(f"{ref} = cmpxchg ptr {address.ref}, i64 {old.ref}, i64 {new.ref} seq_cst seq_cst")
+    from educe.compiler.emit import BOOL
+
+    return fn.emit(BOOL, 0, f"extractvalue {{ i64, i1 }} {ref}, 1")
+
+
+def _pause(fn: Function, target: Target) -> None:
+    if target.name == "neon":
+        fn.call("llvm.aarch64.hint", None, 0, fn.const(I32, 1))
+    else:
+        fn.call("llvm.x86.sse2.pause", None, 0)
+
+
+def _work(fn: Function, pool: Val, who: Val) -> None:
+    """Take chunks of the present job until none is left.
+
+    ::
+
+        while (unit = NEXT; NEXT += chunk; unit < extent)
+            function(P, S, unit, min(unit + chunk, extent), scratch + who * stride)
+    """
+    job = _field(fn, pool, _JOB)
+    function, pointers, sizes, scratch = (fn.load(PTR, job, index) for index in range(4))
+    extent, chunk, stride = (fn.load(I64, job, index) for index in range(4, _JOB_WORDS))
+    from educe.compiler.emit import I8
+
+    own = fn.at(I8, scratch, who * stride)
+    with fn.repeat_while() as go_on:
+        unit = _atomic_add(fn, _field(fn, pool, _NEXT), chunk)
+        more = unit < extent
+        with fn.when(more):
+            end = fn.minimum(unit + chunk, extent)
+            _call(fn, function, pointers, sizes, unit, end, own)
+        go_on(more)
+
+
+def _call(fn: Function, function: Val, *arguments: Val) -> None:
+    given = ", ".join(f"{each.type} {each.ref}" for each in arguments)
+    fn.line(f"call void {function.ref}({given})")
+
+
+def _worker(target: Target) -> Function:
+    """Write ``worker(ptr argument)``: argument holds the pool's address and the worker's number."""
+    fn = Function("educe_worker", [PTR], PTR)
+    argument = fn.arguments[0]
+    pool, who = fn.load(PTR, argument, 0), fn.load(I64, argument, 1)
+    state_at = _field(fn, pool, _STATE)
+    spins = fn.var(fn.const(I64, 0))
+    with fn.repeat_while() as forever:
+        state = _atomic_load(fn, state_at)
+        inside = state & (_OPEN - 1)
+        limit = fn.load(I64, _field(fn, pool, _JOB), _JOB_WORDS)
+        is_open = ((state & _OPEN) != 0) & (inside < limit)
+        with fn.either(is_open) as otherwise:
+            entered = _exchange(fn, state_at, state, state + 1)
+            with fn.when(entered):
+                _work(fn, pool, who)
+                _atomic_add(fn, state_at, -1)
+            spins.set(0)
+            otherwise()
+            spins.set(spins.get() + 1)
+            _pause(fn, target)
+            with fn.when(spins.get() > _SPINS):
+                _sleep(fn, pool, state_at)
+                spins.set(0)
+        forever(fn.const(I64, 0) == 0)
+    fn.ret(fn.const(PTR, 0))
+    return fn
+
+
+def _sleep(fn: Function, pool: Val, state_at: Val) -> None:
+    """Sleep until a job is open."""
+    mutex, condition = _field(fn, pool, _MUTEX), _field(fn, pool, _CONDITION)
+    fn.call("pthread_mutex_lock", I32, 0, mutex)
+    _atomic_add(fn, _field(fn, pool, _SLEEP), 1)
+    done = fn.fresh("awake")
+    head, wait = fn.fresh("asleep"), fn.fresh("wait")
+    fn.line(f"br label %{head}")
+    fn.label(head)
+    is_open = (_atomic_load(fn, state_at) & _OPEN) != 0
+    fn.line(f"br i1 {is_open.ref}, label %{done}, label %{wait}")
+    fn.label(wait)
+    fn.call("pthread_cond_wait", I32, 0, condition, mutex)
+    fn.line(f"br label %{head}")
+    fn.label(done)
+    _atomic_add(fn, _field(fn, pool, _SLEEP), -1)
+    fn.call("pthread_mutex_unlock", I32, 0, mutex)
+
+
+def _parallel(target: Target) -> Function:
+    """Write ``parallel(pool, threads, function, P, S, extent, chunk, scratch, stride)``.
+
+    ::
+
+        if extent <= chunk or threads == 1 or BUSY: function(P, S, 0, extent, scratch)
+        else: publish the job; open it; work; close it; wait until no worker is inside
+    """
+    kinds = [PTR, I64, PTR, PTR, PTR, I64, I64, PTR, I64]
+    fn = Function("educe_parallel", kinds)
+    pool, threads, function, pointers, sizes, extent, chunk, scratch, stride = fn.arguments
+    alone, shared, done = fn.fresh("alone"), fn.fresh("shared"), fn.fresh("end")
+    attempt = fn.fresh("attempt")
+    small = (extent <= chunk) | (threads <= 1)
+    fn.line(f"br i1 {small.ref}, label %{alone}, label %{attempt}")
+    fn.label(attempt)
+    taken = _exchange(fn, _field(fn, pool, _BUSY), 0, 1)
+    fn.line(f"br i1 {taken.ref}, label %{shared}, label %{alone}")
+    fn.label(alone)
+    _call(fn, function, pointers, sizes, fn.const(I64, 0), extent, scratch)
+    fn.line(f"br label %{done}")
+    fn.label(shared)
+    job = _field(fn, pool, _JOB)
+    for index, value in enumerate((function, pointers, sizes, scratch, extent, chunk, stride, threads - 1)):
+        fn.store(value, job, index)
+    state_at = _field(fn, pool, _STATE)
+    _atomic_store(fn, 0, _field(fn, pool, _NEXT))
+    _atomic_store(fn, _OPEN, state_at)
+    with fn.when(_atomic_load(fn, _field(fn, pool, _SLEEP)) > 0):
+        fn.call("pthread_mutex_lock", I32, 0, _field(fn, pool, _MUTEX))
+        fn.call("pthread_cond_broadcast", I32, 0, _field(fn, pool, _CONDITION))
+        fn.call("pthread_mutex_unlock", I32, 0, _field(fn, pool, _MUTEX))
+    _work(fn, pool, fn.const(I64, 0))
+    fn.line(f"%{fn.fresh('closed')} = atomicrmw and ptr {state_at.ref}, i64 {~_OPEN} seq_cst")
+    with fn.repeat_while() as go_on:
+        _pause(fn, target)
+        go_on(_atomic_load(fn, state_at) != 0)
+    _atomic_store(fn, 0, _field(fn, pool, _BUSY))
+    fn.line(f"br label %{done}")
+    fn.label(done)
+    return fn
+
+
+def _run(target: Target) -> Function:
+    """Write ``run(table, count, bases, scratch, stride, pool, threads, clock)``: each launch in its turn.
+
+    `clock`, unless null, receives the processor's time stamp before each launch and after the last.
+
+    ::
+
+        for launch in table:
+            P[i] = bases[launch.base[i]] + launch.offset[i]
+            parallel(pool, threads, launch.function, P, launch.sizes, ...)
+    """
+    kinds = [PTR, I64, PTR, PTR, I64, PTR, I64, PTR]
+    fn = Function("educe_run", kinds)
+    table, count, bases, scratch, stride, pool, threads, clock = fn.arguments
+    pointers = fn.stack(PTR, MAX_POINTERS)
+    word = fn.var(fn.const(I64, 0))
+    from educe.compiler.emit import BOOL, I8
+
+    timed = fn.emit(BOOL, 0, f"icmp ne ptr {clock.ref}, null")
+    with fn.loop(0, count) as index:
+        with fn.when(timed):
+            fn.store(_time_stamp(fn), clock, index)
+        launch = fn.at(I64, table, word.get())
+        function = fn.load(PTR, launch, 0)
+        words, num_pointers, extent, chunk = (fn.load(I64, launch, field) for field in (1, 2, 4, 5))
+        with fn.loop(0, num_pointers) as number:
+            place = fn.at(I64, launch, number * 2 + HEADER_WORDS)
+            base = fn.load(PTR, bases, fn.load(I64, place, 0))
+            fn.store(fn.at(I8, base, fn.load(I64, place, 1)), pointers, number)
+        sizes = fn.at(I64, launch, num_pointers * 2 + HEADER_WORDS)
+        arguments = (pool, threads, function, pointers, sizes, extent, chunk, scratch, stride)
+        given = ", ".join(f"{each.type} {each.ref}" for each in arguments)
+        fn.line(f"call void @educe_parallel({given})")
+        word.set(word.get() + words)
+    with fn.when(timed):
+        fn.store(_time_stamp(fn), clock, count)
+    return fn
+
+
+def _time_stamp(fn: Function) -> Val:
+    return fn.call("llvm.readcyclecounter", I64, 0)
+
+
+def runtime_text(target: Target) -> str:
+    """Return the runtime as LLVM IR."""
+    lines: dict[str, None] = {}
+    bodies = []
+    for fn in (_parallel(target), _worker(target), _run(target)):
+        declared, body = fn.text().split("define ", 1)
+        lines.update(dict.fromkeys(declared.splitlines()))
+        bodies.append(f"define {body}")
+    return "\n".join([*lines, *bodies])
+
+
+_RUN_TYPE = ctypes.CFUNCTYPE(
+    None,
+    ctypes.c_void_p,
+    ctypes.c_int64,
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+    ctypes.c_int64,
+    ctypes.c_void_p,
+    ctypes.c_int64,
+    ctypes.c_void_p,
+)
+
+
+class Runtime:
+    """The runtime of this process: its compiled functions and its pool of threads."""
+
+    def __init__(self, target: Target) -> None:
+        self._loader = jit.Loader(target)
+        code = jit.object_code(runtime_text(target), target)
+        self._loader.load({"educe_run": code})
+        self.run = _RUN_TYPE(self._loader.address("educe_run"))
+        self._worker = self._loader.function_address("educe_worker")
+        self._lock = threading.Lock()
+        self._memory = (ctypes.c_int64 * (_POOL_WORDS + _LINE))()
+        start = ctypes.addressof(self._memory)
+        self.pool = start + (-start) % (8 * _LINE)
+        self._libc = ctypes.CDLL(None)
+        self._libc.pthread_mutex_init(ctypes.c_void_p(self.pool + 8 * _MUTEX), None)
+        self._libc.pthread_cond_init(ctypes.c_void_p(self.pool + 8 * _CONDITION), None)
+        self._arguments: list[ctypes.Array[ctypes.c_int64]] = []
+
+    def grow(self, threads: int) -> None:
+        """Have at least `threads` threads, the caller's included.
+
+        Raises:
+            OSError: the system gives no more threads.
+        """
+        with self._lock:
+            while len(self._arguments) < threads - 1:
+                argument = (ctypes.c_int64 * 2)(self.pool, len(self._arguments) + 1)
+                thread = ctypes.c_void_p()
+                status = self._libc.pthread_create(
+                    ctypes.byref(thread), None, ctypes.c_void_p(self._worker), ctypes.byref(argument)
+                )
+                if status:
+                    raise OSError(status, os.strerror(status))
+                self._libc.pthread_detach(thread)
+                self._arguments.append(argument)
+
+    @property
+    def num_threads(self) -> int:
+        """The threads there are, the caller's included; each has scratch memory of its own."""
+        return len(self._arguments) + 1
+
+
+@cache
+def runtime(target: Target | None = None) -> Runtime:
+    """Return the process's runtime for `target`, made at the first call."""
+    made = Runtime(target or host_target())
+    made.grow(usable_cores())
+    return made
+
+
+os.register_at_fork(after_in_child=runtime.cache_clear)
