@@ -62,7 +62,8 @@ class Code:
         self.opsets = dict(opsets)
         self.constants = constants or Constants()
         self._address = address
-        self.inputs = (*(str(value.name) for value in graph.inputs), *captured)
+        own = (str(value.name) for value in graph.inputs)
+        self.inputs = (*(name for name in own if name not in graph.initializers), *captured)
         self.outputs = tuple(str(value.name) for value in graph.outputs)
         self._known = {
             str(name): _weight(value.const_value)
@@ -84,7 +85,8 @@ class Code:
         for name, value in env.items():
             if isinstance(value, Tensor):
                 value.uses = self._uses.get(name, 0)
-        return self._continue(env, 0, 0, len(inputs))
+        plain = all(isinstance(env[name], Tensor) for name in self.inputs)
+        return self._continue(env, 0, 0, len(inputs), plain)
 
     def _constant(self, array: Any) -> Value:
         low = Lowering(self.target, self.threads, self.constants)
@@ -103,8 +105,18 @@ class Code:
             last[name] = len(self.calls)
         return uses, last
 
-    def _continue(self, env: dict[str, Value], node: int, number: int, values: int) -> Segment:
-        """Lower the nodes from `node` on, up to a host step or the end."""
+    def _continue(
+        self, env: dict[str, Value], node: int, number: int, values: int, plain: bool = False
+    ) -> Segment:
+        """Lower the nodes from `node` on, up to a host step or the end.
+
+        Args:
+            env: The values that are known by name; they are changed.
+            node: The first node's number.
+            number: The number of the segment.
+            values: How many inputs and host values there are.
+            plain: Whether the program starts here, and every input is an array.
+        """
         segment = Segment(number, [])
         low = Lowering(self.target, self.threads, self.constants, number)
         low.launches = segment.launches
@@ -116,7 +128,7 @@ class Code:
             for name in self.calls[index].inputs:
                 if name and self._last_use[name] == index:
                     env.pop(name, None)
-        self._end(segment, low, env)
+        self._end(segment, low, env, plain)
         return segment
 
     def _lower_node(
@@ -210,7 +222,7 @@ class Code:
             learned.uses = env[name].uses  # type: ignore[union-attr]
             env[name] = learned
 
-    def _end(self, segment: Segment, low: Lowering, env: dict[str, Value]) -> None:
+    def _end(self, segment: Segment, low: Lowering, env: dict[str, Value], plain: bool) -> None:
         """Have every output in memory of its own, dense, and finish the last segment."""
         outputs: list[Value] = []
         taken: set[Buffer] = set()
@@ -239,7 +251,11 @@ class Code:
             outputs.append(dense)
             buffer.slot, buffer.number = "output", number
         segment.outputs = tuple(outputs)
-        finish(segment, (), self._address, self.guarded)
+        arrays = plain and all(isinstance(value, Tensor) for value in outputs)
+        segment.has_objects = arrays and not self.guarded
+        bases = [("input", number) for number in range(len(self.inputs))]
+        bases += [("output", number) for number in range(len(self.outputs))]
+        finish(segment, (), self._address, self.guarded, bases if segment.has_objects else ())
 
 
 class _Host:

@@ -14,42 +14,108 @@ import numpy as np
 from educe.compiler.code import Code
 from educe.compiler.memory import ALIGNMENT, PAGE
 from educe.compiler.program import HostObject, HostStep, Segment
-from educe.compiler.runtime import Runtime
+from educe.compiler.runtime import CONTEXT_FIELDS, Runtime
 from educe.compiler.tensor import Tensor, dtype_of
 
 MAX_PROGRAMS = 64
 """Sets of input shapes whose programs an executor keeps."""
 
 _KEPT_ARENAS = 8
+# A run that is expected to be shorter does not let other Python threads go on meanwhile.
+_BRIEF_NS = 5000.0
+_OBJECTS, _SCRATCH, _CLOCK = (CONTEXT_FIELDS.index(name) for name in ("objects", "scratch", "clock"))
+
+
+class Arena:
+    """Aligned memory for one run at a time."""
+
+    __slots__ = ("address", "memory", "size_bytes")
+
+    def __init__(self, size_bytes: int) -> None:
+        whole = np.empty(size_bytes + ALIGNMENT, np.uint8)
+        start = -whole.ctypes.data % ALIGNMENT
+        self.memory = whole[start : start + size_bytes]
+        self.address = int(self.memory.ctypes.data)
+        self.size_bytes = size_bytes
 
 
 class Arenas:
     """Memory that runs lend from each other; a larger one takes the place of a smaller one."""
 
     def __init__(self) -> None:
-        self._free: list[np.ndarray] = []
+        self._free: list[Arena] = []
 
-    def take(self, size_bytes: int) -> np.ndarray:
+    def take(self, size_bytes: int) -> Arena:
         """Return memory of at least `size_bytes`, which is the caller's until given back."""
         try:
             arena = self._free.pop()
         except IndexError:
-            arena = None
-        if arena is None or arena.nbytes < size_bytes:
+            return Arena(size_bytes)
+        if arena.size_bytes < size_bytes:
             del arena
-            return _aligned(size_bytes)
+            return Arena(size_bytes)
         return arena
 
-    def give_back(self, arena: np.ndarray) -> None:
+    def give_back(self, arena: Arena) -> None:
         """Let another run have `arena`."""
         if len(self._free) < _KEPT_ARENAS:
             self._free.append(arena)
 
 
-def _aligned(size_bytes: int) -> np.ndarray:
-    memory = np.empty(size_bytes + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    return memory[start : start + size_bytes]
+class Ready:
+    """A program of one segment with nothing left to decide: what a run of it needs, filled in beforehand.
+
+    Args:
+        segment: The program, whose inputs and outputs are all arrays.
+        runtime: The process's threads.
+        threads: Threads that a run may use.
+    """
+
+    def __init__(self, segment: Segment, runtime: Runtime, threads: int) -> None:
+        self.segment = segment
+        self.outputs = [(each.shape, dtype_of(each.kind)) for each in segment.outputs]  # type: ignore[union-attr]
+        self.has_arena = ("arena", 0) in segment.bases or bool(segment.scratch_bytes)
+        self.is_brief = sum(launch.time_ns for launch in segment.launches) < _BRIEF_NS
+        self.run = runtime.run_briefly if self.is_brief else runtime.run
+        self.free: list[Context] = []
+        self._runtime, self._threads = runtime, threads
+
+    def context(self) -> Context:
+        """Return a context that no run uses."""
+        try:
+            return self.free.pop()
+        except IndexError:
+            return Context(self.segment, self._runtime, self._threads)
+
+
+class Context:
+    """What the compiled runtime is told of one run."""
+
+    __slots__ = ("address", "arena_base", "bases", "words")
+
+    def __init__(self, segment: Segment, runtime: Runtime, threads: int) -> None:
+        assert segment.table is not None
+        self.bases = (ctypes.c_int64 * max(len(segment.bases), 1))()
+        self.words = (ctypes.c_int64 * len(CONTEXT_FIELDS))(
+            segment.table.ctypes.data,
+            len(segment.launches),
+            ctypes.addressof(self.bases),
+            sum(slot in ("input", "output") for slot, _ in segment.bases) if segment.has_objects else 0,
+            0,
+            segment.scratch_bytes,
+            runtime.pool,
+            threads,
+            0,
+        )
+        arena = ("arena", segment.number)
+        self.arena_base = segment.bases.index(arena) if arena in segment.bases else -1
+        self.address = ctypes.addressof(self.words)
+
+    def lend(self, arena: Arena, arena_bytes: int) -> None:
+        """Let the run use `arena`, with the threads' scratch memory after the first `arena_bytes`."""
+        if self.arena_base >= 0:
+            self.bases[self.arena_base] = arena.address
+        self.words[_SCRATCH] = arena.address + arena_bytes
 
 
 class Executor:
@@ -67,6 +133,7 @@ class Executor:
         self._arenas = Arenas()
         self._keep_arenas = keep_arenas
         self._programs: OrderedDict[Any, Segment] = OrderedDict()
+        self._ready: dict[Any, Ready] = {}
         self._lock = threading.RLock()
 
     def program(self, inputs: Sequence[Any]) -> Segment:
@@ -80,10 +147,58 @@ class Executor:
                 self._programs[key] = self.code.lower(inputs)
                 while len(self._programs) > MAX_PROGRAMS:
                     self._programs.popitem(last=False)
+                    self._ready.clear()
             return self._programs[key]
 
-    def run(self, inputs: Sequence[Any], clocks: list[tuple[Segment, np.ndarray]] | None = None) -> list[Any]:
+    def run(self, inputs: Sequence[Any]) -> list[Any]:
         """Return the outputs of the code for `inputs`, which are not modified.
+
+        Args:
+            inputs: Arrays and objects, in the code's order, of the types that the code was made for.
+        """
+        try:
+            ready = self._ready[tuple([value.shape for value in inputs])]
+        except (KeyError, AttributeError):
+            return self._run_any(inputs)
+        for value in inputs:
+            if not value.flags.c_contiguous:
+                return self._run_any(inputs)
+        outputs: list[Any] = [np.empty(shape, dtype) for shape, dtype in ready.outputs]
+        context = ready.context()
+        bases = context.bases
+        index = 0
+        for value in inputs:
+            bases[index] = id(value)
+            index += 1
+        for value in outputs:
+            bases[index] = id(value)
+            index += 1
+        if ready.has_arena:
+            segment = ready.segment
+            arena = self._arenas.take(segment.arena_bytes + segment.scratch_bytes * self._runtime.num_threads)
+            context.lend(arena, segment.arena_bytes)
+            ready.run(context.address)
+            if self._keep_arenas:
+                self._arenas.give_back(arena)
+        else:
+            ready.run(context.address)
+        ready.free.append(context)
+        return outputs
+
+    def _run_any(self, inputs: Sequence[Any]) -> list[Any]:
+        values = [_contiguous(value) for value in inputs]
+        segment = self.program(values)
+        if segment.has_objects:
+            self._ready[tuple([value.shape for value in values])] = Ready(
+                segment, self._runtime, self.code.threads
+            )
+            return self.run(values)
+        return self.walk(values)
+
+    def walk(
+        self, inputs: Sequence[Any], clocks: list[tuple[Segment, np.ndarray]] | None = None
+    ) -> list[Any]:
+        """Return the outputs of the code for `inputs`, segment by segment.
 
         Args:
             inputs: Arrays and objects, in the code's order.
@@ -101,7 +216,7 @@ class Executor:
                 segment = self._successor(segment, found)
         finally:
             if self._keep_arenas:
-                for arena in frame.arenas.values():
+                for arena in frame.lent:
                     self._arenas.give_back(arena)
 
     def _launch(
@@ -113,29 +228,24 @@ class Executor:
         ]
         if not segment.launches:
             return outputs
-        runtime = self._runtime
-        stride = segment.scratch_bytes
-        total = segment.arena_bytes + stride * runtime.num_threads
-        arena = _guarded(segment, total) if segment.guards else self._arenas.take(total)
-        frame.arenas[segment.number] = arena
-        bases = (ctypes.c_int64 * len(segment.bases))(
-            *(frame.address(slot, number, outputs) for slot, number in segment.bases)
-        )
-        clock = None
+        arena_bytes = segment.arena_bytes
+        total = arena_bytes + segment.scratch_bytes * self._runtime.num_threads
+        if segment.guards:
+            arena = _guarded(segment, total)
+        else:
+            arena = self._arenas.take(total)
+            frame.lent.append(arena)
+        frame.arenas[segment.number] = arena.memory
+        context = Context(segment, self._runtime, self.code.threads)
+        context.words[_OBJECTS] = 0
+        for index, (slot, number) in enumerate(segment.bases):
+            context.bases[index] = frame.address(slot, number, outputs)
+        context.lend(arena, arena_bytes)
         if clocks is not None:
             clock = np.zeros(len(segment.launches) + 1, np.int64)
             clocks.append((segment, clock))
-        assert segment.table is not None
-        runtime.run(
-            segment.table.ctypes.data,
-            len(segment.launches),
-            ctypes.addressof(bases),
-            arena.ctypes.data + segment.arena_bytes,
-            stride,
-            runtime.pool,
-            self.code.threads,
-            None if clock is None else clock.ctypes.data,
-        )
+            context.words[_CLOCK] = clock.ctypes.data
+        self._runtime.run(context.address)
         return outputs
 
     def _host(self, step: HostStep, frame: _Frame) -> list[Any]:
@@ -170,6 +280,7 @@ class _Frame:
     def __init__(self, inputs: list[Any]) -> None:
         self.inputs = inputs
         self.arenas: dict[int, np.ndarray] = {}
+        self.lent: list[Arena] = []
         self.host: list[Any] = []
 
     def address(self, slot: str, number: int, outputs: list[Any]) -> int:
@@ -213,14 +324,14 @@ class _Frame:
         return flat[start : start + size].view(dtype_of(value.kind)).reshape(value.shape).copy()
 
 
-def _guarded(segment: Segment, total: int) -> np.ndarray:
-    """Return memory in which touching a page of `segment.guards` ends the process."""
+def _guarded(segment: Segment, total: int) -> Arena:
+    """Return memory in which touching a page of `segment.guards` ends the process; it is never freed."""
     libc = ctypes.CDLL(None, use_errno=True)
-    memory = mmap.mmap(-1, total + PAGE)
-    arena = np.frombuffer(memory, np.uint8)
+    arena = Arena(0)
+    arena.memory = np.frombuffer(mmap.mmap(-1, total + PAGE), np.uint8)
+    arena.address = int(arena.memory.ctypes.data)
     for offset in segment.guards:
-        address = ctypes.c_void_p(arena.ctypes.data + offset)
-        if libc.mprotect(address, ctypes.c_size_t(PAGE), 0):
+        if libc.mprotect(ctypes.c_void_p(arena.address + offset), ctypes.c_size_t(PAGE), 0):
             raise OSError(ctypes.get_errno(), "mprotect")
     return arena
 

@@ -19,7 +19,7 @@ from educe.compiler.emit import F32, KINDS, Kind
 from educe.compiler.kernel import Kernel
 from educe.compiler.kernels.pointwise import BLOCK, MAX_OUTER
 from educe.compiler.kernels.scalars import SCALARS, Expression, Step
-from educe.compiler.program import Launch
+from educe.compiler.program import Launch, estimated_ns
 from educe.compiler.target import Target
 from educe.compiler.tensor import (
     Buffer,
@@ -38,9 +38,6 @@ from educe.compiler.tensor import (
 MAX_FUSED_INPUTS = 8
 MAX_FUSED_STEPS = 48
 
-# What a core does in a nanosecond, roughly: to judge how much work is worth sharing.
-_FLOPS_PER_NS = 50.0
-_BYTES_PER_NS = 10.0
 _SHARED_FROM_NS = 8000.0
 _CHUNK_NS = 4000.0
 
@@ -385,7 +382,7 @@ class Lowering:
 
     def _chunk(self, extent: int, flops: float, bytes: float) -> int:
         """Return how many units a thread takes at once: all, if they are too little work to share."""
-        time_ns = max(flops / _FLOPS_PER_NS, bytes / _BYTES_PER_NS)
+        time_ns = estimated_ns(flops, bytes)
         if self.threads == 1 or time_ns < _SHARED_FROM_NS:
             return extent
         pieces = min(extent, 4 * self.threads, max(self.threads, int(time_ns / _CHUNK_NS)))

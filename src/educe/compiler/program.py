@@ -23,6 +23,16 @@ Slot: TypeAlias = tuple[str, int]
 """Whence a base address comes: ``("input", 0)``, ``("arena", 2)``, ``("none", 0)`` for absolute ones."""
 
 
+# What a core does in a nanosecond, roughly: to judge how much work is worth sharing.
+_FLOPS_PER_NS = 50.0
+_BYTES_PER_NS = 10.0
+
+
+def estimated_ns(flops: float, bytes: float) -> float:
+    """Return a rough guess of the time that one core takes for so much work."""
+    return max(flops / _FLOPS_PER_NS, bytes / _BYTES_PER_NS)
+
+
 @dataclass(eq=False)
 class Launch:
     """One call of a kernel.
@@ -52,6 +62,11 @@ class Launch:
     node: str
     in_place: bool = False
     chunk: int = 1
+
+    @property
+    def time_ns(self) -> float:
+        """A rough guess of the time that one core takes."""
+        return estimated_ns(self.flops, self.bytes)
 
     @property
     def outputs(self) -> tuple[Tensor, ...]:
@@ -119,6 +134,9 @@ class Segment:
         successors: The segments that were made to follow, by what the host step gave.
         resume: Makes another successor.
         guards: Offsets of the pages that nobody may touch, in a guarded plan.
+        buffers: The buffers of the arena.
+        has_objects: Whether it is a whole program between arrays: its bases then start with every input and
+            every output, so that a run can name the arrays themselves.
     """
 
     number: int
@@ -133,6 +151,7 @@ class Segment:
     resume: Callable[[Any, list[Any]], Segment] | None = None
     guards: list[int] = field(default_factory=list)
     buffers: list[Buffer] = field(default_factory=list)
+    has_objects: bool = False
 
 
 def finish(
@@ -140,6 +159,7 @@ def finish(
     kept: Iterable[Tensor],
     address: Callable[[Kernel], int],
     guarded: bool = False,
+    bases: Sequence[Slot] = (),
 ) -> None:
     """Plan the memory of a segment and write its table.
 
@@ -148,6 +168,7 @@ def finish(
         kept: Tensors that are needed after its last launch.
         address: Gives the address of a kernel's code.
         guarded: Whether buffers get pages of their own.
+        bases: The bases to start with.
     """
     lives = _lives(segment, kept, share=not guarded)
     segment.arena_bytes = plan([life for life, _ in lives], guarded)
@@ -158,7 +179,7 @@ def finish(
         segment.guards = guard_pages(life.buffer for life, _ in lives)
     segment.buffers = [life.buffer for life, _ in lives]
     segment.scratch_bytes = max((launch.scratch_bytes for launch in segment.launches), default=0)
-    segment.bases = []
+    segment.bases = list(bases)
     words: list[int] = []
     for launch in segment.launches:
         words += _words(launch, address(launch.kernel), segment)

@@ -18,9 +18,12 @@ import os
 import threading
 from functools import cache
 
+import numpy as np
+
 from educe.compiler import jit
-from educe.compiler.emit import I32, I64, PTR, Function, Val
+from educe.compiler.emit import BOOL, I8, I32, I64, PTR, Function, Val
 from educe.compiler.target import Target, host_target
+from educe.errors import InternalError
 from educe.machine import usable_cores
 
 MAX_POINTERS = 64
@@ -57,8 +60,6 @@ def _exchange(fn: Function, address: Val, old: Val | int, new: Val | int) -> Val
     old, new = fn.as_val(old, I64, 0), fn.as_val(new, I64, 0)
     ref = f"%{fn.fresh('p')}"
     fn.line(f"{ref} = cmpxchg ptr {address.ref}, i64 {old.ref}, i64 {new.ref} seq_cst seq_cst")
-    from educe.compiler.emit import BOOL
-
     return fn.emit(BOOL, 0, f"extractvalue {{ i64, i1 }} {ref}, 1")
 
 
@@ -80,8 +81,6 @@ def _work(fn: Function, pool: Val, who: Val) -> None:
     job = _field(fn, pool, _JOB)
     function, pointers, sizes, scratch = (fn.load(PTR, job, index) for index in range(4))
     extent, chunk, stride = (fn.load(I64, job, index) for index in range(4, _JOB_WORDS))
-    from educe.compiler.emit import I8
-
     own = fn.at(I8, scratch, who * stride)
     with fn.repeat_while() as go_on:
         unit = _atomic_add(fn, _field(fn, pool, _NEXT), chunk)
@@ -188,24 +187,37 @@ def _parallel(target: Target) -> Function:
     return fn
 
 
-def _run(target: Target) -> Function:
-    """Write ``run(table, count, bases, scratch, stride, pool, threads, clock)``: each launch in its turn.
+CONTEXT_FIELDS = ("table", "count", "bases", "objects", "scratch", "stride", "pool", "threads", "clock")
+"""What a run is told, one 64-bit word each; see `_run`."""
 
-    `clock`, unless null, receives the processor's time stamp before each launch and after the last.
+_DATA = object.__basicsize__
+"""Where an array object holds its data pointer: its first field (numpy.org, C API, PyArrayObject)."""
+
+
+def _run(target: Target) -> Function:
+    """Write ``run(context)``: each launch of the table in its turn.
+
+    The first `objects` of the bases are addresses of NumPy arrays, whose data is looked up here; the others
+    are addresses of memory. `clock`, unless null, receives the processor's time stamp before each launch and
+    after the last.
 
     ::
 
+        for i in objects: bases[i] = bases[i]->data
         for launch in table:
             P[i] = bases[launch.base[i]] + launch.offset[i]
             parallel(pool, threads, launch.function, P, launch.sizes, ...)
     """
-    kinds = [PTR, I64, PTR, PTR, I64, PTR, I64, PTR]
-    fn = Function("educe_run", kinds)
-    table, count, bases, scratch, stride, pool, threads, clock = fn.arguments
+    fn = Function("educe_run", [PTR])
+    (context,) = fn.arguments
+    kinds = (PTR, I64, PTR, I64, PTR, I64, PTR, I64, PTR)
+    table, count, bases, objects, scratch, stride, pool, threads, clock = (
+        fn.load(kind, context, index) for index, kind in enumerate(kinds)
+    )
     pointers = fn.stack(PTR, MAX_POINTERS)
+    with fn.loop(0, objects) as index:
+        fn.store(fn.load(PTR, fn.at(I8, fn.load(PTR, bases, index), _DATA)), bases, index)
     word = fn.var(fn.const(I64, 0))
-    from educe.compiler.emit import BOOL, I8
-
     timed = fn.emit(BOOL, 0, f"icmp ne ptr {clock.ref}, null")
     with fn.loop(0, count) as index:
         with fn.when(timed):
@@ -242,27 +254,23 @@ def runtime_text(target: Target) -> str:
     return "\n".join([*lines, *bodies])
 
 
-_RUN_TYPE = ctypes.CFUNCTYPE(
-    None,
-    ctypes.c_void_p,
-    ctypes.c_int64,
-    ctypes.c_void_p,
-    ctypes.c_void_p,
-    ctypes.c_int64,
-    ctypes.c_void_p,
-    ctypes.c_int64,
-    ctypes.c_void_p,
-)
-
-
 class Runtime:
-    """The runtime of this process: its compiled functions and its pool of threads."""
+    """The runtime of this process: its compiled functions and its pool of threads.
+
+    Attributes:
+        run: Runs a context, while other Python threads may go on.
+        run_briefly: The same for runs of microseconds, for which letting others go on costs more.
+        pool: The address of the pool.
+    """
 
     def __init__(self, target: Target) -> None:
         self._loader = jit.Loader(target)
         code = jit.object_code(runtime_text(target), target)
         self._loader.load({"educe_run": code})
-        self.run = _RUN_TYPE(self._loader.address("educe_run"))
+        address = self._loader.address("educe_run")
+        self.run = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
+        self.run_briefly = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(address)
+        _check_arrays(self)
         self._worker = self._loader.function_address("educe_worker")
         self._lock = threading.Lock()
         self._memory = (ctypes.c_int64 * (_POOL_WORDS + _LINE))()
@@ -295,6 +303,16 @@ class Runtime:
     def num_threads(self) -> int:
         """The threads there are, the caller's included; each has scratch memory of its own."""
         return len(self._arguments) + 1
+
+
+def _check_arrays(runtime: Runtime) -> None:
+    """Raise `InternalError` unless the data of an array is found where `_run` looks for it."""
+    array = np.zeros(1)
+    bases = (ctypes.c_int64 * 1)(id(array))
+    context = (ctypes.c_int64 * len(CONTEXT_FIELDS))(0, 0, ctypes.addressof(bases), 1)
+    runtime.run(ctypes.addressof(context))
+    if bases[0] != array.ctypes.data:
+        raise InternalError("this Python keeps the data of NumPy's arrays in an unknown place")
 
 
 @cache
