@@ -31,9 +31,11 @@ THREADS = Setting("EDUCE_THREADS", "", "threads of an engine; empty means one pe
 _MOST_THREADS = 128
 
 TARGET = Setting("EDUCE_TARGET", "", "the instruction set to compile for; empty means the best that runs here")
+CACHE = Setting("EDUCE_CACHE", "", "the folder of compiled code; empty means the user's own, 'off' means none")
+CACHE_BYTES = Setting("EDUCE_CACHE_BYTES", "1000000000", "the bound on that folder's size")
 TRACEBACK = Setting("EDUCE_TRACEBACK", "", "anything but empty prints the traceback of an internal fault")
 
-ALL = (ENGINE, THREADS, TARGET, TRACEBACK)
+ALL = (ENGINE, THREADS, TARGET, CACHE, CACHE_BYTES, TRACEBACK)
 """Every setting."""
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from educe.compiler.host import HostCall
-from educe.compiler.kernel import Kernel
+from educe.compiler.library import Library
 from educe.compiler.lowering import Constants, Lowering
 from educe.compiler.operators.base import Call, NeedsValue, NotCompiled, operators
 from educe.compiler.program import HostObject, HostStep, Segment, finish
@@ -41,7 +41,7 @@ class Code:
         opsets: The operator sets that it imports.
         target: The machine to compile for.
         threads: Threads that a run may use.
-        address: Makes a kernel if needed, and gives the address of its code.
+        library: Where kernels are found or made.
         constants: Where constants are kept.
         guarded: Whether buffers are surrounded by pages that nobody may touch.
         captured: Names of outer values that a subgraph reads, after its own inputs.
@@ -53,7 +53,7 @@ class Code:
         opsets: Mapping[str, int],
         target: Target,
         threads: int,
-        address: Callable[[Kernel], int],
+        library: Library,
         constants: Constants | None = None,
         guarded: bool = False,
         captured: Sequence[str] = (),
@@ -61,7 +61,7 @@ class Code:
         self.target, self.threads, self.guarded = target, threads, guarded
         self.opsets = dict(opsets)
         self.constants = constants or Constants()
-        self._address = address
+        self.library = library
         own = (str(value.name) for value in graph.inputs)
         self.inputs = (*(name for name in own if name not in graph.initializers), *captured)
         self.outputs = tuple(str(value.name) for value in graph.outputs)
@@ -195,7 +195,7 @@ class Code:
         segment.step = step
         kept = [low.need(value) for value in env.values() if isinstance(value, Tensor)]
         kept += [value for value in step.inputs if isinstance(value, Tensor)]
-        finish(segment, kept, self._address, self.guarded)
+        finish(segment, kept, self.library, self.guarded)
         snapshot = dict(env)
         call = self.calls[index]
 
@@ -255,7 +255,7 @@ class Code:
         segment.has_objects = arrays and not self.guarded
         bases = [("input", number) for number in range(len(self.inputs))]
         bases += [("output", number) for number in range(len(self.outputs))]
-        finish(segment, (), self._address, self.guarded, bases if segment.has_objects else ())
+        finish(segment, (), self.library, self.guarded, bases if segment.has_objects else ())
 
 
 class _Host:

@@ -104,3 +104,12 @@ def _fresh_machine(target: Target) -> Any:
     """Return a machine of the loader's own, as an execution engine owns its machine."""
     _machine(target)
     return _machine.__wrapped__(target)
+
+
+@cache
+def llvm_version() -> str:
+    """Return the versions of LLVM and of the package that brings it."""
+    import llvmlite
+    import llvmlite.binding as llvm
+
+    return f"{'.'.join(str(part) for part in llvm.llvm_version_info)} (llvmlite {llvmlite.__version__})"

@@ -1,13 +1,17 @@
-"""The kernels of this process: made at their first use, and kept."""
+"""The kernels of this process: taken from the store or made at their first use, and kept."""
 
 from __future__ import annotations
 
+import hashlib
 import threading
+from collections.abc import Callable, Iterable
 from functools import cache
+from pathlib import Path
 
 from educe.compiler import jit
 from educe.compiler.kernel import Kernel
 from educe.compiler.target import Target, host_target
+from educe.store import Key, store
 
 
 class Library:
@@ -15,24 +19,75 @@ class Library:
 
     def __init__(self, target: Target) -> None:
         self.target = target
+        self.num_made = 0
         self._loader = jit.Loader(target)
         self._addresses: dict[str, int] = {}
         self._lock = threading.Lock()
 
+    def prepare(self, kernels: Iterable[Kernel]) -> None:
+        """Load every kernel that is not loaded yet, made anew if the store does not have it."""
+        with self._lock:
+            missing = {each.name: each for each in kernels if each.name not in self._addresses}
+            if not missing:
+                return
+            self._loader.load({name: self._code(kernel) for name, kernel in missing.items()})
+            for name in missing:
+                self._addresses[name] = self._loader.address(name)
+
     def address(self, kernel: Kernel) -> int:
         """Return the address of a kernel's code."""
-        name = kernel.name
-        known = self._addresses.get(name)
-        if known is not None:
-            return known
-        with self._lock:
-            if name not in self._addresses:
-                self._loader.load({name: jit.object_code(kernel.text(self.target), self.target)})
-                self._addresses[name] = self._loader.address(name)
-            return self._addresses[name]
+        if kernel.name not in self._addresses:
+            self.prepare([kernel])
+        return self._addresses[kernel.name]
+
+    def _code(self, kernel: Kernel) -> bytes:
+        def make() -> bytes:
+            self.num_made += 1
+            return jit.object_code(kernel.text(self.target), self.target)
+
+        return stored(kernel_key(kernel, self.target), make)
 
     def __len__(self) -> int:
         return len(self._addresses)
+
+
+def kernel_key(kernel: Kernel, target: Target) -> Key:
+    """Return what the code of a kernel depends on."""
+    return Key(
+        "kernel",
+        kernel.name,
+        (
+            ("template", kernel.template),
+            ("choices", str(kernel)),
+            ("target", repr(target)),
+            *origin(),
+        ),
+    )
+
+
+def origin() -> tuple[tuple[str, str], ...]:
+    """Return what all code depends on: the compiler and LLVM."""
+    return (("compiler", source_hash()), ("llvm", jit.llvm_version()))
+
+
+def stored(key: Key, make: Callable[[], bytes]) -> bytes:
+    """Return what the store has under `key`, made and kept if it has nothing."""
+    kept = store()
+    found = kept.get(key) if kept else None
+    if found is None:
+        found = make()
+        if kept:
+            kept.put(key, found)
+    return found
+
+
+@cache
+def source_hash() -> str:
+    """Return the hash of the compiler's own source, of which every file may change the code it makes."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 @cache

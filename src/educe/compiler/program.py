@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from educe.compiler.kernel import Kernel
+from educe.compiler.library import Library
 from educe.compiler.memory import Life, guard_pages, plan
 from educe.compiler.runtime import HEADER_WORDS, MAX_POINTERS
 from educe.compiler.tensor import Buffer, Tensor
@@ -157,7 +158,7 @@ class Segment:
 def finish(
     segment: Segment,
     kept: Iterable[Tensor],
-    address: Callable[[Kernel], int],
+    library: Library,
     guarded: bool = False,
     bases: Sequence[Slot] = (),
 ) -> None:
@@ -166,7 +167,7 @@ def finish(
     Args:
         segment: Its launches are there; the rest is filled in.
         kept: Tensors that are needed after its last launch.
-        address: Gives the address of a kernel's code.
+        library: Where kernels are found or made.
         guarded: Whether buffers get pages of their own.
         bases: The bases to start with.
     """
@@ -181,8 +182,9 @@ def finish(
     segment.scratch_bytes = max((launch.scratch_bytes for launch in segment.launches), default=0)
     segment.bases = list(bases)
     words: list[int] = []
+    library.prepare(launch.kernel for launch in segment.launches)
     for launch in segment.launches:
-        words += _words(launch, address(launch.kernel), segment)
+        words += _words(launch, library.address(launch.kernel), segment)
     segment.table = np.array(words or [0], np.int64)
 
 

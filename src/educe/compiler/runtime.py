@@ -22,9 +22,11 @@ import numpy as np
 
 from educe.compiler import jit
 from educe.compiler.emit import BOOL, I8, I32, I64, PTR, Function, Val
+from educe.compiler.library import origin, stored
 from educe.compiler.target import Target, host_target
 from educe.errors import InternalError
 from educe.machine import usable_cores
+from educe.store import Key
 
 MAX_POINTERS = 64
 HEADER_WORDS = 6
@@ -265,7 +267,8 @@ class Runtime:
 
     def __init__(self, target: Target) -> None:
         self._loader = jit.Loader(target)
-        code = jit.object_code(runtime_text(target), target)
+        key = Key("kernel", "runtime", (("target", repr(target)), *origin()))
+        code = stored(key, lambda: jit.object_code(runtime_text(target), target))
         self._loader.load({"educe_run": code})
         address = self._loader.address("educe_run")
         self.run = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)

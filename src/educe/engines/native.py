@@ -53,7 +53,7 @@ class NativeEngine(Engine):
         pool = runtime(target)
         pool.grow(threads)
         graph = model.graph
-        code = Code(graph.graph, graph.opset_imports, target, threads, library(target).address)
+        code = Code(graph.graph, graph.opset_imports, target, threads, library(target))
         executor = Executor(code, pool, options.memory_arena)
 
         def launch(feeds: dict[str, Value]) -> Sequence[Value]:
