@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from educe import __version__, settings
-from educe.cli import bench, demo, doctor, engines, inspect, predict, verify
+from educe.cli import bench, cache, compile, demo, doctor, engines, inspect, predict, profile, verify
 from educe.cli.screen import error_fields, errors, print_error, print_json
 from educe.errors import EduceError, InternalError
 
@@ -22,8 +22,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (predict, inspect, verify, bench, engines, doctor, demo):
+for command in (predict, inspect, verify, bench, compile, profile, engines, doctor, demo):
     app.command(command.__name__.rpartition(".")[2], epilog=command.EXAMPLES)(command.command)
+app.add_typer(cache.app, name="cache")
 
 
 def _print_version(wanted: bool) -> None:

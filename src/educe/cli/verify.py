@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -12,14 +11,10 @@ from rich.table import Table
 
 from educe import api
 from educe.cli import options
-from educe.cli.inputs import expand_inputs
+from educe.cli.feeds import feeds_of
 from educe.cli.screen import errors, output, print_json
 from educe.engines import compile, get
 from educe.errors import OptionError
-from educe.limits import DEFAULT_LIMITS
-from educe.model import Model
-from educe.tasks import TaskOptions, task_for
-from educe.tasks.predictor import Named
 
 if TYPE_CHECKING:
     from educe.bench.compare import Comparison, FirstDifference
@@ -62,7 +57,7 @@ def command(
         raise OptionError(f"{chosen} is compared with itself", remedy="name another engine with --against")
     ours, theirs = (compile(loaded, each, threads=threads) for each in (chosen, against))
     agree = True
-    for name, feeds in _feeds(loaded, data):
+    for name, feeds in feeds_of(loaded, data):
         found = compare(ours, theirs, feeds, tolerance=tolerance)
         first = None
         if not found.agree:
@@ -74,30 +69,6 @@ def command(
             _print(name, found, first)
     if not agree:
         raise typer.Exit(_DISAGREE)
-
-
-def _feeds(model: Model, data: list[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the inputs to compare with, by name: those of `data`, one item each, or random numbers."""
-    from educe.bench.feeds import random_feeds
-
-    if not data:
-        yield "random numbers", random_feeds(model)
-        return
-    task = task_for(model, None, TaskOptions())
-    sources, failures = expand_inputs(data, task, DEFAULT_LIMITS)
-    for error in failures:
-        raise error
-    constants, random = task.constants(), random_feeds(model)
-    states = {name: random[name] for name in model.card.state}
-    for source in sources:
-        content = source.source if isinstance(source, Named) else source
-        for item in task.open(content):
-            feeds = task.preprocess([item])
-            if task.stepwise:
-                feeds = {name: array[len(array) // 2] for name, array in feeds.items()}
-            place = "" if item.row is None else f" row {item.row}"
-            name = source.name if isinstance(source, Named) else str(source)
-            yield f"{name}{place}", {**feeds, **constants, **states}
 
 
 def _fields(name: str, found: Comparison, first: FirstDifference | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from educe.compiler.host import HostCall
 from educe.compiler.library import Library
-from educe.compiler.lowering import Constants, Lowering
+from educe.compiler.lowering import Constants, Lowering, Product
 from educe.compiler.operators.base import Call, NeedsValue, NotCompiled, operators
 from educe.compiler.program import HostObject, HostStep, Segment, finish
 from educe.compiler.target import Target
@@ -185,6 +185,8 @@ class Code:
             if isinstance(result, Tensor):
                 shared = any(result is other for other in env.values())
                 result.uses = self._uses[name] + (result.uses if shared else 0)
+                if isinstance(result.lazy, Product) and not result.node:
+                    result.node = call.label
                 if result.lazy is not None and result.uses > 1:
                     low.need(result)
             env[name] = result

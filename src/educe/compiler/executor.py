@@ -226,6 +226,9 @@ class Executor:
             np.empty(each.shape, dtype_of(each.kind)) if isinstance(each, Tensor) else frame.host_value(each)
             for each in segment.outputs
         ]
+        if clocks is not None:
+            clock = np.zeros(len(segment.launches) + 1, np.int64)
+            clocks.append((segment, clock))
         if not segment.launches:
             return outputs
         arena_bytes = segment.arena_bytes
@@ -242,8 +245,6 @@ class Executor:
             context.bases[index] = frame.address(slot, number, outputs)
         context.lend(arena, arena_bytes)
         if clocks is not None:
-            clock = np.zeros(len(segment.launches) + 1, np.int64)
-            clocks.append((segment, clock))
             context.words[_CLOCK] = clock.ctypes.data
         self._runtime.run(context.address)
         return outputs

@@ -44,9 +44,7 @@ class HostCall:
 
     def __call__(self, inputs: Sequence[Any]) -> list[Any]:
         """Return the node's outputs, None for those that nobody wants."""
-        feeds = {
-            name: inputs[position] for name, position in zip(self._names, self._positions, strict=True)
-        }
+        feeds = {name: inputs[position] for name, position in zip(self._names, self._positions, strict=True)}
         with _ONE_AT_A_TIME, warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             found = iter(self._evaluator.run(None, feeds))

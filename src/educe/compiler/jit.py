@@ -46,7 +46,7 @@ def optimized(text: str, target: Target) -> Any:
 
 def _with_attributes(text: str, target: Target) -> str:
     attributes = f'"target-cpu"="{target.cpu}" "target-features"="{target.features}" nounwind'
-    if target.lanes == 16:  # noqa: PLR2004
+    if target.lanes == 16:
         attributes += ' "prefer-vector-width"="512" "min-legal-vector-width"="512"'
     return f"{text}\nattributes #0 = {{ {attributes} }}\n"
 

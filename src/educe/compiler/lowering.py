@@ -137,13 +137,15 @@ class Lowering:
         """Return `x` in memory, with whatever strides it has."""
         if x.lazy is None:
             return x
+        node, self.node = self.node, x.node or self.node
         if isinstance(x.lazy, Product):
             product = x.lazy
             x.buffer = Buffer(x.size * x.kind.size_bytes, segment=self.segment)
             x.lazy = None
             product.launch(Expression((x.kind,)), (), x)
-            return x
-        self._launch_expression(x)
+        else:
+            self._launch_expression(x)
+        self.node = node
         return x
 
     def dense(self, x: Tensor) -> Tensor:
@@ -217,7 +219,7 @@ class Lowering:
         inputs = tuple(self._fusable(each, shape) for each in inputs)
         strides = self._chosen_strides(shape, inputs)
         lazy = Pointwise(function, inputs, step.attributes)
-        result = Tensor(kind, shape, strides, lazy=lazy)
+        result = Tensor(kind, shape, strides, lazy=lazy, node=self.node)
         if self._too_large(result):
             inputs = tuple(self.need(each) for each in inputs)
             result.lazy = Pointwise(function, inputs, step.attributes)
@@ -271,6 +273,7 @@ class Lowering:
         x.lazy = None
         if chosen is not None:
             x.strides = chosen.strides
+            self.node = chosen.node
             product = chosen.lazy
             product.launch(expression, operands[1:], x)
             return

@@ -210,9 +210,7 @@ def _lives(segment: Segment, kept: Iterable[Tensor], share: bool) -> list[tuple[
     return [(lives[buffer], aliases) for buffer, aliases in merged.items()]
 
 
-def _share_in_place(
-    segment: Segment, lives: dict[Buffer, Life], merged: dict[Buffer, list[Buffer]]
-) -> None:
+def _share_in_place(segment: Segment, lives: dict[Buffer, Life], merged: dict[Buffer, list[Buffer]]) -> None:
     """Let the output of a launch lie where its first input ends its life."""
     root: dict[Buffer, Buffer] = {}
     for time, launch in enumerate(segment.launches):

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from educe.compiler.emit import KINDS, Kind
-
-if TYPE_CHECKING:
-    from educe.compiler.program import Launch
 
 KIND_NAMES = {
     np.dtype(name): kind
@@ -82,6 +79,8 @@ class Tensor:
         buffer: The memory; None as long as `lazy` stands for it.
         value: The content where it is known while lowering, for constants and sizes.
         lazy: What would compute it, until something needs it in memory.
+        uses: How often it is read.
+        node: The node of the graph that made it.
     """
 
     kind: Kind
@@ -91,7 +90,8 @@ class Tensor:
     buffer: Buffer | None = None
     value: np.ndarray | None = None
     lazy: Any = None
-    uses: int = field(default=1)
+    uses: int = 1
+    node: str = ""
 
     @property
     def size(self) -> int:

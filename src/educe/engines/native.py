@@ -2,13 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
 
 from educe.engines.base import Engine, Executable, Options, Support, Value
 from educe.errors import MissingLibraryError
 from educe.model import Model
 from educe.settings import resolve_threads
+
+if TYPE_CHECKING:
+    from educe.compiler.executor import Executor
+    from educe.compiler.program import Segment
+
+
+class NativeExecutable(Executable):
+    """A model as machine code.
+
+    Attributes:
+        executor: Lowers the model for the shapes that it meets, and runs it.
+    """
+
+    __slots__ = ("executor",)
+
+    def __init__(self, model: Model, executor: Executor) -> None:
+        run, names = executor.run, executor.code.inputs
+
+        def launch(feeds: dict[str, Value]) -> Sequence[Value]:
+            return run([feeds[name] for name in names])
+
+        super().__init__(NativeEngine.name, model, launch)
+        self.executor = executor
+
+    def program(self, feeds: Mapping[str, Value]) -> list[Segment]:
+        """Return the segments that a run of `feeds` goes through."""
+        clocks: list[tuple[Segment, np.ndarray]] = []
+        self.timed(feeds, clocks)
+        return [segment for segment, _ in clocks]
+
+    def timed(self, feeds: Mapping[str, Value], clocks: list[tuple[Segment, np.ndarray]]) -> None:
+        """Run `feeds`, and add each segment with the time stamps before its launches and after the last."""
+        self.executor.walk([feeds[name] for name in self.executor.code.inputs], clocks)
 
 
 class NativeEngine(Engine):
@@ -56,7 +91,4 @@ class NativeEngine(Engine):
         code = Code(graph.graph, graph.opset_imports, target, threads, library(target))
         executor = Executor(code, pool, options.memory_arena)
 
-        def launch(feeds: dict[str, Value]) -> Sequence[Value]:
-            return executor.run([feeds[name] for name in code.inputs])
-
-        return Executable(self.name, model, launch)
+        return NativeExecutable(model, executor)

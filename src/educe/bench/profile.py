@@ -1,0 +1,127 @@
+"""Where a run spends its time: kernel by kernel, as a share of what the machine can do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from educe.compiler.program import Segment
+from educe.engines.native import NativeExecutable
+
+
+class KernelTime(msgspec.Struct, frozen=True):
+    """The time of one launch.
+
+    Attributes:
+        node: The node of the graph that it comes from.
+        kernel: The kernel's template.
+        seconds: The median over the runs.
+        start_seconds: When it starts in the run, the median likewise.
+        flops: Floating-point operations.
+        bytes: Bytes read and written at least.
+    """
+
+    node: str
+    kernel: str
+    seconds: float
+    start_seconds: float
+    flops: int
+    bytes: int
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """The times of a run.
+
+    Attributes:
+        kernels: Every launch, in order.
+        total_seconds: The median of whole runs, Python included.
+        runs: How many runs there were.
+    """
+
+    kernels: tuple[KernelTime, ...]
+    total_seconds: float
+    runs: int
+
+    @property
+    def kernel_seconds(self) -> float:
+        """The time of all kernels together."""
+        return sum(kernel.seconds for kernel in self.kernels)
+
+
+def profile(executable: NativeExecutable, feeds: Mapping[str, Any], seconds: float = 2.0) -> Profile:
+    """Run `feeds` again and again for about `seconds`, and time every launch.
+
+    The processor's time stamp is read before each launch; its rate is taken from the runs themselves.
+    """
+    executable.timed(feeds, [])
+    totals: list[float] = []
+    stamps: list[np.ndarray] = []
+    segments: list[Segment] = []
+    end = time.perf_counter() + seconds
+    first_stamp, first_time = 0, 0.0
+    rate = 0.0
+    while time.perf_counter() < end or len(totals) < _FEWEST_RUNS:
+        clocks: list[tuple[Segment, np.ndarray]] = []
+        start = time.perf_counter()
+        executable.timed(feeds, clocks)
+        totals.append(time.perf_counter() - start)
+        segments = [segment for segment, _ in clocks]
+        run = np.concatenate([clock for segment, clock in clocks if segment.launches] or [np.zeros(2)])
+        if not stamps:
+            first_stamp, first_time = int(run[0]), start
+        elif run[0] > first_stamp:
+            rate = (int(run[0]) - first_stamp) / (start - first_time)
+        stamps.append(run)
+    times = np.array(stamps, np.float64) / max(rate, 1.0)
+    return Profile(_kernels(segments, times), float(np.median(totals)), len(totals))
+
+
+_FEWEST_RUNS = 5
+
+
+def _kernels(segments: list[Segment], times: np.ndarray) -> tuple[KernelTime, ...]:
+    """Return the launches with their times; each segment has one time stamp more than launches."""
+    found = []
+    place = 0
+    for segment in segments:
+        if not segment.launches:
+            continue
+        for launch in segment.launches:
+            spent = np.median(times[:, place + 1] - times[:, place])
+            begun = np.median(times[:, place] - times[:, 0])
+            found.append(
+                KernelTime(
+                    launch.node,
+                    launch.kernel.template,
+                    float(spent),
+                    float(begun),
+                    launch.flops,
+                    launch.bytes,
+                )
+            )
+            place += 1
+        place += 1
+    return tuple(found)
+
+
+def chrome_trace(found: Profile, name: str) -> dict[str, Any]:
+    """Return a profile in the Trace Event Format, which ``chrome://tracing`` and Perfetto show."""
+    events = [
+        {
+            "name": f"{kernel.kernel} {kernel.node}",
+            "cat": kernel.kernel,
+            "ph": "X",
+            "ts": kernel.start_seconds * 1e6,
+            "dur": kernel.seconds * 1e6,
+            "pid": 0,
+            "tid": 0,
+            "args": {"flops": kernel.flops, "bytes": kernel.bytes},
+        }
+        for kernel in found.kernels
+    ]
+    start = {"name": "process_name", "ph": "M", "pid": 0, "args": {"name": name}}
+    return {"traceEvents": [start, *events], "displayTimeUnit": "ns"}

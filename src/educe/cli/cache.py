@@ -1,0 +1,91 @@
+"""``educe cache``: what is kept on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from educe import api, store
+from educe.cli import options
+from educe.cli.screen import output, print_json
+from educe.engines.native import NativeExecutable
+from educe.errors import OptionError
+from educe.limits import format_bytes
+from educe.settings import CACHE
+
+app = typer.Typer(help="Show, explain or clear the code that is kept on disk.", no_args_is_help=True)
+
+
+def _store() -> store.Store:
+    found = store.store()
+    if found is None:
+        raise OptionError("nothing is kept on disk", remedy=f"unset {CACHE.variable}")
+    return found
+
+
+@app.command("list")
+def list_entries(json: options.JsonOption = False) -> None:
+    """List the entries, the one used last first."""
+    kept = _store()
+    entries = kept.entries()
+    if json:
+        for entry in entries:
+            print_json(
+                {
+                    "kind": entry.key.kind,
+                    "name": entry.key.name,
+                    "size_bytes": entry.size_bytes,
+                    "ingredients": dict(entry.key.ingredients),
+                }
+            )
+        return
+    table = Table("kind", "name", "size", "target")
+    for entry in entries:
+        target = dict(entry.key.ingredients).get("target", "")
+        table.add_row(entry.key.kind, entry.key.name, format_bytes(entry.size_bytes), target.split("'")[1])
+    output().print(table)
+    total = sum(entry.size_bytes for entry in entries)
+    output().print(
+        f"{len(entries)} entries, {format_bytes(total)} of at most {format_bytes(kept.max_bytes)}, "
+        f"in {kept.root}",
+        markup=False,
+    )
+
+
+@app.command("clear")
+def clear(json: options.JsonOption = False) -> None:
+    """Remove every entry."""
+    removed = _store().clear()
+    if json:
+        print_json({"removed": removed})
+    else:
+        output().print(f"{removed} entries removed")
+
+
+@app.command("explain")
+def explain(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file, or the folder of one.")],
+    json: options.JsonOption = False,
+) -> None:
+    """Say of each kernel of MODEL whether it is kept, and if it is not, what its key differs in."""
+    from educe.bench.feeds import random_feeds
+    from educe.compiler.library import kernel_key
+    from educe.compiler.target import host_target
+
+    loaded = api.load(model)
+    kept = _store()
+    executable = api.compile(loaded, engine="native")
+    assert isinstance(executable, NativeExecutable)
+    plain = {entry.key.digest for entry in kept.entries()}
+    segments = executable.program(random_feeds(loaded))
+    kernels = {launch.kernel: None for segment in segments for launch in segment.launches}
+    for kernel in kernels:
+        key = kernel_key(kernel, host_target())
+        reason = "stored" if key.digest in plain else kept.explain(key)
+        if json:
+            print_json({"kernel": kernel.name, "choices": str(kernel), "state": reason})
+        else:
+            output().print(f"{reason}: {kernel}", markup=False)
