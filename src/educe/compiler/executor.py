@@ -23,7 +23,9 @@ MAX_PROGRAMS = 64
 _KEPT_ARENAS = 8
 # A run that is expected to be shorter does not let other Python threads go on meanwhile.
 _BRIEF_NS = 5000.0
-_OBJECTS, _SCRATCH, _CLOCK = (CONTEXT_FIELDS.index(name) for name in ("objects", "scratch", "clock"))
+_OBJECTS, _SCRATCH, _CLOCK, _INPUTS, _TYPES = (
+    CONTEXT_FIELDS.index(name) for name in ("objects", "scratch", "clock", "inputs", "types")
+)
 
 
 class Arena:
@@ -67,17 +69,25 @@ class Ready:
 
     Args:
         segment: The program, whose inputs and outputs are all arrays.
+        inputs: Arrays like those that it was made for.
         runtime: The process's threads.
         threads: Threads that a run may use.
     """
 
-    def __init__(self, segment: Segment, runtime: Runtime, threads: int) -> None:
+    def __init__(
+        self, segment: Segment, inputs: Sequence[np.ndarray], runtime: Runtime, threads: int
+    ) -> None:
         self.segment = segment
+        self._dtypes = [value.dtype for value in inputs]
+        words = [word for value in inputs for word in (id(value.dtype), value.ndim, *value.shape)]
+        self.types = (ctypes.c_int64 * (1 + len(words)))(id(np.ndarray), *words)
+        self.num_inputs = len(inputs)
         self.outputs = [(each.shape, dtype_of(each.kind)) for each in segment.outputs]  # type: ignore[union-attr]
         self.has_arena = ("arena", 0) in segment.bases or bool(segment.scratch_bytes)
-        self.is_brief = sum(launch.time_ns for launch in segment.launches) < _BRIEF_NS
-        self.run = runtime.run_briefly if self.is_brief else runtime.run
+        is_brief = sum(launch.time_ns for launch in segment.launches) < _BRIEF_NS
+        self.call = runtime.call_briefly if is_brief else runtime.call
         self.free: list[Context] = []
+        self.memory_bytes = segment.arena_bytes + segment.scratch_bytes * runtime.num_threads
         self._runtime, self._threads = runtime, threads
 
     def context(self) -> Context:
@@ -85,7 +95,9 @@ class Ready:
         try:
             return self.free.pop()
         except IndexError:
-            return Context(self.segment, self._runtime, self._threads)
+            context = Context(self.segment, self._runtime, self._threads)
+            context.words[_INPUTS], context.words[_TYPES] = self.num_inputs, ctypes.addressof(self.types)
+            return context
 
 
 class Context:
@@ -105,6 +117,8 @@ class Context:
             segment.scratch_bytes,
             runtime.pool,
             threads,
+            0,
+            0,
             0,
         )
         arena = ("arena", segment.number)
@@ -134,6 +148,7 @@ class Executor:
         self._keep_arenas = keep_arenas
         self._programs: OrderedDict[Any, Segment] = OrderedDict()
         self._ready: dict[Any, Ready] = {}
+        self._last: Ready | None = None
         self._lock = threading.RLock()
 
     def program(self, inputs: Sequence[Any]) -> Segment:
@@ -156,13 +171,29 @@ class Executor:
         Args:
             inputs: Arrays and objects, in the code's order, of the types that the code was made for.
         """
-        try:
-            ready = self._ready[tuple([value.shape for value in inputs])]
-        except (KeyError, AttributeError):
-            return self._run_any(inputs)
-        for value in inputs:
-            if not value.flags.c_contiguous:
-                return self._run_any(inputs)
+        found = self.run_again(inputs)
+        if found is not None:
+            return found
+        values = [_contiguous(value) for value in inputs]
+        segment = self.program(values)
+        if segment.has_objects:
+            key = tuple(_key(value) for value in values)
+            if key not in self._ready:
+                self._ready[key] = Ready(segment, values, self._runtime, self.code.threads)
+            self._last = self._ready[key]
+            found = self.run_again(values)
+            if found is not None:
+                return found
+        return self.walk(values)
+
+    def run_again(self, inputs: Sequence[Any]) -> list[Any] | None:
+        """Return the outputs if `inputs` are arrays like those of the last run, else None.
+
+        This is all the Python that stands between a call and machine code.
+        """
+        ready = self._last
+        if ready is None or len(inputs) != ready.num_inputs:
+            return None
         outputs: list[Any] = [np.empty(shape, dtype) for shape, dtype in ready.outputs]
         context = ready.context()
         bases = context.bases
@@ -173,27 +204,16 @@ class Executor:
         for value in outputs:
             bases[index] = id(value)
             index += 1
-        if ready.has_arena:
-            segment = ready.segment
-            arena = self._arenas.take(segment.arena_bytes + segment.scratch_bytes * self._runtime.num_threads)
-            context.lend(arena, segment.arena_bytes)
-            ready.run(context.address)
+        if not ready.has_arena:
+            passed = ready.call(context.address)
+        else:
+            arena = self._arenas.take(ready.memory_bytes)
+            context.lend(arena, ready.segment.arena_bytes)
+            passed = ready.call(context.address)
             if self._keep_arenas:
                 self._arenas.give_back(arena)
-        else:
-            ready.run(context.address)
         ready.free.append(context)
-        return outputs
-
-    def _run_any(self, inputs: Sequence[Any]) -> list[Any]:
-        values = [_contiguous(value) for value in inputs]
-        segment = self.program(values)
-        if segment.has_objects:
-            self._ready[tuple([value.shape for value in values])] = Ready(
-                segment, self._runtime, self.code.threads
-            )
-            return self.run(values)
-        return self.walk(values)
+        return outputs if passed else None
 
     def walk(
         self, inputs: Sequence[Any], clocks: list[tuple[Segment, np.ndarray]] | None = None

@@ -32,6 +32,7 @@ from educe.compiler.tensor import (
     is_permuted_dense,
     kind_of,
     memory_order,
+    same_strides,
     strides_in_order,
 )
 
@@ -444,13 +445,6 @@ def reshaped_strides(
         step *= size
         left //= size
     return tuple(reversed(result))
-
-
-def same_strides(shape: Sequence[int], a: Sequence[int], b: Sequence[int]) -> bool:
-    """Say whether two strides reach the same elements; those of dimensions of size 1 have no say."""
-    return 0 in shape or all(
-        size == 1 or x == y for size, x, y in zip(shape, a, b, strict=True)
-    )
 
 
 def _restrided(value: np.ndarray, strides: Sequence[int]) -> np.ndarray:

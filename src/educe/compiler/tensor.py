@@ -139,6 +139,13 @@ def is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
     return True
 
 
+def same_strides(shape: Sequence[int], a: Sequence[int], b: Sequence[int]) -> bool:
+    """Say whether two strides reach the same elements; those of dimensions of size 1 have no say."""
+    return 0 in shape or all(
+        size == 1 or x == y for size, x, y in zip(shape, a, b, strict=True)
+    )
+
+
 def is_permuted_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
     """Say whether the elements fill their memory without gap or overlap, in whatever order of dimensions."""
     order = memory_order(shape, strides)
@@ -195,5 +202,6 @@ __all__ = [
     "is_permuted_dense",
     "kind_of",
     "memory_order",
+    "same_strides",
     "strides_in_order",
 ]

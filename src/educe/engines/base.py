@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -29,9 +29,6 @@ from educe.model import MapType, Model, OptionalType, SequenceType, TensorType, 
 
 Value: TypeAlias = Any
 """A NumPy array; or a list, a dict or None for sequences, maps and optionals."""
-
-# Shapes of one input that are remembered as fitting.
-_MAX_SEEN = 256
 
 Launch: TypeAlias = Callable[[dict[str, Value]], Sequence[Value]]
 """What an engine compiles a model to: all inputs by name, to all outputs in order."""
@@ -99,7 +96,7 @@ class Executable:
         state: Each state input, with the output that feeds it at the next step.
     """
 
-    __slots__ = ("_inputs", "_launch", "_output_names", "_seen", "engine", "signature", "state")
+    __slots__ = ("_inputs", "_launch", "_output_names", "engine", "signature", "state")
 
     def __init__(self, engine: str, model: Model, launch: Launch) -> None:
         self.engine = engine
@@ -108,7 +105,6 @@ class Executable:
         self._launch = launch
         self._output_names = tuple(model.signature.outputs)
         self._inputs = tuple((name, _plain(value), value) for name, value in model.signature.inputs.items())
-        self._seen = _seen_shapes(model.signature.inputs.values())
 
     def run(self, inputs: Mapping[str, Value], state: State | None = None) -> dict[str, Value]:
         """Run the model once.
@@ -124,8 +120,6 @@ class Executable:
             InputError: an input is missing, unknown, or of the wrong type or shape.
             EngineError: the engine failed.
         """
-        if state is None and self._fits_as_before(inputs):
-            return dict(zip(self._output_names, self._launch(inputs), strict=True))  # type: ignore[arg-type]
         if type(inputs) is not dict and not isinstance(inputs, Mapping):
             raise InputError(
                 f"the inputs are a {type(inputs).__name__}",
@@ -160,22 +154,6 @@ class Executable:
             values[name] = np.zeros(shape, value.numpy_dtype)
         return State(values)
 
-    def _fits_as_before(self, inputs: Mapping[str, Value]) -> bool:
-        """Say whether `inputs` are arrays of types and shapes that have passed the check before."""
-        if self._seen is None or type(inputs) is not dict or len(inputs) != len(self._inputs):
-            return False
-        for (name, _, _), (dtype, shapes) in zip(self._inputs, self._seen, strict=True):
-            value = inputs.get(name)
-            if type(value) is not np.ndarray or value.dtype is not dtype or value.shape not in shapes:
-                return False
-        return True
-
-    def _remember(self, feeds: dict[str, Value]) -> None:
-        if self._seen is not None:
-            for (name, _, _), (_, shapes) in zip(self._inputs, self._seen, strict=True):
-                if len(shapes) < _MAX_SEEN:
-                    shapes.add(feeds[name].shape)
-
     def _with_state(self, inputs: Mapping[str, Value], state: State) -> dict[str, Value]:
         for name in state.values:
             if name in inputs:
@@ -202,20 +180,9 @@ class Executable:
             known = self.signature.inputs
             unknown = next(name for name in feeds if name not in known)
             raise InputError(f"the model has no input {unknown!r}", remedy=nearest(unknown, known))
-        self._remember(feeds)
 
     def __repr__(self) -> str:
         return f"<Executable {self.engine} {self.signature}>"
-
-
-def _seen_shapes(
-    inputs: Iterable[ValueType],
-) -> tuple[tuple[np.dtype, set[tuple[int, ...]]], ...] | None:
-    """Return the type of each input and a set for the shapes that fitted it; None unless all are NumPy's own."""
-    types = [_plain(value) for value in inputs]
-    if any(each is None or each.numpy_dtype.isbuiltin != 1 for each in types):
-        return None
-    return tuple((each.numpy_dtype, set()) for each in types if each is not None)
 
 
 def _plain(value: ValueType) -> TensorType | None:

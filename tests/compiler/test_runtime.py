@@ -1,0 +1,151 @@
+"""The pool of threads, arenas, and runs side by side."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from educe.compiler.library import library
+from educe.compiler.target import host_target
+from tests.compiler.models import FLOAT, model, native
+from tests.conftest import ROOT
+
+
+def chain():
+    """A model whose work is large enough to be shared between threads."""
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0]),
+        helper.make_node("Exp", ["t"], ["e"]),
+        helper.make_node("Add", ["e", "t"], ["s"]),
+        helper.make_node("Transpose", ["s"], ["u"], perm=[1, 0]),
+        helper.make_node("Mul", ["u", "x"], ["y"]),
+    ]
+    return model(nodes, {"x": (FLOAT, ["n", 257])}, ["y"])
+
+
+def expected(x: np.ndarray) -> np.ndarray:
+    wide = x.astype(np.float64)
+    return (np.exp(wide) + wide) * wide
+
+
+def test_many_threads_share_one_executable():
+    executable = native(chain())
+    inputs = [np.random.default_rng(seed).standard_normal((300 + seed, 257), np.float32) for seed in range(6)]
+    first = [executable.run({"x": x})["y"] for x in inputs]
+    for x, y in zip(inputs, first, strict=True):
+        np.testing.assert_allclose(y, expected(x), rtol=1e-5, atol=1e-5)
+    wrong: list[int] = []
+
+    def work(seed: int) -> None:
+        for _ in range(50):
+            if not np.array_equal(executable.run({"x": inputs[seed]})["y"], first[seed]):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize("threads", [2, 3, 5])
+def test_bits_do_not_depend_on_the_number_of_threads(threads):
+    x = np.random.default_rng(0).standard_normal((1000, 257), np.float32)
+    made = chain()
+    alone = native(made, threads=1).run({"x": x})["y"]
+    assert np.array_equal(native(made, threads=threads).run({"x": x})["y"], alone)
+
+
+def test_rows_do_not_depend_on_their_neighbours():
+    executable = native(chain())
+    x = np.random.default_rng(0).standard_normal((64, 257), np.float32)
+    whole = executable.run({"x": x})["y"]
+    for start, stop in ((0, 1), (3, 5), (17, 64)):
+        assert np.array_equal(executable.run({"x": x[start:stop]})["y"], whole[start:stop])
+
+
+def test_new_sizes_compile_nothing_and_memory_stays_that_of_the_largest():
+    executable = native(chain())
+    largest = np.ones((2000, 257), np.float32)
+    executable.run({"x": largest})
+    executable.run({"x": largest[:1]})
+    made = len(library(host_target()))
+    for rows in range(3, 200, 4):
+        assert executable.run({"x": largest[:rows]})["y"].shape == (rows, 257)
+    assert len(library(host_target())) == made
+    free = executable.executor._arenas._free
+    assert len(free) == 1
+    assert free[0].size_bytes <= executable.program({"x": largest})[0].arena_bytes + 2**20
+
+
+def test_an_idle_process_uses_no_processor_time():
+    executable = native(chain())
+    executable.run({"x": np.ones((2000, 257), np.float32)})
+    time.sleep(0.1)
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    time.sleep(0.5)
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.05
+
+
+def test_a_signal_during_a_run_leaves_the_executable_usable():
+    executable = native(chain())
+    x = np.random.default_rng(0).standard_normal((4000, 257), np.float32)
+    right = executable.run({"x": x})["y"]
+
+    class Interruption(Exception):
+        pass
+
+    def interrupt(*_: object) -> None:
+        raise Interruption
+
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    interrupted = 0
+    try:
+        for attempt in range(40):
+            signal.setitimer(signal.ITIMER_REAL, 0.0003 * (1 + attempt % 9))
+            try:
+                while True:
+                    executable.run({"x": x})
+            except Interruption:
+                interrupted += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    assert interrupted == 40
+    assert np.array_equal(executable.run({"x": x})["y"], right)
+
+
+def test_a_forked_child_has_threads_of_its_own():
+    code = """
+import os, numpy as np
+from tests.compiler.test_runtime import chain, native
+x = np.ones((3000, 257), np.float32)
+executable = native(chain(), threads=2)
+y = executable.run({"x": x})["y"]
+child = os.fork()
+if child == 0:
+    again = native(chain(), threads=2).run({"x": x})["y"]
+    same = executable.run({"x": x})["y"]
+    os._exit(0 if np.array_equal(again, y) and np.array_equal(same, y) else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.stdout.strip() == "0", done.stderr
