@@ -33,9 +33,10 @@ _MOST_THREADS = 128
 TARGET = Setting("EDUCE_TARGET", "", "the instruction set to compile for; empty means the best that runs here")
 CACHE = Setting("EDUCE_CACHE", "", "the folder of compiled code; empty means the user's own, 'off' means none")
 CACHE_BYTES = Setting("EDUCE_CACHE_BYTES", "1000000000", "the bound on that folder's size")
+GUARD = Setting("EDUCE_GUARD", "", "anything but empty ends the process where code touches memory beside a buffer")
 TRACEBACK = Setting("EDUCE_TRACEBACK", "", "anything but empty prints the traceback of an internal fault")
 
-ALL = (ENGINE, THREADS, TARGET, CACHE, CACHE_BYTES, TRACEBACK)
+ALL = (ENGINE, THREADS, TARGET, CACHE, CACHE_BYTES, GUARD, TRACEBACK)
 """Every setting."""
 
 

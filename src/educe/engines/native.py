@@ -10,7 +10,7 @@ import numpy as np
 from educe.engines.base import Engine, Executable, Options, State, Support, Value
 from educe.errors import MissingLibraryError
 from educe.model import Model
-from educe.settings import resolve_threads
+from educe.settings import GUARD, resolve_threads
 
 if TYPE_CHECKING:
     from educe.compiler.executor import Executor
@@ -100,7 +100,8 @@ class NativeEngine(Engine):
         pool = runtime(target)
         pool.grow(threads)
         graph = model.graph
-        code = Code(graph.graph, graph.opset_imports, target, threads, library(target))
+        guarded = bool(GUARD.value())
+        code = Code(graph.graph, graph.opset_imports, target, threads, library(target), guarded=guarded)
         executor = Executor(code, pool, options.memory_arena)
 
         return NativeExecutable(model, executor)

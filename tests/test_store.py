@@ -1,0 +1,113 @@
+"""The store keeps what it is given, whole or not at all."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+
+from educe import store as stores
+from educe.errors import OptionError
+from educe.store import Key, Store
+
+KEY = Key("kernel", "gemm_1", (("target", "avx2"), ("llvm", "22")))
+
+
+def test_content_is_found_by_its_key(tmp_path: Path):
+    store = Store(tmp_path, 10**6)
+    assert store.get(KEY) is None
+    store.put(KEY, b"\x00code\n\xff")
+    assert store.get(KEY) == b"\x00code\n\xff"
+    assert store.get(Key("kernel", "gemm_1", (("target", "avx512"), ("llvm", "22")))) is None
+    (entry,) = store.entries()
+    assert entry.key == KEY
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content[:-1],
+        lambda content: content[:-1] + b"?",
+        lambda content: b"",
+        lambda content: b"{}\n" + content,
+        lambda content: content.replace(b"sha256", b"sha257"),
+        lambda content: os.urandom(len(content)),
+    ],
+)
+def test_a_damaged_entry_counts_as_missing_and_is_replaced(tmp_path: Path, change):
+    store = Store(tmp_path, 10**6)
+    store.put(KEY, b"code")
+    (entry,) = store.entries()
+    entry.path.write_bytes(change(entry.path.read_bytes()))
+    assert store.get(KEY) is None
+    store.put(KEY, b"code")
+    assert store.get(KEY) == b"code"
+
+
+def test_the_store_stays_within_its_bound_and_the_oldest_go_first(tmp_path: Path):
+    store = Store(tmp_path, 50_000)
+    for number in range(20):
+        key = Key("kernel", f"k{number}", ())
+        store.put(key, bytes(5000))
+        path = store._path(key)
+        if path.exists():
+            os.utime(path, (number, number))
+    kept = {entry.key.name for entry in store.entries()}
+    assert sum(entry.size_bytes for entry in store.entries()) <= 50_000
+    assert "k19" in kept
+    assert "k0" not in kept
+
+
+def test_a_miss_is_explained_by_what_differs(tmp_path: Path):
+    store = Store(tmp_path, 10**6)
+    assert store.explain(KEY) == "never made"
+    store.put(Key("kernel", "gemm_1", (("target", "avx2"), ("llvm", "21"))), b"old")
+    assert store.explain(KEY) == "made again: llvm was '21', is '22'"
+    store.put(KEY, b"new")
+    assert store.explain(KEY) == "stored"
+    assert store.clear() == 2
+    assert store.explain(KEY) == "never made"
+
+
+def test_a_store_that_cannot_be_written_is_left_as_it_is(tmp_path: Path, caplog):
+    (tmp_path / "file").write_text("in the way")
+    store = Store(tmp_path / "file", 10**6)
+    store.put(KEY, b"code")
+    assert store.get(KEY) is None
+    assert "cannot be written" in caplog.text
+
+
+def _write(root: str, number: int) -> None:
+    store = Store(Path(root), 10**7)
+    for turn in range(30):
+        key = Key("kernel", f"k{turn % 5}", ())
+        content = bytes([turn % 5]) * 20_000
+        store.put(key, content)
+        found = store.get(key)
+        assert found in (None, content), number
+
+
+def test_processes_share_a_store(tmp_path: Path):
+    spawn = multiprocessing.get_context("spawn")
+    workers = [spawn.Process(target=_write, args=(str(tmp_path), number)) for number in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    assert not list(tmp_path.glob("*/*/.new-*"))
+
+
+def test_the_settings_choose_the_store(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("EDUCE_CACHE", str(tmp_path))
+    chosen = stores.store()
+    assert chosen is not None
+    assert chosen.root == tmp_path
+    monkeypatch.setenv("EDUCE_CACHE", "off")
+    assert stores.store() is None
+    monkeypatch.setenv("EDUCE_CACHE", "")
+    monkeypatch.setenv("EDUCE_CACHE_BYTES", "much")
+    with pytest.raises(OptionError, match="EDUCE_CACHE_BYTES='much'"):
+        stores.store()
