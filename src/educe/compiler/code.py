@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 
-from educe.compiler.host import HostCall
 from educe.compiler.library import Library
 from educe.compiler.lowering import Constants, Lowering, Product
-from educe.compiler.operators.base import Call, NeedsValue, NotCompiled, operators
+from educe.compiler.operators.base import Call, NeedsValue, NotCompiled
+from educe.compiler.plan import Plan
 from educe.compiler.program import HostObject, HostStep, Segment, finish
 from educe.compiler.target import Target
 from educe.compiler.tensor import Buffer, Tensor, dense_strides, dtype_of, kind_of
@@ -22,8 +22,6 @@ Value: TypeAlias = "Tensor | HostObject"
 
 MAX_FOLDED = 4096
 """Elements up to which an operator of known values is computed while lowering."""
-
-_STANDARD = ("", "ai.onnx")
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,7 @@ class Code:
         constants: Where constants are kept.
         guarded: Whether buffers are surrounded by pages that nobody may touch.
         captured: Names of outer values that a subgraph reads, after its own inputs.
+        known: Arrays of outer values that a subgraph reads, by name.
     """
 
     def __init__(
@@ -57,6 +56,7 @@ class Code:
         constants: Constants | None = None,
         guarded: bool = False,
         captured: Sequence[str] = (),
+        known: Mapping[str, Any] | None = None,
     ) -> None:
         self.target, self.threads, self.guarded = target, threads, guarded
         self.opsets = dict(opsets)
@@ -65,52 +65,53 @@ class Code:
         own = (str(value.name) for value in graph.inputs)
         self.inputs = (*(name for name in own if name not in graph.initializers), *captured)
         self.outputs = tuple(str(value.name) for value in graph.outputs)
-        self._known = {
-            str(name): _weight(value.const_value)
-            for name, value in graph.initializers.items()
-            if value.const_value is not None
-        }
-        self.calls = [_call(node, opsets) for node in graph]
-        self._host = [_host_call(node, self) for node in graph]
-        self._uses, self._last_use = self._count()
+        self._plan = Plan.of(self, graph, known or {})
+
+    def inner(self, graph: ir.Graph, captured: Sequence[str], known: Mapping[str, Any]) -> Code:
+        """Return the code of a subgraph, which is run by itself."""
+        return Code(
+            graph,
+            self.opsets,
+            self.target,
+            self.threads,
+            self.library,
+            self.constants,
+            self.guarded,
+            captured,
+            known,
+        )
 
     def lower(self, inputs: Sequence[Any]) -> Segment:
         """Return the first segment of the program for inputs of the shapes and types of `inputs`."""
         env: dict[str, Value] = {}
         for number, (name, value) in enumerate(zip(self.inputs, inputs, strict=True)):
             env[name] = _described(value, "input", number)
-        for name, weight in self._known.items():
-            if name not in env:
-                env[name] = self._constant(weight)
-        for name, value in env.items():
-            if isinstance(value, Tensor):
-                value.uses = self._uses.get(name, 0)
+        self._enter(self._plan, env)
         plain = all(isinstance(env[name], Tensor) for name in self.inputs)
-        return self._continue(env, 0, 0, len(inputs), plain)
+        return self._continue(self._plan, env, 0, 0, len(inputs), plain)
 
     def _constant(self, array: Any) -> Value:
         low = Lowering(self.target, self.threads, self.constants)
         return low.constant(array) if kind_of(array.dtype) else HostObject("constant", 0, array)
 
-    def _count(self) -> tuple[dict[str, int], dict[str, int]]:
-        uses: dict[str, int] = {}
-        last: dict[str, int] = {}
-        for index, (call, host) in enumerate(zip(self.calls, self._host, strict=True)):
-            for name in (*call.inputs, *host.captured):
-                if name:
-                    uses[name] = uses.get(name, 0) + 1
-                    last[name] = index
-        for name in self.outputs:
-            uses[name] = uses.get(name, 0) + 1
-            last[name] = len(self.calls)
-        return uses, last
+    def _enter(self, plan: Plan, env: dict[str, Value], node: int = 0) -> None:
+        """Have in `env` what `plan` knows, and what it reads from `node` on, with their uses."""
+        for name in [name for name in env if plan.last_use.get(name, -1) < node and node]:
+            del env[name]
+        for name, array in plan.known.items():
+            if name not in env and plan.last_use.get(name, -1) >= node:
+                env[name] = self._constant(array)
+        for name, value in env.items():
+            if isinstance(value, Tensor):
+                value.uses = max(plan.uses.get(name, 0), value.uses if node else 0)
 
     def _continue(
-        self, env: dict[str, Value], node: int, number: int, values: int, plain: bool = False
+        self, plan: Plan, env: dict[str, Value], node: int, number: int, values: int, plain: bool = False
     ) -> Segment:
         """Lower the nodes from `node` on, up to a host step or the end.
 
         Args:
+            plan: The nodes; the chosen branch takes the place of an If.
             env: The values that are known by name; they are changed.
             node: The first node's number.
             number: The number of the segment.
@@ -120,26 +121,37 @@ class Code:
         segment = Segment(number, [])
         low = Lowering(self.target, self.threads, self.constants, number)
         low.launches = segment.launches
-        for index in range(node, len(self.calls)):
-            step = self._lower_node(low, env, index, values)
+        index = node
+        while index < len(plan.calls):
+            condition = _known_condition(plan, index, env)
+            if condition is not None:
+                plan = plan.with_branch(index, condition)
+                self._enter(plan, env, index)
+                continue
+            step = self._lower_node(low, plan, env, index, values)
             if step is not None:
-                self._end_with(segment, low, env, index, step)
+                self._end_with(segment, low, plan, env, index, step)
                 return segment
-            for name in self.calls[index].inputs:
-                if name and self._last_use[name] == index:
-                    env.pop(name, None)
+            _forget(plan, env, index)
+            index += 1
         self._end(segment, low, env, plain)
         return segment
 
     def _lower_node(
-        self, low: Lowering, env: dict[str, Value], index: int, values: int
+        self, low: Lowering, plan: Plan, env: dict[str, Value], index: int, values: int
     ) -> HostStep | None:
         """Lower one node into `env`; return a host step if the segment must end before or with it."""
-        call, host = self.calls[index], self._host[index]
+        call, host = plan.calls[index], plan.hosts[index]
         given = [env[name] if name else None for name in call.inputs]
         low.node = call.label
+        if host.is_choice:
+            read = tuple(low.dense(value) for value in given if isinstance(value, Tensor))
+            return HostStep(call.label, call.operator, read, None, 0, values, call.inputs)
+        if host.is_identity:
+            self._name(low, plan, env, call, given)
+            return None
         if host.can_fold and _all_known(given):
-            self._bind(low, env, call, host([_content(value) for value in given]))
+            self._bind(low, plan, env, call, host([_content(value) for value in given]))
             return None
         lower = host.lower
         if lower is not None and all(value is None or isinstance(value, Tensor) for value in given):
@@ -159,7 +171,7 @@ class Code:
                 raise InputError(str(fault), place=f"node {call.label!r} ({call.operator})") from None
             else:
                 results = [result] if isinstance(result, Tensor) else list(result)
-                self._name(low, env, call, results)
+                self._name(low, plan, env, call, results)
                 return None
         captured = [env[name] for name in host.captured]
         read = tuple(
@@ -167,24 +179,31 @@ class Code:
         )
         return HostStep(call.label, call.operator, read, host, len(call.outputs), values)
 
-    def _bind(self, low: Lowering, env: dict[str, Value], call: Call, found: Sequence[Any]) -> None:
+    def _bind(
+        self, low: Lowering, plan: Plan, env: dict[str, Value], call: Call, found: Sequence[Any]
+    ) -> None:
         results: list[Value | None] = []
         for value in found:
             is_array = isinstance(value, np.ndarray)
             known = is_array and kind_of(value.dtype) is not None
             results.append(low.constant(value) if known else HostObject("constant", 0, value))
-        self._name(low, env, call, results)
+        self._name(low, plan, env, call, results)
 
     def _name(
-        self, low: Lowering, env: dict[str, Value], call: Call, results: Sequence[Value | None]
+        self,
+        low: Lowering,
+        plan: Plan,
+        env: dict[str, Value],
+        call: Call,
+        results: Sequence[Value | None],
     ) -> None:
         for name, result in zip(call.outputs, results, strict=False):
-            if not name or name not in self._uses:
+            if not name or name not in plan.uses:
                 continue
             assert result is not None, call
             if isinstance(result, Tensor):
                 shared = any(result is other for other in env.values())
-                result.uses = self._uses[name] + (result.uses if shared else 0)
+                result.uses = plan.uses[name] + (result.uses if shared else 0)
                 if isinstance(result.lazy, Product) and not result.node:
                     result.node = call.label
                 if result.lazy is not None and result.uses > 1:
@@ -192,27 +211,25 @@ class Code:
             env[name] = result
 
     def _end_with(
-        self, segment: Segment, low: Lowering, env: dict[str, Value], index: int, step: HostStep
+        self, segment: Segment, low: Lowering, plan: Plan, env: dict[str, Value], index: int, step: HostStep
     ) -> None:
         segment.step = step
         kept = [low.need(value) for value in env.values() if isinstance(value, Tensor)]
         kept += [value for value in step.inputs if isinstance(value, Tensor)]
         finish(segment, kept, self.library, self.guarded)
         snapshot = dict(env)
-        call = self.calls[index]
+        call = plan.calls[index]
 
         def resume(_key: Any, found: list[Any]) -> Segment:
             env = {name: _copied(value) for name, value in snapshot.items()}
             following = Lowering(self.target, self.threads, self.constants, segment.number + 1)
             if step.call is None:
                 self._learn(env, step.names, found)
-                return self._continue(env, index, segment.number + 1, step.first)
+                return self._continue(plan, env, index, segment.number + 1, step.first)
             results = [_described(value, "host", step.first + place) for place, value in enumerate(found)]
-            self._name(following, env, call, results)
-            for name in call.inputs:
-                if name and self._last_use[name] == index:
-                    env.pop(name, None)
-            return self._continue(env, index + 1, segment.number + 1, step.first + len(found))
+            self._name(following, plan, env, call, results)
+            _forget(plan, env, index)
+            return self._continue(plan, env, index + 1, segment.number + 1, step.first + len(found))
 
         segment.resume = resume
 
@@ -260,56 +277,23 @@ class Code:
         finish(segment, (), self.library, self.guarded, bases if segment.has_objects else ())
 
 
-class _Host:
-    """How one node is run: by its lowering, else by a call of the host."""
-
-    def __init__(self, node: ir.Node, opsets: Mapping[str, int]) -> None:
-        domain = "" if node.domain in _STANDARD else node.domain
-        self.lower = operators().get((domain, node.op_type))
-        self.captured: tuple[str, ...] = ()
-        self.can_fold = node.op_type not in _RANDOM
-        self._node, self._opsets = node, dict(opsets)
-        self._call: HostCall | None = None
-
-    def __call__(self, inputs: Sequence[Any]) -> list[Any]:
-        if self._call is None:
-            self._call = HostCall(self._node, self._opsets)
-        return self._call(inputs)
+def _known_condition(plan: Plan, index: int, env: dict[str, Value]) -> bool | None:
+    """Return the condition of the If at `index`; None if it is not known, or the node is another."""
+    if not plan.hosts[index].is_choice:
+        return None
+    condition = env[plan.calls[index].inputs[0]]
+    if isinstance(condition, Tensor) and condition.value is None and condition.size == 1:
+        return None
+    if not isinstance(condition, Tensor) or condition.value is None or condition.size != 1:
+        raise InputError("a condition of If is not one element", place=f"node {plan.calls[index].label!r}")
+    return bool(condition.value.item())
 
 
-_RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli")
-
-
-def _host_call(node: ir.Node, code: Code) -> _Host:
-    return _Host(node, code.opsets)
-
-
-def _call(node: ir.Node, opsets: Mapping[str, int]) -> Call:
-    domain = "" if node.domain in _STANDARD else node.domain
-    attributes = {name: _attribute(attribute) for name, attribute in node.attributes.items()}
-    return Call(
-        node.op_type,
-        domain,
-        node.version or opsets.get(node.domain, 1),
-        attributes,
-        tuple("" if value is None else str(value.name) for value in node.inputs),
-        tuple(str(value.name or "") for value in node.outputs),
-        node.name or str(node.outputs[0].name if node.outputs else node.op_type),
-    )
-
-
-def _attribute(attribute: Any) -> Any:
-    if attribute.type == ir.AttributeType.TENSOR:
-        return _weight(attribute.value)
-    return attribute.value
-
-
-def _weight(tensor: Any) -> Any:
-    array = tensor.numpy()
-    if tensor.dtype == ir.DataType.STRING:
-        words = [word.decode(errors="replace") for word in array.ravel()]
-        return np.array(words, object).reshape(array.shape)
-    return np.ascontiguousarray(array).reshape(array.shape)
+def _forget(plan: Plan, env: dict[str, Value], index: int) -> None:
+    """Drop from `env` what no node after `index` reads."""
+    for name in (*plan.calls[index].inputs, *plan.hosts[index].captured):
+        if name and plan.last_use[name] == index:
+            env.pop(name, None)
 
 
 def _described(value: Any, slot: str, number: int) -> Value:

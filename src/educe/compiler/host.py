@@ -52,4 +52,10 @@ class HostCall:
 
 
 def _array(value: Any) -> Any:
-    return np.asarray(value) if isinstance(value, np.ndarray | np.generic) else value
+    """Return `value` as the compiler keeps it: text as `str` objects, lists for sequences."""
+    if isinstance(value, list):
+        return [_array(item) for item in value]
+    if not isinstance(value, np.ndarray | np.generic):
+        return value
+    array = np.asarray(value)
+    return array.astype(object) if array.dtype.kind in "US" else array
