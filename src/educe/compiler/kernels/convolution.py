@@ -1,0 +1,229 @@
+"""The kernel of convolutions: pixels against panels of channels, without a copy of the input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from educe.compiler.emit import I64, PTR, Function, Kind, Val, Var
+from educe.compiler.kernel import template
+from educe.compiler.kernels.scalars import Expression
+from educe.compiler.target import Target
+
+NUM_SIZES = 11
+"""Sizes of a convolution before the strides of what its expression reads and writes."""
+
+
+@template("convolution")
+def convolution(
+    fn: Function,
+    target: Target,
+    kind: Kind,
+    tile: tuple[int, int],
+    has_taps: bool,
+    expression: Expression,
+    access: tuple[str, ...],
+) -> None:
+    """Write a convolution of tensors whose channels lie next to each other.
+
+    ::
+
+        for unit in begin..end:                        # part of a block of pixels, a panel of channels
+            for pixels in the part, tile.rows at a time:
+                acc[r][v] = bias[panel][v]
+                for a in line taps, b in column taps:
+                    row[r] = x + lines[line(r)][a] + columns[column(r)][b], or zeros if that is negative
+                    for c in channels:
+                        acc[r][v] += row[r][c] * weights[panel][a][b][c][v]
+                out[r] = expression(acc[r], operand[r], ...)
+
+    Each output is one sum in the order of taps and channels, whatever the tile. A pixel is a line and a
+    column. Pointers: out, x, weights, bias, lines, columns, zeros, operands. Sizes: pixels, columns of a
+    line, pixels of a part, parts of a block, panels of a group, groups, input and output channels of a group,
+    line taps, column taps, the pixel stride of x without taps; then for out and each operand the strides of
+    line and column.
+
+    Args:
+        fn: The function to write.
+        target: Its machine.
+        kind: The kind of x, weights and bias.
+        tile: Pixels and vectors of channels that are summed in registers.
+        has_taps: Whether `lines` and `columns` tell where a pixel's input lies; without them it lies at the
+            pixel's number times a stride.
+        expression: What ends the sum.
+        access: For each operand, ``dense`` along the channels or the ``same`` for all.
+    """
+    rows, vectors = tile
+    lanes = target.lanes
+    out, x, weights, bias, lines, columns, zeros = (fn.pointer(index) for index in range(7))
+    pixels, width, part_pixels, parts, panels, groups, depth, channels, line_taps, column_taps, step = (
+        fn.size(index) for index in range(NUM_SIZES)
+    )
+    panel_size = line_taps * column_taps * depth * (vectors * lanes)
+    zero = fn.const(kind, 0, lanes)
+    acc = [[fn.var(zero) for _ in range(vectors)] for _ in range(rows)]
+    ends = RowEnd(fn, target, expression, access, out, 7, NUM_SIZES)
+    with fn.loop(fn.begin, fn.end) as unit:
+        panel = (unit // parts) % (panels * groups)
+        start = (unit // (parts * panels * groups) * parts + unit % parts) * part_pixels
+        group = panel // panels
+        done = panel % panels * (vectors * lanes)
+        count = fn.minimum(channels - done, vectors * lanes)
+        source = fn.at(kind, x, group * depth)
+        stop = fn.minimum(start + part_pixels, pixels)
+        with fn.loop(start, stop, rows) as first:
+            for v in range(vectors):
+                initial = fn.load(kind, bias, panel * (vectors * lanes) + v * lanes, lanes)
+                for r in range(rows):
+                    acc[r][v].set(initial)
+            packed = fn.at(kind, weights, panel * panel_size)
+            if has_taps:
+                places = _places(fn, first, pixels, width, rows)
+                tables = (lines, columns, zeros)
+                _sum_taps(fn, kind, acc, source, packed, tables, places, (line_taps, column_taps, depth))
+            else:
+                last = pixels - 1
+                pointers = [fn.at(kind, source, fn.minimum(first + r, last) * step) for r in range(rows)]
+                _sum(fn, kind, acc, pointers, packed, depth)
+            ends.write(acc, first, fn.minimum(stop - first, rows), width, group * channels + done, count)
+
+
+def _places(fn: Function, first: Val, pixels: Val, width: Val, rows: int) -> list[tuple[Val, Val]]:
+    """Return line and column of `rows` pixels from `first` on, those after the last pixel being the last."""
+    line, column = first // width, first % width
+    places = [(line, column)]
+    for r in range(1, rows):
+        is_pixel = first + r < pixels
+        is_next = column + 1 == width
+        line = fn.select(is_pixel & is_next, line + 1, line)
+        column = fn.select(is_pixel, fn.select(is_next, 0, column + 1), column)
+        places.append((line, column))
+    return places
+
+
+def _sum_taps(
+    fn: Function,
+    kind: Kind,
+    acc: Sequence[Sequence[Var]],
+    source: Val,
+    packed: Val,
+    tables: tuple[Val, Val, Val],
+    places: Sequence[tuple[Val, Val]],
+    sizes: tuple[Val, Val, Val],
+) -> None:
+    """Add the products of every tap to the sums of a tile."""
+    lines, columns, zeros = tables
+    line_taps, column_taps, depth = sizes
+    width = len(acc[0]) * acc[0][0].lanes
+    weights = fn.var(packed)
+    of_line = [fn.at(I64, lines, line * line_taps) for line, _ in places]
+    of_column = [fn.at(I64, columns, column * column_taps) for _, column in places]
+    with fn.loop(0, line_taps) as a:
+        starts = [fn.load(I64, each, a) for each in of_line]
+        with fn.loop(0, column_taps) as b:
+            pointers = []
+            for start, column in zip(starts, of_column, strict=True):
+                offset = start + fn.load(I64, column, b)
+                pointers.append(fn.select(offset < 0, zeros, fn.at(kind, source, offset)))
+            _sum(fn, kind, acc, pointers, weights.get(), depth)
+            weights.set(fn.at(kind, weights.get(), depth * width))
+
+
+def _sum(
+    fn: Function, kind: Kind, acc: Sequence[Sequence[Var]], pointers: Sequence[Val], weights: Val, depth: Val
+) -> None:
+    """Add the products of `depth` channels to the sums of a tile."""
+    vectors, lanes = len(acc[0]), acc[0][0].lanes
+    with fn.loop(0, depth) as c:
+        b = [fn.load(kind, weights, c * (vectors * lanes) + v * lanes, lanes) for v in range(vectors)]
+        for row, pointer in zip(acc, pointers, strict=True):
+            a = fn.splat(fn.load(kind, pointer, c), lanes)
+            for v in range(vectors):
+                row[v].set(multiply_add(fn, a, b[v], row[v].get()))
+
+
+def multiply_add(fn: Function, a: Val, b: Val, c: Val) -> Val:
+    """Return a · b + c, rounded once where the target can; integers wrap."""
+    return fn.fma(a, b, c) if a.kind.is_float else a * b + c
+
+
+class RowEnd:
+    """The end of a tile: its sums go through the expression to the output, one row after the other.
+
+    Args:
+        fn: The function to write.
+        target: Its machine.
+        expression: What is computed of a sum and the operands.
+        access: For each operand, ``dense`` along the channels or the ``same`` for all.
+        out: The output.
+        first_pointer: The number of the first operand among the kernel's pointers.
+        first_size: Where the strides of line and column begin among its sizes: the output's, then the operands'.
+    """
+
+    def __init__(
+        self,
+        fn: Function,
+        target: Target,
+        expression: Expression,
+        access: tuple[str, ...],
+        out: Val,
+        first_pointer: int,
+        first_size: int,
+    ) -> None:
+        self.fn, self.lanes = fn, target.lanes
+        self.expression, self.access = expression, access
+        self.kinds = (expression.kind, *expression.inputs[1:])
+        self.pointers = [out, *(fn.pointer(first_pointer + index) for index in range(len(access)))]
+        self.strides = [
+            (fn.size(first_size + 2 * index), fn.size(first_size + 2 * index + 1))
+            for index in range(len(access) + 1)
+        ]
+        self._tile: Val | None = None
+
+    def write(
+        self, acc: Sequence[Sequence[Var]], first: Val, rows: Val, width: Val, channel: Val, count: Val
+    ) -> None:
+        """Write the outputs of `rows` pixels from `first` on, for `count` channels from `channel` on."""
+        fn, lanes = self.fn, self.lanes
+        vectors = len(acc[0])
+        kind = acc[0][0].kind
+        if self._tile is None:
+            self._tile = fn.stack(kind, len(acc) * vectors * lanes)
+        tile = self._tile
+        for r, row in enumerate(acc):
+            for v, total in enumerate(row):
+                fn.store(total.get(), tile, (r * vectors + v) * lanes)
+        line, column = fn.var(first // width), fn.var(first % width)
+        masks = [fn.tail_mask(count - v * lanes, lanes) for v in range(vectors)]
+        with fn.loop(0, rows) as r:
+            starts = [
+                fn.at(kind, pointer, line.get() * of_line + column.get() * of_column)
+                for kind, pointer, (of_line, of_column) in zip(
+                    self.kinds, self.pointers, self.strides, strict=True
+                )
+            ]
+            sums = [fn.load(kind, tile, r * (vectors * lanes) + v * lanes, lanes) for v in range(vectors)]
+            with fn.either(count == vectors * lanes) as otherwise:
+                for v in range(vectors):
+                    self._vector(sums[v], starts, channel + v * lanes, None)
+                otherwise()
+                for v in range(vectors):
+                    self._vector(sums[v], starts, channel + v * lanes, masks[v])
+            is_next = column.get() + 1 == width
+            line.set(fn.select(is_next, line.get() + 1, line.get()))
+            column.set(fn.select(is_next, 0, column.get() + 1))
+
+    def _vector(self, total: Val, starts: Sequence[Val], channel: Val, mask: Val | None) -> None:
+        fn = self.fn
+        values = [total]
+        for kind, start, access in zip(self.kinds[1:], starts[1:], self.access, strict=True):
+            is_dense = access == "dense"
+            values.append(
+                fn.load(kind, start, channel, self.lanes, mask)
+                if is_dense
+                else fn.splat(fn.load(kind, start), self.lanes)
+            )
+        result = fn.splat(self.expression.emit(fn, values), self.lanes)
+        fn.store(result, starts[0], channel, mask)
+
+
+__all__ = ["NUM_SIZES", "PTR", "RowEnd", "convolution", "multiply_add"]
