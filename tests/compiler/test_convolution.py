@@ -126,7 +126,7 @@ def test_what_follows_is_done_where_the_tile_ends(case):
     found = executable.run(feeds)["f"]
     assert_near(found, np.maximum(expected * 0.5 + extra["shift"], 0))
     launches = [launch for segment in executable.program(feeds) for launch in segment.launches]
-    products = [each for each in launches if each.kernel.template in ("convolution", "depthwise")]
+    products = [each for each in launches if each.kernel.template in ("convolution", "window")]
     assert len(products) == 1
     assert products[0].node == "f" or "Relu" in str(products[0].kernel)
 

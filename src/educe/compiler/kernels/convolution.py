@@ -76,15 +76,15 @@ def convolution(
                 for r in range(rows):
                     acc[r][v].set(initial)
             packed = fn.at(kind, weights, panel * panel_size)
+            places = _places(fn, first, pixels, width, rows) if has_taps else [(fn.const(I64, 0), first)]
             if has_taps:
-                places = _places(fn, first, pixels, width, rows)
                 tables = (lines, columns, zeros)
                 _sum_taps(fn, kind, acc, source, packed, tables, places, (line_taps, column_taps, depth))
             else:
                 last = pixels - 1
                 pointers = [fn.at(kind, source, fn.minimum(first + r, last) * step) for r in range(rows)]
                 _sum(fn, kind, acc, pointers, packed, depth)
-            ends.write(acc, first, fn.minimum(stop - first, rows), width, group * channels + done, count)
+            ends.write(acc, places[0], fn.minimum(stop - first, rows), width, group * channels + done, count)
 
 
 def _places(fn: Function, first: Val, pixels: Val, width: Val, rows: int) -> list[tuple[Val, Val]]:
@@ -180,9 +180,15 @@ class RowEnd:
         self._tile: Val | None = None
 
     def write(
-        self, acc: Sequence[Sequence[Var]], first: Val, rows: Val, width: Val, channel: Val, count: Val
+        self,
+        acc: Sequence[Sequence[Var]],
+        first: tuple[Val, Val],
+        rows: Val,
+        width: Val,
+        channel: Val,
+        count: Val,
     ) -> None:
-        """Write the outputs of `rows` pixels from `first` on, for `count` channels from `channel` on."""
+        """Write the outputs of `rows` pixels from line and column `first` on, `count` channels from `channel` on."""
         fn, lanes = self.fn, self.lanes
         vectors = len(acc[0])
         kind = acc[0][0].kind
@@ -192,7 +198,7 @@ class RowEnd:
         for r, row in enumerate(acc):
             for v, total in enumerate(row):
                 fn.store(total.get(), tile, (r * vectors + v) * lanes)
-        line, column = fn.var(first // width), fn.var(first % width)
+        line, column = fn.var(first[0]), fn.var(first[1])
         masks = [fn.tail_mask(count - v * lanes, lanes) for v in range(vectors)]
         with fn.loop(0, rows) as r:
             starts = [

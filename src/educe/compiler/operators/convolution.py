@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from educe.compiler.emit import F32, F64
+from educe.compiler.emit import F32, F64, Kind
 from educe.compiler.kernel import Kernel
 from educe.compiler.kernels.scalars import Expression
 from educe.compiler.lowering import Product
@@ -80,8 +80,97 @@ def _product(
 ) -> Tensor:
     """Return the convolution as a product that is launched when its end is known."""
     shape = (x.shape[0], w.shape[0], *window.outputs)
-    convolution = _Convolution(low, with_channels_last(low, x), low.need(w), bias, window, groups)
+    x = with_channels_last(low, x)
+    if groups == w.shape[0] and w.shape[1] == 1:
+        return Sliding(low, x, window, "dot", low.need(w), bias).product()
+    convolution = _Convolution(low, x, low.need(w), bias, window, groups)
     return Tensor(x.kind, shape, channels_last(shape), lazy=Product(convolution.launch, accepts))
+
+
+@dataclass(frozen=True, eq=False)
+class Sliding:
+    """A window that waits for its end, in which channels do not meet: depthwise convolution or pooling.
+
+    Attributes:
+        low: Where it is launched.
+        x: The input, its channels last.
+        window: What each output pixel sees.
+        reduction: ``dot`` with the weights, ``sum`` or ``max``.
+        w: The weights of ``dot``.
+        bias: What is added to its sums.
+        outside: What is seen outside of the input.
+    """
+
+    low: Lowering
+    x: Tensor
+    window: Window
+    reduction: str
+    w: Tensor | None = None
+    bias: Tensor | None = None
+    outside: float | int | bool = 0
+
+    def product(self) -> Tensor:
+        """Return the result, which is launched when its end is known."""
+        shape = (*self.x.shape[:2], *self.window.outputs)
+        return Tensor(self.x.kind, shape, channels_last(shape), lazy=Product(self.launch, accepts))
+
+    def launch(self, expression: Expression, operands: Sequence[Tensor], out: Tensor) -> None:
+        """Launch it with `expression` at its end, into `out`."""
+        if out.size == 0:
+            return
+        if not accepts(out) or 0 in out.strides:
+            whole = self.low.empty(out.kind, out.shape, channels_last(out.shape))
+            self.launch(expression, operands, whole)
+            self.low.copy(whole, out)
+            return
+        low, window, kind = self.low, self.window, self.x.kind
+        operands = [broadcast(each, out.shape) for each in operands]
+        channels, width = out.shape[1], window.outputs[-1]
+        rows, vectors = _sliding_tile(low.target, channels, width, self.reduction)
+        panel = vectors * low.target.lanes
+        panels = -(-channels // panel)
+        outside = filled_row(low, self.x, self.outside)
+        start, packed = outside, outside
+        if self.w is not None:
+            start = packed_bias(low, self.bias, kind, channels, 1, panel)
+            packed = packed_taps(low, self.w, panels * panel)
+        tiles, lines = -(-width // rows), out.shape[0] * math.prod(window.outputs[:-1])
+        parts = max(1, min(panels, _UNITS // (tiles * lines)))
+        part = -(-panels // parts)
+        low.launch(
+            Kernel.of(
+                "window",
+                kind=kind,
+                tile=(rows, vectors),
+                reduction=self.reduction,
+                expression=expression,
+                access=tuple(access_of(each) for each in operands),
+            ),
+            outputs=[out],
+            inputs=[self.x, packed, start, *window.tables(low, self.x), outside, *operands],
+            sizes=[
+                *(width, tiles, -(-panels // part), part * panel, channels, panels * panel),
+                *(window.line_taps, window.kernel[-1]),
+                *(stride for each in (out, *operands) for stride in pixel_strides(each)),
+            ],
+            extent=lines * tiles * -(-panels // part),
+            flops=2 * out.size * window.num_taps + expression.flops * out.size,
+            bytes=sum(each.size * each.kind.size_bytes for each in (self.x, out, packed, *operands)),
+            scratch_bytes=8 * rows * window.num_taps,
+        )
+
+
+def _sliding_tile(target: Target, channels: int, width: int, reduction: str) -> tuple[int, int]:
+    """Return the pixels and vectors that are reduced in registers together, for the least loads."""
+    vectors = -(-channels // target.lanes)
+    most = target.registers * 3 // (8 if reduction == "sum" else 4)
+
+    def cost(tile: tuple[int, int]) -> float:
+        r, v = tile
+        loads = r * (v + 1) + v
+        return -(-width // r) * -(-vectors // v) * (loads + 4)
+
+    return min(((r, v) for r in range(1, 9) for v in (1, 2, 3, 4, 8) if r * v <= most), key=cost)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +205,7 @@ class _Convolution:
         panel = tile.vectors * low.target.lanes
         panels = -(-channels // panel) * self.groups
         packed = packed_weights(low, self.w, self.groups, panel)
-        start = packed_bias(low, self.bias, self.w, self.groups, panel)
+        start = packed_bias(low, self.bias, kind, channels, self.groups, panel)
         lines, columns = (packed, packed) if is_flat else window.tables(low, self.x)
         parts, part_pixels = _parts(low.target, pixels, tile, panels, self.x.size * kind.size_bytes)
         low.launch(
@@ -192,12 +281,27 @@ def packed_weights(low: Lowering, w: Tensor, groups: int, panel: int) -> Tensor:
     return packed
 
 
-def packed_bias(low: Lowering, bias: Tensor | None, w: Tensor, groups: int, panel: int) -> Tensor:
+def packed_taps(low: Lowering, w: Tensor, channels: int) -> Tensor:
+    """Return the weights of a depthwise convolution in the order [taps][channel], up to `channels` of them."""
+    given, taps = w.shape[0], math.prod(w.shape[2:])
+
+    def make(value: np.ndarray) -> np.ndarray:
+        return np.pad(value.reshape(given, taps).T, ((0, 0), (0, channels - given)))
+
+    if w.value is not None:
+        return low.derived(w, ("taps", channels), make)
+    packed = low.empty(w.kind, (taps, channels))
+    low.copy(low.permute(low.reshape(w, (given, taps)), (1, 0)), packed.view((taps, given), packed.strides))
+    return packed
+
+
+def packed_bias(
+    low: Lowering, bias: Tensor | None, kind: Kind, channels: int, groups: int, panel: int
+) -> Tensor:
     """Return where the sums of each panel start, [group][panel][channel of the panel]."""
-    channels = w.shape[0] // groups
     whole = -(-channels // panel) * panel
     if bias is None:
-        dtype = dtype_of(w.kind)
+        dtype = dtype_of(kind)
         return shared(low, ("zeros", dtype.name, groups * whole), lambda: np.zeros(groups * whole, dtype))
 
     def make(value: np.ndarray) -> np.ndarray:

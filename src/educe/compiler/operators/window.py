@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from educe.compiler.operators.base import Call
-from educe.compiler.tensor import Tensor, channels_last, same_strides
+from educe.compiler.tensor import Tensor, channels_last, dtype_of
 
 if TYPE_CHECKING:
     from educe.compiler.lowering import Lowering
 
 OUTSIDE = -(1 << 40)
 """The offset of what lies outside the input; its sum with any offset inside is negative, too."""
+
+MAX_VECTORS = 8
+"""Vectors of channels that a kernel may read behind the last whole one of a row."""
 
 MAX_TABLE = 1 << 26
 """Entries of a window's tables."""
@@ -118,9 +121,7 @@ def shared(low: Lowering, key: tuple[object, ...], make: Callable[[], np.ndarray
 
 def filled_row(low: Lowering, x: Tensor, value: float | int | bool) -> Tensor:
     """Return what a tap outside of `x` sees: `value` in every channel."""
-    from educe.compiler.tensor import dtype_of
-
-    count = x.shape[1] + low.target.lanes
+    count = x.shape[1] + MAX_VECTORS * low.target.lanes
     dtype = dtype_of(x.kind)
     return shared(low, ("filled", dtype.name, count, str(value)), lambda: np.full(count, value, dtype))
 
@@ -186,4 +187,4 @@ def _list(call: Call, name: str, length: int, default: int) -> list[int]:
     return [int(value) for value in values]
 
 
-__all__ = ["OUTSIDE", "Window", "filled_row", "same_strides", "shared", "window_of", "with_channels_last"]
+__all__ = ["OUTSIDE", "Window", "filled_row", "shared", "window_of", "with_channels_last"]

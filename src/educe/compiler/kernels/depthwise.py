@@ -1,0 +1,175 @@
+"""The kernel of windows whose channels do not meet: depthwise convolution and pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from educe.compiler.emit import I64, PTR, Function, Kind, Val, Var
+from educe.compiler.kernel import template
+from educe.compiler.kernels.convolution import RowEnd, multiply_add
+from educe.compiler.kernels.scalars import Expression
+from educe.compiler.target import Target
+
+NUM_SIZES = 8
+"""Sizes of a window before the strides of what its expression reads and writes."""
+
+
+@template("window")
+def window(
+    fn: Function,
+    target: Target,
+    kind: Kind,
+    tile: tuple[int, int],
+    reduction: str,
+    expression: Expression,
+    access: tuple[str, ...],
+) -> None:
+    """Write the reduction of what a window sees of each channel.
+
+    ::
+
+        for unit in begin..end:                          # `tile.rows` pixels of a line, a part of the channels
+            for tap in taps, r in pixels:
+                see[tap][r] = x + lines[line][a] + columns[column + r][b], or `outside` if that is negative
+            for c in the part, tile.vectors at a time:
+                acc[r][v] = start[c]
+                for tap in taps:
+                    acc[r][v] = reduce(acc[r][v], see[tap][r][c], weights[tap][c])
+                out[r] = expression(acc[r], operand[r], ...)
+
+    Each output is one sum in the order of taps; without weights, the taps of a line are summed first, and
+    then the lines. Pointers: out, x, weights, start, lines, columns, outside, operands. Sizes: columns of a
+    line, tiles of a line, parts, channels of a part, channels, channels of weights and start, line taps,
+    column taps; then for out and each operand the strides of line and column. Scratch: an address for each
+    tap and pixel of a tile.
+
+    Args:
+        fn: The function to write.
+        target: Its machine.
+        kind: The kind of x.
+        tile: Pixels and vectors of channels that are reduced in registers.
+        reduction: ``dot`` with the weights, ``sum`` or ``max``.
+        expression: What ends the reduction.
+        access: For each operand, ``dense`` along the channels or the ``same`` for all.
+    """
+    rows, vectors = tile
+    lanes = target.lanes
+    out, x, weights, start, lines, columns, outside = (fn.pointer(index) for index in range(7))
+    width, tiles, parts, part_channels, channels, padded, line_taps, column_taps = (
+        fn.size(index) for index in range(NUM_SIZES)
+    )
+    zero = fn.const(kind, 0, lanes)
+    acc = [[fn.var(zero) for _ in range(vectors)] for _ in range(rows)]
+    reducer = _REDUCERS[reduction](fn, kind, acc, weights, padded)
+    ends = RowEnd(fn, target, expression, access, out, 7, NUM_SIZES)
+    with fn.loop(fn.begin, fn.end) as unit:
+        line, part = unit // (parts * tiles), unit % parts
+        column = unit // parts % tiles * rows
+        counts = (line_taps, column_taps)
+        _see(fn, kind, (x, lines, columns, outside), (line, column, width), counts, rows)
+        first = part * part_channels
+        with fn.loop(first, fn.minimum(first + part_channels, channels), vectors * lanes) as c:
+            count = fn.minimum(channels - c, vectors * lanes)
+            for v in range(vectors):
+                initial = fn.load(kind, start, c + v * lanes, lanes)
+                for r in range(rows):
+                    acc[r][v].set(initial)
+            with fn.either(count == vectors * lanes) as otherwise:
+                reducer.reduce(c, counts, [None] * vectors)
+                otherwise()
+                reducer.reduce(c, counts, [fn.tail_mask(count - v * lanes, lanes) for v in range(vectors)])
+            ends.write(acc, (line, column), fn.minimum(width - column, rows), width, c, count)
+
+
+def _see(
+    fn: Function,
+    kind: Kind,
+    tables: tuple[Val, Val, Val, Val],
+    place: tuple[Val, Val, Val],
+    counts: tuple[Val, Val],
+    rows: int,
+) -> None:
+    """Store what each tap of each pixel of a tile sees into the scratch memory, [tap][pixel]."""
+    x, lines, columns, outside = tables
+    line, column, width = place
+    line_taps, column_taps = counts
+    last = width - 1
+    of_pixel = [fn.at(I64, columns, fn.minimum(column + r, last) * column_taps) for r in range(rows)]
+    with fn.loop(0, line_taps) as a:
+        begin = fn.load(I64, lines, line * line_taps + a)
+        with fn.loop(0, column_taps) as b:
+            seen = fn.at(PTR, fn.scratch, (a * column_taps + b) * rows)
+            for r in range(rows):
+                offset = begin + fn.load(I64, of_pixel[r], b)
+                fn.store(fn.select(offset < 0, outside, fn.at(kind, x, offset)), seen, r)
+
+
+class _Reducer:
+    """Reduces what the taps of a tile see, vector by vector."""
+
+    def __init__(
+        self, fn: Function, kind: Kind, acc: Sequence[Sequence[Var]], weights: Val, padded: Val
+    ) -> None:
+        self.fn, self.kind, self.acc, self.weights, self.padded = fn, kind, acc, weights, padded
+        self.lanes = acc[0][0].lanes
+
+    def reduce(self, c: Val, counts: tuple[Val, Val], masks: Sequence[Val | None]) -> None:
+        """Reduce all taps for the channels from `c` on."""
+        with self.fn.loop(0, counts[0] * counts[1]) as tap:
+            self._tap(tap, c, masks, self.acc)
+
+    def _tap(
+        self, tap: Val, c: Val, masks: Sequence[Val | None], acc: Sequence[Sequence[Var]]
+    ) -> None:
+        fn, lanes, rows = self.fn, self.lanes, len(acc)
+        weights = self._weights(tap, c)
+        for r, row in enumerate(acc):
+            pixel = fn.load(PTR, fn.scratch, tap * rows + r)
+            for v, total in enumerate(row):
+                seen = fn.load(self.kind, pixel, c + v * lanes, lanes, masks[v])
+                total.set(self._combined(total.get(), seen, weights[v]))
+
+    def _weights(self, tap: Val, c: Val) -> list[Val]:
+        return [c] * len(self.acc[0])
+
+    def _combined(self, total: Val, seen: Val, weight: Val) -> Val:
+        raise NotImplementedError
+
+
+class _Dot(_Reducer):
+    def _weights(self, tap: Val, c: Val) -> list[Val]:
+        row = self.fn.at(self.kind, self.weights, tap * self.padded + c)
+        return [self.fn.load(self.kind, row, v * self.lanes, self.lanes) for v in range(len(self.acc[0]))]
+
+    def _combined(self, total: Val, seen: Val, weight: Val) -> Val:
+        return multiply_add(self.fn, seen, weight, total)
+
+
+class _Max(_Reducer):
+    def _combined(self, total: Val, seen: Val, weight: Val) -> Val:
+        return self.fn.combine("max", total, seen)
+
+
+class _Sum(_Reducer):
+    def reduce(self, c: Val, counts: tuple[Val, Val], masks: Sequence[Val | None]) -> None:
+        """Reduce all taps for the channels from `c` on: each line of them first."""
+        fn = self.fn
+        zero = fn.const(self.kind, 0, self.lanes)
+        own = [[fn.var(zero) for _ in row] for row in self.acc]
+        with fn.loop(0, counts[0]) as a:
+            for row in own:
+                for each in row:
+                    each.set(zero)
+            with fn.loop(0, counts[1]) as b:
+                self._tap(a * counts[1] + b, c, masks, own)
+            for row, partial in zip(self.acc, own, strict=True):
+                for total, each in zip(row, partial, strict=True):
+                    total.set(total.get() + each.get())
+
+    def _combined(self, total: Val, seen: Val, weight: Val) -> Val:
+        return total + seen
+
+
+_REDUCERS: dict[str, type[_Reducer]] = {"dot": _Dot, "max": _Max, "sum": _Sum}
+
+__all__ = ["NUM_SIZES", "window"]
