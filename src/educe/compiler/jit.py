@@ -1,9 +1,10 @@
-"""LLVM: text to machine code, and machine code to addresses."""
+"""LLVM: text to machine code."""
 
 from __future__ import annotations
 
 import threading
 from functools import cache
+from importlib.metadata import version
 from typing import Any
 
 from educe.compiler.target import Target
@@ -67,49 +68,7 @@ def _machine(target: Target) -> Any:
     )
 
 
-class Loader:
-    """Object files in this process; their code stays loaded as long as the loader lives."""
-
-    def __init__(self, target: Target) -> None:
-        import llvmlite.binding as llvm
-
-        with _LOCK:
-            machine = _fresh_machine(target)
-            module = llvm.parse_assembly("")
-            module.triple = machine.triple
-            self._engine = llvm.create_mcjit_compiler(module, machine)
-        self._addresses: dict[str, int] = {}
-
-    def load(self, objects: dict[str, bytes]) -> None:
-        """Load object files, each by the name of its function."""
-        import llvmlite.binding as llvm
-
-        with _LOCK:
-            for code in objects.values():
-                self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-            self._engine.finalize_object()
-            for name in objects:
-                self._addresses[name] = self._engine.get_function_address(name)
-
-    def address(self, name: str) -> int:
-        """Return the address of a loaded function."""
-        return self._addresses[name]
-
-    def function_address(self, name: str) -> int:
-        """Return the address of a function inside a loaded file that is named after another."""
-        return int(self._engine.get_function_address(name))
-
-
-def _fresh_machine(target: Target) -> Any:
-    """Return a machine of the loader's own, as an execution engine owns its machine."""
-    _machine(target)
-    return _machine.__wrapped__(target)
-
-
 @cache
 def llvm_version() -> str:
-    """Return the versions of LLVM and of the package that brings it."""
-    import llvmlite
-    import llvmlite.binding as llvm
-
-    return f"{'.'.join(str(part) for part in llvm.llvm_version_info)} (llvmlite {llvmlite.__version__})"
+    """Return the version of the package that brings LLVM."""
+    return f"llvmlite {version('llvmlite')}"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from educe.compiler import jit
 from educe.compiler.kernel import Kernel
+from educe.compiler.loader import Loader
 from educe.compiler.target import Target, host_target
 from educe.store import Key, store
 
@@ -20,7 +21,7 @@ class Library:
     def __init__(self, target: Target) -> None:
         self.target = target
         self.num_made = 0
-        self._loader = jit.Loader(target)
+        self._loader = Loader()
         self._addresses: dict[str, int] = {}
         self._lock = threading.Lock()
 
@@ -30,7 +31,7 @@ class Library:
             missing = {each.name: each for each in kernels if each.name not in self._addresses}
             if not missing:
                 return
-            self._loader.load({name: self._code(kernel) for name, kernel in missing.items()})
+            self._loader.load([self._code(kernel) for kernel in missing.values()])
             for name in missing:
                 self._addresses[name] = self._loader.address(name)
 

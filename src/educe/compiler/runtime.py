@@ -23,6 +23,7 @@ import numpy as np
 from educe.compiler import jit
 from educe.compiler.emit import BOOL, I8, I32, I64, PTR, Function, Val
 from educe.compiler.library import origin, stored
+from educe.compiler.loader import Loader, keep
 from educe.compiler.target import Target, host_target
 from educe.errors import InternalError
 from educe.machine import usable_cores
@@ -321,18 +322,19 @@ class Runtime:
     """
 
     def __init__(self, target: Target) -> None:
-        self._loader = jit.Loader(target)
+        self._loader = Loader()
         key = Key("kernel", "runtime", (("target", repr(target)), ("header", str(_HEADER)), *origin()))
         code = stored(key, lambda: jit.object_code(runtime_text(target), target))
-        self._loader.load({"educe_run": code})
-        run, call = (self._loader.function_address(name) for name in ("educe_run", "educe_call"))
+        self._loader.load([code])
+        run, call = (self._loader.address(name) for name in ("educe_run", "educe_call"))
         self.run = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(run)
         self.call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(call)
         self.call_briefly = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(call)
         _check_arrays(self)
-        self._worker = self._loader.function_address("educe_worker")
+        self._worker = self._loader.address("educe_worker")
         self._lock = threading.Lock()
         self._memory = (ctypes.c_int64 * (_POOL_WORDS + _LINE))()
+        keep(self._memory)
         start = ctypes.addressof(self._memory)
         self.pool = start + (-start) % (8 * _LINE)
         self._libc = ctypes.CDLL(None)
@@ -356,6 +358,7 @@ class Runtime:
                 if status:
                     raise OSError(status, os.strerror(status))
                 self._libc.pthread_detach(thread)
+                keep(argument)
                 self._arguments.append(argument)
 
     @property

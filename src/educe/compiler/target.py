@@ -5,8 +5,10 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from educe.errors import OptionError, nearest
+from educe.machine import read_text
 from educe.settings import TARGET
 
 
@@ -99,7 +101,15 @@ def host_target(name: str | None = None) -> Target:
 def _runnable() -> tuple[str, ...]:
     if platform.machine() in ("aarch64", "arm64"):
         return ("neon",)
+    features = _host_features()
+    return tuple(name for name, needed in _NEEDED.items() if features.issuperset(needed))
+
+
+def _host_features() -> set[str]:
+    """Return the instruction sets of this machine, by Linux's names, which are LLVM's as well."""
+    for line in (read_text(Path("/proc/cpuinfo")) or "").splitlines():
+        if line.startswith("flags"):
+            return set(line.partition(":")[2].split())
     import llvmlite.binding as llvm
 
-    features = llvm.get_host_cpu_features()
-    return tuple(name for name, needed in _NEEDED.items() if all(features.get(each) for each in needed))
+    return {name for name, has in llvm.get_host_cpu_features().items() if has}

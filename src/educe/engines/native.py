@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -13,6 +14,8 @@ from educe.model import Model
 from educe.settings import GUARD, resolve_threads
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from educe.compiler.executor import Executor
     from educe.compiler.program import Segment
 
@@ -67,11 +70,7 @@ class NativeEngine(Engine):
         """Return Educe's own version, or None if LLVM is not installed."""
         from educe import __version__
 
-        try:
-            import llvmlite  # noqa: F401
-        except ImportError:
-            return None
-        return __version__
+        return __version__ if find_spec("llvmlite") else None
 
     def devices(self) -> list[str]:
         """Return ``CPU`` with the instruction set that is compiled for."""
@@ -81,9 +80,12 @@ class NativeEngine(Engine):
 
     def supports(self, model: Model) -> Support:
         """Say which nodes have neither a kernel nor an implementation on the host."""
-        from educe.engines.reference import ReferenceEngine
+        from educe.compiler.plan import has_kernel
+        from educe.engines.reference import problems
 
-        return ReferenceEngine().supports(model)
+        if not any(problems(model.graph, has_kernel)):
+            return Support()
+        return Support(tuple(problems(_prepared(model, "none"), has_kernel)))
 
     def compile(self, model: Model, options: Options) -> Executable:
         """Compile `model`; see `Engine.compile`."""
@@ -99,9 +101,23 @@ class NativeEngine(Engine):
         threads = resolve_threads(options.threads)
         pool = runtime(target)
         pool.grow(threads)
-        graph = model.graph
+        graph = _prepared(model, options.graph_optimization)
         guarded = bool(GUARD.value())
         code = Code(graph.graph, graph.opset_imports, target, threads, library(target), guarded=guarded)
         executor = Executor(code, pool, options.memory_arena)
 
         return NativeExecutable(model, executor)
+
+
+def _prepared(model: Model, optimization: str) -> ir.Model:
+    """Return the graph as the compiler takes it: one operator set, no calls of functions."""
+    from educe.compiler.plan import has_kernel
+    from educe.graph.normalize import INTERNAL_OPSET, normalize
+    from educe.graph.passes import expand_functions, inline_functions
+
+    if model.graph.opset_imports.get("", INTERNAL_OPSET) < INTERNAL_OPSET:
+        model = normalize(model)
+    graph = model.graph.clone()
+    inline_functions(graph)
+    expand_functions(graph, has_kernel)
+    return graph
