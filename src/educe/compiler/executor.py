@@ -333,6 +333,8 @@ class _Frame:
             return self.host_value(value)
         buffer = value.buffer
         assert buffer is not None
+        if not value.size:
+            return np.empty(value.shape, dtype_of(value.kind))
         if buffer.constant is not None:
             memory = buffer.constant
         elif buffer.slot == "arena":

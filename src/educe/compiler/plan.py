@@ -13,6 +13,7 @@ import onnx_ir as ir
 from educe.compiler.control_flow import BODY_CALLS, captured_values, chosen_branch, defined_values
 from educe.compiler.host import HostCall
 from educe.compiler.operators.base import Call, LowerFunction, operators
+from educe.compiler.sequences import OBJECT_CALLS
 from educe.graph.normalize import INTERNAL_OPSET
 from educe.model.walk import STANDARD_DOMAINS, subgraphs
 
@@ -71,6 +72,8 @@ class Host:
         if is_standard and call.operator in BODY_CALLS:
             given = {inner: known[name] for inner, name in names.items() if inner not in unknown}
             self._call = BODY_CALLS[call.operator](node, call, code, tuple(unknown), given)
+        elif is_standard and call.operator in OBJECT_CALLS:
+            self._call = lambda inputs: OBJECT_CALLS[call.operator](call, *inputs)
         self._opsets = {**code.opsets, node.domain: call.version}
 
     def __call__(self, inputs: Sequence[Any]) -> list[Any]:
@@ -218,8 +221,13 @@ def _same(name: str) -> str:
 
 
 def _lowering(call: Call) -> LowerFunction | None:
-    known = has_meaning_of_today(call.operator, call.version, call.domain)
-    return operators().get((call.domain, call.operator)) if known else None
+    known = has_kernel(call.domain, call.operator, call.version)
+    return operators()[call.domain, call.operator] if known else None
+
+
+def has_kernel(domain: str, name: str, version: int) -> bool:
+    """Say whether an operator of the operator set `version` is compiled."""
+    return (domain, name) in operators() and has_meaning_of_today(name, version, domain)
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -50,7 +50,7 @@ class ReferenceEngine(Engine):
 
     def supports(self, model: Model) -> Support:
         """Say which nodes the evaluator has no implementation of, for the operator sets they come from."""
-        return Support(tuple(_problems(model.graph)))
+        return Support(tuple(problems(model.graph)))
 
     def compile(self, model: Model, options: Options) -> Executable:
         """Compile `model`; see `Engine.compile`."""
@@ -103,7 +103,15 @@ def _array(tensor: ir.TensorProtocol) -> np.ndarray:
     return np.array(words, object).reshape(array.shape)
 
 
-def _problems(graph: ir.Model) -> Iterator[Problem]:
+def problems(
+    graph: ir.Model, is_known: Callable[[str, str, int], bool] = lambda *_: False
+) -> Iterator[Problem]:
+    """Yield each node that the evaluator cannot run, but for operators that `is_known` names.
+
+    Args:
+        graph: The graph, with its functions.
+        is_known: Tells of operators by domain, name and operator set.
+    """
     reasons: dict[tuple[str, str, int], str | None] = {}
     bodies: list[ir.Graph | ir.Function] = [graph.graph, *graph.functions.values()]
     for body in bodies:
@@ -112,7 +120,7 @@ def _problems(graph: ir.Model) -> Iterator[Problem]:
                 continue
             key = (node.domain, node.op_type, body.opset_imports.get(node.domain, 1))
             if key not in reasons:
-                reasons[key] = _refusal(*key)
+                reasons[key] = None if is_known(*key) else _refusal(*key)
             reason = reasons[key]
             if reason:
                 yield Problem(node_label(node), versioned_operator(node, key[2]), reason)

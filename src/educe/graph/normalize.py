@@ -90,9 +90,11 @@ def _is_unfaithful(node: ir.Node, version: int) -> bool:
     3. Pad before 11 may carry a value beside a mode that has none.
     4. GroupNormalization 18 has one scale for each group, later ones for each channel.
     5. PRelu before 7 aligns its slopes with the channels, later ones with the last axis.
+    6. Scan before 9 has a batch dimension.
     """
-    if node.op_type in ("Hardmax", "PRelu"):
-        return version < (13 if node.op_type == "Hardmax" else 7)
+    changed = {"Hardmax": 13, "PRelu": 7, "Scan": 9}
+    if node.op_type in changed:
+        return version < changed[node.op_type]
     mode = node.attributes.get_string("mode", "")
     if node.op_type == "Resize":
         return version == 10 and mode != "linear"
