@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := src tests benchmarks zoo
 
-.PHONY: help demo test test-parity check format bench accuracy clean
+.PHONY: help demo test test-parity test-targets test-aarch64 check format bench accuracy clean
 
 help:  ## Say what there is to make.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -27,6 +27,13 @@ test: $(VENV)/installed  ## Run the tests, in random order, on all cores.
 
 test-parity: $(VENV)/installed-parity  ## Compare with PyTorch.
 	$(BIN)/python -m pytest tests/parity
+
+test-targets: $(VENV)/installed  ## Run the kernels' tests restricted to AVX2 and to baseline x86-64.
+	EDUCE_TARGET=avx2 $(BIN)/python -m pytest -n auto tests/compiler tests/conformance
+	EDUCE_TARGET=x86-64 $(BIN)/python -m pytest -n auto tests/compiler tests/conformance
+
+test-aarch64: $(VENV)/installed  ## Run programs as AArch64 code under QEMU (qemu-user-static, gcc-aarch64-linux-gnu).
+	$(BIN)/python -m pytest -n auto tests/aarch64
 
 check: $(VENV)/installed  ## Lint, check types and layers.
 	$(BIN)/ruff check $(SOURCES)

@@ -17,12 +17,14 @@ LAYERS = {
     "limits": 0,
     "machine": 0,
     "settings": 0,
+    "store": 0,
     "files": 0,
     "model": 1,
     "media": 1,
     "formats": 2,
     "graph": 2,
     "cards": 2,
+    "compiler": 3,
     "engines": 4,
     "tasks": 7,
     "api": 8,
@@ -30,7 +32,7 @@ LAYERS = {
     "cli": 10,
 }
 # The modules of the lowest layer are one family, in this order.
-LOWEST = ("errors", "limits", "machine", "settings", "files")
+LOWEST = ("errors", "limits", "machine", "settings", "store", "files")
 MAX_FILE_LINES = 800
 MAX_FUNCTION_LINES = 80
 FORBIDDEN_NAMES = re.compile(r"(^|_)(utils?|helpers?|manager|handler|misc|common|info|wrapper)(_|$)", re.I)

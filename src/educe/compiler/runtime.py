@@ -368,7 +368,7 @@ class Runtime:
 
 
 def _check_arrays(runtime: Runtime) -> None:
-    """Raise `InternalError` unless the fields of an array are found where `_check` and `_run` look for them."""
+    """Raise `InternalError` unless the fields of an array are where `_check` and `_run` look for them."""
     array = np.zeros((2, 3))
     for shape, passes in (((2, 3), True), ((3, 2), False)):
         bases = (ctypes.c_int64 * 1)(id(array))
