@@ -120,7 +120,7 @@ class Lowering:
 
     def constant(self, array: np.ndarray) -> Tensor:
         """Return a tensor with the content of `array`, known while lowering."""
-        array = np.ascontiguousarray(array).reshape(np.shape(array))
+        array = np.asarray(array, order="C")
         kind = kind_of(array.dtype)
         assert kind is not None, array.dtype
         buffer = self.constants.buffer(array)
@@ -172,6 +172,18 @@ class Lowering:
     def copy(self, source: Tensor, destination: Tensor) -> None:
         """Launch a copy of `source` into the memory of `destination`, which has the same shape."""
         self._launch_pointwise(Expression((source.kind,)), destination, (self.need(source),))
+
+    def write(self, x: Tensor, destination: Tensor) -> None:
+        """Launch what puts `x` into the memory of `destination`, which has the same shape.
+
+        An expression that nothing else reads is computed there; anything else is copied.
+        """
+        products = any(isinstance(each.lazy, Product) for each in self._leaves(x)[0])
+        if not isinstance(x.lazy, Pointwise) or x.uses > 1 or products:
+            self.copy(x, destination)
+            return
+        x.buffer, x.strides, x.offset = destination.buffer, destination.strides, destination.offset
+        self._launch_expression(x)
 
     # Views -------------------------------------------------------------------------------------------
 
@@ -270,7 +282,7 @@ class Lowering:
                 self.need(product)
         leaves.sort(key=lambda each: (each is not chosen, each.shape != x.shape))
         expression, operands = self._expression(x, leaves)
-        x.buffer = Buffer(x.size * x.kind.size_bytes, segment=self.segment)
+        x.buffer = x.buffer or Buffer(x.size * x.kind.size_bytes, segment=self.segment)
         x.lazy = None
         if chosen is not None:
             x.strides = chosen.strides
@@ -344,7 +356,7 @@ class Lowering:
             and first.strides == out.strides
             and first.kind.size_bytes == out.kind.size_bytes
             and is_permuted_dense(out.shape, out.strides)
-            and first.offset == 0
+            and first.offset == out.offset == 0
             and not any(each.buffer is first.buffer for each in operands[1:]),
         )
 
