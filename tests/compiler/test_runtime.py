@@ -12,10 +12,11 @@ import time
 
 import numpy as np
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
 from educe.compiler.library import library
 from educe.compiler.target import host_target
+from educe.errors import EngineError
 from tests.compiler.models import FLOAT, model, native
 from tests.conftest import ROOT
 
@@ -149,3 +150,14 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.stdout.strip() == "0", done.stderr
+
+
+def test_a_run_that_needs_more_memory_than_there_is_fails_and_the_next_one_does_not():
+    nodes = [helper.make_node("Expand", ["x", "s"], ["e"]), helper.make_node("ReduceSum", ["e"], ["y"])]
+    made = model(nodes, {"x": (FLOAT, [1]), "s": (TensorProto.INT64, [2])}, ["y"])
+    executable = native(made)
+    small, large = np.array([3, 4]), np.array([2**21, 2**21])
+    assert executable.run({"x": np.ones(1, np.float32), "s": small})["y"] == 12
+    with pytest.raises(EngineError, match="memory"):
+        executable.run({"x": np.ones(1, np.float32), "s": large})
+    assert executable.run({"x": np.ones(1, np.float32), "s": small})["y"] == 12

@@ -7,6 +7,7 @@ import mmap
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from educe.compiler.memory import ALIGNMENT, PAGE
 from educe.compiler.program import HostObject, HostStep, Segment
 from educe.compiler.runtime import CONTEXT_FIELDS, Runtime
 from educe.compiler.tensor import Tensor, dtype_of
+from educe.machine import memory_bytes
 
 MAX_PROGRAMS = 64
 """Sets of input shapes whose programs an executor keeps."""
@@ -34,11 +36,19 @@ class Arena:
     __slots__ = ("address", "memory", "size_bytes")
 
     def __init__(self, size_bytes: int) -> None:
+        most = _memory_bytes()
+        if most is not None and size_bytes > most:
+            raise MemoryError(f"a run needs {size_bytes} bytes, and this machine has {most}")
         whole = np.empty(size_bytes + ALIGNMENT, np.uint8)
         start = -whole.ctypes.data % ALIGNMENT
         self.memory = whole[start : start + size_bytes]
         self.address = int(self.memory.ctypes.data)
         self.size_bytes = size_bytes
+
+
+@cache
+def _memory_bytes() -> int | None:
+    return memory_bytes()
 
 
 class Arenas:

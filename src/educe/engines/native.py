@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from educe.engines.base import Engine, Executable, Options, State, Support, Value
-from educe.errors import MissingLibraryError
+from educe.errors import EngineError, MissingLibraryError
 from educe.model import Model
 from educe.settings import GUARD, resolve_threads
 
@@ -33,7 +33,10 @@ class NativeExecutable(Executable):
         run, names = executor.run, executor.code.inputs
 
         def launch(feeds: dict[str, Value]) -> Sequence[Value]:
-            return run([feeds[name] for name in names])
+            try:
+                return run([feeds[name] for name in names])
+            except MemoryError as fault:
+                raise EngineError(f"not enough memory: {fault}") from None
 
         super().__init__(NativeEngine.name, model, launch)
         self.executor = executor
@@ -44,7 +47,7 @@ class NativeExecutable(Executable):
         if state is None and type(inputs) is dict and len(inputs) == len(self._names):
             try:
                 found = self.executor.run_again([inputs[name] for name in self._names])
-            except KeyError:
+            except (KeyError, MemoryError):
                 found = None
             if found is not None:
                 return dict(zip(self._output_names, found, strict=True))
