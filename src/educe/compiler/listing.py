@@ -30,7 +30,7 @@ def program_text(segments: Iterable[Segment]) -> str:
 
 def memory_text(segments: Iterable[Segment]) -> str:
     """Return the buffers of each arena, by their place, with the launches between which they live."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     total = 0
     for segment in segments:
         total += segment.arena_bytes

@@ -30,6 +30,9 @@ KIND_NAMES = {
 }
 
 
+_DTYPES: dict[str, np.dtype[Any]] = {name: dtype for dtype, name in KIND_NAMES.items()}
+
+
 def kind_of(dtype: np.dtype) -> Kind | None:
     """Return the kind of NumPy's `dtype`, or None if kernels do not take it."""
     name = KIND_NAMES.get(dtype) or ("bf16" if dtype.name == "bfloat16" else None)
@@ -42,7 +45,7 @@ def dtype_of(kind: Kind) -> np.dtype:
         import ml_dtypes
 
         return np.dtype(ml_dtypes.bfloat16)
-    return next(dtype for dtype, name in KIND_NAMES.items() if name == kind.name)
+    return _DTYPES[kind.name]
 
 
 @dataclass(eq=False)
