@@ -131,6 +131,12 @@ def test_wrong_inputs_are_refused_with_their_place(engine, change, message):
         executable.run(feeds)
 
 
+def unless_ignored(engine: str, name: str) -> None:
+    """Skip what an engine cannot be asked about, as it does not run the case."""
+    if name in IGNORED[engine]:
+        pytest.skip(IGNORED[engine][name])
+
+
 @every_engine
 @pytest.mark.parametrize(
     ("name", "key", "value", "message"),
@@ -144,6 +150,7 @@ def test_wrong_inputs_are_refused_with_their_place(engine, change, message):
     ],
 )
 def test_wrong_values_of_other_kinds_are_refused(engine, name, key, value, message):
+    unless_ignored(engine, name)
     (feeds, *_) = CASES[name].feeds()
     with pytest.raises(InputError, match=message):
         compiled(engine, name).run({**feeds, key: value})
@@ -178,6 +185,7 @@ OWNED = [
 @every_engine
 @pytest.mark.parametrize("name", OWNED)
 def test_outputs_belong_to_the_caller(engine, name):
+    unless_ignored(engine, name)
     executable = compiled(engine, name)
     (feeds, *_) = CASES[name].feeds()
     before = content(list(feeds.values()))
@@ -196,6 +204,7 @@ def test_outputs_belong_to_the_caller(engine, name):
     "name", ["elementwise-chain", "slice-and-pad", "loop", "scan", "sequence-input", "top-k"]
 )
 def test_inputs_are_not_modified_and_may_be_read_only(engine, name):
+    unless_ignored(engine, name)
     executable = compiled(engine, name)
     for feeds in CASES[name].feeds():
         before = content(list(feeds.values()))
@@ -292,7 +301,7 @@ def test_a_failed_run_leaves_the_state_alone(engine):
     assert content(list(state.values.values())) == before
 
 
-@every_engine
+@pytest.mark.parametrize("engine", [name for name in NAMES if name != "openvino"])
 def test_failing_data_names_the_node(engine):
     executable = compiled(engine, "gather")
     feeds = {"x": np.zeros((2, 5), np.float32), "i": np.array([9])}

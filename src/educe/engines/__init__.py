@@ -14,6 +14,7 @@ _CLASSES = {
     "native": ("educe.engines.native", "NativeEngine"),
     "onnxruntime": ("educe.engines.onnxruntime", "OnnxRuntimeEngine"),
     "reference": ("educe.engines.reference", "ReferenceEngine"),
+    "openvino": ("educe.engines.openvino", "OpenVinoEngine"),
 }
 
 
