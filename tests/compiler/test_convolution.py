@@ -173,3 +173,97 @@ def test_automatic_padding(auto):
     found = native(model([node], {"x": (FLOAT, x.shape)}, ["y"], {"w": w})).run({"x": x})["y"]
     pads = {"SAME_UPPER": (1, 1, 1, 1), "SAME_LOWER": (1, 1, 1, 1), "VALID": (0, 0, 0, 0)}[auto]
     assert_near(found, convolved(x, w, None, (2, 2), pads, (1, 1), 1))
+
+
+def sent(x, w, strides, pads, dilations, group, more):
+    """The transposed convolution's definition: what each input pixel sends, tap by tap."""
+    rank = x.ndim - 2
+    depth, channels = x.shape[1] // group, w.shape[1]
+    sizes = [
+        (x.shape[2 + d] - 1) * strides[d] + (w.shape[2 + d] - 1) * dilations[d] + 1 + more[d]
+        for d in range(rank)
+    ]
+    y = np.zeros((x.shape[0], channels * group, *sizes))
+    for tap in itertools.product(*(range(k) for k in w.shape[2:])):
+        to = tuple(
+            slice(t * d, t * d + (n - 1) * s + 1, s)
+            for t, d, n, s in zip(tap, dilations, x.shape[2:], strides, strict=True)
+        )
+        for g in range(group):
+            part = x[:, g * depth : (g + 1) * depth].astype("f8")
+            weights = w[(slice(g * depth, (g + 1) * depth), slice(None), *tap)].astype("f8")
+            y[(slice(None), slice(g * channels, (g + 1) * channels), *to)] += np.einsum(
+                "nc...,co->no...", part, weights
+            )
+    cut = tuple(slice(pads[d], sizes[d] - pads[rank + d]) for d in range(rank))
+    return y[(slice(None), slice(None), *cut)]
+
+
+@pytest.mark.parametrize("constant", [True, False], ids=["constant", "given"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        ((2, 6, 5, 7), (6, 9, 2, 2), (2, 2), (0, 0, 0, 0), (1, 1), 1, (0, 0)),
+        ((1, 4, 5, 4), (4, 3, 3, 3), (2, 2), (1, 1, 1, 1), (1, 1), 2, (1, 1)),
+        ((1, 8, 6, 6), (8, 1, 4, 4), (2, 2), (1, 1, 1, 1), (1, 1), 8, (0, 0)),
+        ((2, 3, 9), (3, 20, 5), (3,), (2, 0), (2,), 1, (2,)),
+        ((1, 3, 5, 5), (3, 4, 1, 1), (3, 2), (0, 0, 0, 0), (1, 1), 1, (2, 0)),
+        ((1, 2, 3, 3, 4), (2, 5, 2, 3, 3), (2, 1, 2), (0, 1, 0, 1, 0, 1), (1, 1, 1), 1, (0, 0, 0)),
+    ],
+    ids=str,
+)
+def test_transposed_convolution_is_what_each_pixel_sends(case, constant):
+    x_shape, w_shape, strides, pads, dilations, group, more = case
+    rng = np.random.default_rng(5)
+    x, w = rng.standard_normal(x_shape).astype("f4"), rng.standard_normal(w_shape).astype("f4")
+    bias = rng.standard_normal(w_shape[1] * group).astype("f4")
+    shift = rng.standard_normal((bias.size, *[1] * (x.ndim - 2))).astype("f4")
+    nodes = [
+        helper.make_node(
+            "ConvTranspose", ["x", "w", "b"], ["c"], strides=strides, pads=pads, dilations=dilations,
+            group=group, output_padding=more,
+        ),
+        helper.make_node("Add", ["c", "shift"], ["y"]),
+    ]  # fmt: skip
+    inputs = {"x": (FLOAT, [None] * x.ndim)}
+    weights = {"w": w, "b": bias, "shift": shift}
+    feeds = {"x": x}
+    if not constant:
+        feeds = {"x": x, **weights}
+        inputs |= {name: (FLOAT, array.shape) for name, array in weights.items()}
+    executable = native(model(nodes, inputs, ["y"], weights if constant else {}))
+    expected = sent(x, w, strides, pads, dilations, group, more) + shift + bias.reshape(shift.shape)
+    found = executable.run(feeds)["y"]
+    assert compiled(executable, feeds)
+    assert_near(found, expected)
+
+
+@pytest.mark.parametrize("constant", [True, False], ids=["constant", "given"])
+@pytest.mark.parametrize("case", [CASES[0], CASES[6], CASES[7]], ids=str)
+def test_convolution_of_integers(case, constant):
+    rng = np.random.default_rng(9)
+    x = rng.integers(0, 256, case[0]).astype(np.uint8)
+    weights = {
+        "w": rng.integers(-128, 128, case[1]).astype(np.int8),
+        "xz": np.uint8(131),
+        "wz": rng.integers(-3, 4, case[1][0]).astype(np.int8),
+    }
+    node = helper.make_node(
+        "ConvInteger", ["x", "w", "xz", "wz"], ["y"],
+        strides=case[2], pads=case[3], dilations=case[4], group=case[5],
+    )  # fmt: skip
+    inputs = {"x": (TensorProto.UINT8, x.shape)}
+    feeds = {"x": x}
+    if not constant:
+        inputs |= {
+            name: (helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+            for name, array in weights.items()
+        }
+        feeds |= {name: np.asarray(array) for name, array in weights.items()}
+    executable = native(model([node], inputs, ["y"], weights if constant else {}))
+    found = executable.run(feeds)["y"]
+    w = weights["w"].astype(int) - weights["wz"].astype(int).reshape(-1, *[1] * (x.ndim - 1))
+    expected = convolved(x.astype(int) - 131, w, None, *case[2:])
+    assert compiled(executable, feeds)
+    assert found.dtype == np.int32
+    assert np.array_equal(found, expected)

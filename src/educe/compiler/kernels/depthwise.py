@@ -118,9 +118,7 @@ class _Reducer:
         with self.fn.loop(0, counts[0] * counts[1]) as tap:
             self._tap(tap, c, masks, self.acc)
 
-    def _tap(
-        self, tap: Val, c: Val, masks: Sequence[Val | None], acc: Sequence[Sequence[Var]]
-    ) -> None:
+    def _tap(self, tap: Val, c: Val, masks: Sequence[Val | None], acc: Sequence[Sequence[Var]]) -> None:
         fn, lanes, rows = self.fn, self.lanes, len(acc)
         weights = self._weights(tap, c)
         for r, row in enumerate(acc):

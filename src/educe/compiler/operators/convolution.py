@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from educe.compiler.emit import F32, F64, Kind
+from educe.compiler.emit import F32, F64, I32, Kind
 from educe.compiler.kernel import Kernel
 from educe.compiler.kernels.scalars import Expression
 from educe.compiler.lowering import Product
 from educe.compiler.operators.base import Call, NotCompiled, operator
-from educe.compiler.operators.window import Window, filled_row, shared, window_of, with_channels_last
+from educe.compiler.operators.window import (
+    Window,
+    filled_row,
+    numbers,
+    shared,
+    transposed_window,
+    window_of,
+    with_channels_last,
+)
 from educe.compiler.tensor import Tensor, broadcast_strides, channels_last, dtype_of
 
 if TYPE_CHECKING:
@@ -22,6 +31,7 @@ if TYPE_CHECKING:
     from educe.compiler.target import Target
 
 _MAX_RANK = 3
+_MAX_PHASES = 1024
 _UNITS = 16
 """Units of work that a convolution is cut into at least, if it can be."""
 
@@ -45,19 +55,87 @@ _NARROW = (_Tile(6, 1, 0.8), _Tile(6, 2, 1.0), _Tile(4, 3, 1.0), _Tile(1, 6, 0.3
 @operator("Conv")
 def conv(low: Lowering, call: Call, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
     """The sum of the products of a kernel's taps and channels with what they see of the input."""
-    window, groups = _checked(call, x, w)
-    if bias is not None and bias.shape != (w.shape[0],):
-        raise ValueError(f"a bias of shape {list(bias.shape)} for {w.shape[0]} channels")
-    if x.kind not in (F32, F64):
-        if not x.kind.is_float:
-            raise NotCompiled
-        wide = [each if each is None else low.apply("Cast", each, to="f32") for each in (x, w, bias)]
-        return low.apply("Cast", _product(low, wide[0], wide[1], wide[2], window, groups), to=x.kind.name)
-    return _product(low, x, w, bias, window, groups)
+    groups = _checked(call, x, w, w.shape[1] if w.rank > 1 else 0, w.shape[0])
+    _check_bias(bias, w.shape[0])
+    window = window_of(call, x.shape[2:], w.shape[2:])
+    kind = x.kind
+    if not kind.is_float:
+        raise NotCompiled
+    if kind not in (F32, F64):
+        x, w, bias = (_in_f32(low, each) for each in (x, w, bias))
+    return _narrow(
+        low, _Convolution(low, with_channels_last(low, x), low.need(w), bias, window, groups), kind
+    )
 
 
-def _checked(call: Call, x: Tensor, w: Tensor) -> tuple[Window, int]:
-    """Return window and groups of a convolution.
+@operator("ConvTranspose")
+def conv_transpose(low: Lowering, call: Call, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The sum of what each input pixel sends to the output through a kernel's taps and channels."""
+    groups = int(call.get("group", 1))
+    channels = w.shape[1] * groups if w.rank > 1 else 0
+    _checked(call, x, w, w.shape[0] // max(groups, 1), channels)
+    _check_bias(bias, channels)
+    window = transposed_window(call, x.shape[2:], w.shape[2:])
+    kind = x.kind
+    if not kind.is_float:
+        raise NotCompiled
+    if kind not in (F32, F64):
+        x, w, bias = (_in_f32(low, each) for each in (x, w, bias))
+    strides = numbers(call, "strides", x.rank - 2, 1)
+    if math.prod(strides) > _MAX_PHASES:
+        raise NotCompiled
+    return _narrow(
+        low,
+        _Transposed(low, with_channels_last(low, x), low.need(w), bias, window, groups, tuple(strides)),
+        kind,
+    )
+
+
+@operator("ConvInteger")
+def conv_integer(
+    low: Lowering,
+    call: Call,
+    x: Tensor,
+    w: Tensor,
+    x_zero: Tensor | None = None,
+    w_zero: Tensor | None = None,
+) -> Tensor:
+    """The convolution of integers less their zero points, in i32."""
+    groups = _checked(call, x, w, w.shape[1] if w.rank > 1 else 0, w.shape[0])
+    window = window_of(call, x.shape[2:], w.shape[2:])
+    wide = _centred(low, x, x_zero, ()), _centred(low, w, w_zero, (1,) * (w.rank - 1))
+    source, weights = with_channels_last(low, wide[0]), low.need(wide[1])
+    return _narrow(low, _Convolution(low, source, weights, None, window, groups), I32)
+
+
+@operator("QLinearConv")
+def qlinear_conv(
+    low: Lowering,
+    call: Call,
+    x: Tensor,
+    x_scale: Tensor,
+    x_zero: Tensor,
+    w: Tensor,
+    w_scale: Tensor,
+    w_zero: Tensor,
+    y_scale: Tensor,
+    y_zero: Tensor,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """The convolution of quantised numbers, quantised again."""
+    total = conv_integer(low, call, x, w, x_zero, w_zero)
+    ones = (1,) * (x.rank - 2)
+    _check_bias(bias, w.shape[0])
+    if bias is not None:
+        total = low.apply("Add", total, low.reshape(bias, (w.shape[0], *ones)))
+    scale = low.apply("Div", low.apply("Mul", x_scale, w_scale), y_scale)
+    real = low.apply("Mul", low.apply("Cast", total, to="f32"), low.reshape(scale, (scale.size, *ones)))
+    rounded = low.apply("Add", low.apply("Round", real), low.apply("Cast", y_zero, to="f32"))
+    return low.apply("Cast", rounded, to=y_zero.kind.name)
+
+
+def _checked(call: Call, x: Tensor, w: Tensor, depth: int, channels: int) -> int:
+    """Return the groups of a convolution from `depth` channels a group to `channels` in all.
 
     Raises:
         ValueError: the shapes do not fit each other.
@@ -67,24 +145,114 @@ def _checked(call: Call, x: Tensor, w: Tensor) -> tuple[Window, int]:
         raise ValueError(f"an input of {x.rank} dimensions with weights of {w.rank}")
     if x.rank > 2 + _MAX_RANK:
         raise NotCompiled
-    if groups < 1 or x.shape[1] != w.shape[1] * groups or w.shape[0] % groups:
+    if groups < 1 or x.shape[1] != depth * groups or channels % groups:
         raise ValueError(f"{x.shape[1]} channels and weights of shape {list(w.shape)} in {groups} groups")
     kernel = call.get("kernel_shape")
     if kernel is not None and tuple(kernel) != w.shape[2:]:
         raise ValueError(f"kernel_shape is {list(kernel)}, the weights have {list(w.shape[2:])}")
-    return window_of(call, x.shape[2:], w.shape[2:]), groups
+    return groups
 
 
-def _product(
-    low: Lowering, x: Tensor, w: Tensor, bias: Tensor | None, window: Window, groups: int
-) -> Tensor:
-    """Return the convolution as a product that is launched when its end is known."""
-    shape = (x.shape[0], w.shape[0], *window.outputs)
-    x = with_channels_last(low, x)
-    if groups == w.shape[0] and w.shape[1] == 1:
-        return Sliding(low, x, window, "dot", low.need(w), bias).product()
-    convolution = _Convolution(low, x, low.need(w), bias, window, groups)
-    return Tensor(x.kind, shape, channels_last(shape), lazy=Product(convolution.launch, accepts))
+def _check_bias(bias: Tensor | None, channels: int) -> None:
+    if bias is not None and bias.shape != (channels,):
+        raise ValueError(f"a bias of shape {list(bias.shape)} for {channels} channels")
+
+
+def _in_f32(low: Lowering, x: Tensor | None) -> Tensor | None:
+    if x is None:
+        return None
+    if x.value is not None:
+        return low.derived(x, ("cast", "f32"), lambda value: value.astype(np.float32))
+    return low.apply("Cast", x, to="f32")
+
+
+def _centred(low: Lowering, x: Tensor, zero: Tensor | None, ones: tuple[int, ...]) -> Tensor:
+    """Return `x` less its zero point, in i32; one zero point for each channel is followed by `ones`."""
+    known = zero is None or zero.value is not None
+    if x.value is not None and known:
+        point = np.int32(0) if zero is None else zero.value.astype(np.int32)  # type: ignore[union-attr]
+        point = point.reshape(-1, *ones) if ones else point.reshape(-1)[0]
+        return low.derived(x, ("centred", point.tobytes()), lambda value: value.astype(np.int32) - point)
+    wide = low.apply("Cast", x, to="i32")
+    if zero is None:
+        return wide
+    return low.apply(
+        "Sub", wide, low.apply("Cast", low.reshape(zero, (zero.size, *ones) if ones else ()), to="i32")
+    )
+
+
+def _narrow(low: Lowering, waiting: _Convolution | _Transposed, kind: Kind) -> Tensor:
+    """Return the result of a convolution as `kind`."""
+    x, window = waiting.x, waiting.window
+    shape = (x.shape[0], waiting.channels, *window.outputs)
+    result = Tensor(x.kind, shape, channels_last(shape), lazy=Product(waiting.launch, accepts))
+    return result if x.kind is kind else low.apply("Cast", result, to=kind.name)
+
+
+@dataclass(frozen=True, eq=False)
+class _Transposed:
+    """A transposed convolution that waits for its end.
+
+    Outputs that lie the same distance behind a multiple of the strides receive from the same taps: they are
+    one convolution of their own, a phase.
+    """
+
+    low: Lowering
+    x: Tensor
+    w: Tensor
+    bias: Tensor | None
+    window: Window
+    groups: int
+    strides: tuple[int, ...]
+
+    @property
+    def channels(self) -> int:
+        """Channels of the output."""
+        return self.w.shape[1] * self.groups
+
+    def launch(self, expression: Expression, operands: Sequence[Tensor], out: Tensor) -> None:
+        """Launch it with `expression` at its end, into `out`."""
+        operands = [broadcast(each, out.shape) for each in operands]
+        for phase in itertools.product(*(range(stride) for stride in self.strides)):
+            outputs = [slice(first, None, step) for first, step in zip(phase, self.strides, strict=True)]
+            taps = [
+                np.flatnonzero((each[some] >= 0).any(axis=0))
+                for each, some in zip(self.window.places, outputs, strict=True)
+            ]
+            window = self.window.chosen(outputs, taps)
+            convolution = _Convolution(self.low, self.x, self._weights(taps), self.bias, window, self.groups)
+            seen = [_every(each, phase, self.strides, window.outputs) for each in (out, *operands)]
+            convolution.launch(expression, seen[1:], seen[0])
+
+    def _weights(self, taps: Sequence[np.ndarray]) -> Tensor:
+        """Return the weights of some taps as a convolution has them."""
+        low, w, groups = self.low, self.w, self.groups
+        depth, channels = w.shape[0] // groups, w.shape[1]
+
+        def make(value: np.ndarray) -> np.ndarray:
+            for axis, few in enumerate(taps):
+                value = value.take(few, axis=2 + axis)
+            split = value.reshape(groups, depth, channels, *value.shape[2:])
+            return split.swapaxes(1, 2).reshape(groups * channels, depth, *value.shape[2:])
+
+        if w.value is not None:
+            return low.derived(w, ("phase", groups, *(tuple(few.tolist()) for few in taps)), make)
+        steps = [int(few[1] - few[0]) if few.size > 1 else 1 for few in taps]
+        firsts = [int(few[0]) if few.size else 0 for few in taps]
+        offset = w.offset + sum(a * b for a, b in zip(firsts, w.strides[2:], strict=True))
+        strides = [a * b for a, b in zip(steps, w.strides[2:], strict=True)]
+        sizes = [few.size for few in taps]
+        whole = low.empty(w.kind, (groups, channels, depth, *sizes))
+        of_group = (depth * w.strides[0], w.strides[1], w.strides[0])
+        low.copy(w.view(whole.shape, (*of_group, *strides), offset), whole)
+        return low.reshape(whole, (groups * channels, depth, *sizes))
+
+
+def _every(x: Tensor, firsts: Sequence[int], steps: Sequence[int], sizes: Sequence[int]) -> Tensor:
+    """Return every few pixels of `x`."""
+    strides = (*x.strides[:2], *(a * b for a, b in zip(x.strides[2:], steps, strict=True)))
+    offset = x.offset + sum(a * b for a, b in zip(firsts, x.strides[2:], strict=True))
+    return x.view((*x.shape[:2], *sizes), strides, offset)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,12 +284,7 @@ class Sliding:
 
     def launch(self, expression: Expression, operands: Sequence[Tensor], out: Tensor) -> None:
         """Launch it with `expression` at its end, into `out`."""
-        if out.size == 0:
-            return
-        if not accepts(out) or 0 in out.strides:
-            whole = self.low.empty(out.kind, out.shape, channels_last(out.shape))
-            self.launch(expression, operands, whole)
-            self.low.copy(whole, out)
+        if _launch_aside(self.low, self.launch, expression, operands, out):
             return
         low, window, kind = self.low, self.window, self.x.kind
         operands = [broadcast(each, out.shape) for each in operands]
@@ -184,14 +347,18 @@ class _Convolution:
     window: Window
     groups: int
 
+    @property
+    def channels(self) -> int:
+        """Channels of the output."""
+        return self.w.shape[0]
+
     def launch(self, expression: Expression, operands: Sequence[Tensor], out: Tensor) -> None:
         """Launch it with `expression` at its end, into `out`."""
-        if out.size == 0:
+        if self.groups == self.channels and self.w.shape[1] == 1:
+            sliding = Sliding(self.low, self.x, self.window, "dot", self.w, self.bias)
+            sliding.launch(expression, operands, out)
             return
-        if not accepts(out) or 0 in out.strides:
-            whole = self.low.empty(out.kind, out.shape, channels_last(out.shape))
-            self.launch(expression, operands, whole)
-            self.low.copy(whole, out)
+        if _launch_aside(self.low, self.launch, expression, operands, out):
             return
         low, window, kind = self.low, self.window, self.x.kind
         channels, depth = self.w.shape[0] // self.groups, self.w.shape[1]
@@ -229,6 +396,25 @@ class _Convolution:
             flops=2 * out.size * window.num_taps * depth + expression.flops * out.size,
             bytes=sum(each.size * each.kind.size_bytes for each in (self.x, out, packed, *operands)),
         )
+
+
+Launch = Callable[[Expression, Sequence[Tensor], Tensor], None]
+
+
+def _launch_aside(
+    low: Lowering, launch: Launch, expression: Expression, operands: Sequence[Tensor], out: Tensor
+) -> bool:
+    """Say whether nothing is left to launch: because there is no output, or it was made elsewhere and copied."""
+    if out.size == 0:
+        return True
+    seen = [broadcast(each, out.shape) for each in operands]
+    if accepts(out) and all(accepts(each) for each in seen):
+        return False
+    strides = channels_last(out.shape)
+    whole = low.empty(out.kind, out.shape, strides)
+    launch(expression, [each if accepts(each) else low.with_strides(each, strides) for each in seen], whole)
+    low.copy(whole, out)
+    return True
 
 
 def _tile(target: Target, channels: int, pixels: int) -> _Tile:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,29 +25,36 @@ MAX_VECTORS = 8
 MAX_TABLE = 1 << 26
 """Entries of a window's tables."""
 
+_PADDING, _BEYOND = -1, -2
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Window:
-    """A kernel that slides over the spatial dimensions, given by one number for each of them.
+    """What each output pixel sees of an input.
 
     Attributes:
-        sizes: The input's.
-        kernel: Taps.
-        strides: Steps between output pixels.
-        dilations: Steps between taps.
-        begins: What is added before the input.
-        outputs: The output's sizes.
-        is_transposed: Whether the kernel slides over the output instead: `strides` are then steps between
-            input pixels.
+        sizes: The input's spatial sizes.
+        places: For each spatial dimension the place that each output's taps see, [outputs, taps]: -1 where
+            it is padding, -2 behind the padding.
     """
 
     sizes: tuple[int, ...]
-    kernel: tuple[int, ...]
-    strides: tuple[int, ...]
-    dilations: tuple[int, ...]
-    begins: tuple[int, ...]
-    outputs: tuple[int, ...]
-    is_transposed: bool = False
+    places: tuple[np.ndarray, ...]
+
+    @cached_property
+    def key(self) -> tuple[object, ...]:
+        """What tells windows apart."""
+        return self.sizes, tuple((each.shape, each.tobytes()) for each in self.places)
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """The output's spatial sizes."""
+        return tuple(each.shape[0] for each in self.places)
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """Taps in each dimension."""
+        return tuple(each.shape[1] for each in self.places)
 
     @property
     def num_taps(self) -> int:
@@ -58,60 +66,50 @@ class Window:
         """Taps of all dimensions but the last."""
         return math.prod(self.kernel[:-1])
 
-    @property
+    @cached_property
     def is_pointwise(self) -> bool:
         """Whether each output pixel sees the input pixel of the same place and no other."""
-        return (
-            self.num_taps == 1
-            and all(stride == 1 for stride in self.strides)
-            and self.sizes == self.outputs
-            and not any(self.begins)
+        return all(
+            each.shape == (size, 1) and np.array_equal(each[:, 0], np.arange(size))
+            for size, each in zip(self.sizes, self.places, strict=True)
         )
 
-    def positions(self, axis: int) -> np.ndarray:
-        """Return the place along `axis` that each output pixel's taps see, -1 where it is outside."""
-        outputs = np.arange(self.outputs[axis], dtype=np.int64)[:, None]
-        taps = np.arange(self.kernel[axis], dtype=np.int64)[None, :] * self.dilations[axis]
-        if self.is_transposed:
-            scaled = outputs + self.begins[axis] - taps
-            places = np.where(scaled % self.strides[axis] == 0, scaled // self.strides[axis], -1)
-        else:
-            places = outputs * self.strides[axis] - self.begins[axis] + taps
-        inside = (places >= 0) & (places < self.sizes[axis])
-        return np.where(inside, places, -1)
+    def chosen(self, outputs: Sequence[slice], taps: Sequence[np.ndarray]) -> Window:
+        """Return the window of some outputs and some taps, given for each dimension."""
+        places = (each[some][:, few] for each, some, few in zip(self.places, outputs, taps, strict=True))
+        return Window(self.sizes, tuple(np.ascontiguousarray(each) for each in places))
 
-    def columns(self, stride: int) -> np.ndarray:
-        """Return the offsets of the last dimension's taps, [columns, taps]."""
-        places = self.positions(len(self.sizes) - 1)
-        return np.where(places < 0, OUTSIDE, places * stride)
-
-    def lines(self, batch: int, strides: Sequence[int]) -> np.ndarray:
-        """Return the offsets of all other dimensions' taps, [lines, taps].
-
-        Args:
-            batch: The input's first size.
-            strides: Of the batch, and of all spatial dimensions but the last.
-        """
-        offsets = np.arange(batch, dtype=np.int64)[:, None] * strides[0]
-        for axis, stride in enumerate(strides[1:]):
-            places = self.positions(axis)
-            own = np.where(places < 0, OUTSIDE, places * stride)
-            whole = offsets[:, None, :, None] + own[None, :, None, :]
-            whole = np.where((offsets[:, None, :, None] < 0) | (own[None, :, None, :] < 0), OUTSIDE, whole)
-            offsets = whole.reshape(whole.shape[0] * whole.shape[1], -1)
-        return offsets
+    def counts(self, *, with_padding: bool) -> np.ndarray:
+        """Return how many taps of each output pixel see the input, or the padding too."""
+        least = _PADDING if with_padding else 0
+        total = np.ones((), np.int64)
+        for each in self.places:
+            total = total[..., None] * (each >= least).sum(axis=1)
+        return total
 
     def tables(self, low: Lowering, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the constants `lines` and `columns` for the input `x`."""
+        """Return the constants `lines` and `columns` for the input `x`: offsets, [outputs, taps]."""
         outer = (x.strides[0], *x.strides[2:-1])
         batch = x.shape[0]
-        entries = batch * math.prod(self.outputs[:-1]) * self.line_taps + self.outputs[-1] * self.kernel[-1]
-        if entries > MAX_TABLE:
+        lines, columns = batch * math.prod(self.outputs[:-1]), self.outputs[-1]
+        if lines * self.line_taps + columns * self.kernel[-1] > MAX_TABLE:
             raise ValueError(f"a window of {list(self.kernel)} over {list(self.sizes)} is too large")
         return (
-            shared(low, ("lines", self, batch, outer), lambda: self.lines(batch, outer)),
-            shared(low, ("columns", self, x.strides[-1]), lambda: self.columns(x.strides[-1])),
+            shared(low, ("lines", self.key, batch, outer), lambda: self._lines(batch, outer)),
+            shared(low, ("columns", self.key, x.strides[-1]), lambda: self._offsets(-1, x.strides[-1])),
         )
+
+    def _offsets(self, axis: int, stride: int) -> np.ndarray:
+        return np.where(self.places[axis] < 0, OUTSIDE, self.places[axis] * stride)
+
+    def _lines(self, batch: int, strides: Sequence[int]) -> np.ndarray:
+        """Return the offsets of all dimensions but the last, of which `strides` are, the batch first."""
+        offsets = np.arange(batch, dtype=np.int64)[:, None] * strides[0]
+        for axis, stride in enumerate(strides[1:]):
+            a, b = offsets[:, None, :, None], self._offsets(axis, stride)[None, :, None, :]
+            whole = np.where((a < 0) | (b < 0), OUTSIDE, a + b)
+            offsets = whole.reshape(whole.shape[0] * whole.shape[1], whole.shape[2] * whole.shape[3])
+        return offsets
 
 
 def shared(low: Lowering, key: tuple[object, ...], make: Callable[[], np.ndarray]) -> Tensor:
@@ -128,57 +126,98 @@ def filled_row(low: Lowering, x: Tensor, value: float | int | bool) -> Tensor:
 
 def with_channels_last(low: Lowering, x: Tensor) -> Tensor:
     """Return `x` in memory with its channels next to each other, copied if they are not."""
-    if x.lazy is None:
-        is_suitable = (x.shape[1] == 1 or x.strides[1] == 1) and min(x.strides, default=0) >= 0
-        if is_suitable:
-            return x
+    if x.lazy is None and (x.shape[1] == 1 or x.strides[1] == 1) and min(x.strides) >= 0:
+        return x
     return low.with_strides(x, channels_last(x.shape))
 
 
-def window_of(
-    call: Call, sizes: Sequence[int], kernel: Sequence[int], *, ceil: bool = False
-) -> Window:
+def window_of(call: Call, sizes: Sequence[int], kernel: Sequence[int]) -> Window:
     """Return the window that a node's attributes describe.
 
     Args:
         call: A convolution or pooling.
         sizes: The input's spatial sizes.
         kernel: The kernel's spatial sizes.
-        ceil: Whether a window that lies partly behind the padded input counts.
 
     Raises:
         ValueError: the attributes do not fit the sizes.
     """
     rank = len(sizes)
-    strides = _list(call, "strides", rank, 1)
-    dilations = _list(call, "dilations", rank, 1)
-    pads = _list(call, "pads", 2 * rank, 0)
-    auto = call.get("auto_pad", "NOTSET") or "NOTSET"
-    if len(kernel) != rank or min((*kernel, *strides, *dilations), default=1) < 1:
-        raise ValueError(f"a kernel of {list(kernel)} does not slide over {list(sizes)}")
-    begins, outputs = [], []
-    for axis in range(rank):
-        extent = (kernel[axis] - 1) * dilations[axis] + 1
+    strides, dilations, pads = (
+        numbers(call, "strides", rank, 1),
+        numbers(call, "dilations", rank, 1),
+        (numbers(call, "pads", 2 * rank, 0)),
+    )
+    check_kernel(sizes, kernel, strides, dilations)
+    auto, is_ceil = call.get("auto_pad", "NOTSET"), bool(call.get("ceil_mode", 0))
+    places = []
+    for axis, (size, taps, stride, step) in enumerate(zip(sizes, kernel, strides, dilations, strict=True)):
+        extent = (taps - 1) * step + 1
         begin, end = pads[axis], pads[rank + axis]
         if auto in ("SAME_UPPER", "SAME_LOWER"):
-            size = -(-sizes[axis] // strides[axis])
-            whole = max((size - 1) * strides[axis] + extent - sizes[axis], 0)
+            whole = max((-(-size // stride) - 1) * stride + extent - size, 0)
             begin = whole // 2 if auto == "SAME_UPPER" else -(-whole // 2)
             end = whole - begin
         elif auto == "VALID":
             begin = end = 0
-        free = sizes[axis] + begin + end - extent
-        count = (-(-free // strides[axis]) if ceil else free // strides[axis]) + 1
-        if ceil and (count - 1) * strides[axis] >= sizes[axis] + begin:
+        free = size + begin + end - extent
+        count = (-(-free // stride) if is_ceil else free // stride) + 1
+        if is_ceil and (count - 1) * stride >= size + begin:
             count -= 1
-        begins.append(begin)
-        outputs.append(max(count, 0))
-    return Window(
-        tuple(sizes), tuple(kernel), tuple(strides), tuple(dilations), tuple(begins), tuple(outputs)
-    )
+        seen = np.arange(max(count, 0))[:, None] * stride - begin + np.arange(taps)[None, :] * step
+        inside = np.where(seen < size, seen, np.where(seen < size + end, _PADDING, _BEYOND))
+        places.append(np.where(seen < 0, _PADDING, inside))
+    return Window(tuple(sizes), tuple(places))
 
 
-def _list(call: Call, name: str, length: int, default: int) -> list[int]:
+def transposed_window(call: Call, sizes: Sequence[int], kernel: Sequence[int]) -> Window:
+    """Return the window of a transposed convolution: what each output pixel receives from.
+
+    Raises:
+        ValueError: the attributes do not fit the sizes.
+    """
+    rank = len(sizes)
+    strides, dilations = numbers(call, "strides", rank, 1), numbers(call, "dilations", rank, 1)
+    pads, more = numbers(call, "pads", 2 * rank, 0), numbers(call, "output_padding", rank, 0)
+    check_kernel(sizes, kernel, strides, dilations)
+    auto, shape = call.get("auto_pad", "NOTSET"), call.get("output_shape")
+    shape = None if shape is None else [int(size) for size in shape][-rank:]
+    if shape is None and auto in ("SAME_UPPER", "SAME_LOWER"):
+        shape = [size * stride for size, stride in zip(sizes, strides, strict=True)]
+    places = []
+    for axis, (size, taps, stride, step) in enumerate(zip(sizes, kernel, strides, dilations, strict=True)):
+        whole = stride * (size - 1) + more[axis] + (taps - 1) * step + 1
+        begin = pads[axis]
+        count = whole - begin - pads[rank + axis]
+        if shape is not None:
+            total = max(whole - shape[axis], 0)
+            begin = total // 2 if auto == "SAME_UPPER" else total - total // 2
+            count = shape[axis]
+        elif auto == "VALID":
+            begin, count = 0, whole
+        sent = np.arange(max(count, 0))[:, None] + begin - np.arange(taps)[None, :] * step
+        seen = sent // stride
+        places.append(np.where((sent % stride == 0) & (seen >= 0) & (seen < size), seen, _PADDING))
+    return Window(tuple(sizes), tuple(places))
+
+
+def check_kernel(
+    sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> None:
+    """Raise ValueError unless a kernel can slide over `sizes`."""
+    if len(kernel) != len(sizes) or min((*kernel, *strides, *dilations), default=1) < 1:
+        raise ValueError(
+            f"a kernel of {list(kernel)} with strides {list(strides)} and dilations {list(dilations)} "
+            f"does not slide over {list(sizes)}"
+        )
+
+
+def numbers(call: Call, name: str, length: int, default: int) -> list[int]:
+    """Return an attribute of `length` numbers, all of them `default` where the node has none such.
+
+    Raises:
+        ValueError: it has another length.
+    """
     values = call.get(name)
     if values is None:
         return [default] * length
@@ -187,4 +226,14 @@ def _list(call: Call, name: str, length: int, default: int) -> list[int]:
     return [int(value) for value in values]
 
 
-__all__ = ["OUTSIDE", "Window", "filled_row", "shared", "window_of", "with_channels_last"]
+__all__ = [
+    "OUTSIDE",
+    "Window",
+    "check_kernel",
+    "filled_row",
+    "numbers",
+    "shared",
+    "transposed_window",
+    "window_of",
+    "with_channels_last",
+]

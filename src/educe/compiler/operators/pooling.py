@@ -1,0 +1,93 @@
+"""Pooling: windows in which channels do not meet; they stay products until what follows them is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from educe.compiler.emit import F32, F64
+from educe.compiler.operators.base import Call, NotCompiled, operator
+from educe.compiler.operators.convolution import Sliding
+from educe.compiler.operators.window import Window, shared, window_of, with_channels_last
+from educe.compiler.tensor import Tensor, dtype_of
+
+if TYPE_CHECKING:
+    from educe.compiler.lowering import Lowering
+
+_MAX_RANK = 3
+
+
+@operator("MaxPool")
+def max_pool(low: Lowering, call: Call, x: Tensor) -> Tensor:
+    """The largest number of each window; NaN if there is one."""
+    if len([name for name in call.outputs if name]) > 1:
+        raise NotCompiled
+    return _maximum(low, x, _window(call, x))
+
+
+@operator("GlobalMaxPool")
+def global_max_pool(low: Lowering, call: Call, x: Tensor) -> Tensor:
+    """The largest number of each channel; NaN if there is one."""
+    return _maximum(low, x, _whole(x))
+
+
+@operator("AveragePool")
+def average_pool(low: Lowering, call: Call, x: Tensor) -> Tensor:
+    """The mean of each window, without the padding unless `count_include_pad`."""
+    return _mean(low, x, _window(call, x), with_padding=bool(call.get("count_include_pad", 0)))
+
+
+@operator("GlobalAveragePool")
+def global_average_pool(low: Lowering, call: Call, x: Tensor) -> Tensor:
+    """The mean of each channel."""
+    return _mean(low, x, _whole(x), with_padding=False)
+
+
+def _window(call: Call, x: Tensor) -> Window:
+    kernel = call.get("kernel_shape")
+    if kernel is None:
+        raise ValueError("kernel_shape is missing")
+    _check_rank(x)
+    return window_of(call, x.shape[2:], [int(size) for size in kernel])
+
+
+def _whole(x: Tensor) -> Window:
+    """Return the window that sees all pixels at once."""
+    _check_rank(x)
+    return Window(x.shape[2:], tuple(np.arange(size)[None, :] for size in x.shape[2:]))
+
+
+def _check_rank(x: Tensor) -> None:
+    if x.rank < 3:  # noqa: PLR2004
+        raise ValueError(f"pooling of {x.rank} dimensions")
+    if x.rank > 2 + _MAX_RANK:
+        raise NotCompiled
+
+
+def _maximum(low: Lowering, x: Tensor, window: Window) -> Tensor:
+    dtype = dtype_of(x.kind)
+    least = -np.inf if x.kind.is_float else np.iinfo(dtype).min if dtype.kind in "iu" else False
+    return Sliding(low, with_channels_last(low, x), window, "max", outside=least).product()
+
+
+def _mean(low: Lowering, x: Tensor, window: Window, *, with_padding: bool) -> Tensor:
+    kind = x.kind
+    if not kind.is_float:
+        raise ValueError(f"a mean of {kind}")
+    if kind not in (F32, F64):
+        x = low.apply("Cast", x, to="f32")
+    total = Sliding(low, with_channels_last(low, x), window, "sum").product()
+    mean = low.apply("Div", total, _counts(low, total, window, with_padding=with_padding))
+    return mean if mean.kind is kind else low.apply("Cast", mean, to=kind.name)
+
+
+def _counts(low: Lowering, total: Tensor, window: Window, *, with_padding: bool) -> Tensor:
+    """Return how many numbers each sum is of: one number where all are the same."""
+    counts = window.counts(with_padding=with_padding).astype(dtype_of(total.kind))
+    if counts.size and (counts == counts.flat[0]).all():
+        return low.constant(counts.reshape(-1)[:1].reshape((1,) * total.rank))
+    whole: Sequence[int] = (total.shape[0], 1, *counts.shape)
+    key = ("counts", window.key, with_padding, total.shape[0], total.kind.name)
+    return shared(low, key, lambda: np.broadcast_to(counts, whole))
