@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from educe.compiler.operators.base import Call
+from educe.compiler.tensor import Tensor, dtype_of
 from educe.model.walk import graph_nodes, subgraphs
 
 if TYPE_CHECKING:
@@ -78,14 +79,36 @@ class Body:
         """Run the body once."""
         return self._executor.run(inputs)
 
-    def stacked(self, items: Sequence[Any], output: int, axis: int = 0) -> np.ndarray:
-        """Return what the body's output `output` gave in each iteration, along a new dimension."""
-        if items:
-            return np.stack(items, axis)
-        value = self.graph.outputs[output]
-        sizes = [size if isinstance(size, int) else 0 for size in value.shape or ()]
-        sizes.insert(axis if axis >= 0 else len(sizes) + 1 + axis, 0)
-        return np.empty(sizes, np.float32 if value.dtype is None else value.dtype.numpy())
+    def stacked(
+        self, rows: Sequence[Sequence[Any]], inputs: Sequence[Any], axes: Sequence[int] | None = None
+    ) -> list[Any]:
+        """Return what the body's last outputs gave in each iteration, along new dimensions.
+
+        Args:
+            rows: For each of these outputs, its values.
+            inputs: What an iteration would be given: it tells the sizes where there was none.
+            axes: The new dimensions.
+        """
+        axes = axes or [0] * len(rows)
+        if all(rows):
+            return [np.stack(row, axis) for row, axis in zip(rows, axes, strict=True)]
+        first = len(self.graph.outputs) - len(rows)
+        return [
+            np.stack([item], axis).take([], axis)
+            for item, axis in zip(self._empty(inputs)[first:], axes, strict=True)
+        ]
+
+    def _empty(self, inputs: Sequence[Any]) -> list[np.ndarray]:
+        """Return arrays of the types and sizes of the body's outputs, sizes unknown before a run as 0."""
+        program = self._executor.program(inputs)
+        tensors = [each for each in program.outputs if isinstance(each, Tensor)]
+        if len(tensors) == len(self.graph.outputs):
+            return [np.empty(each.shape, dtype_of(each.kind)) for each in tensors]
+        arrays = []
+        for value in self.graph.outputs:
+            sizes = [size if isinstance(size, int) else 0 for size in value.shape or ()]
+            arrays.append(np.empty(sizes, np.float32 if value.dtype is None else value.dtype.numpy()))
+        return arrays
 
 
 class LoopCall(Body):
@@ -106,8 +129,8 @@ class LoopCall(Body):
             for row, item in zip(rows, given, strict=True):
                 row.append(item)
             number += 1
-        first = 1 + len(carried)
-        return [*carried, *(self.stacked(row, first + index) for index, row in enumerate(rows))]
+        following = [np.array(number, np.int64), proceed, *carried, *captured]
+        return [*carried, *self.stacked(rows, following)]
 
 
 class ScanCall(Body):
@@ -144,13 +167,12 @@ class ScanCall(Body):
             states = found[:num_states]
             for row, item in zip(rows, found[num_states:], strict=True):
                 row.append(item)
+        for row, backward in zip(rows, self._listed("scan_output_directions", len(rows)), strict=True):
+            if backward:
+                row.reverse()
+        empty = [np.empty(source.shape[1:], source.dtype) for source in sources]
         axes = self._listed("scan_output_axes", len(rows))
-        steps = self._listed("scan_output_directions", len(rows))
-        outputs = [
-            self.stacked(row[:: -1 if backward else 1], num_states + index, axis)
-            for index, (row, axis, backward) in enumerate(zip(rows, axes, steps, strict=True))
-        ]
-        return [*states, *outputs]
+        return [*states, *self.stacked(rows, [*states, *empty, *captured], axes)]
 
     def _listed(self, name: str, count: int) -> list[int]:
         return [int(value) for value in self.call.get(name) or [0] * count]

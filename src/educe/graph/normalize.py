@@ -60,7 +60,7 @@ def _converted(graph: ir.Model, version: int) -> ir.Model:
         if node.domain in STANDARD_DOMAINS and _is_unfaithful(node, version):
             raise _UnfaithfulError(f"{node.op_type} at node {node_label(node)!r} has no faithful conversion")
     weights = {name: value.const_value for name, value in graph.graph.initializers.items()}
-    with _without_large_weights(graph) as proto:
+    with without_large_weights(graph) as proto:
         converted = onnx.version_converter.convert_version(proto, INTERNAL_OPSET)
     _check(converted)
     result = ir.serde.deserialize_model(converted)
@@ -112,7 +112,7 @@ def _keep_sampling(graph: ir.Model) -> None:
 
 
 @contextmanager
-def _without_large_weights(graph: ir.Model) -> Iterator[onnx.ModelProto]:
+def without_large_weights(graph: ir.Model) -> Iterator[onnx.ModelProto]:
     """Yield `graph` as a message in which large weights are inputs: the converter copies all it is given."""
     main = graph.graph
     for value in list(main.initializers.values()):
@@ -135,15 +135,20 @@ def _restore_weights(graph: ir.Model, weights: dict[str, ir.TensorProtocol | Non
 
 
 def _with_shapes(graph: ir.Model) -> ir.Model:
-    with _without_large_weights(graph.clone()) as proto:
+    annotated = graph.clone()
+    return annotated if infer_shapes(annotated) else graph
+
+
+def infer_shapes(graph: ir.Model) -> bool:
+    """Write the types and shapes that follow from those of the inputs onto `graph`; say whether any do."""
+    with without_large_weights(graph.clone()) as proto:
         try:
             # Data propagation would compute values of any size that a hostile graph asks for.
             inferred = onnx.shape_inference.infer_shapes(proto, data_prop=False)
         except onnx.shape_inference.InferenceError:
-            return graph
-    graph = graph.clone()
+            return False
     _annotate(graph.graph, inferred.graph)
-    return graph
+    return True
 
 
 def _annotate(graph: ir.Graph, inferred: onnx.GraphProto) -> None:

@@ -1,8 +1,9 @@
-"""Functions: calls of a model's own, and of operators that ONNX defines by a function, become their bodies."""
+"""Functions: calls of a model's own, and of operators that ONNX defines by one, become their bodies."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -81,7 +82,7 @@ def _is_expanded(node: ir.Node, model: ir.Model, is_compiled: IsCompiled) -> boo
     )
 
 
-def _schema(node: ir.Node, version: int) -> onnx.defs.OpSchema | None:
+def _schema(node: ir.Node, version: int) -> Any:
     try:
         return onnx.defs.get_schema(node.op_type, max_inclusive_version=version)
     except onnx.defs.SchemaError:
@@ -109,7 +110,7 @@ def _body(node: ir.Node, model: ir.Model) -> onnx.FunctionProto | None:
 
 def _type(value: ir.Value | None) -> bytes | None:
     if value is None:
-        return onnx.TypeProto().SerializeToString()
+        return b""
     if value.type is None:
         return None
     return bytes(ir.serde.serialize_value(value).type.SerializeToString())
