@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
+from educe.compiler.folding import repeats
 from educe.compiler.library import Library
 from educe.compiler.lowering import Constants, Lowering, Product
 from educe.compiler.operators.base import Call, NeedsValue, NotCompiled
@@ -151,8 +152,10 @@ class Code:
             self._name(low, plan, env, call, given)
             return None
         if host.can_fold and _all_known(given):
-            self._bind(low, plan, env, call, host([_content(value) for value in given]))
-            return None
+            contents = [_content(value) for value in given]
+            if host.lower is None or not repeats(call, contents):
+                self._bind(low, plan, env, call, host(contents))
+                return None
         lower = host.lower
         if lower is not None and all(value is None or isinstance(value, Tensor) for value in given):
             try:

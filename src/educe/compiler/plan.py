@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from educe.compiler.control_flow import BODY_CALLS, captured_values, chosen_branch, defined_values
+from educe.compiler.folding import fold
 from educe.compiler.host import HostCall
 from educe.compiler.operators.base import Call, LowerFunction, operators
 from educe.compiler.sequences import OBJECT_CALLS
@@ -75,9 +76,13 @@ class Host:
         elif is_standard and call.operator in OBJECT_CALLS:
             self._call = lambda inputs: OBJECT_CALLS[call.operator](call, *inputs)
         self._opsets = {**code.opsets, node.domain: call.version}
+        self._folded = call if has_meaning_of_today(call.operator, call.version, call.domain) else None
 
     def __call__(self, inputs: Sequence[Any]) -> list[Any]:
         """Return the node's outputs for `inputs`, which the values of `captured` follow."""
+        folded = None if self._folded is None else fold(self._folded, inputs)
+        if folded is not None:
+            return [folded]
         if self._call is None:
             self._call = HostCall(self.node, self._opsets)
         return self._call(inputs)

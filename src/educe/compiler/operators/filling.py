@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
+from educe.compiler.folding import MAX_SIZE
 from educe.compiler.operators.base import Call, NotCompiled, known_values, operator
 from educe.compiler.operators.movement import integers, sliced
 from educe.compiler.tensor import Tensor, dtype_of, kind_of
@@ -14,29 +15,11 @@ from educe.compiler.tensor import Tensor, dtype_of, kind_of
 if TYPE_CHECKING:
     from educe.compiler.lowering import Lowering
 
-MAX_KNOWN = 4096
-"""Elements of a repeated constant up to which its content counts as known while lowering."""
-
-
-@operator("Constant")
-def constant(low: Lowering, call: Call) -> Tensor:
-    """The attribute's content."""
-    (name,) = call.attributes
-    if name in ("value_float", "value_floats"):
-        return low.constant(np.array(call.get(name), np.float32))
-    if name in ("value_int", "value_ints"):
-        return low.constant(np.array(call.get(name), np.int64))
-    value = call.get(name)
-    if name != "value" or not isinstance(value, np.ndarray) or kind_of(value.dtype) is None:
-        raise NotCompiled
-    return low.constant(value)
-
 
 @operator("ConstantOfShape")
 def constant_of_shape(low: Lowering, call: Call, shape: Tensor) -> Tensor:
     """One element, repeated without a copy."""
-    sizes = integers(low, call, "shape", shape)
-    assert sizes is not None
+    sizes = integers(low, shape)
     value = np.asarray(call.get("value", np.zeros(1, np.float32)))
     if kind_of(value.dtype) is None:
         raise NotCompiled
@@ -130,6 +113,6 @@ def _repeated(
 ) -> Tensor:
     made = low.constants.made(("one", value.dtype.str, value.tobytes()), lambda: value.reshape(1))
     whole = low.expand(low.reshape(low.constant(made), ()), shape)
-    if not known or whole.size > MAX_KNOWN:
+    if not known or whole.size > MAX_SIZE:
         whole.value = None
     return whole

@@ -189,6 +189,12 @@ def scatter_elements(low: Lowering, call: Call, x: Tensor, indices: Tensor, upda
     _same_but(x, indices, axis)
     if updates.shape != indices.shape or updates.kind != x.kind:
         raise ValueError(f"updates {updates} with indices {indices} into {x}")
+    return _scattered(low, x, axis, indices, updates, _reduction(call, x))
+
+
+def _scattered(
+    low: Lowering, x: Tensor, axis: int, indices: Tensor, updates: Tensor, reduction: str
+) -> Tensor:
     out = low.empty(x.kind, x.shape)
     low.copy(x, out)
     if indices.size == 0:
@@ -199,7 +205,6 @@ def scatter_elements(low: Lowering, call: Call, x: Tensor, indices: Tensor, upda
     sizes += [indices.shape[each] for each in outer]
     for tensor in whole:
         sizes += [tensor.strides[each] for each in outer]
-    reduction = _reduction(call, x)
     kind = BITS[x.kind.size_bytes] if reduction == "none" else x.kind
     low.launch(
         Kernel.of("scatter_elements", kind=kind, index=indices.kind, reduction=reduction),
@@ -260,8 +265,7 @@ def tensor_scatter(
         rounds = low.apply("Div", place, size)
         place = low.apply("Sub", place, low.apply("Mul", rounds, size))
     indices = low.expand(place, update.shape)
-    scatter = Call("ScatterElements", "", call.version, {"axis": axis})
-    return scatter_elements(low, scatter, cache, indices, update)
+    return _scattered(low, cache, axis, indices, update, "none")
 
 
 def _column(low: Lowering, x: Tensor, rank: int, axis: int) -> Tensor:

@@ -48,8 +48,7 @@ def concat(low: Lowering, call: Call, *parts: Tensor) -> Tensor:
 @operator("Tile")
 def tile(low: Lowering, call: Call, x: Tensor, repeats: Tensor) -> Tensor:
     """The whole repeated along each dimension."""
-    numbers = integers(low, call, "repeats", repeats)
-    assert numbers is not None
+    numbers = integers(low, repeats)
     if len(numbers) != x.rank or min(numbers, default=0) < 0:
         raise ValueError(f"a tensor of {x.rank} dimensions cannot be repeated {numbers} times")
     if all(number == 1 for number in numbers):
@@ -71,15 +70,16 @@ def pad(
     low: Lowering,
     call: Call,
     x: Tensor,
-    pads: Tensor | None = None,
+    pads: Tensor,
     value: Tensor | None = None,
     axes: Tensor | None = None,
 ) -> Tensor:
     """With elements added around: a constant, or others of the same tensor; cut where `pads` are negative."""
     known_values(low, pads, axes)
-    amounts = integers(low, call, "pads" if call.version > 1 else "paddings", pads) or []
-    places = integers(low, call, "axes", axes)
-    places = list(range(x.rank)) if places is None else [positive_axis(axis, x.rank) for axis in places]
+    amounts = integers(low, pads)
+    places = list(range(x.rank))
+    if axes is not None:
+        places = [positive_axis(axis, x.rank) for axis in integers(low, axes)]
     if len(amounts) != 2 * len(places):
         raise ValueError(f"{len(amounts)} pads for {len(places)} axes")
     begins, ends = [0] * x.rank, [0] * x.rank
@@ -94,7 +94,7 @@ def pad(
     if mode != "constant":
         return _mirrored(low, x, widths, mode)
     if value is None:
-        value = low.constant(np.array(call.get("value", 0), dtype_of(x.kind)))
+        value = low.constant(np.zeros((), dtype_of(x.kind)))
     return framed(low, x, widths, low.reshape(value, ()))
 
 
@@ -159,8 +159,7 @@ def _runs(places: Sequence[int]) -> list[tuple[int, range | list[int]]]:
 @operator("CenterCropPad")
 def center_crop_pad(low: Lowering, call: Call, x: Tensor, shape: Tensor) -> Tensor:
     """Cut or filled up with zeros around the middle, to the sizes given."""
-    sizes = integers(low, call, "shape", shape)
-    assert sizes is not None
+    sizes = integers(low, shape)
     axes = [positive_axis(int(axis), x.rank) for axis in call.get("axes", range(x.rank))]
     if len(sizes) != len(axes) or min(sizes, default=0) < 0:
         raise ValueError(f"sizes {sizes} for the axes {axes}")
@@ -182,7 +181,7 @@ def center_crop_pad(low: Lowering, call: Call, x: Tensor, shape: Tensor) -> Tens
 def col2im(low: Lowering, call: Call, x: Tensor, image: Tensor, block: Tensor) -> Tensor:
     """The sum of the blocks of a picture, each where it was taken from."""
     known_values(low, image, block)
-    sizes, kernel = integers(low, call, "", image) or [], integers(low, call, "", block) or []
+    sizes, kernel = integers(low, image), integers(low, block)
     rank = len(sizes)
     strides = [int(each) for each in call.get("strides", [1] * rank)]
     dilations = [int(each) for each in call.get("dilations", [1] * rank)]

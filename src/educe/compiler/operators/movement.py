@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 @operator("Reshape")
-def reshape(low: Lowering, call: Call, x: Tensor, shape: Tensor | None = None) -> Tensor:
+def reshape(low: Lowering, call: Call, x: Tensor, shape: Tensor) -> Tensor:
     """The same elements in another shape; 0 keeps a size unless `allowzero`, -1 is what is left."""
-    wanted = integers(low, call, "shape", shape) or []
+    wanted = integers(low, shape)
     sizes = wanted
     if not call.get("allowzero", 0):
         if 0 in sizes[x.rank :]:
@@ -65,9 +65,9 @@ def size(low: Lowering, call: Call, x: Tensor) -> Tensor:
 
 
 @operator("Unsqueeze")
-def unsqueeze(low: Lowering, call: Call, x: Tensor, axes: Tensor | None = None) -> Tensor:
+def unsqueeze(low: Lowering, call: Call, x: Tensor, axes: Tensor) -> Tensor:
     """With dimensions of size 1 inserted."""
-    places = integers(low, call, "axes", axes) or []
+    places = integers(low, axes)
     rank = x.rank + len(places)
     chosen = {positive_axis(axis, rank) for axis in places}
     if len(chosen) != len(places):
@@ -79,11 +79,10 @@ def unsqueeze(low: Lowering, call: Call, x: Tensor, axes: Tensor | None = None) 
 @operator("Squeeze")
 def squeeze(low: Lowering, call: Call, x: Tensor, axes: Tensor | None = None) -> Tensor:
     """Without dimensions of size 1: all of them, or those of `axes`."""
-    places = integers(low, call, "axes", axes)
-    if places is None:
+    if axes is None:
         chosen = {axis for axis, size in enumerate(x.shape) if size == 1}
     else:
-        chosen = {positive_axis(axis, x.rank) for axis in places}
+        chosen = {positive_axis(axis, x.rank) for axis in integers(low, axes)}
     if any(x.shape[axis] != 1 for axis in chosen):
         raise ValueError(f"a tensor of shape {list(x.shape)} cannot lose the dimensions {sorted(chosen)}")
     return low.reshape(x, [size for axis, size in enumerate(x.shape) if axis not in chosen])
@@ -92,8 +91,7 @@ def squeeze(low: Lowering, call: Call, x: Tensor, axes: Tensor | None = None) ->
 @operator("Expand")
 def expand(low: Lowering, call: Call, x: Tensor, shape: Tensor) -> Tensor:
     """Broadcast with the shape given, by NumPy's rule."""
-    wanted = integers(low, call, "shape", shape)
-    assert wanted is not None
+    wanted = integers(low, shape)
     return low.expand(x, np.broadcast_shapes(x.shape, tuple(wanted)))
 
 
@@ -102,18 +100,16 @@ def slice_(
     low: Lowering,
     call: Call,
     x: Tensor,
-    starts: Tensor | None = None,
-    ends: Tensor | None = None,
+    starts: Tensor,
+    ends: Tensor,
     axes: Tensor | None = None,
     steps: Tensor | None = None,
 ) -> Tensor:
     """Every `step`-th element from `start` up to `end` along each of `axes`."""
     known_values(low, starts, ends, axes, steps)
-    firsts = integers(low, call, "starts", starts) or []
-    stops = integers(low, call, "ends", ends) or []
-    places = integers(low, call, "axes", axes)
-    places = list(range(len(firsts))) if places is None else places
-    strides = integers(low, call, "steps", steps) or [1] * len(firsts)
+    firsts, stops = integers(low, starts), integers(low, ends)
+    places = list(range(len(firsts))) if axes is None else integers(low, axes)
+    strides = [1] * len(firsts) if steps is None else integers(low, steps)
     if not len(firsts) == len(stops) == len(places) == len(strides):
         raise ValueError(f"{len(firsts)} starts, {len(stops)} ends, {len(places)} axes, {len(strides)} steps")
     chosen = {positive_axis(axis, x.rank) for axis in places}
@@ -131,8 +127,9 @@ def split(low: Lowering, call: Call, x: Tensor, sizes: Tensor | None = None) -> 
     """Parts one after the other along `axis`: of the sizes given, or as equal as they can be."""
     axis = call.axis(x.rank)
     length = x.shape[axis]
-    parts = integers(low, call, "split", sizes)
-    if parts is None:
+    if sizes is not None:
+        parts = integers(low, sizes)
+    else:
         number = int(call.get("num_outputs", len(call.outputs)))
         most = -(-length // number)
         parts = [max(min(most, length - most * index), 0) for index in range(number)]
@@ -170,14 +167,11 @@ def space_to_depth(low: Lowering, call: Call, x: Tensor) -> Tensor:
     return low.reshape(low.permute(parts, order), [n, channels * block * block, height, width])
 
 
-def integers(low: Lowering, call: Call, name: str, given: Tensor | None) -> list[int] | None:
-    """Return numbers that newer operator sets take as an input and older ones as the attribute `name`."""
-    if given is not None:
-        (values,) = known_values(low, given)
-        assert values is not None
-        return [int(each) for each in values.ravel()]
-    values = call.get(name)
-    return None if values is None else [int(each) for each in values]
+def integers(low: Lowering, given: Tensor) -> list[int]:
+    """Return the numbers of an input that must be known while lowering."""
+    (values,) = known_values(low, given)
+    assert values is not None
+    return [int(each) for each in values.ravel()]
 
 
 def sliced(low: Lowering, x: Tensor, axis: int, places: range) -> Tensor:

@@ -1,0 +1,363 @@
+"""Operators that move elements, against the ONNX project's own evaluator."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from educe.compiler.folding import fold
+from educe.compiler.host import HostCall
+from educe.compiler.operators.base import Call
+from educe.errors import EduceError
+from tests.compiler.models import model, native
+
+RANDOM = np.random.default_rng(7)
+DTYPES = (np.float32, np.float64, np.float16, np.int8, np.uint16, np.int64, np.bool_)
+
+
+def filled(shape, dtype=np.float32):
+    if dtype == np.bool_:
+        return RANDOM.integers(0, 2, shape).astype(bool)
+    return RANDOM.integers(-100, 100, shape).astype(dtype)
+
+
+def element(array):
+    return helper.np_dtype_to_tensor_dtype(array.dtype)
+
+
+def reference(node, opset, given):
+    graph = helper.make_graph(
+        [node],
+        "reference",
+        [helper.make_tensor_value_info(name, element(array), None) for name, array in given.items()],
+        [onnx.helper.make_empty_tensor_value_info(name) for name in node.output],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    return onnx.reference.ReferenceEvaluator(made).run(None, given)
+
+
+def transposed(array):
+    """The array whose transpose is `array`, contiguous."""
+    return np.ascontiguousarray(array.T)
+
+
+def check(operator, *inputs, known=(), outputs=1, opset=21, expected=None, compiled=True, **attributes):
+    """Run a node on `inputs`, those in `known` as weights: once plainly, once on a transposed view."""
+    names = [f"i{number}" for number in range(len(inputs))]
+    given = {name: array for name, array in zip(names, inputs, strict=True) if array is not None}
+    wired = [name if name in given else "" for name in names]
+    results = [f"o{number}" for number in range(outputs)]
+    node = helper.make_node(operator, wired, results, **attributes)
+    expected = reference(node, opset, given) if expected is None else expected
+    weights = {names[number]: inputs[number] for number in known}
+    fed = {name: array for name, array in given.items() if name not in weights}
+    for turned in (False, True):
+        first = next(iter(fed))
+        nodes, feeds = [node], dict(fed)
+        if turned:
+            nodes = [helper.make_node("Transpose", ["turned"], [first]), node]
+            feeds["turned"] = transposed(feeds.pop(first))
+        declared = {name: (element(array), list(array.shape)) for name, array in feeds.items()}
+        executable = native(model(nodes, declared, results, weights, opset))
+        found = executable.run(feeds)
+        for name, right in zip(results, expected, strict=True):
+            assert found[name].dtype == right.dtype
+            np.testing.assert_array_equal(found[name], right)
+        if compiled:
+            assert all(each.step is None or each.step.call is None for each in executable.program(feeds))
+
+
+def test_elements_of_every_type_are_gathered():
+    for dtype in DTYPES:
+        x = filled((5, 7, 9), dtype)
+        check("Gather", x, np.array([[4, -1], [0, -5]]), axis=0)
+        check("Gather", x, np.array([2, 2, -7, 6], np.int32), axis=1)
+        check("Gather", x, RANDOM.integers(-9, 9, (3, 41)), axis=-1)
+        inside = RANDOM.integers(-7, 7, (4, 3, 8))
+        wanted = np.take_along_axis(x[:4, :, :8], inside, 1)
+        check("GatherElements", x, inside, axis=1, expected=[wanted])
+        check("GatherElements", x, RANDOM.integers(-9, 9, (5, 7, 37)).astype(np.int32), axis=2)
+
+
+def test_known_indices_are_views():
+    x = filled((3, 4, 5))
+    for indices in (
+        np.array(1),
+        np.array([-1]),
+        np.array([3, 2, 1, 0]),
+        np.array([0, 3, 1]),
+        np.zeros((0,), int),
+    ):
+        check("Gather", x, indices, known=[1], axis=1)
+
+
+@pytest.mark.parametrize("batch", [0, 1, 2])
+def test_tuples_of_indices_are_gathered(batch):
+    x = filled((3, 4, 5, 6))
+    for depth in range(1, 5 - batch):
+        bounds = x.shape[batch : batch + depth]
+        shape = (*x.shape[:batch], 7)
+        indices = np.stack([RANDOM.integers(-bound, bound, shape) for bound in bounds], -1)
+        check("GatherND", x, indices, batch_dims=batch)
+
+
+@pytest.mark.parametrize("reduction", ["none", "add", "mul", "min", "max"])
+def test_updates_are_scattered_in_the_order_of_indices(reduction):
+    for dtype in (np.float32, np.float64, np.int32, np.int64):
+        x = filled((6, 5, 35), dtype)
+        for axis in range(3):
+            shape = [4, 3, 33]
+            indices = RANDOM.integers(-x.shape[axis], x.shape[axis], shape)
+            if reduction == "none":
+                indices = np.argsort(RANDOM.random(shape), axis)
+            check("ScatterElements", x, indices, filled(shape, dtype) // 10, axis=axis, reduction=reduction)
+        places = RANDOM.permutation(30)[:9]
+        indices = np.stack(np.unravel_index(places, (6, 5)), -1) - [6, 0]
+        if reduction != "none":
+            indices[3:6] = indices[0]
+        check("ScatterND", x, indices, filled((9, 35), dtype) // 10, reduction=reduction)
+
+
+def test_later_updates_win():
+    x, indices = np.zeros((4, 3), np.float32), np.array([[1], [1], [-3]])
+    updates = np.arange(9, dtype=np.float32).reshape(3, 3)
+    right = x.copy()
+    right[1] = updates[2]
+    check("ScatterND", x, indices, updates, expected=[right])
+    check("ScatterElements", x, np.ones((3, 3), int), updates, axis=0, expected=[right])
+
+
+def test_indices_outside_reach_no_other_memory():
+    x = filled((3, 40))
+    far = np.array([2**62, -(2**62), 3, -4])
+    node = helper.make_node("Gather", ["x", "i"], ["y"], axis=0)
+    declared = {"x": (1, [3, 40]), "i": (7, [4])}
+    found = native(model([node], declared, ["y"])).run({"x": x, "i": far})["y"]
+    np.testing.assert_array_equal(found, x[[2, 0, 2, 0]])
+    node = helper.make_node("ScatterElements", ["x", "i", "u"], ["y"], axis=1)
+    declared = {"x": (1, [3, 40]), "i": (7, [1, 4]), "u": (1, [1, 4])}
+    feeds = {"x": x, "i": far[None] * 100, "u": np.ones((1, 4), np.float32)}
+    found = native(model([node], declared, ["y"])).run(feeds)["y"]
+    assert np.array_equal(found[1:], x[1:])
+    assert np.array_equal(found[0, 1:39], x[0, 1:39])
+
+
+def test_slices_are_views():
+    x = filled((7, 9, 11))
+    big = 2**63 - 1
+    for starts, ends, axes, steps in (
+        ([1, 2], [5, big], [0, 2], [2, 3]),
+        ([-1, 8], [-big, 0], [0, 1], [-1, -3]),
+        ([3], [3], [1], [1]),
+        ([big, -100], [-100, big], [-1, -2], [-2, 1]),
+    ):
+        parts = [np.array(each, np.int64) for each in (starts, ends, axes, steps)]
+        check("Slice", x, *parts, known=[1, 2, 3, 4])
+        check("Slice", x, *parts)
+
+
+def test_slices_cost_nothing():
+    nodes = [
+        helper.make_node("Slice", ["x", "first", "last", "axes", "steps"], ["s"]),
+        helper.make_node("Transpose", ["s"], ["t"], perm=[1, 0]),
+        helper.make_node("Split", ["t"], ["a", "b"], axis=0, num_outputs=2),
+        helper.make_node("Add", ["a", "b"], ["y"]),
+    ]
+    weights = {"first": [-1], "last": [-100], "axes": [0], "steps": [-2]}
+    weights = {name: np.array(value) for name, value in weights.items()}
+    executable = native(model(nodes, {"x": (1, [9, 8])}, ["y"], weights))
+    x = filled((9, 8))
+    view = x[::-2].T
+    assert np.array_equal(executable.run({"x": x})["y"], view[:4] + view[4:])
+    (segment,) = executable.program({"x": x})
+    assert len(segment.launches) == 1
+
+
+def test_parts():
+    x = filled((5, 11))
+    check("Split", x, outputs=3, axis=1, num_outputs=3)
+    check("Split", x, np.array([2, 0, 9]), known=[1], outputs=3, axis=-1)
+    check("Concat", x, filled((5, 3)), filled((5, 0)), axis=1)
+    check("Concat", x, filled((2, 11)), x, axis=-2)
+    check("Tile", x, np.array([2, 3]), known=[1])
+    check("Tile", filled((2, 3, 4, 5)), np.array([2, 1, 2, 2]), known=[1])
+    check("Tile", x, np.array([0, 1]), known=[1])
+    check("Expand", filled((5, 1)), np.array([2, 1, 4]), known=[1])
+    check("Unsqueeze", x, np.array([-1, 0]), known=[1])
+    check("Squeeze", filled((1, 4, 1)), known=[])
+    check("Flatten", filled((2, 3, 4)), axis=-1)
+    check("Reshape", filled((2, 3, 4)), np.array([0, -1]), known=[1])
+    check("Size", x)
+
+
+def test_an_expression_is_computed_in_its_place():
+    nodes = [
+        helper.make_node("Sqrt", ["x"], ["s"]),
+        helper.make_node("Relu", ["z"], ["r"]),
+        helper.make_node("Concat", ["r", "s", "r"], ["y"], axis=0),
+    ]
+    executable = native(model(nodes, {"x": (1, ["n", 5]), "z": (1, ["m", 5])}, ["y"]))
+    x, z = abs(filled((3, 5))), filled((4, 5))
+    feeds = {"x": x, "z": z}
+    wanted = np.concatenate([np.maximum(z, 0), np.sqrt(x), np.maximum(z, 0)])
+    np.testing.assert_array_equal(executable.run(feeds)["y"], wanted)
+    (segment,) = executable.program(feeds)
+    assert len(segment.launches) == 4
+
+
+def test_a_part_does_not_lie_where_its_source_was():
+    """The second part of the output starts inside the memory of its source, which ends its life there."""
+    nodes = [
+        helper.make_node("Exp", ["x"], ["e"]),
+        helper.make_node("Split", ["e"], ["a", "b"], axis=0, num_outputs=2),
+        helper.make_node("Concat", ["none", "b", "a"], ["c"], axis=0),
+        helper.make_node("Pad", ["c", "pads"], ["p"]),
+        helper.make_node("Relu", ["p"], ["y"]),
+    ]
+    weights = {"none": np.zeros((0, 3), np.float32), "pads": np.array([2, 0, -4, 0])}
+    executable = native(model(nodes, {"x": (1, [600, 3])}, ["y"], weights))
+    x = filled((600, 3)) / 50
+    e = np.exp(x)
+    wanted = np.pad(np.concatenate([e[300:], e[:300]])[:-4], [(2, 0), (0, 0)])
+    np.testing.assert_allclose(executable.run({"x": x})["y"], wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["constant", "edge", "reflect", "wrap"])
+def test_padding(mode):
+    for dtype in (np.float32, np.int8):
+        x = filled((3, 5, 6), dtype)
+        check("Pad", x, np.array([0, 2, 1, 0, 3, 4]), known=[1], mode=mode)
+        check("Pad", x, np.array([1, 7, 0, 9]), None, np.array([-1, 0]), known=[1, 3], mode=mode)
+    value = np.array(5, np.int8)
+    check("Pad", x, np.array([0, 2, 1, 0, 3, 4]), value, known=[1], mode="constant")
+    x = filled((4, 9))
+    check("Pad", x, np.array([-1, 2, 1, -3]), known=[1], expected=[np.pad(x[1:, :-3], [(0, 1), (2, 0)])])
+
+
+def test_pictures_and_depth():
+    x = filled((2, 12, 3, 5))
+    check("DepthToSpace", x, blocksize=2)
+    check("DepthToSpace", x, blocksize=2, mode="CRD")
+    check("SpaceToDepth", filled((2, 3, 6, 4)), blocksize=2)
+    check("CenterCropPad", filled((9, 4, 3)), np.array([6, 7]), known=[1], axes=[0, 1])
+    columns = filled((1, 2 * 2 * 3, 3 * 4))
+    shapes = np.array([5, 9]), np.array([2, 3])
+    check("Col2Im", columns, *shapes, known=[1, 2], strides=[2, 2], pads=[1, 0, 0, 0])
+
+
+def test_sequences_are_reversed():
+    for dtype in (np.float32, np.int64):
+        x = filled((4, 6, 19), dtype)
+        check("ReverseSequence", x, np.array([1, 4, 0, 2, 3, 4]), time_axis=0, batch_axis=1)
+        check("ReverseSequence", x, np.array([6, 1, 3, 5]), time_axis=1, batch_axis=0)
+
+
+def test_caches_are_written_where_each_sequence_goes_on():
+    cache, update = filled((3, 2, 8, 5)), filled((3, 2, 4, 5))
+    starts = np.array([0, 4, 2])
+    check("TensorScatter", cache, update, starts, opset=24)
+    check("TensorScatter", cache, update, np.array([6, 7, 1]), opset=24, mode="circular")
+
+
+def test_triangles_and_diagonals():
+    for dtype in (np.float32, np.int64, np.bool_):
+        x = filled((2, 5, 7), dtype)
+        for k in (-6, -1, 0, 2, 8):
+            check("Trilu", x, np.array(k), known=[1], upper=1)
+            check("Trilu", x, np.array(k), upper=0)
+    for k in (-4, 0, 3, 9):
+        check("EyeLike", filled((5, 7)), k=k, dtype=onnx.TensorProto.INT32)
+
+
+def test_what_sizes_depend_on_is_looked_at():
+    x, condition = filled((6, 5)), np.array([True, False, True, True])
+    check("Compress", x, condition, axis=0)
+    check("Compress", x, condition)
+    check("Range", np.array(3), np.array(20), np.array(4))
+    check("Range", *(np.array(each, np.float32) for each in (3, -2, -0.75)))
+    check("ConstantOfShape", np.array([3, 0, 2]))
+    check("NonZero", x, compiled=False)
+
+
+def test_a_row_does_not_depend_on_its_batch():
+    x = filled((64, 70))
+    node = helper.make_node("Gather", ["x", "i"], ["y"], axis=1)
+    executable = native(model([node], {"x": (1, ["n", 70]), "i": (7, ["m"])}, ["y"]))
+    indices = RANDOM.integers(-70, 70, 50)
+    whole = executable.run({"x": x, "i": indices})["y"]
+    for row in (0, 31, 63):
+        assert np.array_equal(
+            executable.run({"x": x[row : row + 1], "i": indices})["y"], whole[row : row + 1]
+        )
+
+
+@pytest.mark.parametrize(
+    ("operator", "inputs", "attributes"),
+    [
+        ("Gather", [(3, 4), np.array([5])], {}),
+        ("Reshape", [(3, 4), np.array([5, -1])], {}),
+        ("Slice", [(3, 4), np.array([0]), np.array([1]), np.array([0]), np.array([0])], {}),
+        ("Split", [(3, 4), np.array([1, 1])], {}),
+        ("Expand", [(3, 4), np.array([2, 4])], {}),
+        ("Squeeze", [(3, 4), np.array([0])], {}),
+        ("Tile", [(3, 4), np.array([2])], {}),
+    ],
+)
+def test_what_has_no_answer_is_refused(operator, inputs, attributes):
+    outputs = ["y", "z"] if operator == "Split" else ["y"]
+    names = [f"i{number}" for number in range(len(inputs))]
+    node = helper.make_node(operator, names, outputs, **attributes)
+    weights = dict(zip(names[1:], inputs[1:], strict=True))
+    with pytest.raises(EduceError):
+        native(model([node], {"i0": (1, ["n", "m"])}, outputs, weights)).run({"i0": filled(inputs[0])})
+
+
+def folded(operator, *inputs, **attributes):
+    node = helper.make_node(operator, [f"i{number}" for number in range(len(inputs))], ["y"], **attributes)
+    attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+    for name, value in attributes.items():
+        attributes[name] = onnx.numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
+    (right,) = HostCall(onnx_node(node), {"": 21})(inputs)
+    found = fold(Call(operator, "", 21, attributes), inputs)
+    assert found is not None
+    assert found.dtype == right.dtype
+    np.testing.assert_array_equal(found, right)
+
+
+def onnx_node(node):
+    import onnx_ir as ir
+
+    return ir.serde.deserialize_node(node)
+
+
+def test_known_values_are_folded_as_the_evaluator_computes_them():
+    x, y = filled((4, 3), np.int64), filled((3,), np.int64)
+    for operator in ("Add", "Sub", "Mul", "Equal", "Less", "Greater"):
+        folded(operator, x, y)
+        folded(operator, x.astype(np.float32), y.astype(np.float32))
+    folded("Div", x, np.array([7, -3, 2]))
+    folded("Div", x.astype(np.float32), np.array([7, 0, 2], np.float32))
+    for operator in ("Max", "Min"):
+        folded(operator, x, y, np.array(4))
+    folded("Where", x > 0, x, y)
+    folded("Not", x > 0)
+    for to in (onnx.TensorProto.INT32, onnx.TensorProto.FLOAT, onnx.TensorProto.BOOL):
+        folded("Cast", x, to=to)
+    folded("Gather", x, np.array([[-1, 0]]), axis=1)
+    folded("Gather", y, np.array(2))
+    folded("Concat", x, x, axis=-1)
+    folded("Unsqueeze", x, np.array([0, -1]))
+    folded("Squeeze", x[None, :, None], np.array([0]))
+    folded("Squeeze", x[None, :, None])
+    folded("Slice", x, np.array([-1]), np.array([-100]), np.array([0]), np.array([-1]))
+    folded("Slice", x, np.array([0, 1]), np.array([9, 2]))
+    folded("Reshape", x, np.array([2, 0, -1]))
+    folded("Transpose", x)
+    folded("Expand", y, np.array([2, 1, 1]))
+    folded("ConstantOfShape", np.array([2, 3]))
+    folded("ConstantOfShape", np.array([], np.int64), value=helper.make_tensor("v", 7, [1], [3]))
+    folded("Range", np.array(9), np.array(-2), np.array(-3))
+    folded("Shape", x, start=-1)
+    folded("NonZero", x)
