@@ -16,6 +16,7 @@ from educe.bench.compare import compare, differences_of, first_difference
 from educe.bench.feeds import random_feeds
 from educe.bench.measure import measure
 from educe.bench.memory import measure_memory
+from educe.compiler.target import host_target
 from educe.engines.base import Executable, Options
 from educe.engines.reference import ReferenceEngine
 from educe.errors import EngineError, InputError
@@ -359,9 +360,26 @@ def test_the_machine_tells_its_facts():
 
 
 def test_peaks_are_positive():
-    found = peaks.measure_peaks(seconds=0.02)
-    assert found.matmul_gflops > 0
+    found = peaks.measure_peaks(threads=2, seconds=0.02)
+    assert found.threads == 2
+    assert found.fma_gflops > 0
     assert found.read_gigabytes_per_second > 0
+
+
+@pytest.mark.parametrize("name", ["multiply_add", "read"])
+def test_the_kernels_of_the_peaks_do_all_their_work(name):
+    target = host_target()
+    width = peaks._CHAINS * target.lanes
+    data = np.random.default_rng(0).standard_normal((40, width)).astype(np.float32)
+    found = peaks._kernel(name, target)(data, 40)
+    if name == "read":
+        assert np.allclose(found, data.sum(0), atol=1e-4)
+        return
+    a, b = (np.resize(data[0, start : start + target.lanes], width) for start in (0, target.lanes))
+    expected = data[0]
+    for _ in range(40):
+        expected = expected * a + b
+    assert np.allclose(found, expected, rtol=1e-3, equal_nan=True)
 
 
 def test_the_lowest_bound_of_the_control_groups_counts(monkeypatch, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import platform
 import time
@@ -12,6 +13,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from educe.compiler.emit import F32, Function
+from educe.compiler.kernel import Kernel, template
+from educe.compiler.library import library
+from educe.compiler.target import Target, host_target
 from educe.machine import memory_bytes, quota_cores, read_text, usable_cores
 
 _CPU_INFO = Path("/proc/cpuinfo")
@@ -19,9 +24,17 @@ _FEATURES = (
     "sse4_2 avx avx2 fma f16c avx_vnni avx512f avx512bw avx512vl avx512_vnni avx512_bf16 avx512_fp16 "
     "amx_tile amx_int8 amx_bf16 asimd asimdhp asimddp i8mm bf16 sve sve2"
 ).split()
-_LIBRARIES = ("educe", "numpy", "onnx", "onnx-ir", "ml-dtypes", "onnxruntime", "pillow", "tokenizers", "av")
-_MATRIX_SIZE = 1024
+_LIBRARIES = "educe numpy onnx onnx-ir ml-dtypes llvmlite onnxruntime openvino pillow tokenizers av".split()
+
+_CHAINS = 12
+"""Independent sums: more than the latency of an addition times the units that add."""
+
+_ROUNDS = 4_000_000
 _READ_BYTES = 256 * 2**20
+_CACHE = Path("/sys/devices/system/cpu/cpu0/cache")
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+
+KernelCall = Callable[[np.ndarray, int], np.ndarray]
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -47,14 +60,15 @@ class Machine(msgspec.Struct, frozen=True):
 
 
 class Peaks(msgspec.Struct, frozen=True):
-    """What NumPy reaches on this machine: less than the hardware's peak, and measured.
+    """What a number of threads reach together.
 
     Attributes:
-        matmul_gflops: Billions of f32 operations a second in a matrix product of 1024 x 1024.
-        read_gigabytes_per_second: Memory read in dot products of 256 MiB, one thread for each core.
+        fma_gflops: Billions of f32 operations a second, in multiplications and additions from registers.
+        read_gigabytes_per_second: Memory read, more of it than the caches hold.
     """
 
-    matmul_gflops: float
+    threads: int
+    fma_gflops: float
     read_gigabytes_per_second: float
 
 
@@ -74,22 +88,89 @@ def machine() -> Machine:
     )
 
 
-def measure_peaks(seconds: float = 2.0) -> Peaks:
-    """Measure for about `seconds` what NumPy reaches; the best of several attempts counts."""
-    return Peaks(_matmul_gflops(seconds / 2), _read_speed(seconds / 2))
+def measure_peaks(threads: int | None = None, seconds: float = 2.0) -> Peaks:
+    """Measure for about `seconds` what `threads` reach, one on each core if absent; the best attempt counts.
+
+    Raises:
+        MissingLibraryError: LLVM is not installed.
+    """
+    threads = threads or usable_cores()
+    target = host_target()
+    multiply_add, read = _kernel("multiply_add", target), _kernel("read", target)
+    data = np.ones(_read_bytes() // F32.size_bytes, np.float32)
+    parts = [np.ascontiguousarray(part) for part in np.array_split(data, threads)]
+    vector_bytes = _CHAINS * target.vector_bytes
+    with ThreadPoolExecutor(threads) as pool:
+        fma_seconds = _best_seconds(
+            lambda: list(pool.map(lambda part: multiply_add(part, _ROUNDS), parts)), seconds / 2
+        )
+        read_seconds = _best_seconds(
+            lambda: list(pool.map(lambda part: read(part, part.nbytes // vector_bytes), parts)), seconds / 2
+        )
+    flops = 2 * _ROUNDS * _CHAINS * target.lanes * threads
+    return Peaks(threads, flops / fma_seconds / 1e9, data.nbytes / read_seconds / 1e9)
 
 
-def _matmul_gflops(seconds: float) -> float:
-    a, b = np.random.default_rng(0).random((2, _MATRIX_SIZE, _MATRIX_SIZE), np.float32)
-    out = np.empty_like(a)
-    return 2 * _MATRIX_SIZE**3 / _best_seconds(lambda: np.matmul(a, b, out=out), seconds) / 1e9
+@template("multiply_add")
+def _write_multiply_add(fn: Function, target: Target) -> None:
+    """Multiply and add in registers, one unit of work a round.
+
+    ::
+
+        for unit in begin..end
+            sum[k] = sum[k] * a + b for each chain k
+    """
+    data = fn.pointer(0)
+    sums = [fn.var(fn.load(F32, data, k * target.lanes, target.lanes)) for k in range(_CHAINS)]
+    a, b = (fn.load(F32, data, index * target.lanes, target.lanes) for index in range(2))
+    with fn.loop(fn.begin, fn.end):
+        for each in sums:
+            each.set(fn.fma(each.get(), a, b))
+    for k, each in enumerate(sums):
+        fn.store(each.get(), fn.scratch, k * target.lanes)
 
 
-def _read_speed(seconds: float) -> float:
-    parts = np.array_split(np.ones(_READ_BYTES // 4, np.float32), usable_cores())
-    with ThreadPoolExecutor(len(parts)) as pool:
-        best = _best_seconds(lambda: list(pool.map(lambda part: np.dot(part, part), parts)), seconds)
-    return _READ_BYTES / best / 1e9
+@template("read")
+def _write_read(fn: Function, target: Target) -> None:
+    """Add up an array, as many vectors as there are chains in each unit of work.
+
+    ::
+
+        for unit in begin..end
+            sum[k] += data[unit][k] for each chain k
+    """
+    data = fn.pointer(0)
+    sums = [fn.var(fn.const(F32, 0.0, target.lanes)) for _ in range(_CHAINS)]
+    with fn.loop(fn.begin, fn.end) as unit:
+        for k, each in enumerate(sums):
+            place = (unit * _CHAINS + k) * target.lanes
+            each.set(each.get() + fn.load(F32, data, place, target.lanes))
+    for k, each in enumerate(sums):
+        fn.store(each.get(), fn.scratch, k * target.lanes)
+
+
+def _kernel(name: str, target: Target) -> KernelCall:
+    """Return a kernel as a function of its buffer and of the units to do, which returns the sums."""
+    address = library(target).address(Kernel.of(name))
+    function = ctypes.CFUNCTYPE(
+        None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p
+    )(address)
+
+    def call(data: np.ndarray, units: int) -> np.ndarray:
+        pointers = (ctypes.c_void_p * 1)(data.ctypes.data)
+        scratch = np.empty(_CHAINS * target.lanes, np.float32)
+        function(ctypes.addressof(pointers), None, 0, units, scratch.ctypes.data)
+        return scratch
+
+    return call
+
+
+def _read_bytes() -> int:
+    """Return twice the largest cache, but at least 256 MiB and at most an eighth of the memory."""
+    sizes = [read_text(path) or "" for path in _CACHE.glob("index*/size")]
+    caches = [int(size[:-1]) * _UNITS[size[-1]] for size in map(str.strip, sizes) if size[-1:] in _UNITS]
+    wanted = max(_READ_BYTES, 2 * max(caches, default=0))
+    return min(wanted, max(_READ_BYTES, (memory_bytes() or 0) // 8))
 
 
 def _best_seconds(work: Callable[[], object], seconds: float) -> float:
@@ -108,8 +189,8 @@ def _cpu_fields() -> dict[str, str]:
 
 
 def _versions() -> Iterator[tuple[str, str]]:
-    for library in _LIBRARIES:
+    for name in _LIBRARIES:
         try:
-            yield library, importlib.metadata.version(library)
+            yield name, importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue

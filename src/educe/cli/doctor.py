@@ -15,12 +15,18 @@ from educe.cli import options
 from educe.cli.screen import output, print_json
 from educe.engines import engines
 from educe.limits import DEFAULT_LIMITS, format_bytes
+from educe.machine import usable_cores
 
 EXAMPLES = """
 [bold]Example[/]\n
 educe doctor
 """
-_EXTRAS = {"video": ("av",), "audio": ("soundfile", "soxr"), "text": ("tokenizers",)}
+_EXTRAS = {
+    "video": ("av",),
+    "audio": ("soundfile", "soxr"),
+    "text": ("tokenizers",),
+    "openvino": ("openvino",),
+}
 
 
 def command(json: options.JsonOption = False) -> None:
@@ -41,7 +47,7 @@ def _facts() -> dict[str, Any]:
     return {
         "educe": __version__,
         "machine": msgspec.to_builtins(machine()),
-        "peaks": msgspec.to_builtins(measure_peaks()),
+        "peaks": [msgspec.to_builtins(measure_peaks(threads)) for threads in _thread_counts()],
         "engines": {engine.name: engine.version() for engine in engines()},
         "missing_extras": [name for name, modules in _EXTRAS.items() if not all(map(_installed, modules))],
         "settings": {setting.variable: setting.value() for setting in settings.ALL},
@@ -58,8 +64,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("processor", f"{found['cpu']}, {found['cores']} usable cores{quota}"),
         ("instructions", " ".join(found["features"])),
         ("memory", memory),
-        ("matrix product", f"{facts['peaks']['matmul_gflops']:.0f} GFLOP/s f32 (what NumPy reaches)"),
-        ("memory reading", f"{facts['peaks']['read_gigabytes_per_second']:.1f} GB/s (what NumPy reaches)"),
+        *(("peak", _peak(peaks)) for peaks in facts["peaks"]),
         ("system", f"{found['system']}, Python {found['python']}"),
         ("libraries", ", ".join(f"{name} {version}" for name, version in found["libraries"].items())),
     ]
@@ -67,6 +72,16 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     rows += [("missing", f"pip install 'educe[{extra}]'") for extra in facts["missing_extras"]]
     rows += [("setting", f"{name}={value}") for name, value in facts["settings"].items()]
     return rows + [("limit", f"{name} {_amount(name, value)}") for name, value in facts["limits"].items()]
+
+
+def _thread_counts() -> list[int]:
+    return sorted({1, usable_cores()})
+
+
+def _peak(peaks: dict[str, Any]) -> str:
+    threads = "1 thread" if peaks["threads"] == 1 else f"{peaks['threads']} threads"
+    gflops, gigabytes = peaks["fma_gflops"], peaks["read_gigabytes_per_second"]
+    return f"{threads}: {gflops:.0f} GFLOP/s f32, {gigabytes:.1f} GB/s read from memory (measured)"
 
 
 def _amount(name: str, value: int) -> str:

@@ -17,6 +17,7 @@ from educe.cli.chart import save_bars
 from educe.cli.feeds import feeds_of
 from educe.cli.screen import format_count, format_seconds, output, print_json
 from educe.engines.native import NativeExecutable
+from educe.settings import resolve_threads
 
 if TYPE_CHECKING:
     from educe.bench.peaks import Peaks
@@ -55,7 +56,7 @@ def command(
     executable = api.compile(loaded, engine="native", threads=threads)
     assert isinstance(executable, NativeExecutable)
     _, feeds = next(feeds_of(loaded, None if data is None else [data]))
-    peaks = measure_peaks()
+    peaks = measure_peaks(resolve_threads(threads))
     found = profile(executable, feeds, seconds)
     if trace is not None:
         trace.write_text(jsonlib.dumps(chrome_trace(found, loaded.name)))
