@@ -1,0 +1,208 @@
+"""Templates of reductions: many elements to one, along contiguous memory or across rows of it."""
+
+from __future__ import annotations
+
+import math
+
+from educe.compiler.emit import BF16, BOOL, F16, F32, F64, I64, Function, Kind, Val, Var
+from educe.compiler.kernel import template
+from educe.compiler.kernels.rows import Operands, along
+from educe.compiler.kernels.scalars import Expression
+from educe.compiler.target import Target
+
+UNROLL = 4
+"""Independent accumulators of a row, and vectors of columns that are reduced together."""
+
+CHUNK = 256
+"""Rows that are summed before they join the total: rounding grows with this number, not with all rows."""
+
+_SIZES = 6
+
+
+def accumulator(kind: Kind) -> Kind:
+    """Return the kind in which values of `kind` are accumulated."""
+    return F32 if kind in (F16, BF16) else kind
+
+
+@template("reduce")
+def reduce(
+    fn: Function,
+    target: Target,
+    expression: Expression,
+    access: tuple[str, ...],
+    combine: str,
+    prepare: str,
+    finish: str,
+    out: Kind,
+    contiguous: bool,
+) -> None:
+    """Write ``out[kept] = finish(combine(prepare(expression(in0[kept, reduced], ...))))``.
+
+    If `contiguous`, the inner dimension is reduced, and split into blocks::
+
+        for unit in begin..end:                              # a kept index and a block
+            for rest, middle:
+                for i in block, a vector at a time:
+                    acc[i / lanes % UNROLL] = combine(acc[...], expression(...))
+            out[kept, block] = finish(combine of all lanes of all acc)
+
+    otherwise it is kept, and the middle one is split::
+
+        for unit in begin..end:                              # a kept index, a block, and UNROLL vectors
+            for rest:
+                for chunk of block, CHUNK at a time:
+                    for middle in chunk:
+                        acc[vector] = combine(acc[vector], expression(...))
+                    total[vector] = combine(total[vector], acc[vector])
+            out[kept, block, vector] = finish(total[vector])
+
+    Either way the order in which an element of the output is made depends on the reduced sizes alone.
+
+    Pointers: out, in0, ... Sizes: middle, inner, blocks, elements of a block, elements reduced, units of a
+    block; then those of `Operands`, where out's middle step is that of its blocks.
+
+    Args:
+        fn: The function to write.
+        target: Its machine.
+        expression: What is reduced.
+        access: How out and each input lie along the inner dimension.
+        combine: add, mul, min or max.
+        prepare: Nothing, ``abs`` or ``square``.
+        finish: Nothing, ``mean`` or ``sqrt``.
+        out: The kind of the result.
+        contiguous: Whether the inner dimension is reduced.
+    """
+    operands = Operands(fn, _SIZES, (out, *expression.inputs), access)
+    body = _Reduce(fn, target, expression, operands, combine, prepare, finish, out)
+    blocks, width = fn.size(2), fn.size(5)
+    with fn.loop(fn.begin, fn.end) as unit:
+        piece = unit // width
+        kept = operands.kept_starts(piece // blocks)
+        if contiguous:
+            body.row(kept, piece % blocks)
+        else:
+            body.columns(kept, piece % blocks, unit % width)
+
+
+class _Reduce:
+    """The body of `reduce` for one unit."""
+
+    def __init__(
+        self,
+        fn: Function,
+        target: Target,
+        expression: Expression,
+        operands: Operands,
+        combine: str,
+        prepare: str,
+        finish: str,
+        out: Kind,
+    ) -> None:
+        self.fn, self.lanes, self.expression, self.operands = fn, target.lanes, expression, operands
+        self.combine, self.prepare, self.finish, self.out = combine, prepare, finish, out
+        self.kind = accumulator(expression.kind)
+        self.neutral = fn.const(self.kind, neutral(combine, self.kind), self.lanes)
+        self.middle, self.inner, self.length, self.count = (fn.size(index) for index in (0, 1, 3, 4))
+
+    def row(self, kept: list[Val], block: Val) -> None:
+        """Reduce a block of the inner dimension to one element."""
+        fn = self.fn
+        first = block * self.length
+        stop = fn.minimum(first + self.length, self.inner)
+        totals = self._start(UNROLL)
+        with fn.loop(0, self.operands.rest) as rest:
+            starts = self.operands.rest_starts(kept, rest)
+            with fn.loop(0, self.middle) as middle:
+                places = self.operands.middle_starts(starts, middle)
+                along(fn, first, stop, self.lanes, UNROLL, lambda k, i, m: self._add(totals[k], places, i, m))
+        low = fn.combine(self.combine, totals[0].get(), totals[1].get())
+        high = fn.combine(self.combine, totals[2].get(), totals[3].get())
+        result = fn.reduce(self.combine, fn.combine(self.combine, low, high))
+        places = self.operands.middle_starts(kept, block)
+        fn.store(self._finished(result), places[0])
+
+    def columns(self, kept: list[Val], block: Val, column: Val) -> None:
+        """Reduce a block of the middle dimension to the elements of `UNROLL` vectors."""
+        fn = self.fn
+        width = UNROLL * self.lanes
+        first = column * width
+        stop = fn.minimum(first + width, self.inner)
+        with fn.either(stop - first == width) as otherwise:
+            self._vectors(kept, block, first, UNROLL, None)
+            otherwise()
+            with fn.loop(first, stop, self.lanes) as i:
+                mask = fn.tail_mask(fn.minimum(stop - i, self.lanes), self.lanes)
+                self._vectors(kept, block, i, 1, mask)
+
+    def _vectors(self, kept: list[Val], block: Val, column: Val, count: int, mask: Val | None) -> None:
+        fn = self.fn
+        first = block * self.length
+        stop = fn.minimum(first + self.length, self.middle)
+        totals = self._start(count)
+        with fn.loop(0, self.operands.rest) as rest:
+            starts = self.operands.rest_starts(kept, rest)
+            with fn.loop(first, stop, CHUNK) as chunk:
+                parts = self._start(count)
+                with fn.loop(chunk, fn.minimum(chunk + CHUNK, stop)) as middle:
+                    places = self.operands.middle_starts(starts, middle)
+                    for k, part in enumerate(parts):
+                        self._add(part, places, column + k * self.lanes, mask)
+                for total, part in zip(totals, parts, strict=True):
+                    total.set(fn.combine(self.combine, total.get(), part.get()))
+        places = self.operands.middle_starts(kept, block)
+        for k, total in enumerate(totals):
+            value = self._finished(total.get())
+            self.operands.store(0, places, value, column + k * self.lanes, mask)
+
+    def _start(self, count: int) -> list[Var]:
+        return [self.fn.var(self.neutral) for _ in range(count)]
+
+    def _add(self, total: Var, places: list[Val], i: Val, mask: Val | None) -> None:
+        fn = self.fn
+        value = fn.cast(self.operands.value(self.expression, 1, places, i, self.lanes, mask), self.kind)
+        if self.prepare == "abs":
+            value = absolute(fn, value)
+        elif self.prepare == "square":
+            value = value * value
+        if mask is not None:
+            value = fn.select(mask, value, self.neutral)
+        total.set(fn.combine(self.combine, total.get(), value))
+
+    def _finished(self, value: Val) -> Val:
+        fn = self.fn
+        if self.finish == "mean":
+            value = _mean(fn, value, self.count)
+        elif self.finish == "sqrt":
+            value = fn.intrinsic("sqrt", value if value.kind.is_float else fn.cast(value, F64))
+        return fn.cast(value, self.out)
+
+
+def absolute(fn: Function, value: Val) -> Val:
+    """Return the size of f32, f64 or integers, which wrap."""
+    if value.kind.is_float:
+        return fn.intrinsic("fabs", value)
+    return fn.select(value < 0, 0 - value, value) if value.kind.is_signed else value
+
+
+def _mean(fn: Function, total: Val, count: Val) -> Val:
+    """Return the total divided by the count; integers as in f64, and 0 of no elements."""
+    if total.kind.is_float:
+        return total / fn.splat(fn.cast(count, total.kind), total.lanes)
+    return fn.cast(fn.cast(total, F64) / fn.splat(fn.cast(count, F64), total.lanes), total.kind)
+
+
+def neutral(combine: str, kind: Kind) -> float:
+    """Return what changes nothing when combined."""
+    if combine in ("add", "mul"):
+        return 0 if combine == "add" else 1
+    if kind.is_float:
+        return math.inf if combine == "min" else -math.inf
+    if kind is BOOL:
+        return combine == "min"
+    bits = 8 * kind.size_bytes
+    if combine == "min":
+        return 2 ** (bits - kind.is_signed) - 1
+    return -(2 ** (bits - 1)) if kind.is_signed else 0
+
+
+__all__ = ["CHUNK", "I64", "UNROLL", "absolute", "accumulator", "neutral", "reduce"]

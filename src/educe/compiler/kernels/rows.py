@@ -1,0 +1,135 @@
+"""`Operands`: where the elements of a kernel lie that keeps some dimensions and goes along others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from educe.compiler.emit import I64, Function, Kind, Val
+from educe.compiler.kernels.pointwise import MAX_OUTER
+from educe.compiler.kernels.scalars import Expression
+
+HEADER = 3 + 2 * MAX_OUTER
+PER_OPERAND = 2 * MAX_OUTER + 2
+
+
+class Operands:
+    """The operands of a kernel that has `kept` × `rest` × middle × inner elements.
+
+    The kernel's sizes, from `first` on: kept rank, rest rank, number of rest elements, kept sizes and rest
+    sizes (`MAX_OUTER` each); then for each operand its kept strides and rest strides (`MAX_OUTER` each), its
+    middle step and its inner step. An output's access is ``dense`` or ``strided``; an input may also be
+    ``same``, one element along the inner dimension.
+
+    Args:
+        fn: The kernel.
+        first: The place of the first size.
+        kinds: The operands' kinds, outputs first.
+        access: How each lies along the inner dimension.
+    """
+
+    def __init__(self, fn: Function, first: int, kinds: Sequence[Kind], access: Sequence[str]) -> None:
+        self._fn, self._first = fn, first
+        self.kinds, self.access = tuple(kinds), tuple(access)
+        self._pointers = [fn.pointer(index) for index in range(len(kinds))]
+        self._places = [first + HEADER + index * PER_OPERAND for index in range(len(kinds))]
+        self.middle_steps = [fn.size(place + 2 * MAX_OUTER) for place in self._places]
+        self._inner_steps = [fn.size(place + 2 * MAX_OUTER + 1) for place in self._places]
+        self.rest = fn.size(first + 2)
+
+    def kept_starts(self, index: Val) -> list[Val]:
+        """Return the address of each operand's first element of the kept index `index`."""
+        places = self._places
+        offsets = self._offsets(index, self._first, self._first + 3, places)
+        return [
+            self._fn.at(kind, pointer, offset)
+            for kind, pointer, offset in zip(self.kinds, self._pointers, offsets, strict=True)
+        ]
+
+    def rest_starts(self, starts: Sequence[Val], index: Val) -> list[Val]:
+        """Return `starts` moved to the rest index `index`."""
+        places = [place + MAX_OUTER for place in self._places]
+        offsets = self._offsets(index, self._first + 1, self._first + 3 + MAX_OUTER, places)
+        return [
+            self._fn.at(kind, start, offset)
+            for kind, start, offset in zip(self.kinds, starts, offsets, strict=True)
+        ]
+
+    def middle_starts(self, starts: Sequence[Val], index: Val) -> list[Val]:
+        """Return `starts` moved to the index `index` of the middle dimension."""
+        return [
+            self._fn.at(kind, start, index * step)
+            for kind, start, step in zip(self.kinds, starts, self.middle_steps, strict=True)
+        ]
+
+    def load(self, operand: int, starts: Sequence[Val], i: Val, lanes: int, mask: Val | None) -> Val:
+        """Load a vector of an operand from the inner index `i` on; zeros where `mask` is false."""
+        fn, kind, start = self._fn, self.kinds[operand], starts[operand]
+        if self.access[operand] == "dense":
+            return fn.load(kind, start, i, lanes, mask)
+        if self.access[operand] == "same":
+            return fn.splat(fn.load(kind, start), lanes)
+        return fn.gather(kind, start, self._indices(operand, i, lanes), mask)
+
+    def store(self, operand: int, starts: Sequence[Val], value: Val, i: Val, mask: Val | None) -> None:
+        """Store a vector, or one element, from the inner index `i` on."""
+        fn, start = self._fn, starts[operand]
+        if self.access[operand] == "dense":
+            fn.store(value, start, i, mask)
+        elif value.lanes:
+            fn.scatter(value, start, self._indices(operand, i, value.lanes), mask)
+        else:
+            fn.store(value, start, i * self._inner_steps[operand])
+
+    def value(
+        self,
+        expression: Expression,
+        first: int,
+        starts: Sequence[Val],
+        i: Val,
+        lanes: int,
+        mask: Val | None = None,
+    ) -> Val:
+        """Return the expression of the operands from `first` on, a vector from the inner index `i` on."""
+        count = len(expression.inputs)
+        values = [self.load(first + k, starts, i, lanes, mask) for k in range(count)]
+        return self._fn.splat(expression.emit(self._fn, values), lanes)
+
+    def _indices(self, operand: int, i: Val, lanes: int) -> Val:
+        return (self._fn.lane_numbers(lanes) + i) * self._inner_steps[operand]
+
+    def _offsets(self, index: Val, rank_at: int, sizes_at: int, strides_at: Sequence[int]) -> list[Val]:
+        """Return each operand's offset of `index`; one dimension alone needs no division."""
+        fn = self._fn
+        rest = fn.var(index)
+        sums = [fn.var(fn.const(I64, 0)) for _ in strides_at]
+        rank = fn.size(rank_at)
+        with fn.loop(1, rank) as back:
+            axis = rank - back
+            size = fn.size(axis + sizes_at)
+            place = rest.get() % size
+            rest.set(rest.get() // size)
+            for total, at in zip(sums, strides_at, strict=True):
+                total.set(total.get() + place * fn.size(axis + at))
+        return [
+            total.get() + rest.get() * fn.size(at) for total, at in zip(sums, strides_at, strict=True)
+        ]
+
+
+def along(
+    fn: Function, first: Val, stop: Val, lanes: int, unroll: int, body: Callable[[int, Val, Val | None], None]
+) -> None:
+    """Run ``body(accumulator, i, mask)`` for each vector from `first` to `stop`.
+
+    Vectors go in turn to `unroll` accumulators, those behind the last whole group to the first of them; only
+    there is a mask.
+    """
+    group = lanes * unroll
+    whole = first + (stop - first) // group * group
+    with fn.loop(first, whole, group) as i:
+        for k in range(unroll):
+            body(k, i + k * lanes, None)
+    with fn.loop(whole, stop, lanes) as i:
+        body(0, i, fn.tail_mask(fn.minimum(stop - i, lanes), lanes))
+
+
+__all__ = ["HEADER", "PER_OPERAND", "Operands", "along"]
