@@ -17,8 +17,10 @@ import numpy as np
 
 from educe.compiler.emit import F32, KINDS, Kind
 from educe.compiler.kernel import Kernel
+from educe.compiler.kernels.indexing import BITS
 from educe.compiler.kernels.pointwise import BLOCK, MAX_OUTER
 from educe.compiler.kernels.scalars import SCALARS, Expression, Step
+from educe.compiler.kernels.transposition import tile_size
 from educe.compiler.program import Launch, estimated_ns
 from educe.compiler.target import Target
 from educe.compiler.tensor import (
@@ -171,7 +173,34 @@ class Lowering:
 
     def copy(self, source: Tensor, destination: Tensor) -> None:
         """Launch a copy of `source` into the memory of `destination`, which has the same shape."""
-        self._launch_pointwise(Expression((source.kind,)), destination, (self.need(source),))
+        source = self.need(source)
+        if not self._copy_transposed(source, destination):
+            self._launch_pointwise(Expression((source.kind,)), destination, (source,))
+
+    def _copy_transposed(self, source: Tensor, destination: Tensor) -> bool:
+        """Launch a copy in tiles if the fastest dimension of `source` is another than that of `destination`."""
+        sizes, (out, read) = collapsed(destination.shape, [destination.strides, source.strides])
+        tile = tile_size(self.target, source.kind.size_bytes)
+        if not sizes or out[-1] != 1 or read[-1] == 1 or 1 not in read:
+            return False
+        axis = read.index(1)
+        rows, columns = sizes[axis], sizes[-1]
+        if min(rows, columns) < tile:
+            return False
+        outer = [each for each in range(len(sizes) - 1) if each != axis]
+        strips = -(-rows // tile)
+        numbers = [rows, columns, strips, out[axis], read[-1], len(outer)]
+        for values in (sizes, out, read):
+            numbers += [values[each] for each in outer]
+        self.launch(
+            Kernel.of("transposed_copy", kind=BITS[source.kind.size_bytes]),
+            outputs=[destination],
+            inputs=[source],
+            sizes=numbers,
+            extent=math.prod(sizes[each] for each in outer) * strips,
+            bytes=2 * source.size * source.kind.size_bytes,
+        )
+        return True
 
     def write(self, x: Tensor, destination: Tensor) -> None:
         """Launch what puts `x` into the memory of `destination`, which has the same shape.
@@ -250,6 +279,22 @@ class Lowering:
             if x.shape == shape and x.value is None and 0 not in x.strides:
                 return strides_in_order(shape, memory_order(shape, x.strides))
         return dense_strides(shape)
+
+    def fused(self, x: Tensor) -> tuple[Expression, list[Tensor]]:
+        """Return the expression of `x`, and what it reads, in memory and seen with the shape of `x`.
+
+        It is for kernels that compute their input on the way; each use of it computes `x` again.
+        """
+        if isinstance(x.lazy, Pointwise):
+            leaves, _ = self._leaves(x)
+            if all(each.lazy is None for each in leaves):
+                leaves.sort(key=lambda each: each.shape != x.shape)
+                expression, operands = self._expression(x, leaves)
+                return expression, [
+                    each.view(x.shape, broadcast_strides(each.shape, each.strides, x.shape))
+                    for each in operands
+                ]
+        return Expression((x.kind,)), [self.need(x)]
 
     def _too_large(self, x: Tensor) -> bool:
         leaves, steps = self._leaves(x)
