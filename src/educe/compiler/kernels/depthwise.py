@@ -38,17 +38,20 @@ def window(
                 out[r] = expression(acc[r], operand[r], ...)
 
     Each output is one sum in the order of taps; without weights, the taps of a line are summed first, and
-    then the lines. Pointers: out, x, weights, start, lines, columns, outside, operands. Sizes: columns of a
+    then the lines. With weights for each pixel, those of tap (a, b) are weights[line][a] * columns'[column][b].
+    Pointers: out, x, weights, start, lines, columns, outside, the weights of columns where there are such,
+    operands. Sizes: columns of a
     line, tiles of a line, parts, channels of a part, channels, channels of weights and start, line taps,
-    column taps; then for out and each operand the strides of line and column. Scratch: an address for each
-    tap and pixel of a tile.
+    column taps; then for out and each operand the strides of line and column. Scratch: an address
+    and a weight for each tap and pixel of a tile.
 
     Args:
         fn: The function to write.
         target: Its machine.
         kind: The kind of x.
         tile: Pixels and vectors of channels that are reduced in registers.
-        reduction: ``dot`` with the weights, ``sum`` or ``max``.
+        reduction: ``dot`` with weights for each channel, ``blend`` with weights for each pixel, ``sum`` or
+            ``max``.
         expression: What ends the reduction.
         access: For each operand, ``dense`` along the channels or the ``same`` for all.
     """
@@ -61,12 +64,15 @@ def window(
     zero = fn.const(kind, 0, lanes)
     acc = [[fn.var(zero) for _ in range(vectors)] for _ in range(rows)]
     reducer = _REDUCERS[reduction](fn, kind, acc, weights, padded)
-    ends = RowEnd(fn, target, expression, access, out, 7, NUM_SIZES)
+    is_blend = reduction == "blend"
+    ends = RowEnd(fn, target, expression, access, out, 8 if is_blend else 7, NUM_SIZES)
     with fn.loop(fn.begin, fn.end) as unit:
         line, part = unit // (parts * tiles), unit % parts
         column = unit // parts % tiles * rows
         counts = (line_taps, column_taps)
         _see(fn, kind, (x, lines, columns, outside), (line, column, width), counts, rows)
+        if is_blend:
+            _weigh(fn, kind, (weights, fn.pointer(7)), (line, column, width), counts, rows)
         first = part * part_channels
         with fn.loop(first, fn.minimum(first + part_channels, channels), vectors * lanes) as c:
             count = fn.minimum(channels - c, vectors * lanes)
@@ -104,6 +110,32 @@ def _see(
                 fn.store(fn.select(offset < 0, outside, fn.at(kind, x, offset)), seen, r)
 
 
+def _weigh(
+    fn: Function,
+    kind: Kind,
+    tables: tuple[Val, Val],
+    place: tuple[Val, Val, Val],
+    counts: tuple[Val, Val],
+    rows: int,
+) -> None:
+    """Store the weight of each tap of each pixel of a tile behind the addresses, [tap][pixel]."""
+    of_lines, of_columns = tables
+    line, column, width = place
+    line_taps, column_taps = counts
+    behind = _weights_at(fn, counts, rows)
+    with fn.loop(0, line_taps) as a:
+        weight = fn.load(kind, of_lines, line * line_taps + a)
+        with fn.loop(0, column_taps) as b:
+            for r in range(rows):
+                pixel = fn.minimum(column + r, width - 1)
+                product = weight * fn.load(kind, of_columns, pixel * column_taps + b)
+                fn.store(product, behind, (a * column_taps + b) * rows + r)
+
+
+def _weights_at(fn: Function, counts: tuple[Val, Val], rows: int) -> Val:
+    return fn.at(PTR, fn.scratch, counts[0] * counts[1] * rows)
+
+
 class _Reducer:
     """Reduces what the taps of a tile see, vector by vector."""
 
@@ -123,12 +155,16 @@ class _Reducer:
         weights = self._weights(tap, c)
         for r, row in enumerate(acc):
             pixel = fn.load(PTR, fn.scratch, tap * rows + r)
+            weights = self._pixel_weights(tap * rows + r) or weights
             for v, total in enumerate(row):
                 seen = fn.load(self.kind, pixel, c + v * lanes, lanes, masks[v])
                 total.set(self._combined(total.get(), seen, weights[v]))
 
     def _weights(self, tap: Val, c: Val) -> list[Val]:
         return [c] * len(self.acc[0])
+
+    def _pixel_weights(self, index: Val) -> list[Val]:
+        return []
 
     def _combined(self, total: Val, seen: Val, weight: Val) -> Val:
         raise NotImplementedError
@@ -138,6 +174,20 @@ class _Dot(_Reducer):
     def _weights(self, tap: Val, c: Val) -> list[Val]:
         row = self.fn.at(self.kind, self.weights, tap * self.padded + c)
         return [self.fn.load(self.kind, row, v * self.lanes, self.lanes) for v in range(len(self.acc[0]))]
+
+    def _combined(self, total: Val, seen: Val, weight: Val) -> Val:
+        return multiply_add(self.fn, seen, weight, total)
+
+
+class _Blend(_Reducer):
+    def reduce(self, c: Val, counts: tuple[Val, Val], masks: Sequence[Val | None]) -> None:
+        """Reduce all taps for the channels from `c` on, each with the weight of its pixel."""
+        self._behind = _weights_at(self.fn, counts, len(self.acc))
+        super().reduce(c, counts, masks)
+
+    def _pixel_weights(self, index: Val) -> list[Val]:
+        weight = self.fn.load(self.kind, self._behind, index)
+        return [self.fn.splat(weight, self.lanes)] * len(self.acc[0])
 
     def _combined(self, total: Val, seen: Val, weight: Val) -> Val:
         return multiply_add(self.fn, seen, weight, total)
@@ -168,6 +218,6 @@ class _Sum(_Reducer):
         return total + seen
 
 
-_REDUCERS: dict[str, type[_Reducer]] = {"dot": _Dot, "max": _Max, "sum": _Sum}
+_REDUCERS: dict[str, type[_Reducer]] = {"dot": _Dot, "blend": _Blend, "max": _Max, "sum": _Sum}
 
 __all__ = ["NUM_SIZES", "window"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,18 +13,26 @@ import numpy as np
 from educe.compiler.emit import F32, F64, I32, Kind
 from educe.compiler.kernel import Kernel
 from educe.compiler.kernels.scalars import Expression
-from educe.compiler.lowering import Product
 from educe.compiler.operators.base import Call, NotCompiled, operator
+from educe.compiler.operators.sliding import Sliding
+from educe.compiler.operators.tile_end import (
+    access_of,
+    broadcast,
+    flat_stride,
+    launch_aside,
+    packed_bias,
+    pixel_strides,
+    waiting,
+)
 from educe.compiler.operators.window import (
     Window,
     filled_row,
     numbers,
-    shared,
     transposed_window,
     window_of,
     with_channels_last,
 )
-from educe.compiler.tensor import Tensor, broadcast_strides, channels_last, dtype_of
+from educe.compiler.tensor import Tensor
 
 if TYPE_CHECKING:
     from educe.compiler.lowering import Lowering
@@ -141,7 +149,7 @@ def _checked(call: Call, x: Tensor, w: Tensor, depth: int, channels: int) -> int
         ValueError: the shapes do not fit each other.
     """
     groups = int(call.get("group", 1))
-    if x.rank < 3 or w.rank != x.rank:  # noqa: PLR2004
+    if x.rank < 3 or w.rank != x.rank:
         raise ValueError(f"an input of {x.rank} dimensions with weights of {w.rank}")
     if x.rank > 2 + _MAX_RANK:
         raise NotCompiled
@@ -181,11 +189,11 @@ def _centred(low: Lowering, x: Tensor, zero: Tensor | None, ones: tuple[int, ...
     )
 
 
-def _narrow(low: Lowering, waiting: _Convolution | _Transposed, kind: Kind) -> Tensor:
+def _narrow(low: Lowering, begun: _Convolution | _Transposed, kind: Kind) -> Tensor:
     """Return the result of a convolution as `kind`."""
-    x, window = waiting.x, waiting.window
-    shape = (x.shape[0], waiting.channels, *window.outputs)
-    result = Tensor(x.kind, shape, channels_last(shape), lazy=Product(waiting.launch, accepts))
+    x, window = begun.x, begun.window
+    shape = (x.shape[0], begun.channels, *window.outputs)
+    result = waiting(x.kind, shape, begun.launch)
     return result if x.kind is kind else low.apply("Cast", result, to=kind.name)
 
 
@@ -256,87 +264,6 @@ def _every(x: Tensor, firsts: Sequence[int], steps: Sequence[int], sizes: Sequen
 
 
 @dataclass(frozen=True, eq=False)
-class Sliding:
-    """A window that waits for its end, in which channels do not meet: depthwise convolution or pooling.
-
-    Attributes:
-        low: Where it is launched.
-        x: The input, its channels last.
-        window: What each output pixel sees.
-        reduction: ``dot`` with the weights, ``sum`` or ``max``.
-        w: The weights of ``dot``.
-        bias: What is added to its sums.
-        outside: What is seen outside of the input.
-    """
-
-    low: Lowering
-    x: Tensor
-    window: Window
-    reduction: str
-    w: Tensor | None = None
-    bias: Tensor | None = None
-    outside: float | int | bool = 0
-
-    def product(self) -> Tensor:
-        """Return the result, which is launched when its end is known."""
-        shape = (*self.x.shape[:2], *self.window.outputs)
-        return Tensor(self.x.kind, shape, channels_last(shape), lazy=Product(self.launch, accepts))
-
-    def launch(self, expression: Expression, operands: Sequence[Tensor], out: Tensor) -> None:
-        """Launch it with `expression` at its end, into `out`."""
-        if _launch_aside(self.low, self.launch, expression, operands, out):
-            return
-        low, window, kind = self.low, self.window, self.x.kind
-        operands = [broadcast(each, out.shape) for each in operands]
-        channels, width = out.shape[1], window.outputs[-1]
-        rows, vectors = _sliding_tile(low.target, channels, width, self.reduction)
-        panel = vectors * low.target.lanes
-        panels = -(-channels // panel)
-        outside = filled_row(low, self.x, self.outside)
-        start, packed = outside, outside
-        if self.w is not None:
-            start = packed_bias(low, self.bias, kind, channels, 1, panel)
-            packed = packed_taps(low, self.w, panels * panel)
-        tiles, lines = -(-width // rows), out.shape[0] * math.prod(window.outputs[:-1])
-        parts = max(1, min(panels, _UNITS // (tiles * lines)))
-        part = -(-panels // parts)
-        low.launch(
-            Kernel.of(
-                "window",
-                kind=kind,
-                tile=(rows, vectors),
-                reduction=self.reduction,
-                expression=expression,
-                access=tuple(access_of(each) for each in operands),
-            ),
-            outputs=[out],
-            inputs=[self.x, packed, start, *window.tables(low, self.x), outside, *operands],
-            sizes=[
-                *(width, tiles, -(-panels // part), part * panel, channels, panels * panel),
-                *(window.line_taps, window.kernel[-1]),
-                *(stride for each in (out, *operands) for stride in pixel_strides(each)),
-            ],
-            extent=lines * tiles * -(-panels // part),
-            flops=2 * out.size * window.num_taps + expression.flops * out.size,
-            bytes=sum(each.size * each.kind.size_bytes for each in (self.x, out, packed, *operands)),
-            scratch_bytes=8 * rows * window.num_taps,
-        )
-
-
-def _sliding_tile(target: Target, channels: int, width: int, reduction: str) -> tuple[int, int]:
-    """Return the pixels and vectors that are reduced in registers together, for the least loads."""
-    vectors = -(-channels // target.lanes)
-    most = target.registers * 3 // (8 if reduction == "sum" else 4)
-
-    def cost(tile: tuple[int, int]) -> float:
-        r, v = tile
-        loads = r * (v + 1) + v
-        return -(-width // r) * -(-vectors // v) * (loads + 4)
-
-    return min(((r, v) for r in range(1, 9) for v in (1, 2, 3, 4, 8) if r * v <= most), key=cost)
-
-
-@dataclass(frozen=True, eq=False)
 class _Convolution:
     """A convolution that waits for its end."""
 
@@ -358,7 +285,7 @@ class _Convolution:
             sliding = Sliding(self.low, self.x, self.window, "dot", self.w, self.bias)
             sliding.launch(expression, operands, out)
             return
-        if _launch_aside(self.low, self.launch, expression, operands, out):
+        if launch_aside(self.low, self.launch, expression, operands, out):
             return
         low, window, kind = self.low, self.window, self.x.kind
         channels, depth = self.w.shape[0] // self.groups, self.w.shape[1]
@@ -398,25 +325,6 @@ class _Convolution:
         )
 
 
-Launch = Callable[[Expression, Sequence[Tensor], Tensor], None]
-
-
-def _launch_aside(
-    low: Lowering, launch: Launch, expression: Expression, operands: Sequence[Tensor], out: Tensor
-) -> bool:
-    """Say whether nothing is left to launch: because there is no output, or it was made elsewhere and copied."""
-    if out.size == 0:
-        return True
-    seen = [broadcast(each, out.shape) for each in operands]
-    if accepts(out) and all(accepts(each) for each in seen):
-        return False
-    strides = channels_last(out.shape)
-    whole = low.empty(out.kind, out.shape, strides)
-    launch(expression, [each if accepts(each) else low.with_strides(each, strides) for each in seen], whole)
-    low.copy(whole, out)
-    return True
-
-
 def _tile(target: Target, channels: int, pixels: int) -> _Tile:
     """Return the register tile that does `channels` of `pixels` in the least time."""
     vectors = -(-channels // target.lanes)
@@ -425,7 +333,7 @@ def _tile(target: Target, channels: int, pixels: int) -> _Tile:
         done = -(-pixels // tile.rows) * tile.rows * -(-vectors // tile.vectors) * tile.vectors
         return done / tile.speed
 
-    return min(_WIDE if target.registers >= 32 else _NARROW, key=cost)  # noqa: PLR2004
+    return min(_WIDE if target.registers >= 32 else _NARROW, key=cost)
 
 
 def _parts(target: Target, pixels: int, tile: _Tile, panels: int, size_bytes: int) -> tuple[int, int]:
@@ -465,77 +373,3 @@ def packed_weights(low: Lowering, w: Tensor, groups: int, panel: int) -> Tensor:
                 packed.view(seen, step, first * step[1]),
             )
     return packed
-
-
-def packed_taps(low: Lowering, w: Tensor, channels: int) -> Tensor:
-    """Return the weights of a depthwise convolution in the order [taps][channel], up to `channels` of them."""
-    given, taps = w.shape[0], math.prod(w.shape[2:])
-
-    def make(value: np.ndarray) -> np.ndarray:
-        return np.pad(value.reshape(given, taps).T, ((0, 0), (0, channels - given)))
-
-    if w.value is not None:
-        return low.derived(w, ("taps", channels), make)
-    packed = low.empty(w.kind, (taps, channels))
-    low.copy(low.permute(low.reshape(w, (given, taps)), (1, 0)), packed.view((taps, given), packed.strides))
-    return packed
-
-
-def packed_bias(
-    low: Lowering, bias: Tensor | None, kind: Kind, channels: int, groups: int, panel: int
-) -> Tensor:
-    """Return where the sums of each panel start, [group][panel][channel of the panel]."""
-    whole = -(-channels // panel) * panel
-    if bias is None:
-        dtype = dtype_of(kind)
-        return shared(low, ("zeros", dtype.name, groups * whole), lambda: np.zeros(groups * whole, dtype))
-
-    def make(value: np.ndarray) -> np.ndarray:
-        return np.pad(value.reshape(groups, channels), ((0, 0), (0, whole - channels)))
-
-    if bias.value is not None:
-        return low.derived(bias, ("packed", groups, panel), make)
-    packed = low.empty(bias.kind, (groups, whole))
-    low.copy(low.reshape(bias, (groups, channels)), packed.view((groups, channels), packed.strides))
-    return packed
-
-
-def pixel_strides(x: Tensor) -> tuple[int, int]:
-    """Return the strides of a line and of a column, a line being all pixels of the last dimension."""
-    found = _uniform([x.shape[0], *x.shape[2:-1]], [x.strides[0], *x.strides[2:-1]])
-    assert found is not None
-    return found, x.strides[-1]
-
-
-def broadcast(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return the same memory seen with a shape that `x` broadcasts to."""
-    return x.view(shape, broadcast_strides(x.shape, x.strides, shape))
-
-
-def access_of(x: Tensor) -> str:
-    """Return how an operand is read along the channels."""
-    return "dense" if x.strides[1] == 1 or x.shape[1] == 1 else "same"
-
-
-def accepts(x: Tensor) -> bool:
-    """Say whether the end of a tile can read `x`: by uniform steps from line to line."""
-    lines = _uniform([x.shape[0], *x.shape[2:-1]], [x.strides[0], *x.strides[2:-1]])
-    return lines is not None and (x.shape[1] == 1 or x.strides[1] in (0, 1))
-
-
-def flat_stride(x: Tensor) -> int | None:
-    """Return the one step from each pixel to the next, or None if there is none such."""
-    return _uniform([x.shape[0], *x.shape[2:]], [x.strides[0], *x.strides[2:]])
-
-
-def _uniform(sizes: Sequence[int], strides: Sequence[int]) -> int | None:
-    """Return the one stride that walks through dimensions of `sizes`, or None."""
-    step, count = None, 1
-    for size, stride in zip(reversed(sizes), reversed(strides), strict=True):
-        if size == 1:
-            continue
-        if step is not None and stride != step * count:
-            return None
-        step = stride if step is None else step
-        count *= size
-    return 0 if step is None else step

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from educe.compiler.emit import F32, F64
+from educe.compiler.emit import BOOL, F32, F64, Kind
 from educe.compiler.operators.base import Call, NotCompiled, operator
-from educe.compiler.operators.convolution import Sliding
+from educe.compiler.operators.sliding import Sliding
 from educe.compiler.operators.window import Window, shared, window_of, with_channels_last
 from educe.compiler.tensor import Tensor, dtype_of
 
@@ -60,16 +60,22 @@ def _whole(x: Tensor) -> Window:
 
 
 def _check_rank(x: Tensor) -> None:
-    if x.rank < 3:  # noqa: PLR2004
+    if x.rank < 3:
         raise ValueError(f"pooling of {x.rank} dimensions")
     if x.rank > 2 + _MAX_RANK:
         raise NotCompiled
 
 
 def _maximum(low: Lowering, x: Tensor, window: Window) -> Tensor:
-    dtype = dtype_of(x.kind)
-    least = -np.inf if x.kind.is_float else np.iinfo(dtype).min if dtype.kind in "iu" else False
-    return Sliding(low, with_channels_last(low, x), window, "max", outside=least).product()
+    least = lowest(x.kind)
+    return Sliding(low, with_channels_last(low, x), window, "max", start=least, outside=least).product()
+
+
+def lowest(kind: Kind) -> float:
+    """Return the number of `kind` that every other one is at least."""
+    if kind.is_float:
+        return -np.inf
+    return False if kind is BOOL else int(np.iinfo(dtype_of(kind)).min)
 
 
 def _mean(low: Lowering, x: Tensor, window: Window, *, with_padding: bool) -> Tensor:
