@@ -716,6 +716,7 @@ CASES = {
 }
 
 IGNORED: dict[str, dict[str, str]] = {
+    "native": {},
     "onnxruntime": {},
     "reference": {"optional-output": "the evaluator wraps an optional's value in a list"},
     "openvino": {
