@@ -20,7 +20,8 @@ from educe.compiler.kernel import Kernel
 from educe.compiler.kernels.indexing import BITS
 from educe.compiler.kernels.pointwise import BLOCK, MAX_OUTER
 from educe.compiler.kernels.scalars import SCALARS, Expression, Step
-from educe.compiler.kernels.transposition import tile_size
+from educe.compiler.kernels.transposition import STRIP, tile_size
+from educe.compiler.memory import ALIGNMENT
 from educe.compiler.program import Launch, estimated_ns
 from educe.compiler.target import Target
 from educe.compiler.tensor import (
@@ -78,7 +79,7 @@ class Constants:
     def made(self, key: Hashable, make: Callable[[], np.ndarray]) -> np.ndarray:
         """Return the array under `key`, made at its first use."""
         if key not in self._made:
-            self._made[key] = np.ascontiguousarray(make())
+            self._made[key] = aligned(make())
         return self._made[key]
 
     def buffer(self, array: np.ndarray) -> Buffer:
@@ -178,7 +179,7 @@ class Lowering:
             self._launch_pointwise(Expression((source.kind,)), destination, (source,))
 
     def _copy_transposed(self, source: Tensor, destination: Tensor) -> bool:
-        """Launch a copy in tiles if the fastest dimension of `source` is another than that of `destination`."""
+        """Launch a copy in tiles if `source` and `destination` differ in their fastest dimension."""
         sizes, (out, read) = collapsed(destination.shape, [destination.strides, source.strides])
         tile = tile_size(self.target, source.kind.size_bytes)
         if not sizes or out[-1] != 1 or read[-1] == 1 or 1 not in read:
@@ -188,7 +189,7 @@ class Lowering:
         if min(rows, columns) < tile:
             return False
         outer = [each for each in range(len(sizes) - 1) if each != axis]
-        strips = -(-rows // tile)
+        strips = -(-rows // (STRIP * tile))
         numbers = [rows, columns, strips, out[axis], read[-1], len(outer)]
         for values in (sizes, out, read):
             numbers += [values[each] for each in outer]
@@ -380,6 +381,10 @@ class Lowering:
             each.view(out.shape, broadcast_strides(each.shape, each.strides, out.shape)) for each in operands
         ]
         sizes, strides = collapsed(out.shape, [each.strides for each in seen])
+        if sizes and sizes[-1] < self.target.lanes:
+            longest = max(range(len(sizes)), key=lambda axis: sizes[axis])
+            for values in (sizes, *strides):
+                values.append(values.pop(longest))
         length = sizes.pop() if sizes else 1
         rows = math.prod(sizes)
         access = tuple(_access(each[-1] if each else 0, length) for each in strides)
@@ -448,6 +453,15 @@ class Lowering:
             return extent
         pieces = min(extent, 4 * self.threads, max(self.threads, int(time_ns / _CHUNK_NS)))
         return -(-extent // pieces)
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """Return a contiguous copy of `array` that starts on a cache line."""
+    memory = np.empty(array.nbytes + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def collapsed(

@@ -165,21 +165,20 @@ def reverse_sequence(low: Lowering, call: Call, x: Tensor, lengths: Tensor) -> T
     time, batch = call.axis(x.rank, 0, "time_axis"), call.axis(x.rank, 1, "batch_axis")
     if x.rank < 2 or {time, batch} != {0, 1} or lengths.shape != (x.shape[batch],):
         raise ValueError(f"lengths of shape {list(lengths.shape)} for sequences of shape {list(x.shape)}")
+    if time == 0:
+        x = low.permute(x, [1, 0, *range(2, x.rank)])
     out = low.empty(x.kind, x.shape)
-    if out.size == 0:
-        return out
-    if lengths.kind.name != "i64":
-        lengths = low.apply("Cast", lengths, to="i64")
-    shape = (x.shape[0], x.shape[1])
-    place = ramp(low, x.shape[time], [shape[0], 1] if time == 0 else [1, shape[1]])
-    ends = low.reshape(lengths, [1, shape[1]] if time == 0 else [shape[0], 1])
-    last = low.apply("Sub", ends, low.constant(np.array(1, np.int64)))
-    reversed_place = low.apply("Sub", last, place)
-    chosen = low.need(low.apply("Where", low.apply("Less", place, ends), reversed_place, place))
-    data = low.reshape(x, [*shape, math.prod(x.shape[2:])])
-    indices = chosen.view([*shape, 1], [*chosen.strides, 0])
-    _gather_elements(low, data, time, low.expand(indices, data.shape), out)
-    return out
+    if out.size:
+        sequences, length = x.shape[:2]
+        if lengths.kind.name != "i64":
+            lengths = low.apply("Cast", lengths, to="i64")
+        place, ends = ramp(low, length, [1, length]), low.reshape(lengths, [sequences, 1])
+        last = low.apply("Sub", ends, low.constant(np.array(1, np.int64)))
+        turned = low.apply("Sub", last, place)
+        chosen = low.dense(low.apply("Where", low.apply("Less", place, ends), turned, place))
+        data, inner = low.dense(x), math.prod(x.shape[2:])
+        _gather_rows(low, out, data, chosen, inner, length, length * inner, chosen.size, [(length, inner)])
+    return out if time else low.permute(out, [1, 0, *range(2, x.rank)])
 
 
 @operator("ScatterElements", "Scatter")
