@@ -45,9 +45,9 @@ format: $(VENV)/installed  ## Format the sources.
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-bench: $(VENV)/installed  ## Compare the engines' speed on the zoo, and Educe's own overhead.
+bench: $(VENV)/installed  ## Compare the engines' speed on public architectures and the zoo, and Educe's own overhead.
 	$(BIN)/python -m benchmarks.overhead
-	$(BIN)/educe bench zoo/mobilenet_v2 zoo/yolox_nano zoo/magika zoo/breast_cancer --engine onnxruntime,reference
+	$(BIN)/python -m benchmarks.suite
 
 accuracy: $(VENV)/installed  ## Measure how right the zoo's models are.
 	$(BIN)/python -m benchmarks.accuracy

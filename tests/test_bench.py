@@ -12,10 +12,10 @@ import pytest
 from educe import api, engines, formats, machine
 from educe.bench import compare as comparing
 from educe.bench import peaks
+from educe.bench.cold import Request, measure_cold
 from educe.bench.compare import compare, differences_of, first_difference
-from educe.bench.feeds import random_feeds
+from educe.bench.feeds import random_feeds, with_sizes_of
 from educe.bench.measure import measure
-from educe.bench.memory import measure_memory
 from educe.compiler.target import host_target
 from educe.engines.base import Executable, Options
 from educe.engines.reference import ReferenceEngine
@@ -154,6 +154,28 @@ def test_other_kinds_of_inputs():
     assert all(isinstance(word, str) for word in random_feeds(load("strings"))["a"])
     with pytest.raises(InputError, match=r"input 'x': the rank of f32\[\.\.\.\] is unknown"):
         random_feeds(carded({"x": "f32[...]"}))
+
+
+def test_named_sizes_are_taken():
+    feeds = random_feeds(carded({"x": "f32[N,M]", "z": "f32[M,L]"}), 2, sizes={"M": 7})
+    assert [array.shape for array in feeds.values()] == [(2, 7), (7, 16)]
+
+
+def test_sizes_are_written_into_a_model():
+    given = formats.load(
+        model(
+            [node("Neg", "x", "n"), node("Exp", "n")], {"x": "f32[N,?]"}, {"y": "f32[N,M]"}
+        ).SerializeToString()
+    )
+    feeds = {"x": np.zeros((2, 3), np.float32)}
+    fixed = with_sizes_of(given, feeds)
+    assert str(fixed.signature.inputs["x"]) == "f32[2,3]"
+    assert list(fixed.graph.graph.inputs[0].shape) == [2, 3]
+    assert fixed.graph.graph.outputs[0].shape[0] == 2
+    assert str(given.signature.inputs["x"]) == "f32[N,?]"
+    assert not isinstance(given.graph.graph.inputs[0].shape[0], int)
+    for name in ("onnxruntime", "openvino"):
+        assert engines.compile(fixed, name).run(feeds)["y"].tolist() == [[1.0] * 3] * 2
 
 
 # Differences
@@ -336,15 +358,17 @@ def test_turns_alternate():
     assert set(turns[:2]) == {"a", "b"}
 
 
-def test_memory_is_measured_in_a_process_of_its_own():
-    used = measure_memory(ZOO / "mnist" / "model.onnx", "onnxruntime", threads=1)
+def test_a_cold_start_is_measured_in_a_process_of_its_own():
+    request = Request(str(ZOO / "mnist" / "model.onnx"), "onnxruntime", options={"threads": 1})
+    used = measure_cold(request)
     assert 0 < used.loaded_bytes < used.kept_bytes <= used.peak_bytes
     assert used.growth_bytes == used.peak_bytes - used.loaded_bytes
+    assert 0 < used.start_seconds < 60
 
 
-def test_memory_of_a_missing_file_is_an_error(tmp_path):
+def test_a_cold_start_of_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(EngineError, match=r"could not be measured: .*ModelFileError.*cannot be opened"):
-        measure_memory(tmp_path / "absent.onnx", "onnxruntime")
+        measure_cold(Request(str(tmp_path / "absent.onnx"), "onnxruntime"))
 
 
 # The machine

@@ -319,7 +319,8 @@ class TestOtherCommands:
         assert facts["card"]["source"] == "educe.toml"
         assert facts["card"]["content"]["state"] == {"state": "stateN"}
         assert facts["opsets"] == {"file": {"ai.onnx": 15}, "internal": {"ai.onnx": 21}}
-        assert facts["unsupported"] == {"onnxruntime": [], "reference": []}
+        assert set(facts["unsupported"]) == {"native", "onnxruntime", "reference", "openvino"}
+        assert facts["unsupported"]["onnxruntime"] == []
         text = educe("inspect", "zoo/yolox_nano").stdout
         assert "695e750a5d57" in text
         assert "letterbox" in text
@@ -349,8 +350,18 @@ class TestOtherCommands:
         assert "stateN" in done.stdout
 
     def test_bench(self) -> None:
-        engines = "onnxruntime,reference"
-        done = educe("bench", "zoo/mnist", "absent.onnx", "--engine", engines, "--seconds", 0.05, "--json")
+        done = educe(
+            "bench",
+            "zoo/mnist",
+            "absent.onnx",
+            "--engine",
+            "onnxruntime",
+            "--against",
+            "reference",
+            "--seconds",
+            0.05,
+            "--json",
+        )
         first, second = lines(done)
         assert done.returncode == USER
         assert "absent.onnx" in done.stderr
@@ -358,15 +369,17 @@ class TestOtherCommands:
         assert second["ratio"] > 1
         assert first["min_seconds"] <= first["median_seconds"] <= first["p99_seconds"]
         assert first["peak_memory_bytes"] > 0
+        assert first["start_seconds"] > first["min_seconds"]
         table = educe("bench", "zoo/mnist", "--against", "reference", "--seconds", 0.05, "--no-memory").stdout
         assert "items/s" in table
+        assert "times as fast as reference" in table
 
     def test_bench_refuses_an_engine_named_twice(self) -> None:
         assert educe("bench", "zoo/mnist", "--engine", "reference,reference").returncode == USER
 
     def test_engines_and_doctor(self) -> None:
         names = [row["name"] for row in lines(educe("engines", "--json"))]
-        assert names == ["onnxruntime", "reference"]
+        assert names == ["native", "onnxruntime", "reference", "openvino"]
         assert "onnxruntime" in educe("engines").stdout
         (facts,) = lines(educe("doctor", "--json"))
         assert all(peaks["fma_gflops"] > 0 for peaks in facts["peaks"])

@@ -37,7 +37,7 @@ def relu() -> Model:
 
 
 def test_engines_are_found_by_name():
-    assert [engine.name for engine in engines.engines()] == ["onnxruntime", "reference"]
+    assert [engine.name for engine in engines.engines()] == ["native", "onnxruntime", "reference", "openvino"]
     assert engines.get("reference").name == "reference"
     with pytest.raises(OptionError, match=r"no engine 'onnxruntim' \(did you mean 'onnxruntime'"):
         engines.get("onnxruntim")
@@ -57,7 +57,7 @@ def test_the_setting_chooses_the_default_engine(monkeypatch):
 def test_engines_tell_their_version_and_devices():
     for engine in engines.engines():
         assert engine.version()[0].isdecimal()
-        assert engine.devices() == ["CPU"]
+        assert engine.devices()[0].startswith("CPU")
 
 
 def test_options_name_what_they_refuse():

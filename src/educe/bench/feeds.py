@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from educe.errors import InputError, OptionError
 from educe.model import Card, Model, OptionalType, SequenceType, TensorType, ValueType
 from educe.model.card import SpectrumInput
+from educe.model.signature import Signature
 
 DEFAULT_SIZE = 16
 """Taken for a size that neither the signature nor the card tells."""
@@ -18,7 +22,9 @@ _SMALL_INTEGERS = 10
 _WORDS = np.array(["", "a", "word", "two words", "zwölf"], object)
 
 
-def random_feeds(model: Model, batch: int = 1, seed: int = 0) -> dict[str, Any]:
+def random_feeds(
+    model: Model, batch: int = 1, seed: int = 0, sizes: Mapping[str, int] | None = None
+) -> dict[str, Any]:
     """Return an array for every input of `model`, the same ones for the same seed.
 
     Inputs that carry state are zeros, and constants have the card's value. The first unknown size of the
@@ -27,18 +33,19 @@ def random_feeds(model: Model, batch: int = 1, seed: int = 0) -> dict[str, Any]:
 
     Args:
         batch: How many items one run has.
+        sizes: Sizes of dimensions by their names; the others are guessed.
 
     Raises:
         InputError: an input's rank is unknown, or its kind has no random values.
     """
     rng = np.random.default_rng(seed)
     content = _content_input(model)
-    sizes = _Sizes(model.card, content, batch)
+    known = _Sizes(model.card, content, batch, sizes or {})
     feeds: dict[str, Any] = {}
     # The content comes first: it tells which named size is the batch.
     for name in sorted(model.signature.inputs, key=lambda name: name != content):
         value = model.signature.inputs[name]
-        feeds[name] = _random(rng, name, value, model.card, sizes, name == content)
+        feeds[name] = _random(rng, name, value, model.card, known, name == content)
     return {name: feeds[name] for name in model.signature.inputs}
 
 
@@ -53,11 +60,35 @@ def check_batch(model: Model, batch: int) -> None:
         )
 
 
+def with_sizes_of(model: Model, feeds: Mapping[str, Any]) -> Model:
+    """Return a model that takes tensors of the sizes of `feeds` only, which some engines compile better."""
+    inputs: dict[str, ValueType] = {}
+    named: dict[str, int] = {}
+    for name, value in model.signature.inputs.items():
+        inputs[name] = value
+        if isinstance(value, TensorType):
+            shape = np.shape(feeds[name])
+            inputs[name] = TensorType(value.dtype, shape)
+            named |= {
+                dim: n for dim, n in zip(value.shape or (), shape, strict=False) if isinstance(dim, str)
+            }
+    graph = model.graph.clone()
+    for each in graph.graph.inputs:
+        if isinstance(inputs[str(each.name)], TensorType):
+            each.shape = ir.Shape(np.shape(feeds[str(each.name)]))
+    for each in (output for node in graph.graph for output in node.outputs):
+        if each.shape is not None:
+            dims = (dim if isinstance(dim, int) else named.get(str(dim.value), dim) for dim in each.shape)
+            each.shape = ir.Shape(dims)
+    signature = Signature(inputs, dict(model.signature.outputs))
+    return dataclasses.replace(model, graph=graph, signature=signature)
+
+
 class _Sizes:
     """The size of every dimension; one name has one size throughout."""
 
-    def __init__(self, card: Card, content: str | None, batch: int) -> None:
-        self._named: dict[str, int] = {}
+    def __init__(self, card: Card, content: str | None, batch: int, named: Mapping[str, int]) -> None:
+        self._named = dict(named)
         self._batch = batch
         self._content = content
         self._hints = _content_sizes(card)

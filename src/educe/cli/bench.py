@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = """
 [bold]Examples[/]\n
-educe bench zoo/mobilenet_v2 --engine onnxruntime --threads 1\n
-educe bench zoo/mnist zoo/kws --engine onnxruntime,reference --json
+educe bench zoo/mobilenet_v2 --threads 1\n
+educe bench zoo/mnist zoo/kws --engine native --against onnxruntime,openvino --json
 """
 
 
@@ -34,17 +34,19 @@ def command(
     engine: Annotated[
         str | None,
         typer.Option(
-            "--engine", metavar="A,B,...", help="Engines; the first is what the others are measured by."
+            "--engine", metavar="NAME", help="The engine that is measured; the default one if absent."
         ),
     ] = None,
     against: Annotated[
-        str | None, typer.Option("--against", metavar="C,D,...", help="More engines, beside the default one.")
+        str | None,
+        typer.Option("--against", metavar="A,B,...", help="The engines that it is measured against."),
     ] = None,
     threads: options.ThreadsOption = None,
     batch: options.BatchOption = None,
     seconds: Annotated[float, typer.Option("--seconds", min=0.01, help="Time for each engine.")] = 2.0,
     memory: Annotated[
-        bool, typer.Option("--memory/--no-memory", help="Measure peak memory, in a process of its own.")
+        bool,
+        typer.Option("--memory/--no-memory", help="Measure peak memory and start, in a process of its own."),
     ] = True,
     json: options.JsonOption = False,
 ) -> None:
@@ -78,9 +80,9 @@ def _engine_names(engine: str | None, against: str | None) -> list[str]:
 def _bench(
     path: Path, names: list[str], threads: int | None, batch: int, seconds: float, memory: bool
 ) -> list[dict[str, Any]]:
+    from educe.bench.cold import Request, measure_cold
     from educe.bench.feeds import check_batch, random_feeds
     from educe.bench.measure import measure
-    from educe.bench.memory import measure_memory
 
     model = api.load(path)
     check_batch(model, batch)
@@ -92,9 +94,10 @@ def _bench(
     for each in (*found, *refusals):
         row = {**facts, "version": engines.get(each.engine).version(), **msgspec.to_builtins(each)}
         if memory and each.error is None:
-            use = measure_memory(path, each.engine, batch, threads=threads)
-            if use is not None:
-                row["peak_memory_bytes"] = use.growth_bytes
+            cold = measure_cold(Request(str(path), each.engine, batch, options={"threads": threads}))
+            if cold is not None:
+                row["peak_memory_bytes"] = cold.growth_bytes
+                row["start_seconds"] = cold.start_seconds
         rows.append(row)
     return rows
 
@@ -136,6 +139,10 @@ def _print(path: Path, rows: list[dict[str, Any]]) -> None:
             f"{row['difference']:.0e}",
         )
     output().print(table)
+    timed = [row for row in rows if "error" not in row]
+    if len(timed) > 1:
+        ratios = ", ".join(f"{row['ratio']:.2f} times as fast as {row['engine']}" for row in timed[1:])
+        output().print(f"{timed[0]['engine']} is {ratios}", markup=False)
 
 
 def _rate(items_per_second: float) -> str:
