@@ -361,3 +361,45 @@ def test_known_values_are_folded_as_the_evaluator_computes_them():
     folded("Range", np.array(9), np.array(-2), np.array(-3))
     folded("Shape", x, start=-1)
     folded("NonZero", x)
+
+
+def test_a_look_at_sizes_keeps_an_expression_whole():
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("Shape", ["r"], ["s"]),
+        helper.make_node("Sqrt", ["r"], ["q"]),
+        helper.make_node("Reshape", ["q", "s"], ["y"]),
+    ]
+    executable = native(model(nodes, {"x": (1, ["n", 5])}, ["y"]))
+    x = filled((3, 5))
+    np.testing.assert_array_equal(executable.run({"x": x})["y"], np.sqrt(np.maximum(x, 0)))
+    (segment,) = executable.program({"x": x})
+    assert len(segment.launches) == 1
+
+
+def test_new_sizes_leave_no_constants():
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("Add", ["s", "one"], ["t"]),
+        helper.make_node("ConstantOfShape", ["t"], ["y"]),
+    ]
+    weights = {"one": np.array([1, 1])}
+    executable = native(model(nodes, {"x": (1, ["n", "m"])}, ["y"], weights))
+    sizes = set()
+    for rows in range(1, 9):
+        assert executable.run({"x": np.ones((rows, 3), np.float32)})["y"].shape == (rows + 1, 4)
+        sizes.add(executable.executor.code.constants.size_bytes)
+    assert len(sizes) == 1
+
+
+def test_copies_in_tiles():
+    for dtype in (np.float32, np.float64, np.float16, np.uint8):
+        for shape, perm in (
+            ((37, 50), (1, 0)),
+            ((16, 16), (1, 0)),
+            ((3, 20, 5, 70), (3, 0, 2, 1)),
+            ((2, 19, 33, 4), (0, 2, 1, 3)),
+            ((2, 33, 17), (0, 2, 1)),
+        ):
+            x = filled(shape, dtype)
+            check("Transpose", x, perm=perm)

@@ -93,7 +93,7 @@ class Code:
 
     def _constant(self, array: Any) -> Value:
         low = Lowering(self.target, self.threads, self.constants)
-        return low.constant(array) if kind_of(array.dtype) else HostObject("constant", 0, array)
+        return low.constant(array, kept=True) if kind_of(array.dtype) else HostObject("constant", 0, array)
 
     def _enter(self, plan: Plan, env: dict[str, Value], node: int = 0) -> None:
         """Have in `env` what `plan` knows, and what it reads from `node` on, with their uses."""

@@ -121,21 +121,29 @@ class Lowering:
         buffer = Buffer(math.prod(shape) * kind.size_bytes, segment=self.segment)
         return Tensor(kind, shape, strides, 0, buffer)
 
-    def constant(self, array: np.ndarray) -> Tensor:
-        """Return a tensor with the content of `array`, known while lowering."""
+    def constant(self, array: np.ndarray, kept: bool = False) -> Tensor:
+        """Return a tensor with the content of `array`, known while lowering.
+
+        Args:
+            array: The content; it is not modified.
+            kept: Whether it is one of the executable's constants; else it lives as long as what reads it.
+        """
         array = np.asarray(array, order="C")
         kind = kind_of(array.dtype)
         assert kind is not None, array.dtype
-        buffer = self.constants.buffer(array)
+        buffer = self.constants.buffer(array) if kept else Buffer(array.nbytes, "constant", constant=array)
         return Tensor(kind, array.shape, dense_strides(array.shape), 0, buffer, value=array)
 
     def derived(self, source: Tensor, key: Hashable, make: Callable[[np.ndarray], np.ndarray]) -> Tensor:
         """Return a constant made from the constant `source`, once for each `key`."""
         assert source.value is not None
         assert source.buffer is not None
+        assert source.buffer.constant is not None
         value = source.value
         whole = (id(source.buffer.constant), source.offset, source.shape, source.strides, key)
-        return self.constant(self.constants.made(whole, lambda: make(value)))
+        # The key holds the source's identity, which must not become another array's.
+        self.constants.buffer(source.buffer.constant)
+        return self.constant(self.constants.made(whole, lambda: make(value)), kept=True)
 
     def need(self, x: Tensor) -> Tensor:
         """Return `x` in memory, with whatever strides it has."""

@@ -116,7 +116,7 @@ class Plan:
         self._branches: dict[tuple[int, bool], Plan] = {}
         for index, (call, host) in enumerate(zip(self.calls, self.hosts, strict=True)):
             self._read(dict.fromkeys(host.captured), index)
-            self._read(call.inputs, index)
+            self._read(call.inputs, index, times=0 if _reads_sizes_only(call) else 1)
         self._read(self.outputs, len(self.calls))
 
     @classmethod
@@ -150,11 +150,15 @@ class Plan:
         whole[index : index + 1] = steps
         return Plan(self._code, [call for call, _ in whole], [host for _, host in whole], known, self.outputs)
 
-    def _read(self, names: Iterable[str], index: int) -> None:
+    def _read(self, names: Iterable[str], index: int, times: int = 1) -> None:
         for name in names:
             if name:
-                self.uses[name] = self.uses.get(name, 0) + 1
+                self.uses[name] = self.uses.get(name, 0) + times
                 self.last_use[name] = index
+
+
+def _reads_sizes_only(call: Call) -> bool:
+    return call.operator in ("Shape", "Size") and not call.domain
 
 
 def _steps(
