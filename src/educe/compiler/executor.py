@@ -260,6 +260,7 @@ class Executor:
             clock = np.zeros(len(segment.launches) + 1, np.int64)
             clocks.append((segment, clock))
         if not segment.launches:
+            frame.arenas[segment.number] = np.empty(0, np.uint8)
             return outputs
         arena_bytes = segment.arena_bytes
         total = arena_bytes + segment.scratch_bytes * self._runtime.num_threads
@@ -316,7 +317,8 @@ class _Frame:
 
     def address(self, slot: str, number: int, outputs: list[Any]) -> int:
         """Return the base address of a slot."""
-        if slot == "none":
+        # A segment without launches has no arena: what lies there has no elements.
+        if slot == "none" or (slot == "arena" and number not in self.arenas):
             return 0
         array = self._array(slot, number, outputs)
         return int(array.__array_interface__["data"][0])

@@ -82,7 +82,7 @@ class Host:
         """Return the node's outputs for `inputs`, which the values of `captured` follow."""
         folded = None if self._folded is None else fold(self._folded, inputs)
         if folded is not None:
-            return [folded]
+            return [np.asarray(folded)]
         if self._call is None:
             self._call = HostCall(self.node, self._opsets)
         return self._call(inputs)

@@ -115,12 +115,17 @@ class NativeEngine(Engine):
 def _prepared(model: Model, optimization: str) -> ir.Model:
     """Return the graph as the compiler takes it: one operator set, no calls of functions."""
     from educe.compiler.plan import has_kernel
-    from educe.graph.normalize import INTERNAL_OPSET, normalize
-    from educe.graph.passes import expand_functions, inline_functions
+    from educe.graph.normalize import INTERNAL_OPSET, infer_shapes, normalize
+    from educe.graph.passes import OlderSoftmax, expand_functions, inline_functions, optimize
 
     if model.graph.opset_imports.get("", INTERNAL_OPSET) < INTERNAL_OPSET:
         model = normalize(model)
     graph = model.graph.clone()
     inline_functions(graph)
+    OlderSoftmax().apply(graph)
+    if optimization == "none":
+        infer_shapes(graph)
+    else:
+        graph = optimize(graph, has_kernel)
     expand_functions(graph, has_kernel)
     return graph

@@ -1,0 +1,194 @@
+"""What can be computed without any input."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
+
+from educe.graph.passes.base import Edit, constant, edits, is_call, maker, scalar, sizes, static_shape
+from educe.graph.passes.simplify import RANDOM
+from educe.model.walk import STANDARD_DOMAINS, all_nodes, subgraphs
+
+# A result may be larger than what it is made from by so much: what only repeats elements stays a node.
+_ADDED_BYTES = 64 * 1024
+_MAX_BYTES = 64 * 1024 * 1024
+# Operators whose time does not follow from the sizes of their inputs and outputs run on small ones only.
+_COSTLY = ("Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "DeformConv", "Resize")
+_MAX_COSTLY_SIZE = 4096
+
+
+class ConstantFolding:
+    """Computes nodes whose inputs are all initializers, by ONNX's evaluator.
+
+    1. Standard operators whose result has a known and bounded size; never random ones, or those with bodies.
+    """
+
+    def apply(self, model: ir.Model) -> bool:
+        """Change `model` in place, and say whether anything was changed."""
+        changed = False
+        for edit in edits(model):
+            for node in list(edit.graph):
+                if _can_fold(node):
+                    _fold(edit, node, model.opset_imports)
+            changed |= edit.changed
+        return changed
+
+
+class KnownShapes:
+    """Makes constants of sizes that do not depend on the run.
+
+    1. Shape of a tensor whose sizes are all known; Size of one.
+    2. Gather of such sizes out of a Shape of which others are not known.
+    """
+
+    def apply(self, model: ir.Model) -> bool:
+        """Change `model` in place, and say whether anything was changed."""
+        changed = False
+        for edit in edits(model):
+            for node in list(edit.graph):
+                known = _known_sizes(node)
+                if known is not None:
+                    output = node.outputs[0]
+                    edit.replace(output, edit.constant(known, str(output.name)))
+            changed |= edit.changed
+        return changed
+
+
+class WeightDequantization:
+    """Dequantizes weights where nothing else is quantized.
+
+    1. DequantizeLinear of an initializer to f32, if no operator of the model quantizes or takes integers for
+       numbers, and all such weights together are small enough to be held as f32.
+    """
+
+    def apply(self, model: ir.Model) -> bool:
+        """Change `model` in place, and say whether anything was changed."""
+        if any(_is_quantized(node) for node in all_nodes(model)):
+            return False
+        found = [
+            (edit, node) for edit in edits(model) for node in edit.graph if _is_weight_dequantization(node)
+        ]
+        size_bytes = sum(
+            4 * array.size for _, node in found if (array := constant(node.inputs[0])) is not None
+        )
+        if not found or size_bytes > _MAX_BYTES:
+            return False
+        for edit, node in found:
+            _fold(edit, node, model.opset_imports)
+        return any(edit.changed for edit, _ in found)
+
+
+def _is_quantized(node: ir.Node) -> bool:
+    name = node.op_type
+    return (
+        ("QuantizeLinear" in name and name != "DequantizeLinear")
+        or name.startswith("QLinear")
+        or "Integer" in name
+    )
+
+
+def _is_weight_dequantization(node: ir.Node) -> bool:
+    inputs = [constant(value) for value in node.inputs if value is not None]
+    return is_call(node, "DequantizeLinear") and all(array is not None for array in inputs)
+
+
+def _can_fold(node: ir.Node) -> bool:
+    if node.domain not in STANDARD_DOMAINS or node.op_type in RANDOM or any(True for _ in subgraphs(node)):
+        return False
+    if node.op_type in ("Constant", "DequantizeLinear") or not any(value.uses() for value in node.outputs):
+        return False
+    inputs = [constant(value) for value in node.inputs if value is not None]
+    known = [array for array in inputs if array is not None]
+    if not inputs or len(known) < len(inputs):
+        return False
+    given = sum(array.nbytes for array in known)
+    made = 0
+    for output in node.outputs:
+        shape = static_shape(output)
+        if shape is None or output.dtype is None or output.dtype == ir.DataType.STRING:
+            return False
+        made += int(np.prod(shape, dtype=np.float64) * max(output.dtype.itemsize, 1))
+    if node.op_type in _COSTLY and sum(array.size for array in known) > _MAX_COSTLY_SIZE:
+        return False
+    return made <= min(given + _ADDED_BYTES, _MAX_BYTES)
+
+
+def _fold(edit: Edit, node: ir.Node, opsets: dict[str, int]) -> None:
+    results = _evaluated(node, opsets)
+    if results is None:
+        return
+    for output, array in zip(node.outputs, results, strict=True):
+        if output.uses() or output.is_graph_output():
+            edit.replace(output, edit.constant(array, str(output.name)))
+    if not any(value.uses() or value.is_graph_output() for value in node.outputs):
+        edit.remove([node])
+
+
+def _evaluated(node: ir.Node, opsets: dict[str, int]) -> list[np.ndarray] | None:
+    """Return the outputs of a node of initializers, None if the evaluator cannot compute them."""
+    proto = ir.serde.serialize_node(node)
+    feeds = {str(value.name): constant(value) for value in node.inputs if value is not None}
+    graph = onnx.helper.make_graph(
+        [proto],
+        "constant",
+        [onnx.helper.make_empty_tensor_value_info(name) for name in feeds],
+        [onnx.helper.make_empty_tensor_value_info(str(value.name)) for value in node.outputs],
+    )
+    imports = [onnx.helper.make_opsetid(*each) for each in {**opsets, "": node.version or opsets[""]}.items()]
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        try:
+            evaluator = ReferenceEvaluator(
+                onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
+            )
+            results = [np.asarray(each) for each in evaluator.run(None, feeds)]
+        except Exception:
+            # What is wrong with the node is for the engine that runs it to say.
+            return None
+    for output, array in zip(node.outputs, results, strict=True):
+        shape = static_shape(output)
+        kind = None if output.dtype is None else output.dtype.numpy()
+        if (shape is not None and array.shape != shape) or (kind is not None and array.dtype != kind):
+            return None
+    return results
+
+
+def _known_sizes(node: ir.Node) -> np.ndarray | None:
+    if is_call(node, "Shape"):
+        return _shape_array(node)
+    if is_call(node, "Size"):
+        shape = static_shape(node.inputs[0])
+        return None if shape is None else np.array(np.prod(shape, dtype=np.int64), np.int64)
+    if is_call(node, "Gather"):
+        return _gathered_sizes(node)
+    return None
+
+
+def _shape_slice(node: ir.Node) -> list[int | None] | None:
+    found = sizes(node.inputs[0])
+    if found is None:
+        return None
+    end = node.attributes.get("end")
+    return found[node.attributes.get_int("start", 0) : None if end is None else end.as_int()]
+
+
+def _shape_array(node: ir.Node) -> np.ndarray | None:
+    found = _shape_slice(node)
+    if found is None or any(size is None for size in found):
+        return None
+    return np.array(found, np.int64)
+
+
+def _gathered_sizes(node: ir.Node) -> np.ndarray | None:
+    shape = maker(node.inputs[0], "Shape")
+    index = scalar(node.inputs[1])
+    found = None if shape is None else _shape_slice(shape)
+    if found is None or index is None or not -len(found) <= index < len(found):
+        return None
+    size = found[int(index)]
+    indices = constant(node.inputs[1])
+    return None if size is None or indices is None else np.full(indices.shape, size, np.int64)

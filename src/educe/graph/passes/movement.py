@@ -1,0 +1,50 @@
+"""Chains of nodes that only move elements."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from educe.graph.passes.base import Edit, constant, edits, integers, is_call, maker
+
+
+class MovementChains:
+    """Makes one node of several that move elements.
+
+    1. Transpose of a Transpose.
+    2. Reshape of a Reshape, Flatten, Squeeze or Unsqueeze, where the last shape names no size of its input.
+    """
+
+    def apply(self, model: ir.Model) -> bool:
+        """Change `model` in place, and say whether anything was changed."""
+        changed = False
+        for edit in edits(model):
+            for node in list(edit.graph):
+                if is_call(node, "Transpose"):
+                    _transposes(edit, node)
+                elif is_call(node, "Reshape"):
+                    _reshapes(edit, node)
+            changed |= edit.changed
+        return changed
+
+
+def _transposes(edit: Edit, node: ir.Node) -> None:
+    inner = maker(node.inputs[0], "Transpose")
+    if inner is None:
+        return
+    first, second = integers(inner, "perm"), integers(node, "perm")
+    if first is None or second is None or len(first) != len(second):
+        return
+    order = [first[axis] for axis in second]
+    output = node.outputs[0]
+    edit.replace(output, edit.insert(node, "Transpose", [inner.inputs[0]], {"perm": order}, like=output))
+    edit.remove([node])
+
+
+def _reshapes(edit: Edit, node: ir.Node) -> None:
+    inner = maker(node.inputs[0], "Reshape", "Flatten", "Squeeze", "Unsqueeze")
+    shape = constant(node.inputs[1])
+    if inner is None or shape is None or 0 in shape:
+        return
+    output = node.outputs[0]
+    edit.replace(output, edit.insert(node, "Reshape", [inner.inputs[0], node.inputs[1]], like=output))
+    edit.remove([node])
