@@ -321,7 +321,7 @@ def folded(operator, *inputs, **attributes):
         attributes[name] = onnx.numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
     (right,) = HostCall(onnx_node(node), {"": 21})(inputs)
     found = fold(Call(operator, "", 21, attributes), inputs)
-    assert found is not None
+    assert isinstance(found, np.ndarray)
     assert found.dtype == right.dtype
     np.testing.assert_array_equal(found, right)
 
@@ -343,6 +343,7 @@ def test_known_values_are_folded_as_the_evaluator_computes_them():
         folded(operator, x, y, np.array(4))
     folded("Where", x > 0, x, y)
     folded("Not", x > 0)
+    folded("Not", np.array(True))
     for to in (onnx.TensorProto.INT32, onnx.TensorProto.FLOAT, onnx.TensorProto.BOOL):
         folded("Cast", x, to=to)
     folded("Gather", x, np.array([[-1, 0]]), axis=1)
@@ -403,3 +404,15 @@ def test_copies_in_tiles():
         ):
             x = filled(shape, dtype)
             check("Transpose", x, perm=perm)
+
+
+def test_an_empty_tensor_is_passed_on_by_a_segment_without_launches():
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("NonZero", ["r"], ["places"]),
+        helper.make_node("Concat", ["r", "z"], ["y"], axis=0),
+    ]
+    made = model(nodes, {"x": (1, ["n"]), "z": (1, ["m"])}, ["places", "y"])
+    found = native(made).run({"x": np.zeros(0, np.float32), "z": np.ones(3, np.float32)})
+    assert found["places"].shape == (1, 0)
+    assert np.array_equal(found["y"], np.ones(3))

@@ -76,7 +76,7 @@ _FOLDS.update(
         "Greater": _binary(np.greater),
         "And": _binary(np.logical_and),
         "Or": _binary(np.logical_or),
-        "Not": lambda _call, x: np.logical_not(x),
+        "Not": lambda _call, x: np.asarray(np.logical_not(x)),
         "Where": lambda _call, c, a, b: np.asarray(np.where(c, a, b)) if a.dtype == b.dtype else None,
         "Identity": lambda _call, x: x,
         "NonZero": lambda _call, x: np.array(np.nonzero(np.atleast_1d(x)), np.int64),
