@@ -1,0 +1,358 @@
+"""The kernels of matrix products: rows of A against panels of B's columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from educe.compiler.emit import BOOL, I64, Function, Kind, Val, Var
+from educe.compiler.kernel import template
+from educe.compiler.kernels.scalars import Expression
+from educe.compiler.target import Target
+
+NUM_SIZES = 16
+"""Sizes of a product before the strides of what its expression reads and writes."""
+
+DOT_ROWS = 4
+"""Rows that `dots` sums at once."""
+
+# Sums that are under way at once, for the latency of an addition to be hidden.
+_CHAINS = 8
+
+
+def lanes_of(target: Target, kind: Kind) -> int:
+    """Return how many elements of `kind` the products take at once: a register full."""
+    return target.lanes // 2 if kind.size_bytes == 8 else target.lanes
+
+
+def tiles(target: Target, vectors: int) -> tuple[tuple[int, int], ...]:
+    """Return the register tiles for panels of `vectors`: rows and panels, those of most rows first.
+
+    A tile of few rows goes through several panels at once, so that there are sums enough to hide latency.
+    """
+    most = next(tile.rows for tile in target.tiles if tile.vectors == vectors)
+    rows = [most, *(each for each in (8, 4, 2, 1) if each < most)]
+    return tuple((each, 1 if vectors == 1 else -(-_CHAINS // (each * vectors))) for each in rows)
+
+
+def multiply_add(fn: Function, a: Val, b: Val, c: Val) -> Val:
+    """Return a · b + c, rounded once where the target can; integers wrap."""
+    return fn.fma(a, b, c) if a.kind.is_float else a * b + c
+
+
+@template("product")
+def product(
+    fn: Function, target: Target, kind: Kind, vectors: int, expression: Expression, access: tuple[str, ...]
+) -> None:
+    """Write ``out[row, column] = expression(sum over k of a[row, k] * b[k, column], operands...)``.
+
+    ::
+
+        for unit in begin..end:                          # one of a batch, a group of panels, a block of rows
+            for panel in the group, tile.panels at a time:
+                for row in the block, tile.rows at a time:
+                    for k in 0..K:                       # meanwhile a part of the next panel is fetched
+                        acc[r][p][v] += a[row + r][k] * b[panel + p][k][v]
+                    out[row + r] = expression(acc[r], operand[row + r], ...)
+
+    The tile is the largest that the rows left do not leave half empty; rows and panels after the last are the
+    last again. Each output is one sum in the order of k, whatever the tile. A panel is `vectors` of columns;
+    its row k lies at ``panel * panel_step + k * k_step``.
+
+    Pointers: out, a, b, operands. Sizes: N, K, M, rows of a block, blocks, panels of a group, groups, size of
+    the inner batch dimension; strides of a: row, outer, inner; of b: k_step, panel_step, outer, inner; how
+    far what is fetched of the next panel moves with k; strides of out and then of each operand: row, outer,
+    inner.
+
+    Args:
+        fn: The function to write.
+        target: Its machine.
+        kind: The kind of a and b.
+        vectors: Vectors of columns in a panel.
+        expression: What ends the sum.
+        access: For each operand, ``dense`` along the columns or the ``same`` for all.
+    """
+    lanes = lanes_of(target, kind)
+    width = vectors * lanes
+    shapes = tiles(target, vectors)
+    n, depth, m, block_rows, blocks, group_panels, groups, inner = (fn.size(index) for index in range(8))
+    a_row, *a_batch = (fn.size(index) for index in range(8, 11))
+    k_step, panel_step, *b_batch = (fn.size(index) for index in range(11, 15))
+    fetch_step = fn.size(15)
+    tile = fn.stack(kind, max(rows * panels for rows, panels in shapes) * width)
+    ends = TileEnd(fn, target, lanes, kind, expression, access)
+    with fn.loop(fn.begin, fn.end) as unit:
+        batch, place = unit // (groups * blocks), unit % (groups * blocks)
+        batches = (batch // inner, batch % inner)
+        a = fn.at(kind, fn.pointer(1), batches[0] * a_batch[0] + batches[1] * a_batch[1])
+        b = fn.at(kind, fn.pointer(2), batches[0] * b_batch[0] + batches[1] * b_batch[1])
+        starts = ends.starts(batches)
+        first_row, first_panel = place % blocks * block_rows, place // blocks * group_panels
+        stop_row = fn.minimum(first_row + block_rows, m)
+        stop_column = fn.minimum((first_panel + group_panels) * width, n)
+        stop_panel = (stop_column + (width - 1)) // width
+        most = shapes[0][0]
+        at_once = _panels_at_once(fn, stop_row - first_row, shapes)
+        with fn.loop(first_panel, stop_panel, at_once) as panel:
+            column = panel * width
+            count = fn.minimum(at_once * width, stop_column - column)
+            following = fn.var(fn.at(kind, b, (panel + at_once) * panel_step))
+            with fn.loop(first_row, stop_row, most) as row:
+                left = fn.minimum(stop_row - row, most)
+
+                def sums(shape: tuple[int, int]) -> None:
+                    rows, panels = shape
+                    of_a = [fn.at(kind, a, fn.minimum(row + r, stop_row - 1) * a_row) for r in range(rows)]
+                    of_b = [
+                        fn.at(kind, b, fn.minimum(panel + p, stop_panel - 1) * panel_step)
+                        for p in range(panels)
+                    ]
+                    ahead = (following, fetch_step) if rows == most else None
+                    _sum(fn, kind, of_a, of_b, tile, (vectors, lanes), depth, k_step, ahead)
+
+                _choose(fn, left, shapes, sums)
+                tile_row = _panels_at_once(fn, left, shapes) * width
+                ends.write(tile, tile_row, row, left, starts, column, count)
+
+
+def _panels_at_once(fn: Function, rows: Val, shapes: Sequence[tuple[int, int]]) -> Val:
+    """Return how many panels the tile of so many rows takes at once."""
+    found = fn.as_val(shapes[-1][1], rows.kind, 0)
+    for smaller, shape in reversed(list(zip(shapes[1:], shapes, strict=False))):
+        found = fn.select(rows > smaller[0], shape[1], found)
+    return found
+
+
+def _choose(
+    fn: Function, left: Val, shapes: Sequence[tuple[int, int]], write: Callable[[tuple[int, int]], None]
+) -> None:
+    """Write the tile of fewest rows that holds `left` of them."""
+    if len(shapes) == 1:
+        write(shapes[0])
+        return
+    with fn.either(left > shapes[1][0]) as otherwise:
+        write(shapes[0])
+        otherwise()
+        _choose(fn, left, shapes[1:], write)
+
+
+def _sum(
+    fn: Function,
+    kind: Kind,
+    of_a: Sequence[Val],
+    of_b: Sequence[Val],
+    tile: Val,
+    panel: tuple[int, int],
+    depth: Val,
+    k_step: Val,
+    ahead: tuple[Var, Val] | None,
+) -> None:
+    """Sum the products of rows and panels in registers and leave them in `tile`, row after row."""
+    vectors, lanes = panel
+    columns = [(start, v) for start in of_b for v in range(vectors)]
+    acc = [[fn.var(fn.const(kind, 0, lanes)) for _ in columns] for _ in of_a]
+    with fn.loop(0, depth) as k:
+        place = k * k_step
+        if ahead is not None:
+            pointer, step = ahead
+            fn.prefetch(pointer.get())
+            pointer.set(fn.at(kind, pointer.get(), step))
+        b = [fn.load(kind, start, place + v * lanes, lanes) for start, v in columns]
+        for start, row in zip(of_a, acc, strict=True):
+            a = fn.splat(fn.load(kind, start, k), lanes)
+            for total, each in zip(row, b, strict=True):
+                total.set(multiply_add(fn, a, each, total.get()))
+    for r, row in enumerate(acc):
+        for c, total in enumerate(row):
+            fn.store(total.get(), tile, (r * len(columns) + c) * lanes)
+
+
+class TileEnd:
+    """The end of a tile: its sums go through the expression to the output.
+
+    Args:
+        fn: The function to write.
+        target: Its machine.
+        lanes: Elements of a vector.
+        kind: The kind of the sums.
+        expression: What is computed of a sum and the operands.
+        access: For each operand, ``dense`` along the columns or the ``same`` for all.
+        first_pointer: The number of the first operand among the kernel's pointers; the output is number 0.
+        first_size: Where the strides of the output and the operands begin: row, outer and inner batch.
+    """
+
+    def __init__(
+        self,
+        fn: Function,
+        target: Target,
+        lanes: int,
+        kind: Kind,
+        expression: Expression,
+        access: tuple[str, ...],
+        first_pointer: int = 3,
+        first_size: int = NUM_SIZES,
+    ) -> None:
+        self.fn, self.has_masks, self.lanes = fn, target.has_masks, lanes
+        self.kind, self.expression, self.access = kind, expression, access
+        self.kinds = (expression.kind, *expression.inputs[1:])
+        self.pointers = [fn.pointer(0), *(fn.pointer(first_pointer + i) for i in range(len(access)))]
+        self.strides = [
+            tuple(fn.size(first_size + 3 * i + j) for j in range(3)) for i in range(len(access) + 1)
+        ]
+
+    def starts(self, batches: tuple[Val, Val]) -> list[Val]:
+        """Return where output and operands begin in a part of the batch."""
+        outer, inner = batches
+        return [
+            self.fn.at(kind, pointer, outer * strides[1] + inner * strides[2])
+            for kind, pointer, strides in zip(self.kinds, self.pointers, self.strides, strict=True)
+        ]
+
+    def write(
+        self, tile: Val, tile_row: Val, row: Val, rows: Val, starts: Sequence[Val], column: Val, count: Val
+    ) -> None:
+        """Write `rows` from `row` on, `count` columns from `column` on, from a tile of rows of `tile_row`."""
+        fn, lanes = self.fn, self.lanes
+        with fn.loop(0, rows) as r:
+            sums = fn.at(self.kind, tile, r * tile_row)
+            places = [
+                fn.at(kind, start, (row + r) * strides[0])
+                for kind, start, strides in zip(self.kinds, starts, self.strides, strict=True)
+            ]
+            once = {
+                index: fn.load(self.kinds[index], places[index])
+                for index, access in enumerate(self.access, 1)
+                if access == "same"
+            }
+
+            def vector(done: Val, mask: Val | None) -> None:
+                values = [fn.load(self.kind, sums, done, lanes)]
+                for index in range(1, len(places)):
+                    kind, place = self.kinds[index], places[index]
+                    values.append(
+                        fn.splat(once[index], lanes)
+                        if index in once
+                        else fn.load(kind, place, column + done, lanes, mask)
+                    )
+                result = fn.splat(self.expression.emit(fn, values), lanes)
+                fn.store(result, places[0], column + done, mask)
+
+            whole = fn.const(I64, 0) if self.has_masks else count - count % lanes
+            if not self.has_masks:
+                with fn.loop(0, whole, lanes) as done:
+                    vector(done, None)
+            with fn.loop(whole, count, lanes) as done:
+                vector(done, fn.tail_mask(count - done, lanes))
+
+
+@template("dots")
+def dots(fn: Function, target: Target, kind: Kind, expression: Expression, access: tuple[str, ...]) -> None:
+    """Write ``out[row] = expression(sum over k of a[row, k] * b[k], operands...)``.
+
+    ::
+
+        for unit in begin..end:                          # one of a batch, a block of rows
+            for row in the block, as many at a time as a vector has lanes:
+                for some rows at a time:
+                    for k in 0..K, a vector at a time, the last one masked:
+                        acc[r] += a[row + r][k] * b[k]
+                    sum[r] = the lanes of acc[r], combined by halves
+                out[row] = expression(sum, operand[row], ...)
+
+    Pointers: out, a, b, operands. Sizes: M, K, rows of a block, blocks, size of the inner batch dimension;
+    strides of a: row, outer, inner; of b: outer, inner; of out and then of each operand: row, outer,
+    inner.
+
+    Args:
+        fn: The function to write.
+        target: Its machine.
+        kind: The kind of a and b.
+        expression: What ends the sum.
+        access: For each operand, ``dense`` along the rows or the ``same`` for all.
+    """
+    lanes = lanes_of(target, kind)
+    m, depth, block_rows, blocks, inner = (fn.size(index) for index in range(5))
+    a_row, *a_batch = (fn.size(index) for index in range(5, 8))
+    b_batch = (fn.size(8), fn.size(9))
+    tile = fn.stack(kind, lanes)
+    ends = TileEnd(fn, target, lanes, kind, expression, access, first_size=10)
+    whole = depth - depth % lanes
+    mask = fn.tail_mask(depth - whole, lanes)
+    zero = fn.const(kind, 0, lanes)
+    zero_row, one_row = fn.const(I64, 0), fn.const(I64, 1)
+    acc = [fn.var(zero) for _ in range(DOT_ROWS)]
+    with fn.loop(fn.begin, fn.end) as unit:
+        batch = unit // blocks
+        batches = (batch // inner, batch % inner)
+        a = fn.at(kind, fn.pointer(1), batches[0] * a_batch[0] + batches[1] * a_batch[1])
+        b = fn.at(kind, fn.pointer(2), batches[0] * b_batch[0] + batches[1] * b_batch[1])
+        first = unit % blocks * block_rows
+        stop = fn.minimum(first + block_rows, m)
+        with fn.loop(first, stop, lanes) as row:
+            count = fn.minimum(stop - row, lanes)
+            with fn.loop(0, count, DOT_ROWS) as done:
+                rows = [fn.at(kind, a, fn.minimum(row + done + r, stop - 1) * a_row) for r in range(DOT_ROWS)]
+                for total in acc:
+                    total.set(zero)
+
+                def step(k: Val, mask: Val | None) -> None:
+                    each = fn.load(kind, b, k, lanes, mask)
+                    for total, start in zip(acc, rows, strict=True):
+                        total.set(multiply_add(fn, fn.load(kind, start, k, lanes, mask), each, total.get()))
+
+                with fn.loop(0, whole, lanes) as k:
+                    step(k, None)
+                with fn.when(whole < depth):
+                    step(whole, mask)
+                for r, total in enumerate(acc):
+                    fn.store(fn.reduce("add", total.get()), tile, done + r)
+            ends.write(tile, zero_row, zero_row, one_row, ends.starts(batches), row, count)
+
+
+@template("panels")
+def panels(fn: Function, target: Target, kind: Kind, vectors: int, is_dense: bool) -> None:
+    """Write ``out[batch, panel, k, column] = b[batch, k, panel * width + column]``, zeros after the last.
+
+    ::
+
+        for unit in begin..end:                          # one of a batch, a panel
+            for k in 0..K:
+                for v in vectors: out[unit, k, v] = b[k, panel, v], the columns from N on masked
+
+    Pointers: out, b. Sizes: N, K, panels, size of the inner batch dimension; strides of b: k, column, outer,
+    inner.
+
+    Args:
+        fn: The function to write.
+        target: Its machine.
+        kind: The kind of both.
+        vectors: Vectors of columns in a panel.
+        is_dense: Whether neighbouring columns lie next to each other.
+    """
+    lanes = lanes_of(target, kind)
+    width = vectors * lanes
+    n, depth, count, inner, k_stride, column_stride, outer_stride, inner_stride = (
+        fn.size(index) for index in range(8)
+    )
+    out, b = fn.pointer(0), fn.pointer(1)
+    with fn.loop(fn.begin, fn.end) as unit:
+        batch, first = unit // count, unit % count * width
+        source = fn.at(kind, b, batch // inner * outer_stride + batch % inner * inner_stride)
+        source = fn.at(kind, source, first * column_stride)
+        packed = fn.at(kind, out, unit * depth * width)
+        masks = [fn.tail_mask(fn.minimum(n - first, width) - v * lanes, lanes) for v in range(vectors)]
+
+        def copy(row: Val, k: Val, masks: Sequence[Val | None]) -> None:
+            for v in range(vectors):
+                if is_dense:
+                    value = fn.load(kind, row, v * lanes, lanes, masks[v])
+                else:
+                    indices = (fn.lane_numbers(lanes) + v * lanes) * column_stride
+                    value = fn.gather(kind, row, indices, masks[v] or fn.const(BOOL, True, lanes))
+                fn.store(value, packed, k * width + v * lanes)
+
+        with fn.either(first + width <= n) as otherwise:
+            with fn.loop(0, depth) as k:
+                copy(fn.at(kind, source, k * k_stride), k, [None] * vectors)
+            otherwise()
+            with fn.loop(0, depth) as k:
+                copy(fn.at(kind, source, k * k_stride), k, masks)

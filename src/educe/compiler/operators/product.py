@@ -1,0 +1,411 @@
+"""Matrix products: MatMul, Gemm, and those of quantised matrices."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from educe.compiler.emit import BF16, F16, F32, I32, Kind
+from educe.compiler.kernel import Kernel
+from educe.compiler.kernels.product import lanes_of, tiles
+from educe.compiler.kernels.scalars import Expression
+from educe.compiler.lowering import Product
+from educe.compiler.operators.base import Call, NotCompiled, operator
+from educe.compiler.tensor import (
+    Tensor,
+    broadcast_shape,
+    broadcast_strides,
+    dense_strides,
+    dtype_of,
+)
+
+if TYPE_CHECKING:
+    from educe.compiler.lowering import Lowering
+
+_UNITS = 16
+"""Units of work that a product is cut into, if it can be."""
+
+_MAX_BATCH = 2
+"""Dimensions of a batch that kernels walk through."""
+
+# The share of the machine's peak that panels of so many vectors reach.
+_SPEEDS = {1: 0.7, 2: 1.0, 3: 0.98}
+
+_SUMMED = ("f32", "f64", "i32", "u32", "i64", "u64")
+
+
+@operator("MatMul")
+def mat_mul(low: Lowering, call: Call, a: Tensor, b: Tensor) -> Tensor:
+    """NumPy's matmul: the products of the last two dimensions, the others broadcast."""
+    return multiplied(low, a, b)
+
+
+def multiplied(low: Lowering, a: Tensor, b: Tensor) -> Tensor:
+    """Return NumPy's matmul of `a` and `b`, of which either may have one dimension."""
+    if a.rank == 0 or b.rank == 0:
+        raise ValueError("a matrix product of a scalar")
+    left = low.reshape(a, (1, *a.shape)) if a.rank == 1 else a
+    right = low.reshape(b, (*b.shape, 1)) if b.rank == 1 else b
+    product = matrix_product(low, left, right)
+    if a.rank > 1 and b.rank > 1:
+        return product
+    shape = list(product.shape)
+    if b.rank == 1:
+        del shape[-1]
+    if a.rank == 1:
+        del shape[-1 if b.rank == 1 else -2]
+    return low.reshape(product, shape)
+
+
+@operator("Gemm")
+def gemm(low: Lowering, call: Call, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
+    """The sum alpha · A · B + beta · C, A and B transposed if so wished."""
+    if a.rank != 2 or b.rank != 2:
+        raise ValueError(f"matrices of {a.rank} and {b.rank} dimensions")
+    a = low.permute(a, (1, 0)) if call.get("transA", 0) else a
+    b = low.permute(b, (1, 0)) if call.get("transB", 0) else b
+    result = _scaled(low, matrix_product(low, a, b), call.get("alpha", 1.0))
+    if c is None:
+        return result
+    if broadcast_shape(c.shape, result.shape) != result.shape:
+        raise ValueError(f"C of shape {list(c.shape)} is not broadcast to {list(result.shape)}")
+    return low.apply("Add", result, _scaled(low, c, call.get("beta", 1.0)))
+
+
+def _scaled(low: Lowering, x: Tensor, factor: float) -> Tensor:
+    if factor == 1:
+        return x
+    if not x.kind.is_float and factor != int(factor):
+        raise NotCompiled
+    return low.apply("Mul", x, low.constant(np.array(factor, dtype_of(x.kind))))
+
+
+@operator("MatMulInteger")
+def mat_mul_integer(
+    low: Lowering,
+    call: Call,
+    a: Tensor,
+    b: Tensor,
+    a_zero: Tensor | None = None,
+    b_zero: Tensor | None = None,
+) -> Tensor:
+    """The product of 8-bit matrices less their zero points, in i32."""
+    return multiplied(low, _shifted(low, a, a_zero, -1), _shifted(low, b, b_zero, -2))
+
+
+@operator("QLinearMatMul")
+def q_linear_mat_mul(
+    low: Lowering,
+    call: Call,
+    a: Tensor,
+    a_scale: Tensor,
+    a_zero: Tensor,
+    b: Tensor,
+    b_scale: Tensor,
+    b_zero: Tensor,
+    y_scale: Tensor,
+    y_zero: Tensor,
+) -> Tensor:
+    """The product of quantised matrices, quantised again."""
+    if any(each.kind is not F32 for each in (a_scale, b_scale, y_scale)) or y_zero.size != 1:
+        raise NotCompiled
+    sums = multiplied(low, _shifted(low, a, a_zero, -1), _shifted(low, b, b_zero, -2))
+    if 1 in (a.rank, b.rank) and max(a_scale.size, b_scale.size) > 1:
+        raise NotCompiled
+    scale = low.apply("Mul", _along(low, a_scale, a, -1), _along(low, b_scale, b, -2))
+    scale = low.apply("Div", scale, low.reshape(y_scale, ()))
+    rounded = low.apply("Round", low.apply("Mul", low.apply("Cast", sums, to="f32"), scale))
+    zero = low.apply("Cast", low.reshape(y_zero, ()), to="f32")
+    bounds = np.iinfo(dtype_of(y_zero.kind))
+    limits = [low.constant(np.float32(each)) for each in (bounds.min, bounds.max)]
+    return low.apply("Cast", low.apply("Clip", low.apply("Add", rounded, zero), *limits), to=y_zero.kind.name)
+
+
+def _shifted(low: Lowering, x: Tensor, zero: Tensor | None, axis: int) -> Tensor:
+    """Return `x` less its zero point in i32; one zero point for each row or column lies along `axis`."""
+    wide = cast(low, x, I32)
+    if zero is None:
+        return wide
+    if zero.value is not None and not zero.value.any():
+        return wide
+    return low.apply("Sub", wide, cast(low, _along(low, zero, x, axis), I32))
+
+
+def _along(low: Lowering, given: Tensor, x: Tensor, axis: int) -> Tensor:
+    """Return what is given once, or for each row (axis -1) or column (axis -2) of `x`, to meet it."""
+    if given.size == 1:
+        return low.reshape(given, ())
+    if given.rank == 1 and x.rank > 1:
+        return low.reshape(given, (given.size, 1) if axis == -1 else (1, given.size))
+    if given.rank == x.rank and given.shape[axis] == 1:
+        return given
+    raise ValueError(f"scales or zero points of shape {list(given.shape)} for {list(x.shape)}")
+
+
+def cast(low: Lowering, x: Tensor, kind: Kind) -> Tensor:
+    """Return `x` as another kind; a constant once for all runs."""
+    if x.kind is kind:
+        return x
+    if x.value is not None:
+        return low.derived(x, ("cast", kind.name), lambda value: value.astype(dtype_of(kind)))
+    return low.apply("Cast", x, to=kind.name)
+
+
+def matrix_product(low: Lowering, a: Tensor, b: Tensor) -> Tensor:
+    """Return the products of the last two dimensions, which are launched when their end is known.
+
+    Raises:
+        ValueError: the shapes do not fit each other.
+        NotCompiled: for kinds that are not summed.
+    """
+    if a.shape[-1] != b.shape[-2] or a.kind is not b.kind:
+        raise ValueError(f"{a.kind}{list(a.shape)} times {b.kind}{list(b.shape)}")
+    if a.kind in (F16, BF16):
+        return low.apply("Cast", matrix_product(low, cast(low, a, F32), cast(low, b, F32)), to=a.kind.name)
+    if a.kind.name not in _SUMMED:
+        raise NotCompiled
+    batch = broadcast_shape(a.shape[:-2], b.shape[:-2])
+    shape = (*batch, a.shape[-2], b.shape[-1])
+    made = _made(low, a, b, batch)
+    return Tensor(a.kind, shape, dense_strides(shape), lazy=Product(made.launch, made.accepts))
+
+
+def _made(low: Lowering, a: Tensor, b: Tensor, batch: tuple[int, ...]) -> MatrixProduct:
+    """Return the product of matrices in a batch of the given dimensions."""
+    is_vector = b.shape[-1] == 1
+    a = _contiguous(low, a, -1)
+    right: Tensor | Panels = _contiguous(low, b, -2) if is_vector else panels_of(low, b)
+    given = right if isinstance(right, Tensor) else right.matrices
+    sizes = [*batch, a.shape[-2]]
+    strides = [
+        [*broadcast_strides(a.shape[:-2], a.strides[:-2], batch), a.strides[-2]],
+        [*broadcast_strides(b.shape[:-2], given.strides[: b.rank - 2], batch), 0],
+        list(dense_strides((*batch, a.shape[-2], b.shape[-1]))[:-1]),
+    ]
+    groups = merged_dimensions(sizes, strides)
+    if _num_batch(groups, sizes, strides[1]) > _MAX_BATCH:
+        a, b = (low.dense(low.expand(each, (*batch, *each.shape[-2:]))) for each in (a, b))
+        return _made(low, a, b, batch)
+    return MatrixProduct(low, a, right, tuple(sizes), b.shape[-1], groups, strides)
+
+
+def _contiguous(low: Lowering, x: Tensor, axis: int) -> Tensor:
+    """Return `x` in memory, its elements along `axis` next to each other."""
+    x = low.need(x)
+    return x if x.strides[axis] == 1 or x.shape[axis] <= 1 else _turned(low, x, axis)
+
+
+def _turned(low: Lowering, x: Tensor, axis: int) -> Tensor:
+    if axis == -1:
+        return low.dense(x)
+    order = (*range(x.rank - 2), x.rank - 1, x.rank - 2)
+    return low.permute(low.dense(low.permute(x, order)), order)
+
+
+@dataclass(frozen=True, eq=False)
+class Panels:
+    """The columns of matrices in panels.
+
+    Attributes:
+        matrices: The memory, whose first dimensions are the batch.
+        vectors: Vectors of columns in a panel.
+        k_step: From a row of a panel to the next.
+        panel_step: From a panel to the next.
+    """
+
+    matrices: Tensor
+    vectors: int
+    k_step: int
+    panel_step: int
+
+
+def panels_of(low: Lowering, b: Tensor) -> Panels:
+    """Return the panels of `b`: packed, once if it is constant, or `b` itself if it has whole panels."""
+    depth, n = b.shape[-2:]
+    vectors = panel_vectors(low, b.kind, n)
+    width = vectors * lanes_of(low.target, b.kind)
+    count = -(-n // width)
+    batch = b.shape[:-2]
+    if b.value is not None:
+        packed = low.derived(b, ("panels", width), lambda value: _packed(value, width))
+        return Panels(packed, vectors, width, depth * width)
+    b = low.need(b)
+    if b.strides[-1] == 1 and n % width == 0:
+        return Panels(b, vectors, b.strides[-2], width)
+    groups = merged_dimensions(batch, [b.strides[:-2]])
+    if len(groups) > _MAX_BATCH:
+        b = low.dense(b)
+        groups = merged_dimensions(batch, [b.strides[:-2]])
+    packed = low.empty(b.kind, (*batch, count, depth, width))
+    sizes, (steps,) = walked(groups, batch, [b.strides[:-2]])
+    low.launch(
+        Kernel.of("panels", kind=b.kind, vectors=vectors, is_dense=b.strides[-1] == 1),
+        outputs=[packed],
+        inputs=[b],
+        sizes=[n, depth, count, sizes[1], b.strides[-2], b.strides[-1], *steps],
+        extent=math.prod(sizes) * count,
+        bytes=2 * packed.size * b.kind.size_bytes,
+    )
+    return Panels(packed, vectors, width, depth * width)
+
+
+def _packed(value: np.ndarray, width: int) -> np.ndarray:
+    *batch, depth, n = value.shape
+    count = -(-n // width)
+    whole = np.zeros((*batch, depth, count * width), value.dtype)
+    whole[..., :n] = value
+    panels: np.ndarray = whole.reshape(*batch, depth, count, width).swapaxes(-3, -2)
+    return panels
+
+
+def panel_vectors(low: Lowering, kind: Kind, n: int) -> int:
+    """Return the vectors of a panel with which `n` columns take least time."""
+    vectors = -(-n // lanes_of(low.target, kind))
+    return min(_SPEEDS, key=lambda each: -(-vectors // each) * each / _SPEEDS[each])
+
+
+def merged_dimensions(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Return the dimensions in groups through which each of `strides` walks by one step; not those of 1."""
+    groups: list[list[int]] = []
+    for axis in (axis for axis, size in enumerate(sizes) if size != 1):
+        if groups and all(each[groups[-1][-1]] == each[axis] * sizes[axis] for each in strides):
+            groups[-1].append(axis)
+        else:
+            groups.append([axis])
+    return groups
+
+
+def walked(
+    groups: Sequence[Sequence[int]], sizes: Sequence[int], strides: Sequence[Sequence[int]]
+) -> tuple[list[int], list[list[int]]]:
+    """Return the sizes of two dimensions that stand for `groups`, and their strides."""
+    missing = _MAX_BATCH - len(groups)
+    whole = [1] * missing + [math.prod(sizes[axis] for axis in group) for group in groups]
+    return whole, [[0] * missing + [each[group[-1]] for group in groups] for each in strides]
+
+
+def _num_batch(groups: Sequence[Sequence[int]], sizes: Sequence[int], of_b: Sequence[int]) -> int:
+    return len(groups) - _has_rows(groups, of_b)
+
+
+def _has_rows(groups: Sequence[Sequence[int]], of_b: Sequence[int]) -> bool:
+    """Say whether the last of `groups` can be the rows: whether all of them meet the same matrix of B."""
+    return bool(groups) and all(of_b[axis] == 0 for axis in groups[-1])
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixProduct:
+    """A matrix product that waits for its end.
+
+    Attributes:
+        low: Where it is launched.
+        a: The left matrices, contiguous along k.
+        b: The right matrices: their panels, or vectors if they have one column.
+        sizes: The batch, and the rows.
+        n: The columns.
+        groups: Which of these dimensions are walked through as one.
+        strides: Those of a, b and the output along them.
+    """
+
+    low: Lowering
+    a: Tensor
+    b: Tensor | Panels
+    sizes: tuple[int, ...]
+    n: int
+    groups: list[list[int]]
+    strides: list[list[int]]
+
+    def accepts(self, x: Tensor) -> bool:
+        """Say whether the end of a tile can read `x`: by one step through each group and along columns."""
+        strides = x.strides[:-1]
+        for group in self.groups:
+            for axis, following in itertools.pairwise(group):
+                if strides[axis] != strides[following] * self.sizes[following]:
+                    return False
+        return self._along(x) in (0, 1)
+
+    def _along(self, x: Tensor) -> int:
+        """Return the stride of `x` along the dimension in which the end of a tile is vectorised."""
+        if isinstance(self.b, Panels):
+            return x.strides[-1]
+        return x.strides[self._rows[-1]] if self._rows else 1
+
+    @property
+    def _rows(self) -> list[int]:
+        return self.groups[-1] if _has_rows(self.groups, self.strides[1]) else []
+
+    def launch(self, expression: Expression, operands: Sequence[Tensor], out: Tensor) -> None:
+        """Launch it with `expression` at its end, into `out`."""
+        assert out.is_dense
+        if out.size == 0:
+            return
+        rows = self._rows
+        m = math.prod(self.sizes[axis] for axis in rows)
+        seen = [
+            each.view(out.shape, broadcast_strides(each.shape, each.strides, out.shape)) for each in operands
+        ]
+        walks = [*self.strides, *(each.strides[:-1] for each in seen)]
+        sizes, steps = walked(self.groups[:-1] if rows else self.groups, self.sizes, walks)
+        for walk, step in zip(walks, steps, strict=True):
+            step.insert(0, walk[rows[-1]] if rows else 0)
+        of_b = steps.pop(1)[1:]
+        template, units, numbers = self._units(m, sizes, steps[0], of_b)
+        right = self._right
+        self.low.launch(
+            Kernel.of(
+                template,
+                kind=self.a.kind,
+                expression=expression,
+                access=tuple("dense" if self._along(each) == 1 else "same" for each in seen),
+                **({"vectors": self.b.vectors} if isinstance(self.b, Panels) else {}),
+            ),
+            outputs=[out],
+            inputs=[self.a, right, *seen],
+            sizes=[*numbers, *itertools.chain(*steps[1:])],
+            extent=units,
+            flops=out.size * (2 * self.a.shape[-1] + expression.flops),
+            bytes=sum(x.size * x.kind.size_bytes for x in (self.a, out, right, *operands)),
+        )
+
+    def _units(
+        self, m: int, batch: Sequence[int], of_a: Sequence[int], of_b: Sequence[int]
+    ) -> tuple[str, int, list[int]]:
+        """Return the kernel for `m` rows, its units of work, and its sizes before the strides of the output."""
+        number, depth, lanes = math.prod(batch), self.a.shape[-1], lanes_of(self.low.target, self.a.kind)
+        if not isinstance(self.b, Panels):
+            block = max(lanes, -(-m * number // _UNITS))
+            blocks = -(-m // block)
+            return "dots", number * blocks, [m, depth, block, blocks, batch[1], *of_a, *of_b]
+        panels = -(-self.n // (self.b.vectors * lanes))
+        block, group = self._blocks(self.b, m, number, panels)
+        blocks, groups = -(-m // block), -(-panels // group)
+        steps = [self.b.k_step, self.b.panel_step, *of_b, self._fetch_step(self.b, min(block, m))]
+        numbers = [self.n, depth, m, block, blocks, group, groups, batch[1], *of_a, *steps]
+        return "product", number * groups * blocks, numbers
+
+    @property
+    def _right(self) -> Tensor:
+        return self.b.matrices if isinstance(self.b, Panels) else self.b
+
+    def _fetch_step(self, b: Panels, rows: int) -> int:
+        """Return how far to move through the next panel with k, to be at its end after so many rows."""
+        if b.panel_step != b.k_step * self.a.shape[-1]:
+            return 0
+        return -(-b.k_step // max(1, rows // tiles(self.low.target, b.vectors)[0][0]))
+
+    def _blocks(self, b: Panels, m: int, number: int, panels: int) -> tuple[int, int]:
+        """Return the rows of a block and the panels of a group: what a unit of work does.
+
+        The panels of a group stay in the second cache while the rows pass.
+        """
+        shapes = tiles(self.low.target, b.vectors)
+        most, at_once = next(shape for shape in reversed(shapes) if shape[0] >= min(m, shapes[0][0]))
+        group = -(-max(1, -(-panels * number // _UNITS)) // at_once) * at_once
+        row_tiles = -(-m // most)
+        blocks = min(row_tiles, max(1, _UNITS // (number * -(-panels // group))))
+        return -(-row_tiles // blocks) * most, group
