@@ -44,7 +44,7 @@ def transposed(array):
 
 
 def check(operator, *inputs, known=(), outputs=1, opset=21, expected=None, compiled=True, **attributes):
-    """Run a node on `inputs`, those in `known` as weights: once plainly, once on a transposed view."""
+    """Run a node on `inputs`, those in `known` as weights: on arrays, on a transposed view, lazily."""
     names = [f"i{number}" for number in range(len(inputs))]
     given = {name: array for name, array in zip(names, inputs, strict=True) if array is not None}
     wired = [name if name in given else "" for name in names]
@@ -53,12 +53,19 @@ def check(operator, *inputs, known=(), outputs=1, opset=21, expected=None, compi
     expected = reference(node, opset, given) if expected is None else expected
     weights = {names[number]: inputs[number] for number in known}
     fed = {name: array for name, array in given.items() if name not in weights}
-    for turned in (False, True):
-        first = next(iter(fed))
+    for way in ("plain", "turned", "lazy"):
         nodes, feeds = [node], dict(fed)
-        if turned:
+        if way == "turned":
+            first = next(iter(fed))
             nodes = [helper.make_node("Transpose", ["turned"], [first]), node]
             feeds["turned"] = transposed(feeds.pop(first))
+        if way == "lazy":
+            nodes = [
+                helper.make_node("Where", ["yes", f"given_{name}", f"given_{name}"], [name]) for name in fed
+            ]
+            nodes.append(node)
+            feeds = {f"given_{name}": array for name, array in fed.items()}
+            weights = {**weights, "yes": np.array(True)}
         declared = {name: (element(array), list(array.shape)) for name, array in feeds.items()}
         executable = native(model(nodes, declared, results, weights, opset))
         found = executable.run(feeds)
@@ -416,3 +423,21 @@ def test_an_empty_tensor_is_passed_on_by_a_segment_without_launches():
     found = native(made).run({"x": np.zeros(0, np.float32), "z": np.ones(3, np.float32)})
     assert found["places"].shape == (1, 0)
     assert np.array_equal(found["y"], np.ones(3))
+
+
+def test_parts_with_their_channels_last_are_joined_so():
+    nodes = [
+        helper.make_node("Transpose", ["a"], ["at"], perm=[0, 3, 1, 2]),
+        helper.make_node("Transpose", ["b"], ["bt"], perm=[0, 3, 1, 2]),
+        helper.make_node("Concat", ["at", "bt"], ["c"], axis=1),
+        helper.make_node("Pad", ["c", "pads"], ["p"]),
+        helper.make_node("Transpose", ["p"], ["y"], perm=[0, 2, 3, 1]),
+    ]
+    weights = {"pads": np.array([0, 0, 1, 1, 0, 0, 1, 1])}
+    a, b = filled((1, 5, 6, 40)), filled((1, 5, 6, 24))
+    declared = {name: (1, list(array.shape)) for name, array in (("a", a), ("b", b))}
+    executable = native(model(nodes, declared, ["y"], weights))
+    wanted = np.pad(np.concatenate([a, b], -1), [(0, 0), (1, 1), (1, 1), (0, 0)])
+    assert np.array_equal(executable.run({"a": a, "b": b})["y"], wanted)
+    (segment,) = executable.program({"a": a, "b": b})
+    assert all(each.kernel.template == "pointwise" for each in segment.launches)

@@ -57,8 +57,8 @@ def gathered(low: Lowering, x: Tensor, axis: int, indices: Tensor, shape: list[i
     if length == 0:
         raise ValueError("an index of a dimension of 0")
     outer = math.prod(x.shape[:axis])
-    flat = low.reshape(x, [outer, length, inner])
-    chosen = low.reshape(indices, [1, indices.size])
+    flat = low.need(low.reshape(x, [outer, length, inner]))
+    chosen = low.need(low.reshape(indices, [1, indices.size]))
     if inner == 1:
         flat, chosen = flat.view((outer, length), flat.strides[:2]), low.expand(chosen, [outer, indices.size])
         _gather_elements(low, flat, 1, chosen, out)
@@ -195,7 +195,7 @@ def _scattered(
     low: Lowering, x: Tensor, axis: int, indices: Tensor, updates: Tensor, reduction: str
 ) -> Tensor:
     out = low.empty(x.kind, x.shape)
-    low.copy(x, out)
+    low.write(x, out)
     if indices.size == 0:
         return out
     whole = [out, low.need(updates), low.need(indices)]
@@ -225,7 +225,7 @@ def scatter_nd(low: Lowering, call: Call, x: Tensor, indices: Tensor, updates: T
     if depth > _MAX_TUPLE:
         raise NotCompiled
     out = low.empty(x.kind, x.shape)
-    low.copy(x, out)
+    low.write(x, out)
     if updates.size == 0:
         return out
     if 0 in x.shape[:depth]:

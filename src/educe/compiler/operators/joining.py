@@ -11,7 +11,7 @@ import numpy as np
 
 from educe.compiler.operators.base import Call, NotCompiled, known_values, operator, positive_axis
 from educe.compiler.operators.movement import integers, sliced
-from educe.compiler.tensor import Tensor, dtype_of
+from educe.compiler.tensor import Tensor, dtype_of, memory_order, strides_in_order
 
 if TYPE_CHECKING:
     from educe.compiler.lowering import Lowering
@@ -36,13 +36,24 @@ def concat(low: Lowering, call: Call, *parts: Tensor) -> Tensor:
         return first
     shape = list(first.shape)
     shape[axis] = sum(part.shape[axis] for part in parts)
-    out = low.empty(first.kind, shape)
+    out = _like(low, max(parts, key=lambda part: part.size), shape)
     start = 0
     for part in parts:
         stop = start + part.shape[axis]
         low.write(part, sliced(low, out, axis, range(start, stop)))
         start = stop
     return out
+
+
+def _like(low: Lowering, part: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return memory for a tensor of `shape` whose dimensions lie in the order of those of `part`."""
+    if min(part.strides, default=1) < 1:
+        return low.empty(part.kind, shape)
+    # A size of 1 says nothing of a dimension's place: it is taken as the slowest.
+    single = [axis for axis, size in enumerate(part.shape) if size == 1]
+    others = [axis for axis in memory_order(part.shape, part.strides) if part.shape[axis] != 1]
+    order = sorted([*single, *others]) if others == sorted(others) else [*single, *others]
+    return low.empty(part.kind, shape, strides_in_order(shape, order))
 
 
 @operator("Tile")
@@ -100,7 +111,7 @@ def pad(
 
 def framed(low: Lowering, x: Tensor, widths: Sequence[tuple[int, int]], value: Tensor) -> Tensor:
     """Return `x` with `value` around it: so many before and after along each dimension."""
-    out = low.empty(x.kind, [size + sum(width) for size, width in zip(x.shape, widths, strict=True)])
+    out = _like(low, x, [size + sum(width) for size, width in zip(x.shape, widths, strict=True)])
     inner = out
     for axis, (before, after) in enumerate(widths):
         size = inner.shape[axis]
@@ -125,7 +136,7 @@ def _mirrored(low: Lowering, x: Tensor, widths: Sequence[tuple[int, int]], mode:
         runs.append(_runs(places.tolist()))
     if math.prod(len(each) for each in runs) > _MAX_PARTS:
         raise NotCompiled
-    out = low.empty(x.kind, [size + sum(width) for size, width in zip(x.shape, widths, strict=True)])
+    out = _like(low, x, [size + sum(width) for size, width in zip(x.shape, widths, strict=True)])
     for region in itertools.product(*runs):
         source, part = x, out
         for axis, (start, places) in enumerate(region):
