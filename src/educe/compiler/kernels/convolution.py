@@ -134,7 +134,8 @@ def _sum(
     """Add the products of `depth` channels to the sums of a tile."""
     vectors, lanes = len(acc[0]), acc[0][0].lanes
     with fn.loop(0, depth) as c:
-        b = [fn.load(kind, weights, c * (vectors * lanes) + v * lanes, lanes) for v in range(vectors)]
+        place = c * (vectors * lanes)
+        b = [fn.load(kind, weights, place + v * lanes, lanes) for v in range(vectors)]
         for row, pointer in zip(acc, pointers, strict=True):
             a = fn.splat(fn.load(kind, pointer, c), lanes)
             for v in range(vectors):

@@ -54,9 +54,11 @@ class _Tile:
 
 
 _WIDE = (
-    _Tile(12, 1, 0.7), _Tile(12, 2, 0.95), _Tile(9, 3, 1.0), _Tile(8, 3, 0.98), _Tile(7, 3, 0.95),
-    _Tile(6, 4, 0.97), _Tile(5, 5, 0.95), _Tile(1, 8, 0.3),
-)  # fmt: skip
+    *(_Tile(rows, 1, 0.7) for rows in (14, 12)),
+    *(_Tile(rows, 2, 0.96) for rows in (14, 12, 10)),
+    *(_Tile(rows, 3, 1.0) for rows in (9, 8, 7)),
+    *(_Tile(6, 4, 0.98), _Tile(5, 5, 0.75), _Tile(1, 8, 0.3)),
+)
 _NARROW = (_Tile(6, 1, 0.8), _Tile(6, 2, 1.0), _Tile(4, 3, 1.0), _Tile(1, 6, 0.3))
 
 
