@@ -11,12 +11,12 @@ from educe.compiler.kernels.scalars import Expression
 from educe.compiler.target import Target
 
 UNROLL = 4
-"""Independent accumulators of a row, and vectors of columns that are reduced together."""
+"""Independent accumulators of a row, and rows that are added to the columns at once."""
 
 CHUNK = 256
 """Rows that are summed before they join the total: rounding grows with this number, not with all rows."""
 
-_SIZES = 6
+_SIZES = 7
 
 
 def accumulator(kind: Kind) -> Kind:
@@ -48,18 +48,19 @@ def reduce(
 
     otherwise it is kept, and the middle one is split::
 
-        for unit in begin..end:                              # a kept index, a block, and UNROLL vectors
+        for unit in begin..end:                              # a kept index, a block, and some columns
             for rest:
                 for chunk of block, CHUNK at a time:
-                    for middle in chunk:
-                        acc[vector] = combine(acc[vector], expression(...))
-                    total[vector] = combine(total[vector], acc[vector])
-            out[kept, block, vector] = finish(total[vector])
+                    for middle in chunk, UNROLL at a time:
+                        for i in columns, a vector at a time:
+                            part[i] = combine(part[i], expression(...))
+                    total = combine(total, part)
+            out[kept, block, i] = finish(total[i])
 
     Either way the order in which an element of the output is made depends on the reduced sizes alone.
 
     Pointers: out, in0, ... Sizes: middle, inner, blocks, elements of a block, elements reduced, units of a
-    block; then those of `Operands`, where out's middle step is that of its blocks.
+    block, columns of a unit; then those of `Operands`, where out's middle step is that of its blocks.
 
     Args:
         fn: The function to write.
@@ -74,14 +75,14 @@ def reduce(
     """
     operands = Operands(fn, _SIZES, (out, *expression.inputs), access)
     body = _Reduce(fn, target, expression, operands, combine, prepare, finish, out)
-    blocks, width = fn.size(2), fn.size(5)
+    blocks, columns = fn.size(2), fn.size(5)
     with fn.loop(fn.begin, fn.end) as unit:
-        piece = unit // width
+        piece = unit // columns
         kept = operands.kept_starts(piece // blocks)
         if contiguous:
             body.row(kept, piece % blocks)
         else:
-            body.columns(kept, piece % blocks, unit % width)
+            body.columns(kept, piece % blocks, unit % columns, fn.size(6))
 
 
 class _Reduce:
@@ -121,52 +122,67 @@ class _Reduce:
         places = self.operands.middle_starts(kept, block)
         fn.store(self._finished(result), places[0])
 
-    def columns(self, kept: list[Val], block: Val, column: Val) -> None:
-        """Reduce a block of the middle dimension to the elements of `UNROLL` vectors."""
-        fn = self.fn
-        width = UNROLL * self.lanes
-        first = column * width
-        stop = fn.minimum(first + width, self.inner)
-        with fn.either(stop - first == width) as otherwise:
-            self._vectors(kept, block, first, UNROLL, None)
-            otherwise()
-            with fn.loop(first, stop, self.lanes) as i:
-                mask = fn.tail_mask(fn.minimum(stop - i, self.lanes), self.lanes)
-                self._vectors(kept, block, i, 1, mask)
-
-    def _vectors(self, kept: list[Val], block: Val, column: Val, count: int, mask: Val | None) -> None:
+    def columns(self, kept: list[Val], block: Val, column: Val, width: Val) -> None:
+        """Reduce a block of the middle dimension to `width` elements, whose totals are in scratch."""
         fn = self.fn
         first = block * self.length
         stop = fn.minimum(first + self.length, self.middle)
-        totals = self._start(count)
+        start = column * width
+        end = fn.minimum(start + width, self.inner)
+        pitch = (width + (self.lanes - 1)) // self.lanes * self.lanes
+        totals, parts = fn.scratch, fn.at(self.kind, fn.scratch, pitch)
+        self._fill(totals, width)
         with fn.loop(0, self.operands.rest) as rest:
             starts = self.operands.rest_starts(kept, rest)
             with fn.loop(first, stop, CHUNK) as chunk:
-                parts = self._start(count)
-                with fn.loop(chunk, fn.minimum(chunk + CHUNK, stop)) as middle:
-                    places = self.operands.middle_starts(starts, middle)
-                    for k, part in enumerate(parts):
-                        self._add(part, places, column + k * self.lanes, mask)
-                for total, part in zip(totals, parts, strict=True):
-                    total.set(fn.combine(self.combine, total.get(), part.get()))
+                self._fill(parts, width)
+                last = fn.minimum(chunk + CHUNK, stop)
+                whole = chunk + (last - chunk) // UNROLL * UNROLL
+                with fn.loop(chunk, whole, UNROLL) as m:
+                    self._add_rows(parts, starts, m, UNROLL, start, end)
+                with fn.loop(whole, last) as m:
+                    self._add_rows(parts, starts, m, 1, start, end)
+                with fn.loop(0, width, self.lanes) as i:
+                    old, new = (fn.load(self.kind, each, i, self.lanes) for each in (totals, parts))
+                    fn.store(fn.combine(self.combine, old, new), totals, i)
         places = self.operands.middle_starts(kept, block)
-        for k, total in enumerate(totals):
-            value = self._finished(total.get())
-            self.operands.store(0, places, value, column + k * self.lanes, mask)
+
+        def store(_: int, i: Val, mask: Val | None) -> None:
+            value = self._finished(fn.load(self.kind, totals, i - start, self.lanes))
+            self.operands.store(0, places, value, i, mask)
+
+        along(fn, start, end, self.lanes, 1, store)
+
+    def _fill(self, scratch: Val, width: Val) -> None:
+        with self.fn.loop(0, width, self.lanes) as i:
+            self.fn.store(self.neutral, scratch, i)
+
+    def _add_rows(self, parts: Val, starts: list[Val], row: Val, count: int, start: Val, end: Val) -> None:
+        fn = self.fn
+        places = [self.operands.middle_starts(starts, row + k) for k in range(count)]
+
+        def add(_: int, i: Val, mask: Val | None) -> None:
+            total = fn.load(self.kind, parts, i - start, self.lanes)
+            for each in places:
+                total = fn.combine(self.combine, total, self._value(each, i, mask))
+            fn.store(total, parts, i - start)
+
+        along(fn, start, end, self.lanes, 1, add)
 
     def _start(self, count: int) -> list[Var]:
         return [self.fn.var(self.neutral) for _ in range(count)]
 
     def _add(self, total: Var, places: list[Val], i: Val, mask: Val | None) -> None:
+        total.set(self.fn.combine(self.combine, total.get(), self._value(places, i, mask)))
+
+    def _value(self, places: list[Val], i: Val, mask: Val | None) -> Val:
         fn = self.fn
         value = fn.cast(self.operands.value(self.expression, 1, places, i, self.lanes, mask), self.kind)
         if self.prepare == "abs":
             value = absolute(fn, value)
         elif self.prepare == "square":
             value = value * value
-        if mask is not None:
-            value = fn.select(mask, value, self.neutral)
-        total.set(fn.combine(self.combine, total.get(), value))
+        return value if mask is None else fn.select(mask, value, self.neutral)
 
     def _finished(self, value: Val) -> Val:
         fn = self.fn

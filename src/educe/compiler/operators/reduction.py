@@ -11,7 +11,7 @@ import numpy as np
 
 from educe.compiler.emit import Kind
 from educe.compiler.kernel import Kernel
-from educe.compiler.kernels.reduction import UNROLL, accumulator
+from educe.compiler.kernels.reduction import accumulator
 from educe.compiler.operators.base import Call, NotCompiled, operator, positive_axis
 from educe.compiler.operators.layout import Layout
 from educe.compiler.operators.movement import integers
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _ROW_BLOCK = 16384
 _COLUMN_BLOCK = 2048
+_MAX_COLUMNS, _MIN_COLUMNS = 1024, 128
+# Rows up to this length are not reduced in vectors, but next to each other.
+_SHORT = 8
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,10 @@ def reduced(
     strides = strides_in_order(shape, memory_order(x.shape, inputs[0].strides))
     kept = [0 if axis in axes else stride for axis, stride in enumerate(strides)]
     count = math.prod(x.shape[axis] for axis in axes) if count is None else count
-    layout = Layout.of([Tensor(x.kind, x.shape, tuple(kept))], inputs, axes)
+    seen = Tensor(x.kind, x.shape, tuple(kept))
+    layout = Layout.of([seen], inputs, axes)
+    if layout.contiguous and layout.inner <= _SHORT:
+        layout = Layout.of([seen], inputs, axes, contiguous=False)
     length = layout.inner if layout.contiguous else layout.middle
     most = _ROW_BLOCK if layout.contiguous else _COLUMN_BLOCK
     blocks = -(-length // most) if length > 2 * most else 1
@@ -130,7 +136,8 @@ def reduced(
         layout = layout.with_blocks(step, scale)
         parts = (*(scale * stride for stride in strides), step)
         written, finish = low.empty(accumulator(expression.kind), (*shape, blocks), parts), ""
-    columns = 1 if layout.contiguous else -(-layout.inner // (UNROLL * low.target.lanes))
+    width = 1 if layout.contiguous else _width(low, layout.rows * blocks, layout.inner)
+    columns = 1 if layout.contiguous else -(-layout.inner // width)
     low.launch(
         Kernel.of(
             "reduce",
@@ -151,16 +158,26 @@ def reduced(
             most if blocks > 1 else length,
             count,
             columns,
+            width,
             *layout.numbers(),
         ],
         extent=layout.rows * blocks * columns,
         flops=x.size * (1 + expression.flops),
         bytes=sum(min(each.size, x.size) * each.kind.size_bytes for each in inputs),
+        scratch_bytes=2 * (width + low.target.lanes) * accumulator(expression.kind).size_bytes,
     )
     if blocks == 1:
         return out
     total = reduced(low, written, [x.rank], replace(how, prepare=""), out.kind, count)
     return low.reshape(total, shape)
+
+
+def _width(low: Lowering, units: int, inner: int) -> int:
+    """Return how many columns are one unit: many, as memory is read best in order, but some for all threads."""
+    width = _MAX_COLUMNS
+    while width > _MIN_COLUMNS and low.threads > 1 and units * (inner // width) < 4 * low.threads:
+        width //= 2
+    return max(min(width, inner), 1)
 
 
 def reduced_axes(low: Lowering, call: Call, x: Tensor, axes: Tensor | None) -> list[int]:
