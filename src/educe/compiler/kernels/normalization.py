@@ -9,7 +9,7 @@ from educe.compiler import vector_math as vm
 from educe.compiler.emit import Function, Kind, Val, Var
 from educe.compiler.kernel import template
 from educe.compiler.kernels.reduction import UNROLL, accumulator
-from educe.compiler.kernels.rows import Operands, along
+from educe.compiler.kernels.rows import Operands, along, columns
 from educe.compiler.kernels.scalars import Expression
 from educe.compiler.target import Target
 
@@ -32,7 +32,7 @@ def softmax(
 
     ::
 
-        for unit in begin..end:                       # a row, or UNROLL vectors of columns
+        for unit in begin..end:                       # a row, or COLUMNS vectors of columns
             for i in row or column:
                 scratch[i] = x[i]
                 most = max(most, x[i])
@@ -64,10 +64,8 @@ def softmax(
         if contiguous:
             body.row(starts)
         else:
-            first = unit % width * (UNROLL * target.lanes)
-            stop = fn.minimum(first + UNROLL * target.lanes, body.inner)
-            with fn.loop(first, stop, target.lanes) as i:
-                body.column(starts, i, fn.tail_mask(fn.minimum(stop - i, target.lanes), target.lanes))
+            with columns(fn, unit % width, body.inner, target.lanes) as (i, mask):
+                body.column(starts, i, mask)
 
 
 class _Softmax:

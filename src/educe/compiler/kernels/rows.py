@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from educe.compiler.emit import I64, Function, Kind, Val
 from educe.compiler.kernels.pointwise import MAX_OUTER
@@ -10,6 +11,9 @@ from educe.compiler.kernels.scalars import Expression
 
 HEADER = 3 + 2 * MAX_OUTER
 PER_OPERAND = 2 * MAX_OUTER + 2
+
+COLUMNS = 4
+"""Vectors of columns that are one unit."""
 
 
 class Operands:
@@ -33,7 +37,7 @@ class Operands:
         self._pointers = [fn.pointer(index) for index in range(len(kinds))]
         self._places = [first + HEADER + index * PER_OPERAND for index in range(len(kinds))]
         self.middle_steps = [fn.size(place + 2 * MAX_OUTER) for place in self._places]
-        self._inner_steps = [fn.size(place + 2 * MAX_OUTER + 1) for place in self._places]
+        self.inner_steps = [fn.size(place + 2 * MAX_OUTER + 1) for place in self._places]
         self.rest = fn.size(first + 2)
 
     def kept_starts(self, index: Val) -> list[Val]:
@@ -78,7 +82,7 @@ class Operands:
         elif value.lanes:
             fn.scatter(value, start, self._indices(operand, i, value.lanes), mask)
         else:
-            fn.store(value, start, i * self._inner_steps[operand])
+            fn.store(value, start, i * self.inner_steps[operand])
 
     def value(
         self,
@@ -95,7 +99,7 @@ class Operands:
         return self._fn.splat(expression.emit(self._fn, values), lanes)
 
     def _indices(self, operand: int, i: Val, lanes: int) -> Val:
-        return (self._fn.lane_numbers(lanes) + i) * self._inner_steps[operand]
+        return (self._fn.lane_numbers(lanes) + i) * self.inner_steps[operand]
 
     def _offsets(self, index: Val, rank_at: int, sizes_at: int, strides_at: Sequence[int]) -> list[Val]:
         """Return each operand's offset of `index`; one dimension alone needs no division."""
@@ -115,6 +119,15 @@ class Operands:
         ]
 
 
+@contextmanager
+def columns(fn: Function, block: Val, inner: Val, lanes: int) -> Iterator[tuple[Val, Val]]:
+    """Run the block for each vector of one of the blocks of `COLUMNS` vectors: its index and its mask."""
+    first = block * (COLUMNS * lanes)
+    stop = fn.minimum(first + COLUMNS * lanes, inner)
+    with fn.loop(first, stop, lanes) as i:
+        yield i, fn.tail_mask(fn.minimum(stop - i, lanes), lanes)
+
+
 def along(
     fn: Function, first: Val, stop: Val, lanes: int, unroll: int, body: Callable[[int, Val, Val | None], None]
 ) -> None:
@@ -132,4 +145,4 @@ def along(
         body(0, i, fn.tail_mask(fn.minimum(stop - i, lanes), lanes))
 
 
-__all__ = ["HEADER", "PER_OPERAND", "Operands", "along"]
+__all__ = ["COLUMNS", "HEADER", "PER_OPERAND", "Operands", "along", "columns"]

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from educe.compiler.kernels.pointwise import MAX_OUTER
+from educe.compiler.kernels.rows import COLUMNS
 from educe.compiler.lowering import collapsed
 from educe.compiler.operators.base import NotCompiled
 from educe.compiler.tensor import Tensor
@@ -88,6 +89,10 @@ class Layout:
             "dense" if step == 1 or self.inner == 1 else "same" if step == 0 else "strided"
             for *_, step in self.strides
         )
+
+    def width(self, lanes: int) -> int:
+        """Return how many units a kept index has: blocks of columns, or one row."""
+        return 1 if self.contiguous else -(-self.inner // (COLUMNS * lanes))
 
     def numbers(self) -> list[int]:
         """Return the sizes that `Operands` reads."""

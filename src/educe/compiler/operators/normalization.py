@@ -10,7 +10,7 @@ import numpy as np
 
 from educe.compiler.emit import F32, Kind
 from educe.compiler.kernel import Kernel
-from educe.compiler.kernels.reduction import UNROLL, accumulator
+from educe.compiler.kernels.reduction import accumulator
 from educe.compiler.operators.base import Call, NotCompiled, operator, positive_axis
 from educe.compiler.operators.layout import Layout
 from educe.compiler.operators.reduction import (
@@ -49,7 +49,7 @@ def normalized_exponentials(low: Lowering, x: Tensor, axis: int, *, log: bool) -
     layout = Layout.of([out], inputs, [axis] if x.rank else [])
     lanes = low.target.lanes
     length = layout.inner if layout.contiguous else layout.middle * lanes
-    width = 1 if layout.contiguous else -(-layout.inner // (UNROLL * lanes))
+    width = layout.width(lanes)
     low.launch(
         Kernel.of(
             "softmax",
