@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from educe.compiler.copying import copy_in_tiles
 from educe.compiler.emit import F32, KINDS, Kind
 from educe.compiler.kernel import Kernel
-from educe.compiler.kernels.indexing import BITS
 from educe.compiler.kernels.pointwise import BLOCK, MAX_OUTER
 from educe.compiler.kernels.scalars import SCALARS, Expression, Step
-from educe.compiler.kernels.transposition import STRIP, tile_size
 from educe.compiler.memory import ALIGNMENT
 from educe.compiler.program import Launch, estimated_ns
 from educe.compiler.target import Target
@@ -29,6 +28,7 @@ from educe.compiler.tensor import (
     Tensor,
     broadcast_shape,
     broadcast_strides,
+    collapsed,
     dense_strides,
     dtype_of,
     is_dense,
@@ -111,6 +111,7 @@ class Lowering:
         self.segment = segment
         self.launches: list[Launch] = []
         self.node = ""
+        self.kept: dict[str, Any] = {}
 
     # Tensors -----------------------------------------------------------------------------------------
 
@@ -183,33 +184,8 @@ class Lowering:
     def copy(self, source: Tensor, destination: Tensor) -> None:
         """Launch a copy of `source` into the memory of `destination`, which has the same shape."""
         source = self.need(source)
-        if not self._copy_transposed(source, destination):
+        if not copy_in_tiles(self, source, destination):
             self._launch_pointwise(Expression((source.kind,)), destination, (source,))
-
-    def _copy_transposed(self, source: Tensor, destination: Tensor) -> bool:
-        """Launch a copy in tiles if `source` and `destination` differ in their fastest dimension."""
-        sizes, (out, read) = collapsed(destination.shape, [destination.strides, source.strides])
-        tile = tile_size(self.target, source.kind.size_bytes)
-        if not sizes or out[-1] != 1 or read[-1] == 1 or 1 not in read:
-            return False
-        axis = read.index(1)
-        rows, columns = sizes[axis], sizes[-1]
-        if min(rows, columns) < tile:
-            return False
-        outer = [each for each in range(len(sizes) - 1) if each != axis]
-        strips = -(-rows // (STRIP * tile))
-        numbers = [rows, columns, strips, out[axis], read[-1], len(outer)]
-        for values in (sizes, out, read):
-            numbers += [values[each] for each in outer]
-        self.launch(
-            Kernel.of("transposed_copy", kind=BITS[source.kind.size_bytes]),
-            outputs=[destination],
-            inputs=[source],
-            sizes=numbers,
-            extent=math.prod(sizes[each] for each in outer) * strips,
-            bytes=2 * source.size * source.kind.size_bytes,
-        )
-        return True
 
     def write(self, x: Tensor, destination: Tensor) -> None:
         """Launch what puts `x` into the memory of `destination`, which has the same shape.
@@ -470,29 +446,6 @@ def aligned(array: np.ndarray) -> np.ndarray:
     copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy
-
-
-def collapsed(
-    shape: Sequence[int], strides: Sequence[Sequence[int]]
-) -> tuple[list[int], list[list[int]]]:
-    """Return the fewest dimensions that reach the same elements, in the order in which the first lies."""
-    order = memory_order(shape, strides[0])
-    sizes: list[int] = []
-    merged: list[list[int]] = [[] for _ in strides]
-    for axis in order:
-        size = shape[axis]
-        if size == 1:
-            continue
-        steps = [each[axis] for each in strides]
-        if sizes and all(m[-1] == step * size for m, step in zip(merged, steps, strict=True)):
-            sizes[-1] *= size
-            for m, step in zip(merged, steps, strict=True):
-                m[-1] = step
-        else:
-            sizes.append(size)
-            for m, step in zip(merged, steps, strict=True):
-                m.append(step)
-    return sizes, merged
 
 
 def reshaped_strides(

@@ -174,6 +174,29 @@ def channels_last(shape: Sequence[int]) -> tuple[int, ...]:
     return strides_in_order(shape, [0, *range(2, len(shape)), 1])
 
 
+def collapsed(
+    shape: Sequence[int], strides: Sequence[Sequence[int]]
+) -> tuple[list[int], list[list[int]]]:
+    """Return the fewest dimensions that reach the same elements, in the order in which the first lies."""
+    order = memory_order(shape, strides[0])
+    sizes: list[int] = []
+    merged: list[list[int]] = [[] for _ in strides]
+    for axis in order:
+        size = shape[axis]
+        if size == 1:
+            continue
+        steps = [each[axis] for each in strides]
+        if sizes and all(m[-1] == step * size for m, step in zip(merged, steps, strict=True)):
+            sizes[-1] *= size
+            for m, step in zip(merged, steps, strict=True):
+                m[-1] = step
+        else:
+            sizes.append(size)
+            for m, step in zip(merged, steps, strict=True):
+                m.append(step)
+    return sizes, merged
+
+
 def broadcast_strides(shape: Sequence[int], strides: Sequence[int], to: Sequence[int]) -> tuple[int, ...]:
     """Return the strides of a tensor seen with the shape `to`, by NumPy's rule of broadcasting."""
     missing = len(to) - len(shape)
@@ -194,11 +217,11 @@ def broadcast_shape(*shapes: Sequence[int]) -> tuple[int, ...]:
 
 __all__ = [
     "Buffer",
-    "Launch",
     "Tensor",
     "broadcast_shape",
     "broadcast_strides",
     "channels_last",
+    "collapsed",
     "dense_strides",
     "dtype_of",
     "is_dense",
