@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,8 +36,11 @@ def build(name: str) -> onnx.ModelProto:
 
 
 def stored(name: str, folder: Path) -> Path:
-    """Return the file of the architecture `name` in `folder`, written if it is not there."""
-    path = folder / name / "model.onnx"
+    """Return the file of the architecture `name` in `folder`, written if it is not there as it is now."""
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    path = folder / f"{name}-{digest.hexdigest()[:12]}" / "model.onnx"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")

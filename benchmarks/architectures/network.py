@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -45,18 +45,16 @@ class Network:
         self._nodes.append(helper.make_node("Identity", [value], [name], name))
         self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
 
-    @overload
-    def add(self, operator: str, *inputs: str, **attributes: Any) -> str: ...
+    def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        """Add a node and return its output."""
+        return self.add_several(1, operator, *inputs, **attributes)[0]
 
-    @overload
-    def add(self, operator: str, *inputs: str, outputs: int, **attributes: Any) -> list[str]: ...
-
-    def add(self, operator: str, *inputs: str, outputs: int = 1, **attributes: Any) -> str | list[str]:
-        """Add a node and return its output, or the list of its `outputs`."""
+    def add_several(self, outputs: int, operator: str, *inputs: str, **attributes: Any) -> list[str]:
+        """Add a node and return its `outputs`."""
         name = f"{operator}_{len(self._nodes)}"
         names = [f"{name}_output_{index}" for index in range(outputs)]
         self._nodes.append(helper.make_node(operator, inputs, names, name, **attributes))
-        return names[0] if outputs == 1 else names
+        return names
 
     def constant(self, value: Any, dtype: type = np.int64) -> str:
         """Add a constant, such as axes."""
@@ -68,9 +66,11 @@ class Network:
         self._weights.append(numpy_helper.from_array(array, name))
         return name
 
-    def random(self, *shape: int, mean: float = 0.0, deviation: float = 1.0) -> np.ndarray:
-        """Return normal numbers."""
-        return self.rng.standard_normal(shape, np.float32) * np.float32(deviation) + np.float32(mean)
+    def random(self, *shape: int, deviation: float = 1.0) -> np.ndarray:
+        """Return normal numbers around 0."""
+        values: np.ndarray = self.rng.standard_normal(shape, np.float32)
+        values *= np.float32(deviation)
+        return values
 
     def conv(
         self,
@@ -157,4 +157,5 @@ class Network:
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
         card = "\n".join(f"{key} = {value}" for key, value in self.card.items())
         model.metadata_props.add(key="educe.card", value=card)
-        return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+        inferred: onnx.ModelProto = onnx.shape_inference.infer_shapes(model, True, strict_mode=True)
+        return inferred

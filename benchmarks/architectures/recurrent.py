@@ -21,7 +21,7 @@ def lstm(net: Network) -> None:
         bias = net.weight(net.random(1, 8 * hidden, deviation=0.1), "bias")
         bounds = (net.constant([layer]), net.constant([layer + 1]), net.constant([0]))
         initial = [net.add("Slice", zeros, *bounds) for _ in range(2)]
-        sequence = net.add("LSTM", x, *matrices, bias, "", *initial, outputs=3, hidden_size=hidden)[0]
+        sequence = net.add_several(3, "LSTM", x, *matrices, bias, "", *initial, hidden_size=hidden)[0]
         x = net.add("Squeeze", sequence, net.constant([1]))
     last = net.add("Gather", net.add("Transpose", x, perm=[1, 0, 2]), net.constant(-1), axis=1)
     net.output(net.gemm(last, (hidden, 10)), "logits", ["batch", 10])

@@ -176,7 +176,7 @@ def _launch(compiled: Any, model: Model) -> Launch:
         except IndexError:
             request = compiled.create_infer_request()
         try:
-            found = request.infer(given, share_inputs=True).to_tuple()
+            found = request.infer(given).to_tuple()
         except Exception as fault:
             raise EngineError(f"OpenVINO failed: {_clean(str(fault))}") from None
         free.append(request)
@@ -186,14 +186,14 @@ def _launch(compiled: Any, model: Model) -> Launch:
 
 
 def _to_library(value: ValueType) -> Callable[[np.ndarray], Any]:
-    """Return what makes of an array of type `value` what the library takes."""
+    """Return what makes of an array of type `value` a tensor of the library, which shares its memory."""
     assert isinstance(value, TensorType)
+    library = _library()
     if value.dtype == "str":
-        return lambda array: np.array(array, str)
+        return lambda array: library.Tensor(np.array(array, str), shared_memory=False)
     if value.dtype not in _BY_BITS:
-        return _writeable
-    library, bits = _library(), np.dtype(f"u{value.numpy_dtype.itemsize}")
-    element = getattr(library.Type, _BY_BITS[value.dtype])
+        return lambda array: library.Tensor(_writeable(array), shared_memory=True)
+    bits, element = np.dtype(f"u{value.numpy_dtype.itemsize}"), getattr(library.Type, _BY_BITS[value.dtype])
     return lambda array: library.Tensor(_writeable(array).view(bits), library.Shape(array.shape), element)
 
 
