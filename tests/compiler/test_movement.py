@@ -278,6 +278,16 @@ def test_triangles_and_diagonals():
         check("EyeLike", filled((5, 7)), k=k, dtype=onnx.TensorProto.INT32)
 
 
+def test_one_of_many():
+    for dtype in (np.int64, np.int32, np.float32):
+        indices = RANDOM.integers(-5, 5, (3, 4)).astype(dtype)
+        values = np.array([2, 7], np.int32)
+        for axis in (-1, 0, 1):
+            check("OneHot", indices, np.array(5), values, known=[1], axis=axis)
+    outside = np.array([5, -6, 1])
+    check("OneHot", outside, np.array(5), np.array([0, 1.0]), expected=[np.eye(7)[[6, 6, 1], :5]])
+
+
 def test_what_sizes_depend_on_is_looked_at():
     x, condition = filled((6, 5)), np.array([True, False, True, True])
     check("Compress", x, condition, axis=0)

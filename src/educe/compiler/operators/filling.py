@@ -53,16 +53,9 @@ def eye_like(low: Lowering, call: Call, x: Tensor) -> Tensor:
 
 @operator("Range")
 def range_(low: Lowering, call: Call, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
-    """start, start + delta, ... below limit."""
-    first, last, step = known_values(low, start, limit, delta)
-    assert first is not None
-    assert last is not None
-    assert step is not None
-    if step.item() == 0:
-        raise ValueError("a step of 0")
-    number = max(int(np.ceil((last.item() - first.item()) / step.item())), 0)
-    ramp = np.arange(number).astype(first.dtype)
-    return low.constant((first.reshape(()) + ramp * step.reshape(())).astype(first.dtype))
+    """start, start + delta, ... below limit: computed while lowering once these are known."""
+    known_values(low, start, limit, delta)
+    raise NotCompiled
 
 
 @operator("Trilu")
@@ -97,9 +90,10 @@ def one_hot(low: Lowering, call: Call, indices: Tensor, depth: Tensor, values: T
     zero, length = (low.constant(np.array(each, np.int64)) for each in (0, number))
     places = low.apply("Where", low.apply("Less", places, zero), low.apply("Add", places, length), places)
     ramp_shape = [number if each == axis else 1 for each in range(rank)]
-    hot = low.apply("Equal", places, ramp(low, number, ramp_shape))
+    own = ramp(low, number, ramp_shape)
     off, on = (low.reshape(sliced(low, values, 0, range(each, each + 1)), ()) for each in (0, 1))
-    return low.apply("Where", hot, on, off)
+    above = low.apply("Where", low.apply("Less", own, places), off, on)
+    return low.apply("Where", low.apply("Less", places, own), off, above)
 
 
 def ramp(low: Lowering, number: int, shape: tuple[int, ...] | list[int]) -> Tensor:
