@@ -24,6 +24,9 @@ Value: TypeAlias = "Tensor | HostObject"
 MAX_FOLDED = 4096
 """Elements up to which an operator of known values is computed while lowering."""
 
+_KEPT = "\0"
+"""Before the names of what a node keeps while it waits for a value; no value of a graph has such a name."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -122,6 +125,7 @@ class Code:
         segment = Segment(number, [])
         low = Lowering(self.target, self.threads, self.constants, number)
         low.launches = segment.launches
+        low.kept = {name[len(_KEPT) :]: env.pop(name) for name in list(env) if name.startswith(_KEPT)}
         index = node
         while index < len(plan.calls):
             condition = _known_condition(plan, index, env)
@@ -134,6 +138,7 @@ class Code:
                 self._end_with(segment, low, plan, env, index, step)
                 return segment
             _forget(plan, env, index)
+            low.kept = {}
             index += 1
         self._end(segment, low, env, plain)
         return segment
@@ -146,8 +151,8 @@ class Code:
         given = [env[name] if name else None for name in call.inputs]
         low.node = call.label
         if host.is_choice:
-            read = tuple(low.dense(value) for value in given if isinstance(value, Tensor))
-            return HostStep(call.label, call.operator, read, None, 0, values, call.inputs)
+            condition = tuple(low.dense(value) for value in given if isinstance(value, Tensor))
+            return HostStep(call.label, call.operator, condition, None, 0, values, call.inputs)
         if host.is_identity:
             self._name(low, plan, env, call, given)
             return None
@@ -161,13 +166,7 @@ class Code:
             try:
                 result = lower(low, call, *given)
             except NeedsValue as fault:
-                wanted = {
-                    name: low.dense(value)
-                    for name, value in zip(call.inputs, given, strict=True)
-                    if any(value is tensor for tensor in fault.tensors)
-                }
-                read = tuple(wanted.values())
-                return HostStep(call.label, call.operator, read, None, 0, values, tuple(wanted))
+                return self._look(low, env, call, fault, values)
             except NotCompiled:
                 pass
             except ValueError as fault:
@@ -181,6 +180,18 @@ class Code:
             low.dense(value) if isinstance(value, Tensor) else value for value in (*given, *captured)
         )
         return HostStep(call.label, call.operator, read, host, len(call.outputs), values)
+
+    def _look(
+        self, low: Lowering, env: dict[str, Value], call: Call, fault: NeedsValue, values: int
+    ) -> HostStep:
+        """Return a look at what lowering a node needs to know; what the node has launched stays in `env`."""
+        env.update({_KEPT + name: low.need(tensor) for name, tensor in fault.kept.items()})
+        wanted: dict[str, Tensor] = {}
+        for name in (*call.inputs, *(_KEPT + name for name in fault.kept)):
+            value = env.get(name)
+            if isinstance(value, Tensor) and any(value is tensor for tensor in fault.tensors):
+                wanted[name] = low.dense(value)
+        return HostStep(call.label, call.operator, tuple(wanted.values()), None, 0, values, tuple(wanted))
 
     def _bind(
         self, low: Lowering, plan: Plan, env: dict[str, Value], call: Call, found: Sequence[Any]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -65,11 +65,18 @@ class NotCompiled(Exception):  # noqa: N818
 
 
 class NeedsValue(Exception):  # noqa: N818
-    """Raised where lowering needs the content of tensors that only the run will know."""
+    """Raised where lowering needs the content of tensors that only the run will know.
 
-    def __init__(self, *tensors: Tensor) -> None:
+    Args:
+        tensors: They; inputs of the node, or tensors of `kept`.
+        kept: Tensors that the node has launched already. It finds them as `Lowering.kept` when it is lowered
+            again, those of `tensors` among them with their content.
+    """
+
+    def __init__(self, *tensors: Tensor, kept: Mapping[str, Tensor] | None = None) -> None:
         super().__init__()
         self.tensors = tensors
+        self.kept = dict(kept or {})
 
 
 Result: TypeAlias = "Tensor | Sequence[Tensor | None]"
