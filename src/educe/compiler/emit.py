@@ -532,10 +532,10 @@ class Function:
             f"{pointers.ref}, {mask.type} {mask.ref})"
         )
 
-    def prefetch(self, pointer: Val) -> None:
-        """Ask for the cache line at `pointer`."""
+    def prefetch(self, pointer: Val, locality: int = 3) -> None:
+        """Ask for the cache line at `pointer`: 3 into all caches, 2 not into the first."""
         self.declare("llvm.prefetch.p0", "void", ["ptr", "i32", "i32", "i32"])
-        self.line(f"call void @llvm.prefetch.p0(ptr {pointer.ref}, i32 0, i32 3, i32 1)")
+        self.line(f"call void @llvm.prefetch.p0(ptr {pointer.ref}, i32 0, i32 {locality}, i32 1)")
 
     def stack(self, kind: Kind, count: int) -> Val:
         """Return the address of `count` elements on the stack."""

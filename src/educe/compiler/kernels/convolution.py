@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from educe.compiler.emit import I64, PTR, Function, Kind, Val, Var
+from educe.compiler.emit import I8, I64, PTR, Function, Kind, Val, Var
 from educe.compiler.kernel import template
 from educe.compiler.kernels.scalars import Expression
 from educe.compiler.target import Target
@@ -37,7 +37,8 @@ def convolution(
                 out[r] = expression(acc[r], operand[r], ...)
 
     Each output is one sum in the order of taps and channels, whatever the tile. A pixel is a line and a
-    column. Pointers: out, x, weights, bias, lines, columns, zeros, operands. Sizes: pixels, columns of a
+    column. Pointers: out, x, weights, bias, lines, columns, zeros, the weights of the convolution after
+    this one, operands. Weights are asked for while the panel before them is at work. Sizes: pixels, columns of a
     line, pixels of a part, parts of a block, panels of a group, groups, input and output channels of a group,
     line taps, column taps, the pixel stride of x without taps; then for out and each operand the strides of
     line and column.
@@ -54,14 +55,17 @@ def convolution(
     """
     rows, vectors = tile
     lanes = target.lanes
-    out, x, weights, bias, lines, columns, zeros = (fn.pointer(index) for index in range(7))
+    out, x, weights, bias, lines, columns, zeros, later = (fn.pointer(index) for index in range(8))
     pixels, width, part_pixels, parts, panels, groups, depth, channels, line_taps, column_taps, step = (
         fn.size(index) for index in range(NUM_SIZES)
     )
     panel_size = line_taps * column_taps * depth * (vectors * lanes)
+    tiles = part_pixels // rows
+    slice_size = panel_size // (tiles * parts)
+    step_bytes = fn.binary("div", vectors * lanes * kind.size_bytes, tiles * parts)
     zero = fn.const(kind, 0, lanes)
     acc = [[fn.var(zero) for _ in range(vectors)] for _ in range(rows)]
-    ends = RowEnd(fn, target, expression, access, out, 7, NUM_SIZES)
+    ends = RowEnd(fn, target, expression, access, out, 8, NUM_SIZES)
     with fn.loop(fn.begin, fn.end) as unit:
         panel = (unit // parts) % (panels * groups)
         start = (unit // (parts * panels * groups) * parts + unit % parts) * part_pixels
@@ -70,20 +74,26 @@ def convolution(
         count = fn.minimum(channels - done, vectors * lanes)
         source = fn.at(kind, x, group * depth)
         stop = fn.minimum(start + part_pixels, pixels)
+        has_next = panel + 1 < panels * groups
         with fn.loop(start, stop, rows) as first:
             for v in range(vectors):
                 initial = fn.load(kind, bias, panel * (vectors * lanes) + v * lanes, lanes)
                 for r in range(rows):
                     acc[r][v].set(initial)
             packed = fn.at(kind, weights, panel * panel_size)
+            slice_ = unit % parts * tiles + (first - start) // rows
+            following = fn.select(has_next, fn.at(kind, packed, panel_size), later)
+            ahead = fn.at(kind, following, slice_ * slice_size)
             places = _places(fn, first, pixels, width, rows) if has_taps else [(fn.const(I64, 0), first)]
             if has_taps:
                 tables = (lines, columns, zeros)
-                _sum_taps(fn, kind, acc, source, packed, tables, places, (line_taps, column_taps, depth))
+                _sum_taps(
+                    fn, kind, acc, source, packed, (ahead, step_bytes), tables, places, (line_taps, column_taps, depth)
+                )
             else:
                 last = pixels - 1
                 pointers = [fn.at(kind, source, fn.minimum(first + r, last) * step) for r in range(rows)]
-                _sum(fn, kind, acc, pointers, packed, depth)
+                _sum(fn, kind, acc, pointers, packed, (ahead, step_bytes), depth)
             ends.write(acc, places[0], fn.minimum(stop - first, rows), width, group * channels + done, count)
 
 
@@ -106,6 +116,7 @@ def _sum_taps(
     acc: Sequence[Sequence[Var]],
     source: Val,
     packed: Val,
+    ahead: tuple[Val, Val],
     tables: tuple[Val, Val, Val],
     places: Sequence[tuple[Val, Val]],
     sizes: tuple[Val, Val, Val],
@@ -114,7 +125,7 @@ def _sum_taps(
     lines, columns, zeros = tables
     line_taps, column_taps, depth = sizes
     width = len(acc[0]) * acc[0][0].lanes
-    weights = fn.var(packed)
+    weights, soon = fn.var(packed), fn.var(ahead[0])
     of_line = [fn.at(I64, lines, line * line_taps) for line, _ in places]
     of_column = [fn.at(I64, columns, column * column_taps) for _, column in places]
     with fn.loop(0, line_taps) as a:
@@ -124,18 +135,29 @@ def _sum_taps(
             for start, column in zip(starts, of_column, strict=True):
                 offset = start + fn.load(I64, column, b)
                 pointers.append(fn.select(offset < 0, zeros, fn.at(kind, source, offset)))
-            _sum(fn, kind, acc, pointers, weights.get(), depth)
+            _sum(fn, kind, acc, pointers, weights.get(), (soon.get(), ahead[1]), depth)
             weights.set(fn.at(kind, weights.get(), depth * width))
+            soon.set(fn.at(I8, soon.get(), depth * ahead[1]))
 
 
 def _sum(
-    fn: Function, kind: Kind, acc: Sequence[Sequence[Var]], pointers: Sequence[Val], weights: Val, depth: Val
+    fn: Function,
+    kind: Kind,
+    acc: Sequence[Sequence[Var]],
+    pointers: Sequence[Val],
+    weights: Val,
+    ahead: tuple[Val, Val],
+    depth: Val,
 ) -> None:
-    """Add the products of `depth` channels to the sums of a tile."""
+    """Add the products of `depth` channels to the sums of a tile.
+
+    Meanwhile, the weights that are needed later are asked for: address and step of bytes in `ahead`.
+    """
     vectors, lanes = len(acc[0]), acc[0][0].lanes
     with fn.loop(0, depth) as c:
         place = c * (vectors * lanes)
         b = [fn.load(kind, weights, place + v * lanes, lanes) for v in range(vectors)]
+        fn.prefetch(fn.at(I8, ahead[0], c * ahead[1]), 2)
         for row, pointer in zip(acc, pointers, strict=True):
             a = fn.splat(fn.load(kind, pointer, c), lanes)
             for v in range(vectors):

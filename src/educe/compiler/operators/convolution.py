@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from educe.compiler.target import Target
 
 _MAX_RANK = 3
+_LATER = 7
+"""Which of the kernel's pointers is to weights that are needed later."""
+
 _MAX_PHASES = 1024
 _UNITS = 16
 """Units of work that a convolution is cut into at least, if it can be."""
@@ -304,6 +307,7 @@ class _Convolution:
         start = packed_bias(low, self.bias, kind, channels, self.groups, panel)
         lines, columns = (packed, packed) if is_flat else window.tables(low, self.x)
         parts, part_pixels = _parts(low.target, pixels, tile, panels, self.x.size * kind.size_bytes)
+        _announce(low, packed)
         low.launch(
             Kernel.of(
                 "convolution",
@@ -314,7 +318,7 @@ class _Convolution:
                 access=tuple(access_of(each) for each in operands),
             ),
             outputs=[out],
-            inputs=[self.x, packed, start, lines, columns, filled_row(low, self.x, 0), *operands],
+            inputs=[self.x, packed, start, lines, columns, filled_row(low, self.x, 0), packed, *operands],
             sizes=[
                 *(pixels, pixels if is_flat else window.outputs[-1], part_pixels, parts),
                 *(panels // self.groups, self.groups, depth, channels),
@@ -325,6 +329,13 @@ class _Convolution:
             flops=2 * out.size * window.num_taps * depth + expression.flops * out.size,
             bytes=sum(each.size * each.kind.size_bytes for each in (self.x, out, packed, *operands)),
         )
+
+
+def _announce(low: Lowering, packed: Tensor) -> None:
+    """Let the convolution before ask for the first of these weights while it works on its last panel."""
+    before = next((each for each in reversed(low.launches) if each.kernel.template == "convolution"), None)
+    if before is not None and packed.value is not None:
+        before.tensors = (*before.tensors[:_LATER], packed, *before.tensors[_LATER + 1 :])
 
 
 def _tile(target: Target, channels: int, pixels: int) -> _Tile:
