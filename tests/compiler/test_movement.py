@@ -456,3 +456,27 @@ def test_parts_with_their_channels_last_are_joined_so():
     assert np.array_equal(executable.run({"a": a, "b": b})["y"], wanted)
     (segment,) = executable.program({"a": a, "b": b})
     assert all(each.kernel.template == "pointwise" for each in segment.launches)
+
+
+def test_products_are_computed_in_their_place():
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"]),
+        helper.make_node("Conv", ["x", "v"], ["b"]),
+        helper.make_node("Relu", ["b"], ["r"]),
+        helper.make_node("Sub", ["c", "a"], ["s"]),
+        helper.make_node("Concat", ["s", "r", "c"], ["y"], axis=1),
+        helper.make_node("MatMul", ["m", "n"], ["p"]),
+        helper.make_node("Concat", ["p", "p"], ["q"], axis=0),
+        helper.make_node("MatMul", ["m", "n"], ["o"]),
+        helper.make_node("Concat", ["m", "o"], ["z"], axis=1),
+    ]
+    x, c, m = filled((2, 8, 5, 6)), filled((2, 24, 5, 6)), filled((3, 4))
+    weights = {"w": filled((24, 8, 1, 1)), "v": filled((16, 8, 1, 1)), "n": filled((4, 5))}
+    feeds = {"x": x, "c": c, "m": m}
+    declared = {name: (1, list(array.shape)) for name, array in feeds.items()}
+    executable = native(model(nodes, declared, ["y", "q", "z"], weights))
+    found = executable.run(feeds)
+    a, b = (np.einsum("nchw,oc->nohw", x, weights[name][:, :, 0, 0]) for name in ("w", "v"))
+    np.testing.assert_array_equal(found["y"], np.concatenate([c - a, np.maximum(b, 0), c], 1))
+    np.testing.assert_array_equal(found["q"], np.concatenate([m @ weights["n"]] * 2))
+    np.testing.assert_array_equal(found["z"], np.concatenate([m, m @ weights["n"]], 1))

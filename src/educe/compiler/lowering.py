@@ -63,10 +63,12 @@ class Product:
         launch: Launches it: given the expression that ends it, the operands of that expression after the
             product itself, and the tensor to write.
         accepts: Says whether an operand, broadcast to the product's shape, can be read where a tile ends.
+        writes: Says whether it can be launched into the memory of another tensor of its shape.
     """
 
     launch: Callable[[Expression, Sequence[Tensor], Tensor], None]
     accepts: Callable[[Tensor], bool]
+    writes: Callable[[Tensor], bool] = lambda _: False
 
 
 class Constants:
@@ -153,7 +155,7 @@ class Lowering:
         node, self.node = self.node, x.node or self.node
         if isinstance(x.lazy, Product):
             product = x.lazy
-            x.buffer = Buffer(x.size * x.kind.size_bytes, segment=self.segment)
+            x.buffer = x.buffer or Buffer(x.size * x.kind.size_bytes, segment=self.segment)
             x.lazy = None
             product.launch(Expression((x.kind,)), (), x)
         else:
@@ -190,14 +192,14 @@ class Lowering:
     def write(self, x: Tensor, destination: Tensor) -> None:
         """Launch what puts `x` into the memory of `destination`, which has the same shape.
 
-        An expression that nothing else reads is computed there; anything else is copied.
+        What is not computed yet, and read by nothing else, is computed there; anything else is copied.
         """
-        products = any(isinstance(each.lazy, Product) for each in self._leaves(x)[0])
-        if not isinstance(x.lazy, Pointwise) or x.uses > 1 or products:
+        products = [each for each in self._leaves(x)[0] if isinstance(each.lazy, Product)]
+        if x.lazy is None or x.uses > 1 or not all(each.lazy.writes(destination) for each in products):
             self.copy(x, destination)
             return
         x.buffer, x.strides, x.offset = destination.buffer, destination.strides, destination.offset
-        self._launch_expression(x)
+        self.need(x)
 
     # Views -------------------------------------------------------------------------------------------
 
@@ -312,10 +314,11 @@ class Lowering:
                 self.need(product)
         leaves.sort(key=lambda each: (each is not chosen, each.shape != x.shape))
         expression, operands = self._expression(x, leaves)
+        is_placed = x.buffer is not None
         x.buffer = x.buffer or Buffer(x.size * x.kind.size_bytes, segment=self.segment)
         x.lazy = None
         if chosen is not None:
-            x.strides = chosen.strides
+            x.strides = x.strides if is_placed else chosen.strides
             self.node = chosen.node
             product = chosen.lazy
             product.launch(expression, operands[1:], x)

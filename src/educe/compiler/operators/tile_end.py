@@ -22,7 +22,7 @@ Launch: TypeAlias = Callable[[Expression, Sequence[Tensor], Tensor], None]
 def waiting(kind: Kind, shape: Sequence[int], launch: Launch) -> Tensor:
     """Return the tensor that `launch` makes as soon as what follows it is known."""
     shape = tuple(shape)
-    return Tensor(kind, shape, channels_last(shape), lazy=Product(launch, accepts))
+    return Tensor(kind, shape, channels_last(shape), lazy=Product(launch, accepts, accepts))
 
 
 def launch_aside(
