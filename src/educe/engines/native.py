@@ -116,14 +116,13 @@ def _prepared(model: Model, optimization: str) -> ir.Model:
     """Return the graph as the compiler takes it: one operator set, no calls of functions."""
     from educe.compiler.plan import has_kernel
     from educe.graph.normalize import INTERNAL_OPSET, infer_shapes, normalize
-    from educe.graph.passes import OlderSoftmax, expand_functions, inline_functions, optimize
+    from educe.graph.passes import expand_functions, optimize, plain
 
     if model.graph.opset_imports.get("", INTERNAL_OPSET) < INTERNAL_OPSET:
         model = normalize(model)
-    graph = model.graph.clone()
-    inline_functions(graph)
-    OlderSoftmax().apply(graph)
+    graph = plain(model.graph)
     if optimization == "none":
+        graph = graph.clone()
         infer_shapes(graph)
     else:
         graph = optimize(graph, has_kernel)

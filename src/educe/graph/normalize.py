@@ -113,15 +113,28 @@ def _keep_sampling(graph: ir.Model) -> None:
 
 @contextmanager
 def without_large_weights(graph: ir.Model) -> Iterator[onnx.ModelProto]:
-    """Yield `graph` as a message in which large weights are inputs: the converter copies all it is given."""
+    """Yield `graph` as a message in which large weights are inputs: to write them would copy them.
+
+    The graph itself is as it was afterwards.
+    """
     main = graph.graph
-    for value in list(main.initializers.values()):
-        tensor = value.const_value
-        if tensor is not None and tensor.nbytes > _SMALL_TENSOR_BYTES:
-            value.shape, value.dtype = ir.Shape(tensor.shape.numpy()), tensor.dtype
-            main.initializers.pop(str(value.name))
-            main.inputs.append(value)
-    proto = ir.serde.serialize_model(graph)
+    large = [
+        value
+        for value in main.initializers.values()
+        if value.const_value is not None and value.const_value.nbytes > _SMALL_TENSOR_BYTES
+    ]
+    added = [value for value in large if not value.is_graph_input()]
+    for value in large:
+        assert value.const_value is not None
+        value.shape, value.dtype = ir.Shape(value.const_value.shape.numpy()), value.const_value.dtype
+        main.initializers.pop(str(value.name))
+    main.inputs.extend(added)
+    try:
+        proto = ir.serde.serialize_model(graph)
+    finally:
+        del main.inputs[len(main.inputs) - len(added) :]
+        for value in large:
+            main.register_initializer(value)
     proto.ir_version = _IR_VERSION
     yield proto
 
@@ -141,7 +154,7 @@ def _with_shapes(graph: ir.Model) -> ir.Model:
 
 def infer_shapes(graph: ir.Model) -> bool:
     """Write the types and shapes that follow from those of the inputs onto `graph`; say whether any do."""
-    with without_large_weights(graph.clone()) as proto:
+    with without_large_weights(graph) as proto:
         try:
             # Data propagation would compute values of any size that a hostile graph asks for.
             inferred = onnx.shape_inference.infer_shapes(proto, data_prop=False)

@@ -10,15 +10,18 @@ if TYPE_CHECKING:
 
 STANDARD_DOMAINS = ("", "ai.onnx")
 
+# The numbers of these types of attributes in an ONNX file.
+_GRAPH, _GRAPHS = 5, 10
+
 
 def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
     """Yield the graphs that `node` holds as attributes, such as the branches of an If."""
     for attribute in node.attributes.values():
         if attribute.is_ref():
             continue
-        if attribute.type.name == "GRAPH":
+        if attribute.type == _GRAPH:
             yield attribute.as_graph()
-        elif attribute.type.name == "GRAPHS":
+        elif attribute.type == _GRAPHS:
             yield from attribute.as_graphs()
 
 

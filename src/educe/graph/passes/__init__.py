@@ -65,6 +65,16 @@ def optimize(model: ir.Model, is_compiled: IsCompiled = lambda *_: True) -> ir.M
     return model
 
 
+def plain(model: ir.Model) -> ir.Model:
+    """Return `model`, which is not modified, without functions, and in words of today what ONNX cannot convert."""
+    if not model.functions and model.opset_imports.get("", 0) >= INTERNAL_OPSET:
+        return model
+    model = model.clone()
+    inline_functions(model)
+    OlderSoftmax().apply(model)
+    return model
+
+
 def forget_shapes(model: ir.Model) -> None:
     """Remove what `model` declares of the tensors between its inputs and its outputs, in place."""
     for graph in all_graphs(model):

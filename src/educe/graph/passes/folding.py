@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
-from educe.graph.passes.base import Edit, constant, edits, is_call, maker, scalar, sizes, static_shape
+from educe.graph.passes.base import Edit, constant, edits, is_call, is_read, maker, scalar, sizes, static_shape
 from educe.graph.passes.simplify import RANDOM
 from educe.model.walk import STANDARD_DOMAINS, all_nodes, subgraphs
 
@@ -99,7 +99,7 @@ def _is_weight_dequantization(node: ir.Node) -> bool:
 def _can_fold(node: ir.Node) -> bool:
     if node.domain not in STANDARD_DOMAINS or node.op_type in RANDOM or any(True for _ in subgraphs(node)):
         return False
-    if node.op_type in ("Constant", "DequantizeLinear") or not any(value.uses() for value in node.outputs):
+    if node.op_type in ("Constant", "DequantizeLinear", "Identity") or not any(map(is_read, node.outputs)):
         return False
     inputs = [constant(value) for value in node.inputs if value is not None]
     known = [array for array in inputs if array is not None]
