@@ -480,3 +480,100 @@ def test_products_are_computed_in_their_place():
     np.testing.assert_array_equal(found["y"], np.concatenate([c - a, np.maximum(b, 0), c], 1))
     np.testing.assert_array_equal(found["q"], np.concatenate([m @ weights["n"]] * 2))
     np.testing.assert_array_equal(found["z"], np.concatenate([m, m @ weights["n"]], 1))
+
+
+class Chain:
+    """A random graph of operators that move elements, with expressions between them."""
+
+    def __init__(self, seed):
+        self.random = np.random.default_rng(seed)
+        self.nodes, self.weights = [], {}
+        self.values = {"x": self.random.integers(-50, 50, (4, 5, 6)).astype(np.float32)}
+        for step in range(14):
+            self.add(f"v{step}")
+
+    def add(self, name):
+        source = str(self.random.choice(list(self.values)))
+        x = self.values[source]
+        kind = self.random.choice(["view", "slice", "concat", "pad", "gather", "single", "sum", "split"])
+        if kind == "view":
+            perm = self.random.permutation(x.ndim).tolist()
+            self.put("Transpose", [source], name, x.transpose(perm), perm=perm)
+        elif kind == "slice":
+            axis, step = int(self.random.integers(x.ndim)), int(self.random.choice([-2, -1, 1, 2]))
+            start, stop = (1, 10**6) if step > 0 else (-1, -(10**6))
+            parts = [
+                self.weight(name + key, [value])
+                for key, value in zip("abcd", (start, stop, axis, step), strict=True)
+            ]
+            self.put("Slice", [source, *parts], name, x[(slice(None),) * axis + (slice(start, stop, step),)])
+        elif kind == "concat":
+            same = [key for key, value in self.values.items() if value.shape == x.shape]
+            others = [str(each) for each in self.random.choice(same, 2)]
+            axis = int(self.random.integers(x.ndim))
+            joined = np.concatenate([x, *(self.values[each] for each in others)], axis)
+            self.put("Concat", [source, *others], name, joined, axis=axis)
+        elif kind == "pad":
+            widths = self.random.integers(0, 2, (x.ndim, 2))
+            pads = self.weight(name + "pads", widths.T.ravel())
+            mode = str(self.random.choice(["constant", "edge"]))
+            self.put("Pad", [source, pads], name, np.pad(x, widths, mode=mode), mode=mode)
+        elif kind == "gather":
+            axis = int(self.random.integers(x.ndim))
+            indices = self.random.integers(-x.shape[axis], x.shape[axis], 3)
+            chosen = self.weight(name + "i", indices)
+            self.put("Gather", [source, chosen], name, x.take(indices, axis), axis=axis)
+        elif kind == "single":
+            self.put("Relu", [source], name, np.maximum(x, 0))
+        elif kind == "sum":
+            other = str(
+                self.random.choice([key for key, value in self.values.items() if value.shape == x.shape])
+            )
+            self.put("Sub", [source, other], name, x - self.values[other])
+        else:
+            axis = int(self.random.integers(x.ndim))
+            half = -(-x.shape[axis] // 2)
+            self.nodes.append(
+                helper.make_node("Split", [source], [name, name + "rest"], axis=axis, num_outputs=2)
+            )
+            self.values[name], self.values[name + "rest"] = np.split(x, [half], axis)
+        self.values = {key: value for key, value in self.values.items() if 0 < value.size < 3000}
+
+    def weight(self, name, values):
+        self.weights[name] = np.array(values, np.int64)
+        return name
+
+    def put(self, operator, inputs, name, value, **attributes):
+        self.nodes.append(helper.make_node(operator, inputs, [name], **attributes))
+        self.values[name] = value
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_chains(seed):
+    chain = Chain(seed)
+    x = chain.values.pop("x")
+    made = model(chain.nodes, {"x": (1, list(x.shape))}, list(chain.values), chain.weights)
+    last = list(chain.values)[-1:]
+    for outputs in (list(chain.values), last):
+        made = model(chain.nodes, {"x": (1, list(x.shape))}, outputs, chain.weights)
+        found = native(made).run({"x": x})
+        for name in outputs:
+            np.testing.assert_array_equal(found[name], chain.values[name], err_msg=name)
+
+
+def test_threads_share_the_work():
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0]),
+        helper.make_node("Gather", ["t", "i"], ["g"], axis=0),
+        helper.make_node("GatherElements", ["x", "j"], ["e"], axis=1),
+        helper.make_node("ScatterElements", ["x", "j", "e"], ["s"], axis=1, reduction="add"),
+        helper.make_node("Concat", ["s", "x", "g"], ["y"], axis=0),
+    ]
+    x = RANDOM.standard_normal((700, 700), np.float32)
+    feeds = {"x": x, "i": RANDOM.integers(0, 700, 900), "j": RANDOM.integers(0, 700, (700, 500))}
+    declared = {name: (element(array), list(array.shape)) for name, array in feeds.items()}
+    made = model(nodes, declared, ["y"])
+    alone = native(made, threads=1).run(feeds)["y"]
+    np.testing.assert_array_equal(alone[1400:], x.T[feeds["i"]])
+    for threads in (2, 3):
+        assert np.array_equal(native(made, threads=threads).run(feeds)["y"], alone)
