@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from educe.compiler import vector_math as vm
-from educe.compiler.emit import Function, Kind, Val, Var
+from educe.compiler.emit import F32, F64, I32, I64, Function, Kind, Val, Var
 from educe.compiler.kernel import template
 from educe.compiler.kernels.reduction import UNROLL, accumulator
 from educe.compiler.kernels.rows import Operands, along, columns
@@ -16,6 +16,20 @@ from educe.compiler.target import Target
 _SIZES = 3
 
 _EXP_UNROLL = 2
+
+# Adding 1.5 · 2^23 leaves a whole number in the last bits of an f32; 127 is the bias of exponents.
+_BIASED = 12582912.0 + 127
+_LEAST_EXPONENT = -87.3
+# The least relative error of e to the r for |r| <= ln 2 / 2 with the last two coefficients 1: 3.1e-9.
+_EXP_POLYNOMIAL = (
+    1.3814466888e-3,
+    8.3687804146e-3,
+    4.1668394214e-2,
+    1.6666520108e-1,
+    4.9999993412e-1,
+    1.0,
+    1.0,
+)
 
 
 @template("softmax")
@@ -34,7 +48,7 @@ def softmax(
 
         for unit in begin..end:                       # a row, or COLUMNS vectors of columns
             for i in row or column:
-                scratch[i] = x[i]
+                scratch[i] = x[i]                     # not for a row that needs no computing
                 most = max(most, x[i])
             for i:
                 e = exp(scratch[i] - most)
@@ -60,10 +74,10 @@ def softmax(
     body = _Softmax(fn, target.lanes, expression, operands, out, log)
     width = fn.size(2)
     with fn.loop(fn.begin, fn.end) as unit:
-        starts = operands.kept_starts(unit // width)
         if contiguous:
-            body.row(starts)
+            body.row(operands.kept_starts(unit))
         else:
+            starts = operands.kept_starts(unit // width)
             with columns(fn, unit % width, body.inner, target.lanes) as (i, mask):
                 body.column(starts, i, mask)
 
@@ -77,71 +91,107 @@ class _Softmax:
         self.fn, self.lanes, self.expression, self.operands = fn, lanes, expression, operands
         self.out, self.log = out, log
         self.kind = accumulator(expression.kind)
+        self.is_plain = not expression.steps and operands.access[1] == "dense"
         self.least = fn.const(self.kind, -math.inf, lanes)
         self.zero = fn.const(self.kind, 0, lanes)
         self.middle, self.inner = fn.size(0), fn.size(1)
 
     def row(self, starts: list[Val]) -> None:
-        """Normalise along the inner dimension; behind the row, scratch is filled with what adds nothing."""
-        fn, zero = self.fn, self.fn.const(self.inner.kind, 0)
+        """Normalise along the inner dimension."""
+        fn = self.fn
         most = [fn.var(self.least) for _ in range(UNROLL)]
 
         def read(k: int, i: Val, mask: Val | None) -> None:
-            x = fn.cast(self.operands.value(self.expression, 1, starts, i, self.lanes, mask), self.kind)
-            x = x if mask is None else fn.select(mask, x, self.least)
-            fn.store(x, fn.scratch, i)
+            x = self._value(starts, i, mask)
+            if not self.is_plain:
+                fn.store(x, fn.scratch, i)
             most[k].set(fn.maximum(most[k].get(), x))
 
-        along(fn, zero, self.inner, self.lanes, UNROLL, read)
+        def again(i: Val, mask: Val | None) -> Val:
+            return self._value(starts, i, mask) if self.is_plain else self._kept(i)
+
+        self._along(UNROLL, read)
         best = most[0].get()
         for each in most[1:]:
             best = fn.maximum(best, each.get())
-        peak = fn.splat(fn.reduce("max", best), self.lanes)
+        peak = fn.splat(_largest(fn, best), self.lanes)
         totals = [fn.var(self.zero) for _ in range(_EXP_UNROLL)]
-        along(
-            fn, zero, self.inner, self.lanes, _EXP_UNROLL, lambda k, i, _: self._raise(i, peak, totals[k])
-        )
+        self._along(_EXP_UNROLL, lambda k, i, mask: self._raise(i, again(i, mask) - peak, totals[k]))
         total = fn.splat(fn.reduce("add", totals[0].get() + totals[1].get()), self.lanes)
         last = self._last(peak, total)
-        along(
-            fn, zero, self.inner, self.lanes, 1,
-            lambda _, i, mask: self.operands.store(0, starts, last(i), i, mask),
-        )  # fmt: skip
+
+        def write(_: int, i: Val, mask: Val | None) -> None:
+            value = again(i, mask) if self.log else self._kept(i)
+            self.operands.store(0, starts, last(value), i, mask)
+
+        self._along(1, write)
 
     def column(self, starts: list[Val], i: Val, mask: Val) -> None:
         """Normalise a vector of columns along the middle dimension."""
         fn, lanes = self.fn, self.lanes
-        most = fn.var(self.least)
+        most, total = fn.var(self.least), fn.var(self.zero)
         with fn.loop(0, self.middle) as m:
-            places = self.operands.middle_starts(starts, m)
-            x = fn.cast(self.operands.value(self.expression, 1, places, i, lanes, mask), self.kind)
+            x = self._value(self.operands.middle_starts(starts, m), i, mask)
             fn.store(x, fn.scratch, m * lanes)
             most.set(fn.maximum(most.get(), x))
-        peak, total = most.get(), fn.var(self.zero)
+        peak = most.get()
         with fn.loop(0, self.middle) as m:
-            self._raise(m * lanes, peak, total)
+            self._raise(m * lanes, self._kept(m * lanes) - peak, total)
         last = self._last(peak, total.get())
         with fn.loop(0, self.middle) as m:
             places = self.operands.middle_starts(starts, m)
-            self.operands.store(0, places, last(m * lanes), i, mask)
+            self.operands.store(0, places, last(self._kept(m * lanes)), i, mask)
 
-    def _raise(self, i: Val, peak: Val, total: Var) -> None:
-        fn = self.fn
-        value = vm.exp(fn, fn.load(self.kind, fn.scratch, i, self.lanes) - peak)
+    def _along(self, unroll: int, body: Callable[[int, Val, Val | None], None]) -> None:
+        along(self.fn, self.fn.const(I64, 0), self.inner, self.lanes, unroll, body)
+
+    def _value(self, starts: list[Val], i: Val, mask: Val | None) -> Val:
+        """Return the expression, and what adds nothing to the total where `mask` is false."""
+        x = self.operands.value(self.expression, 1, starts, i, self.lanes, mask)
+        x = self.fn.cast(x, self.kind)
+        return x if mask is None else self.fn.select(mask, x, self.least)
+
+    def _kept(self, i: Val) -> Val:
+        return self.fn.load(self.kind, self.fn.scratch, i, self.lanes)
+
+    def _raise(self, i: Val, difference: Val, total: Var) -> None:
+        value = _exp_of_negative(self.fn, difference)
         total.set(total.get() + value)
         if not self.log:
-            fn.store(value, fn.scratch, i)
+            self.fn.store(value, self.fn.scratch, i)
 
     def _last(self, peak: Val, total: Val) -> Callable[[Val], Val]:
-        """Return what gives the result at a place of scratch."""
+        """Return what gives the result: of x for the logarithm, else of its exponential."""
         fn = self.fn
         scale = vm.log(fn, total) if self.log else 1.0 / total
+        return lambda value: fn.cast(value - peak - scale if self.log else value * scale, self.out)
 
-        def result(i: Val) -> Val:
-            value = fn.load(self.kind, fn.scratch, i, self.lanes)
-            return fn.cast(value - peak - scale if self.log else value * scale, self.out)
 
-        return result
+def _exp_of_negative(fn: Function, x: Val) -> Val:
+    """Return e to the x for x <= 0, to within 1 unit in the last place, and 0 where that is not normal.
+
+    As `vector_math.exp`, but the exponent of 2^n is at hand in the last bits of a large sum, and what is too
+    small for it needs no bound, as it is not used.
+    """
+    if x.kind is F64:
+        return vm.exp(fn, x)
+    shifted = fn.fma(x, math.log2(math.e), _BIASED)
+    n = shifted - _BIASED
+    r = fn.fma(n, -1.42860682030941723212e-6, fn.fma(n, -0.693145751953125, x))
+    p = fn.const(F32, _EXP_POLYNOMIAL[0], x.lanes)
+    for coefficient in _EXP_POLYNOMIAL[1:]:
+        p = fn.fma(p, r, coefficient)
+    power = fn.bitcast(fn.bitcast(shifted, I32) << 23, F32)
+    return fn.select(~(x < _LEAST_EXPONENT), p * power, 0)
+
+
+def _largest(fn: Function, vector: Val) -> Val:
+    """Return the largest lane; lanes that are not numbers do not count, as they show in the total."""
+    while vector.lanes > 1:
+        half = vector.lanes // 2
+        low, high = (fn.shuffle(vector, vector, range(first, first + half)) for first in (0, half))
+        vector = fn.maximum(low, high)
+    return fn.extract(vector, 0)
 
 
 @template("normalize")
