@@ -217,8 +217,8 @@ def neutral(combine: str, kind: Kind) -> float:
         return combine == "min"
     bits = 8 * kind.size_bytes
     if combine == "min":
-        return 2 ** (bits - kind.is_signed) - 1
-    return -(2 ** (bits - 1)) if kind.is_signed else 0
+        return (1 << (bits - kind.is_signed)) - 1
+    return -(1 << (bits - 1)) if kind.is_signed else 0
 
 
 __all__ = ["CHUNK", "I64", "UNROLL", "absolute", "accumulator", "neutral", "reduce"]

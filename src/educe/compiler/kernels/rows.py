@@ -114,9 +114,7 @@ class Operands:
             rest.set(rest.get() // size)
             for total, at in zip(sums, strides_at, strict=True):
                 total.set(total.get() + place * fn.size(axis + at))
-        return [
-            total.get() + rest.get() * fn.size(at) for total, at in zip(sums, strides_at, strict=True)
-        ]
+        return [total.get() + rest.get() * fn.size(at) for total, at in zip(sums, strides_at, strict=True)]
 
 
 @contextmanager

@@ -102,7 +102,6 @@ class Layout:
             numbers += [*_padded(kept), *_padded(rest), middle, inner]
         return numbers
 
-
     def with_blocks(self, step: int, scale: int) -> Layout:
         """Return the layout whose first operand has blocks `step` apart instead of a middle dimension.
 

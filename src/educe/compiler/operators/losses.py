@@ -34,7 +34,7 @@ def softmax_cross_entropy(
 
 def _loss(low: Lowering, call: Call, x: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
     """Return the loss; a target that is no class has none."""
-    if x.rank < 2 or target.shape != (x.shape[0], *x.shape[2:]):  # noqa: PLR2004
+    if x.rank < 2 or target.shape != (x.shape[0], *x.shape[2:]):
         raise ValueError(f"targets of shape {list(target.shape)} are not of {list(x.shape)}")
     x, behind = low.need(x), [1] * (x.rank - 2)
     zero = scalar(low, 0, x.kind)

@@ -6,8 +6,6 @@ import math
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from educe.compiler.emit import F32, Kind
 from educe.compiler.kernel import Kernel
 from educe.compiler.kernels.reduction import accumulator
@@ -274,7 +272,8 @@ def _centered(low: Lowering, x: Tensor, axes: Collection[int]) -> tuple[Tensor, 
 
 def _broadcast(low: Lowering, weight: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Return `weight` if it broadcasts to `shape`; `ValueError` if not."""
-    if np.broadcast_shapes(weight.shape, shape) != shape:
+    missing = len(shape) - weight.rank
+    if missing < 0 or any(a not in (1, b) for a, b in zip(weight.shape, shape[missing:], strict=True)):
         raise ValueError(f"a scale or bias of shape {list(weight.shape)} does not fit {list(shape)}")
     return low.need(weight)
 

@@ -173,7 +173,7 @@ def reduced(
 
 
 def _width(low: Lowering, units: int, inner: int) -> int:
-    """Return how many columns are one unit: many, as memory is read best in order, but some for all threads."""
+    """Return how many columns are one unit: as many as leave enough units for all threads."""
     width = _MAX_COLUMNS
     while width > _MIN_COLUMNS and low.threads > 1 and units * (inner // width) < 4 * low.threads:
         width //= 2
