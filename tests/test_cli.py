@@ -49,7 +49,7 @@ class TestPredict:
         assert 0.9 < zebra["predictions"][0]["score"] <= 1
         assert len(zebra["predictions"]) == 5
         assert len(zebra["model"]["sha256"]) == 64
-        assert zebra["engine"] == "onnxruntime"
+        assert zebra["engine"] == "native"
         assert zebra["card"] == {"source": "educe.toml", "guessed": False}
         assert set(zebra["seconds"]) == {"preprocess", "run", "postprocess"}
         assert set(zebra) == {"input", "task", "predictions", "model", "engine", "card", "seconds"}
@@ -296,7 +296,7 @@ class TestBadInput:
         )
         self.check(educe("predict", "zoo/mnist", photo, "--threads", 10**6), "OptionError", USER, "threads")
         self.check(educe("bench", "zoo/mnist", "--batch", 4), "OptionError", USER, "exactly 1 at once")
-        self.check(educe("verify", "zoo/mnist", "--against", "onnxruntime"), "OptionError", USER, "itself")
+        self.check(educe("verify", "zoo/mnist", "--against", "native"), "OptionError", USER, "itself")
         assert educe("predict", "zoo/mnist", photo, "--top", 0).returncode == USER
         assert educe("predict").returncode == USER
 

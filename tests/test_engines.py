@@ -45,7 +45,7 @@ def test_engines_are_found_by_name():
 
 def test_the_setting_chooses_the_default_engine(monkeypatch):
     monkeypatch.delenv("EDUCE_ENGINE", raising=False)
-    assert engines.compile(relu()).engine == "onnxruntime"
+    assert engines.compile(relu()).engine == "native"
     monkeypatch.setenv("EDUCE_ENGINE", "reference")
     assert engines.compile(relu()).engine == "reference"
     assert engines.compile(relu(), "onnxruntime").engine == "onnxruntime"

@@ -227,7 +227,7 @@ def test_names(tiny, tmp_path, zoo):
     assert predictor(Named("a list", [3])).predictions == predictor(3).predictions
     with pytest.raises(InputError, match="a list: holds several"):
         predictor(Named("a list", [3, 4]))
-    assert repr(predictor) == f"<Predictor tensor {predictor.task.model.name} on onnxruntime>"
+    assert repr(predictor) == f"<Predictor tensor {predictor.task.model.name} on native>"
     made = educe.predictor(sums_model())
     photo = zoo / "images" / "cat.bmp"
     assert made(photo).input == str(photo)
@@ -252,7 +252,7 @@ def test_what_an_answer_rests_on(zoo):
     predictor = educe.predictor(zoo / "mobilenet_v2" / "model.onnx", threads=1)
     answer = predictor(zoo / "images" / "cat.bmp")
     assert answer.model.sha256 == predictor.task.model.sha256
-    assert (answer.engine, answer.task) == ("onnxruntime", "image-classification")
+    assert (answer.engine, answer.task) == ("native", "image-classification")
     assert (answer.card.source, answer.card.guessed) == ("educe.toml", False)
     assert (answer.frame, answer.row, answer.time_seconds) == (None, None, None)
 

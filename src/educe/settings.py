@@ -25,7 +25,7 @@ class Setting:
         return os.environ.get(self.variable, self.default)
 
 
-ENGINE = Setting("EDUCE_ENGINE", "onnxruntime", "the engine used when none is named")
+ENGINE = Setting("EDUCE_ENGINE", "native", "the engine used when none is named")
 THREADS = Setting("EDUCE_THREADS", "", "threads of an engine; empty means one per usable core")
 # More threads than this on any machine only wait for each other, and take long to start.
 _MOST_THREADS = 128

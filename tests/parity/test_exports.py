@@ -84,7 +84,7 @@ def exported(network, example_input, opset: int) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "reference"])
+@pytest.mark.parametrize("engine", ["native", "onnxruntime", "reference"])
 @pytest.mark.parametrize("opset", [14, 17])
 @pytest.mark.parametrize("name", ["residual", "recurrent", "attention"])
 def test_an_exported_network_answers_the_same(name: str, opset: int, engine: str) -> None:
