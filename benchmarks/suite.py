@@ -18,6 +18,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,7 +30,6 @@ from educe.bench.cold import Request, measure_cold
 from educe.bench.feeds import random_feeds, with_sizes_of
 from educe.bench.measure import Measurement, measure
 from educe.bench.peaks import Machine, Peaks, machine, measure_peaks
-from educe.errors import EduceError
 from educe.limits import format_bytes
 from educe.settings import CACHE
 
@@ -156,9 +156,10 @@ def _arguments() -> argparse.Namespace:
 def _cells(row: Row, names: Sequence[str], threads: int, seconds: float, starts: bool) -> Iterator[Cell]:
     path = row.path()
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        found: list[Measurement]
         try:
             found = pool.submit(measure_row, row, path, names, threads, seconds).result()
-        except Exception as fault:
+        except BrokenProcessPool as fault:
             found = [Measurement(name, name, error=f"{type(fault).__name__}: {fault}") for name in names]
     for each in found:
         cell = Cell(row.name, threads, each.name, each.error, each.difference, each.runs)
@@ -189,9 +190,12 @@ def measure_row(
     for name in judge_first:
         try:
             given = model if name == names[0] else fixed
-            executables[name] = engines.compile(given, name, threads=threads)
-        except EduceError as error:
-            refusals.append(Measurement(name, name, error=str(error)))
+            executable = engines.compile(given, name, threads=threads)
+            executable.run(feeds)
+        except Exception as fault:
+            refusals.append(Measurement(name, name, error=f"{type(fault).__name__}: {fault}"))
+        else:
+            executables[name] = executable
     found = measure(executables, feeds, batch=row.batch, seconds=seconds, tolerance=TOLERANCE)
     return sorted([*found, *refusals], key=lambda each: names.index(each.name))
 
@@ -256,11 +260,12 @@ def markdown(report: Report) -> str:
             f"|---|{'---:|' * (len(names) + 4)}",
         ]
         lines += [_table_row(each) for each in _by_row(cells).values()]
+        lines += ["", *(f"- {cell.row}: {cell.engine} fails: {cell.error}" for cell in cells if cell.error)]
     return "\n".join(lines)
 
 
 def _table_row(cells: Sequence[Cell]) -> str:
-    times = [f"({cell.error})" if cell.error else _milliseconds(cell.median_seconds) for cell in cells]
+    times = ["fails" if cell.error else _milliseconds(cell.median_seconds) for cell in cells]
     memory = [format_bytes(cell.peak_memory_bytes) if cell.peak_memory_bytes else "" for cell in cells]
     starts = [f"{cell.start_seconds:.2f} s" if cell.start_seconds else "" for cell in cells]
     ratios = [f"{ratio(cells):.2f}", f"{ratio(cells, 'min_seconds'):.2f}"]
