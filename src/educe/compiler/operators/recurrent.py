@@ -179,13 +179,15 @@ class _Layer:
         shape = (self.sizes.directions, self.gates * self.sizes.hidden)
         if self.b is None:
             return None, self._packed(self._zeros(shape), self.gates, 1) if self._resets_after else None
-        b = self.low.need(self.b)
+        low, b = self.low, self.low.need(self.b)
         if b.value is not None:
-            w, r = (self.low.derived(b, ("half", half), partial(_half, half)) for half in range(2))
+            if not self._resets_after:
+                return self._packed(low.derived(b, "sum of halves", _sum_of_halves), self.gates, 1), None
+            w, r = (low.derived(b, ("half", half), partial(_half, half)) for half in range(2))
         else:
             w, r = (b.view(shape, b.strides, b.offset + half * shape[1] * b.strides[1]) for half in range(2))
         w, r = self._packed(w, self.gates, 1), self._packed(r, self.gates, 1)
-        return (w, r) if self._resets_after else (self.low.apply("Add", w, r), None)
+        return (w, r) if self._resets_after else (low.apply("Add", w, r), None)
 
     @property
     def _resets_after(self) -> bool:
@@ -330,6 +332,11 @@ def _activation(name: str, alphas: list[float], betas: list[float]) -> Activatio
 
 def _half(index: int, b: np.ndarray) -> np.ndarray:
     return np.split(b, 2, 1)[index]
+
+
+def _sum_of_halves(b: np.ndarray) -> np.ndarray:
+    first, second = np.split(b, 2, 1)
+    return first + second
 
 
 def _text(value: Any) -> str:
