@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("deep", max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+settings.register_profile("deep", max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))

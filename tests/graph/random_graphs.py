@@ -131,14 +131,19 @@ def binary(b: Builder) -> None:
     b.add(b.node(b.random.choice(operators), pair)[0], item.dtype, shape)
 
 
-def quotient(b: Builder) -> None:
+def with_number(b: Builder) -> None:
+    """Combine a value with one number, which may have more dimensions."""
     item = b.pick(F32)
     if item is None:
         return
-    number = b.weight(
-        np.full((1,) * b.random.randint(0, len(item.shape)), b.random.choice((1.0, 2.0, -0.5)), F32)
-    )
-    b.make(b.random.choice(("Div", "Pow") if not b.exact else ("Div",)), [item.name, number], item)
+    operator = b.random.choice(("Add", "Sub", "Mul", "Div", "Add" if b.exact else "Pow"))
+    numbers = (1.0, 2.0, -0.5) if operator in ("Div", "Pow") else (0.0, -0.0, 1.0, 2.0)
+    rank = b.random.choice((0, 0, *range(len(item.shape) + 2)))
+    number = b.weight(np.full((1,) * rank, b.random.choice(numbers), F32))
+    pair = [item.name, number]
+    if operator not in ("Div", "Pow") and b.random.random() < 0.3:
+        pair.reverse()
+    b.add(b.node(operator, pair)[0], F32, np.broadcast_shapes(item.shape, (1,) * rank))
 
 
 def unary(b: Builder) -> None:
@@ -540,7 +545,8 @@ def attention(b: Builder) -> None:
 
 EXACT: tuple[Callable[[Builder], None], ...] = (
     binary,
-    quotient,
+    with_number,
+    with_number,
     unary,
     nothing,
     logic,

@@ -215,11 +215,12 @@ def test_activations_are_named(body: str, name: str) -> None:
         "h = Div(x, three)  e = Erf(h)  o = Add(e, one)  p = Mul(x, o)  y = Mul(p, half)",
         "h = Div(x, root)  e = Erf(h)  o = Add(e, one)  p = Mul(x, o)  y = Mul(p, six)",
         "a = Mul(x, x)  s = Sigmoid(a)  y = Mul(x, s)",
+        "a = Mul(x, wide)  s = Sigmoid(a)  y = Mul(x, s)",
         "s = Sigmoid(x)  p = Mul(s, x)  y = Add(p, s)",
     ],
 )
 def test_what_only_looks_like_an_activation_is_not_named(body: str) -> None:
-    assert not unary(body, NUMBERS).keys() & {"Gelu", "Swish", "Mish"}
+    assert not unary(body, NUMBERS + ", float[1, 1, 1] wide = {3.0}").keys() & {"Gelu", "Swish", "Mish"}
 
 
 def test_only_operators_with_kernels_are_named() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
@@ -86,9 +86,9 @@ def noise_of(model: ir.Model, feeds: Arrays, expected: list[np.ndarray]) -> list
     return noise
 
 
-def check(seed: int, exact: bool) -> Counter[str]:
+def check(number: int, exact: bool) -> Counter[str]:
     """Compare a random graph before and after each pass and all passes; return which changed something."""
-    proto, feeds = random_model(Random(seed), exact)
+    proto, feeds = random_model(Random(number), exact)
     original = ir.serde.deserialize_model(proto)
     expected = evaluated(original, feeds)
     noise = None if exact else noise_of(original, feeds, expected)
@@ -119,25 +119,23 @@ def _context(model: ir.Model) -> Any:
     return context
 
 
-SEEDS = st.integers(0, 2**40)
-
-
 @pytest.mark.parametrize("part", range(4))
 @pytest.mark.parametrize("exact", [True, False])
 def test_random_graphs_keep_their_meaning(part: int, exact: bool) -> None:
-    default = settings().max_examples == settings.get_profile("default").max_examples
+    is_deep = settings().max_examples > settings.get_profile("default").max_examples
 
-    @settings(deadline=None, max_examples=13 if default else settings().max_examples, database=None)
-    @given(SEEDS)
-    def run(seed: int) -> None:
-        check(seed, exact)
+    @settings(deadline=None, max_examples=settings().max_examples if is_deep else 13, database=None)
+    @seed(part)
+    @given(st.integers(0, 2**40))
+    def run(number: int) -> None:
+        check(number, exact)
 
     run()
 
 
 def test_every_pass_has_something_to_do_in_random_graphs() -> None:
     changes: Counter[str] = Counter()
-    for seed in range(30):
-        changes += check(seed, exact=False)
+    for number in range(30):
+        changes += check(number, exact=False)
     names = {type(each).__name__ for each in passes(lambda *_: True)}
     assert names - changes.keys() == {"WeightDequantization"}

@@ -66,7 +66,7 @@ def optimize(model: ir.Model, is_compiled: IsCompiled = lambda *_: True) -> ir.M
 
 
 def plain(model: ir.Model) -> ir.Model:
-    """Return `model`, which is not modified, without functions, and in words of today what ONNX cannot convert."""
+    """Return `model`, which is not modified, without functions and with `OlderSoftmax` applied."""
     if not model.functions and model.opset_imports.get("", 0) >= INTERNAL_OPSET:
         return model
     model = model.clone()

@@ -9,7 +9,17 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
-from educe.graph.passes.base import Edit, constant, edits, is_call, is_read, maker, scalar, sizes, static_shape
+from educe.graph.passes.base import (
+    Edit,
+    constant,
+    edits,
+    is_call,
+    is_read,
+    maker,
+    scalar,
+    sizes,
+    static_shape,
+)
 from educe.graph.passes.simplify import RANDOM
 from educe.model.walk import STANDARD_DOMAINS, all_nodes, subgraphs
 

@@ -90,7 +90,7 @@ def _affine(node: ir.Node, source: ir.Value, product: ir.Node, channels: int) ->
 
 def _normalization(node: ir.Node, source: ir.Value, product: ir.Node, channels: int) -> _Affine | None:
     arrays = [constant(value) for value in node.inputs[1:5]]
-    if node.inputs[0] is not source or node.attributes.get_int("training_mode", 0):
+    if node.inputs[0] is not source or node.attributes.get_int("training_mode", 0) == 1:
         return None
     if any(array is None for array in arrays) or any(value.uses() for value in node.outputs[1:]):
         return None
