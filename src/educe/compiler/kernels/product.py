@@ -107,7 +107,7 @@ def product(
                         for p in range(panels)
                     ]
                     ahead = (following, fetch_step) if rows == most else None
-                    _sum(fn, kind, of_a, of_b, tile, (vectors, lanes), depth, k_step, ahead)
+                    sum_of_products(fn, kind, of_a, of_b, tile, (vectors, lanes), depth, k_step, ahead)
 
                 _choose(fn, left, shapes, sums)
                 tile_row = _panels_at_once(fn, left, shapes) * width
@@ -135,7 +135,7 @@ def _choose(
         _choose(fn, left, shapes[1:], write)
 
 
-def _sum(
+def sum_of_products(
     fn: Function,
     kind: Kind,
     of_a: Sequence[Val],
@@ -144,7 +144,7 @@ def _sum(
     panel: tuple[int, int],
     depth: Val,
     k_step: Val,
-    ahead: tuple[Var, Val] | None,
+    ahead: tuple[Var, Val] | None = None,
 ) -> None:
     """Sum the products of rows and panels in registers and leave them in `tile`, row after row."""
     vectors, lanes = panel

@@ -375,7 +375,7 @@ class MatrixProduct:
     def _units(
         self, m: int, batch: Sequence[int], of_a: Sequence[int], of_b: Sequence[int]
     ) -> tuple[str, int, list[int]]:
-        """Return the kernel for `m` rows, its units of work, and its sizes before the strides of the output."""
+        """Return the kernel for `m` rows, its units of work, and its sizes before those of the output."""
         number, depth, lanes = math.prod(batch), self.a.shape[-1], lanes_of(self.low.target, self.a.kind)
         if not isinstance(self.b, Panels):
             block = max(lanes, -(-m * number // _UNITS))

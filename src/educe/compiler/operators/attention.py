@@ -1,0 +1,329 @@
+"""Attention, and the rotation of its queries and keys by their positions."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from educe.compiler.emit import BF16, BOOL, F16, F32, F64
+from educe.compiler.kernel import Kernel
+from educe.compiler.kernels.attention import scratch_elements
+from educe.compiler.operators.base import Call, NotCompiled, operator, operators
+from educe.compiler.operators.joining import concat
+from educe.compiler.operators.movement import sliced
+from educe.compiler.operators.product import cast, matrix_product
+from educe.compiler.tensor import Tensor, broadcast_shape, broadcast_strides, dtype_of, strides_in_order
+from educe.graph.normalize import INTERNAL_OPSET
+
+if TYPE_CHECKING:
+    from educe.compiler.lowering import Lowering
+    from educe.compiler.target import Target
+
+_RANK = 4
+_DOUBLE = 11
+
+# The share of the machine's peak that blocks of so many vectors of rows reach.
+_SPEEDS = {1: 0.8, 2: 1.0}
+
+
+@operator("Attention", domain="educe")
+def fused_attention(
+    low: Lowering, call: Call, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """The product softmax(scale · q · kᵀ + mask) · v of tensors of (batch, heads, length, features)."""
+    return attention(low, q, k, v, mask, float(call.get("scale", 1.0)))
+
+
+@operator("Attention")
+def standard_attention(
+    low: Lowering,
+    call: Call,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    past_key: Tensor | None = None,
+    past_value: Tensor | None = None,
+    lengths: Tensor | None = None,
+) -> list[Tensor]:
+    """Scaled dot-product attention with grouped heads, masks and a cache of keys and values."""
+    if (past_key is None) != (past_value is None) or (past_key is not None and lengths is not None):
+        raise ValueError("a cache needs keys and values, and none that lies outside")
+    if any(call.outputs[3:]) or call.get("softmax_precision", 1) == _DOUBLE or q.kind is F64:
+        raise NotCompiled
+    is_flat = q.rank == _RANK - 1
+    if is_flat:
+        q = _heads(low, q, call.get("q_num_heads"))
+        k, v = (_heads(low, each, call.get("kv_num_heads")) for each in (k, v))
+    if past_key is not None and past_value is not None:
+        k, v = _joined(low, past_key, k), _joined(low, past_value, v)
+    if any(each.rank != _RANK for each in (q, k, v)):
+        raise ValueError(f"attention of {q}, {k}, {v}")
+    ahead = 0 if past_key is None else past_key.shape[2]
+    is_causal = bool(call.get("is_causal", 0))
+    mask = _whole_mask(low, call, q, k, mask, lengths, ahead)
+    result = attention(
+        low,
+        q,
+        k,
+        v,
+        mask,
+        float(call.get("scale") or 1 / math.sqrt(max(q.shape[-1], 1))),
+        softcap=float(call.get("softcap", 0.0)),
+        ahead=ahead if is_causal and lengths is None else None,
+        zeros=True,
+    )
+    if is_flat:
+        turned = low.permute(result, (0, 2, 1, 3))
+        result = low.reshape(turned, (*turned.shape[:2], turned.shape[2] * turned.shape[3]))
+    return [result, k, v][: len(call.outputs)]
+
+
+def _joined(low: Lowering, past: Tensor, new: Tensor) -> Tensor:
+    """Return the keys or values of the cache followed by new ones."""
+    joined = concat(low, Call("Concat", "", INTERNAL_OPSET, {"axis": 2}), past, new)
+    assert isinstance(joined, Tensor)
+    return joined
+
+
+def _heads(low: Lowering, x: Tensor, heads: int | None) -> Tensor:
+    """Return (batch, length, heads · features) as (batch, heads, length, features), without a copy."""
+    if x.rank != _RANK - 1 or not heads or x.shape[2] % heads:
+        raise ValueError(f"{x} has not {heads} heads")
+    split = low.reshape(x, (*x.shape[:2], int(heads), x.shape[2] // heads))
+    return low.permute(split, (0, 2, 1, 3))
+
+
+def _whole_mask(
+    low: Lowering,
+    call: Call,
+    q: Tensor,
+    k: Tensor,
+    mask: Tensor | None,
+    lengths: Tensor | None,
+    ahead: int,
+) -> Tensor | None:
+    """Return what is added to the scores: the mask, a window, and what hides the keys after `lengths`."""
+    queries, keys = q.shape[2], k.shape[2]
+    if mask is not None and mask.rank and mask.shape[-1] not in (1, keys):
+        raise NotCompiled
+    parts = [] if mask is None else [_additive(low, mask, q)]
+    left, right = int(call.get("left_window_size", -1)), int(call.get("right_window_size", -1))
+    if min(left, right) < -1:
+        raise ValueError(f"a window of {left} and {right} keys")
+    place = np.arange(keys) - np.arange(queries).reshape(-1, 1)
+    if left >= 0 or right >= 0:
+        if lengths is not None:
+            raise NotCompiled
+        is_hidden = ((left >= 0) & (ahead - place > left)) | ((right >= 0) & (place - ahead > right))
+        parts.append(low.constant(np.where(is_hidden, -np.inf, 0).astype(dtype_of(q.kind))))
+    if lengths is not None:
+        known = low.reshape(lengths, (lengths.size, 1, 1, 1))
+        parts.append(_additive(low, low.apply("Less", low.constant(np.arange(keys)), known), q))
+        if call.get("is_causal", 0):
+            last = low.constant(place.astype(np.int64) + (queries - 1))
+            parts.append(_additive(low, low.apply("Less", last, known), q))
+    total = parts[0] if parts else None
+    for part in parts[1:]:
+        assert total is not None
+        total = low.apply("Add", total, part)
+    return total
+
+
+def _additive(low: Lowering, mask: Tensor, q: Tensor) -> Tensor:
+    if mask.kind is not BOOL:
+        return mask
+    shown, hidden = (low.constant(np.array(each, dtype_of(q.kind))) for each in (0, -np.inf))
+    return low.apply("Where", mask, shown, hidden)
+
+
+def attention(
+    low: Lowering,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    *,
+    softcap: float = 0.0,
+    ahead: int | None = None,
+    zeros: bool = False,
+) -> Tensor:
+    """Return softmax(scale · q · kᵀ + mask) · v, of tensors of (batch, heads, length, features).
+
+    Args:
+        low: Where it is launched.
+        q: The queries, whose heads are a multiple of those of k.
+        k: The keys.
+        v: The values.
+        mask: What is added to the scores, broadcast to (batch, heads, queries, keys).
+        scale: What the products are multiplied by.
+        softcap: The bound of scores before the mask; none if 0.
+        ahead: How many keys a query sees beyond its own number; all if absent.
+        zeros: Whether a query that sees no keys gets zeros; else its result is not a number.
+
+    Raises:
+        ValueError: the shapes do not fit each other.
+        NotCompiled: for kinds that kernels do not cover.
+    """
+    _check(q, k, v, mask)
+    if q.kind in (F16, BF16):
+        bias = None if mask is None else cast(low, mask, F32)
+        q_wide, k_wide, v_wide = (cast(low, each, F32) for each in (q, k, v))
+        result = attention(
+            low, q_wide, k_wide, v_wide, bias, scale, softcap=softcap, ahead=ahead, zeros=zeros
+        )
+        return low.apply("Cast", result, to=q.kind.name)
+    if q.kind is F64 and not softcap and ahead is None and not zeros:
+        return _unfused(low, q, k, v, mask, scale)
+    if q.kind is not F32:
+        raise NotCompiled
+    return _launched(low, q, k, v, mask, scale, softcap, ahead, zeros or k.shape[2] == 0)
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> None:
+    given = [q, k, v] if mask is None else [q, k, v, mask]
+    if any(each.rank != _RANK for each in given[:3]) or any(each.kind is not q.kind for each in given):
+        raise ValueError(f"attention of {given}")
+    heads = k.shape[1]
+    fits = q.shape[0] == k.shape[0] and q.shape[3] == k.shape[3] and k.shape[:3] == v.shape[:3]
+    if not fits or heads == 0 or q.shape[1] % heads:
+        raise ValueError(f"attention of {given}")
+    whole = (*q.shape[:3], k.shape[2])
+    if mask is not None and broadcast_shape(mask.shape, whole) != whole:
+        raise ValueError(f"a mask of shape {list(mask.shape)} for scores of shape {list(whole)}")
+
+
+def _unfused(low: Lowering, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    if q.shape[1] != k.shape[1]:
+        raise NotCompiled
+    factor = low.constant(np.array(scale, dtype_of(q.kind)))
+    scores = low.apply("Mul", matrix_product(low, q, low.permute(k, (0, 1, 3, 2))), factor)
+    scores = scores if mask is None else low.apply("Add", scores, mask)
+    softmax = operators()["", "Softmax"](low, Call("Softmax", "", INTERNAL_OPSET, {"axis": -1}), scores)
+    assert isinstance(softmax, Tensor)
+    return matrix_product(low, softmax, v)
+
+
+def _launched(
+    low: Lowering,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    softcap: float,
+    ahead: int | None,
+    zeros: bool,
+) -> Tensor:
+    batch, q_heads, queries, features = q.shape
+    heads, keys, v_features = k.shape[1], k.shape[2], v.shape[3]
+    shape = (batch, q_heads, queries, v_features)
+    out = low.empty(F32, shape, strides_in_order(shape, (0, 2, 1, 3)))
+    group = q_heads // heads
+    rows = group * queries
+    q, k, v = (_in_rows(low, each) for each in (q, k, v))
+    vectors = _vectors(low.target, rows)
+    how, bias, of_mask = "none", [], (0, 0, 0, 0)
+    if mask is not None:
+        bias = [
+            _in_rows(
+                low, low.expand(mask, (*mask.shape[:-1], keys)) if mask.rank else _filled(low, mask, keys)
+            )
+        ]
+        strides = broadcast_strides(bias[0].shape, bias[0].strides, (*shape[:3], keys))
+        of_mask = _by_head(strides, group)
+        is_row = (group == 1 or of_mask[2] == 0) and (queries == 1 or of_mask[3] == 0)
+        how = "row" if is_row else "matrix"
+    blocks = -(-rows // (vectors * low.target.lanes))
+    elements = scratch_elements(low.target, vectors, features, v_features)
+    low.launch(
+        Kernel.of(
+            "attention",
+            vectors=vectors,
+            scale=scale,
+            softcap=softcap,
+            mask=how,
+            causal=ahead is not None,
+            zeros=zeros,
+        ),
+        outputs=[out],
+        inputs=[q, k, v, *bias],
+        sizes=[
+            *(rows, queries, keys, features, v_features, heads, blocks, ahead or 0),
+            *_by_head(q.strides, group),
+            *k.strides[:3],
+            *v.strides[:3],
+            *_by_head(out.strides, group),
+            *of_mask,
+        ],
+        extent=batch * heads * blocks if v_features else 0,
+        flops=batch * q_heads * queries * keys * (2 * features + 2 * v_features + 20),
+        bytes=4 * (q.size + k.size + v.size + out.size),
+        scratch_bytes=-(-4 * elements // 64) * 64,
+    )
+    return out
+
+
+def _by_head(strides: tuple[int, ...], group: int) -> tuple[int, int, int, int]:
+    """Return the strides of batch, head of the keys, head in its group, and query."""
+    batch, head, query, _ = strides
+    return batch, head * group, head, query
+
+
+def _in_rows(low: Lowering, x: Tensor) -> Tensor:
+    """Return `x` in memory, the elements of its last dimension next to each other."""
+    x = low.need(x)
+    return x if x.strides[-1] == 1 or x.shape[-1] == 1 else low.dense(x)
+
+
+def _filled(low: Lowering, mask: Tensor, keys: int) -> Tensor:
+    return low.expand(low.reshape(mask, (1,)), (keys,))
+
+
+def _vectors(target: Target, rows: int) -> int:
+    """Return the vectors of rows in a block with which so many rows take least time."""
+    return min(_SPEEDS, key=lambda each: -(-rows // (each * target.lanes)) * each / _SPEEDS[each])
+
+
+@operator("RotaryEmbedding")
+def rotary_embedding(
+    low: Lowering, call: Call, x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor | None = None
+) -> Tensor:
+    """Pairs of features turned by an angle of their position: Su et al., 2021, arxiv.org/abs/2104.09864."""
+    out = low.empty(x.kind, x.shape)
+    by_head = _positions_first(low, call, x)
+    turned = _positions_first(low, call, out)
+    size = int(call.get("rotary_embedding_dim", 0)) or by_head.shape[3]
+    half = size // 2
+    if size % 2 or size > by_head.shape[3] or cos.shape != sin.shape or cos.shape[-1] != half:
+        raise ValueError(f"angles {cos} and {sin} for {size} of {by_head.shape[3]} features")
+    if positions is not None:
+        rows = Call("Gather", "", INTERNAL_OPSET, {"axis": 0})
+        cos, sin = (operators()["", "Gather"](low, rows, each, positions) for each in (cos, sin))  # type: ignore[assignment]
+    if cos.shape != (*by_head.shape[:2], half):
+        raise ValueError(f"angles {cos} for {by_head.shape[0]} times {by_head.shape[1]} positions")
+    cos, sin = (low.reshape(each, (*each.shape[:2], 1, half)) for each in (cos, sin))
+    halves = (
+        (range(0, size, 2), range(1, size, 2))
+        if call.get("interleaved", 0)
+        else (range(half), range(half, size))
+    )
+    a, b = (sliced(low, by_head, 3, each) for each in halves)
+    real = low.apply("Sub", low.apply("Mul", cos, a), low.apply("Mul", sin, b))
+    imaginary = low.apply("Add", low.apply("Mul", sin, a), low.apply("Mul", cos, b))
+    for part, places in zip((real, imaginary), halves, strict=True):
+        low.write(part, sliced(low, turned, 3, places))
+    rest = range(size, by_head.shape[3])
+    if rest:
+        low.copy(sliced(low, by_head, 3, rest), sliced(low, turned, 3, rest))
+    return out
+
+
+def _positions_first(low: Lowering, call: Call, x: Tensor) -> Tensor:
+    """Return `x` as (batch, positions, heads, features), without a copy."""
+    if x.rank == _RANK:
+        return low.permute(x, (0, 2, 1, 3))
+    return low.permute(_heads(low, x, call.get("num_heads")), (0, 2, 1, 3))
