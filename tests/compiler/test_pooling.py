@@ -117,4 +117,5 @@ def test_what_follows_is_done_where_the_tile_ends():
     found = executable.run({"x": x})["y"]
     assert np.array_equal(found, np.maximum(x.reshape(1, 40, 4, 2, 4, 2).max((3, 5)), 0))
     launches = [launch for segment in executable.program({"x": x}) for launch in segment.launches]
-    assert [each.kernel.template for each in launches] == ["pointwise", "window", "pointwise"]
+    (pooling,) = (each for each in launches if each.kernel.template == "window")
+    assert "Relu" in str(pooling.kernel)

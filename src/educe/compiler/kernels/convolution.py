@@ -12,6 +12,9 @@ from educe.compiler.target import Target
 NUM_SIZES = 11
 """Sizes of a convolution before the strides of what its expression reads and writes."""
 
+_MAX_UNROLLED_FLOPS = 3
+"""Operations for which it is worth while to write a tile without a loop."""
+
 
 @template("convolution")
 def convolution(
@@ -20,6 +23,7 @@ def convolution(
     kind: Kind,
     tile: tuple[int, int],
     has_taps: bool,
+    has_tail: bool,
     expression: Expression,
     access: tuple[str, ...],
 ) -> None:
@@ -50,6 +54,7 @@ def convolution(
         tile: Pixels and vectors of channels that are summed in registers.
         has_taps: Whether `lines` and `columns` tell where a pixel's input lies; without them it lies at the
             pixel's number times a stride.
+        has_tail: Whether the channels of a group do not fill its last panel.
         expression: What ends the sum.
         access: For each operand, ``dense`` along the channels or the ``same`` for all.
     """
@@ -88,13 +93,23 @@ def convolution(
             if has_taps:
                 tables = (lines, columns, zeros)
                 _sum_taps(
-                    fn, kind, acc, source, packed, (ahead, step_bytes), tables, places, (line_taps, column_taps, depth)
+                    fn,
+                    kind,
+                    acc,
+                    source,
+                    packed,
+                    (ahead, step_bytes),
+                    tables,
+                    places,
+                    (line_taps, column_taps, depth),
                 )
             else:
                 last = pixels - 1
                 pointers = [fn.at(kind, source, fn.minimum(first + r, last) * step) for r in range(rows)]
                 _sum(fn, kind, acc, pointers, packed, (ahead, step_bytes), depth)
-            ends.write(acc, places[0], fn.minimum(stop - first, rows), width, group * channels + done, count)
+            channel = group * channels + done
+            left = fn.minimum(stop - first, rows)
+            ends.write(acc, places[0], left, width, channel, count if has_tail else None)
 
 
 def _places(fn: Function, first: Val, pixels: Val, width: Val, rows: int) -> list[tuple[Val, Val]]:
@@ -179,7 +194,8 @@ class RowEnd:
         access: For each operand, ``dense`` along the channels or the ``same`` for all.
         out: The output.
         first_pointer: The number of the first operand among the kernel's pointers.
-        first_size: Where the strides of line and column begin among its sizes: the output's, then the operands'.
+        first_size: Where the strides of line and column begin among its sizes: the output's, then the
+            operands'.
     """
 
     def __init__(
@@ -200,7 +216,6 @@ class RowEnd:
             (fn.size(first_size + 2 * index), fn.size(first_size + 2 * index + 1))
             for index in range(len(access) + 1)
         ]
-        self._tile: Val | None = None
 
     def write(
         self,
@@ -209,50 +224,99 @@ class RowEnd:
         rows: Val,
         width: Val,
         channel: Val,
-        count: Val,
+        count: Val | None,
     ) -> None:
-        """Write the outputs of `rows` pixels from line and column `first` on, `count` channels from `channel` on."""
-        fn, lanes = self.fn, self.lanes
-        vectors = len(acc[0])
+        """Write the outputs of a tile.
+
+        Args:
+            acc: The sums.
+            first: Line and column of the first pixel.
+            rows: How many pixels there are.
+            width: Columns of a line.
+            channel: The first channel.
+            count: How many channels there are; None if they fill the vectors.
+        """
+        if self.expression.flops > _MAX_UNROLLED_FLOPS:
+            self._write_rows(acc, first, rows, width, channel, count)
+            return
+        is_whole = rows == len(acc)
+        if count is not None:
+            is_whole = is_whole & (count == len(acc[0]) * self.lanes)
+        with self.fn.either(is_whole) as otherwise:
+            self._write_whole(acc, first, width, channel)
+            otherwise()
+            self._write_rows(acc, first, rows, width, channel, count)
+
+    def _write_whole(
+        self, acc: Sequence[Sequence[Var]], first: tuple[Val, Val], width: Val, channel: Val
+    ) -> None:
+        """Write all rows of a tile from the registers."""
+        line, column = first
+        for row in acc:
+            starts = self._starts(line, column)
+            self._write_row([total.get() for total in row], starts, channel, None)
+            line, column = self._next(line, column, width)
+
+    def _write_rows(
+        self,
+        acc: Sequence[Sequence[Var]],
+        first: tuple[Val, Val],
+        rows: Val,
+        width: Val,
+        channel: Val,
+        count: Val | None,
+    ) -> None:
+        """Write some rows of a tile, by way of the stack."""
+        fn, lanes, vectors = self.fn, self.lanes, len(acc[0])
         kind = acc[0][0].kind
-        if self._tile is None:
-            self._tile = fn.stack(kind, len(acc) * vectors * lanes)
-        tile = self._tile
+        tile = fn.stack(kind, len(acc) * vectors * lanes)
         for r, row in enumerate(acc):
             for v, total in enumerate(row):
                 fn.store(total.get(), tile, (r * vectors + v) * lanes)
         line, column = fn.var(first[0]), fn.var(first[1])
-        masks = [fn.tail_mask(count - v * lanes, lanes) for v in range(vectors)]
         with fn.loop(0, rows) as r:
-            starts = [
-                fn.at(kind, pointer, line.get() * of_line + column.get() * of_column)
-                for kind, pointer, (of_line, of_column) in zip(
-                    self.kinds, self.pointers, self.strides, strict=True
-                )
-            ]
+            starts = self._starts(line.get(), column.get())
             sums = [fn.load(kind, tile, r * (vectors * lanes) + v * lanes, lanes) for v in range(vectors)]
-            with fn.either(count == vectors * lanes) as otherwise:
-                for v in range(vectors):
-                    self._vector(sums[v], starts, channel + v * lanes, None)
-                otherwise()
-                for v in range(vectors):
-                    self._vector(sums[v], starts, channel + v * lanes, masks[v])
-            is_next = column.get() + 1 == width
-            line.set(fn.select(is_next, line.get() + 1, line.get()))
-            column.set(fn.select(is_next, 0, column.get() + 1))
+            if count is None:
+                self._write_row(sums, starts, channel, None)
+            else:
+                with fn.either(count == vectors * lanes) as otherwise:
+                    self._write_row(sums, starts, channel, None)
+                    otherwise()
+                    self._write_row(sums, starts, channel, count)
+            next_line, next_column = self._next(line.get(), column.get(), width)
+            line.set(next_line)
+            column.set(next_column)
 
-    def _vector(self, total: Val, starts: Sequence[Val], channel: Val, mask: Val | None) -> None:
-        fn = self.fn
-        values = [total]
-        for kind, start, access in zip(self.kinds[1:], starts[1:], self.access, strict=True):
-            is_dense = access == "dense"
-            values.append(
-                fn.load(kind, start, channel, self.lanes, mask)
-                if is_dense
-                else fn.splat(fn.load(kind, start), self.lanes)
+    def _next(self, line: Val, column: Val, width: Val) -> tuple[Val, Val]:
+        """Return the pixel after another."""
+        is_next = column + 1 == width
+        return self.fn.select(is_next, line + 1, line), self.fn.select(is_next, 0, column + 1)
+
+    def _starts(self, line: Val, column: Val) -> list[Val]:
+        """Return where the channels of a pixel lie in the output and the operands."""
+        return [
+            self.fn.at(kind, pointer, line * of_line + column * of_column)
+            for kind, pointer, (of_line, of_column) in zip(
+                self.kinds, self.pointers, self.strides, strict=True
             )
-        result = fn.splat(self.expression.emit(fn, values), self.lanes)
-        fn.store(result, starts[0], channel, mask)
+        ]
+
+    def _write_row(self, sums: Sequence[Val], starts: Sequence[Val], channel: Val, count: Val | None) -> None:
+        """Write one pixel's channels from `channel` on, all or `count` of them."""
+        fn, lanes = self.fn, self.lanes
+        for v, total in enumerate(sums):
+            place = channel + v * lanes
+            mask = None if count is None else fn.tail_mask(count - v * lanes, lanes)
+            values = [total]
+            for kind, start, access in zip(self.kinds[1:], starts[1:], self.access, strict=True):
+                is_dense = access == "dense"
+                values.append(
+                    fn.load(kind, start, place, lanes, mask)
+                    if is_dense
+                    else fn.splat(fn.load(kind, start), lanes)
+                )
+            fn.store(fn.splat(self.expression.emit(fn, values), lanes), starts[0], place, mask)
 
 
 __all__ = ["NUM_SIZES", "PTR", "RowEnd", "convolution", "multiply_add"]

@@ -10,7 +10,7 @@ from educe.compiler.kernels.convolution import RowEnd, multiply_add
 from educe.compiler.kernels.scalars import Expression
 from educe.compiler.target import Target
 
-NUM_SIZES = 8
+NUM_SIZES = 9
 """Sizes of a window before the strides of what its expression reads and writes."""
 
 
@@ -21,6 +21,7 @@ def window(
     kind: Kind,
     tile: tuple[int, int],
     reduction: str,
+    has_tail: bool,
     expression: Expression,
     access: tuple[str, ...],
 ) -> None:
@@ -42,7 +43,7 @@ def window(
     Pointers: out, x, weights, start, lines, columns, outside, the weights of columns where there are such,
     operands. Sizes: columns of a
     line, tiles of a line, parts, channels of a part, channels, channels of weights and start, line taps,
-    column taps; then for out and each operand the strides of line and column. Scratch: an address
+    column taps, the step from one pixel's input to the next one's, or 0 if it is not always the same; then for out and each operand the strides of line and column. Scratch: an address
     and a weight for each tap and pixel of a tile.
 
     Args:
@@ -52,13 +53,14 @@ def window(
         tile: Pixels and vectors of channels that are reduced in registers.
         reduction: ``dot`` with weights for each channel, ``blend`` with weights for each pixel, ``sum`` or
             ``max``.
+        has_tail: Whether the channels do not fill the last vectors.
         expression: What ends the reduction.
         access: For each operand, ``dense`` along the channels or the ``same`` for all.
     """
     rows, vectors = tile
     lanes = target.lanes
     out, x, weights, start, lines, columns, outside = (fn.pointer(index) for index in range(7))
-    width, tiles, parts, part_channels, channels, padded, line_taps, column_taps = (
+    width, tiles, parts, part_channels, channels, padded, line_taps, column_taps, step = (
         fn.size(index) for index in range(NUM_SIZES)
     )
     zero = fn.const(kind, 0, lanes)
@@ -70,9 +72,14 @@ def window(
         line, part = unit // (parts * tiles), unit % parts
         column = unit // parts % tiles * rows
         counts = (line_taps, column_taps)
-        _see(fn, kind, (x, lines, columns, outside), (line, column, width), counts, rows)
+        tables, place = (x, lines, columns, outside), (line, column, width)
+        inner = _is_inner(fn, tables, place, counts, rows) & (step > 0)
+        with fn.either(inner) as otherwise:
+            _see(fn, kind, tables, place, counts, rows, 1)
+            otherwise()
+            _see(fn, kind, tables, place, counts, rows, rows)
         if is_blend:
-            _weigh(fn, kind, (weights, fn.pointer(7)), (line, column, width), counts, rows)
+            _weigh(fn, kind, (weights, fn.pointer(7)), place, counts, rows)
         first = part * part_channels
         with fn.loop(first, fn.minimum(first + part_channels, channels), vectors * lanes) as c:
             count = fn.minimum(channels - c, vectors * lanes)
@@ -80,11 +87,35 @@ def window(
                 initial = fn.load(kind, start, c + v * lanes, lanes)
                 for r in range(rows):
                     acc[r][v].set(initial)
-            with fn.either(count == vectors * lanes) as otherwise:
-                reducer.reduce(c, counts, [None] * vectors)
-                otherwise()
-                reducer.reduce(c, counts, [fn.tail_mask(count - v * lanes, lanes) for v in range(vectors)])
-            ends.write(acc, (line, column), fn.minimum(width - column, rows), width, c, count)
+            if has_tail:
+                masks = [fn.tail_mask(count - v * lanes, lanes) for v in range(vectors)]
+                with fn.either(count == vectors * lanes) as otherwise:
+                    reducer.reduce_tile(c, counts, [None] * vectors, inner, step)
+                    otherwise()
+                    reducer.reduce_tile(c, counts, masks, inner, step)
+            else:
+                reducer.reduce_tile(c, counts, [None] * vectors, inner, step)
+            pixels = fn.minimum(width - column, rows)
+            ends.write(acc, (line, column), pixels, width, c, count if has_tail else None)
+
+
+def _is_inner(
+    fn: Function,
+    tables: tuple[Val, Val, Val, Val],
+    place: tuple[Val, Val, Val],
+    counts: tuple[Val, Val],
+    rows: int,
+) -> Val:
+    """Return whether a tile is whole, and its first and last tap see the input in every line."""
+    _, lines, columns, _ = tables
+    line, column, width = place
+    line_taps, column_taps = counts
+    last = fn.minimum(column + (rows - 1), width - 1)
+    ends = fn.load(I64, columns, column * column_taps) | fn.load(I64, columns, (last + 1) * column_taps - 1)
+    least = fn.var(ends)
+    with fn.loop(0, line_taps) as a:
+        least.set(least.get() | fn.load(I64, lines, line * line_taps + a))
+    return (least.get() >= 0) & (column + rows <= width)
 
 
 def _see(
@@ -94,18 +125,19 @@ def _see(
     place: tuple[Val, Val, Val],
     counts: tuple[Val, Val],
     rows: int,
+    pixels: int,
 ) -> None:
-    """Store what each tap of each pixel of a tile sees into the scratch memory, [tap][pixel]."""
+    """Store what each tap of the first `pixels` of a tile sees into the scratch memory, [tap][pixel]."""
     x, lines, columns, outside = tables
     line, column, width = place
     line_taps, column_taps = counts
     last = width - 1
-    of_pixel = [fn.at(I64, columns, fn.minimum(column + r, last) * column_taps) for r in range(rows)]
+    of_pixel = [fn.at(I64, columns, fn.minimum(column + r, last) * column_taps) for r in range(pixels)]
     with fn.loop(0, line_taps) as a:
         begin = fn.load(I64, lines, line * line_taps + a)
         with fn.loop(0, column_taps) as b:
             seen = fn.at(PTR, fn.scratch, (a * column_taps + b) * rows)
-            for r in range(rows):
+            for r in range(pixels):
                 offset = begin + fn.load(I64, of_pixel[r], b)
                 fn.store(fn.select(offset < 0, outside, fn.at(kind, x, offset)), seen, r)
 
@@ -144,6 +176,18 @@ class _Reducer:
     ) -> None:
         self.fn, self.kind, self.acc, self.weights, self.padded = fn, kind, acc, weights, padded
         self.lanes = acc[0][0].lanes
+        self._step: Val | None = None
+
+    def reduce_tile(
+        self, c: Val, counts: tuple[Val, Val], masks: Sequence[Val | None], inner: Val, step: Val
+    ) -> None:
+        """Reduce all taps for the channels from `c` on; in an `inner` tile, pixels lie `step` apart."""
+        with self.fn.either(inner) as otherwise:
+            self._step = step
+            self.reduce(c, counts, masks)
+            otherwise()
+            self._step = None
+            self.reduce(c, counts, masks)
 
     def reduce(self, c: Val, counts: tuple[Val, Val], masks: Sequence[Val | None]) -> None:
         """Reduce all taps for the channels from `c` on."""
@@ -154,11 +198,17 @@ class _Reducer:
         fn, lanes, rows = self.fn, self.lanes, len(acc)
         weights = self._weights(tap, c)
         for r, row in enumerate(acc):
-            pixel = fn.load(PTR, fn.scratch, tap * rows + r)
+            pixel = self._pixel(tap * rows, r)
             weights = self._pixel_weights(tap * rows + r) or weights
             for v, total in enumerate(row):
                 seen = fn.load(self.kind, pixel, c + v * lanes, lanes, masks[v])
                 total.set(self._combined(total.get(), seen, weights[v]))
+
+    def _pixel(self, first: Val, r: int) -> Val:
+        """Return where the channels of pixel `r` lie, of those whose addresses begin at `first`."""
+        if self._step is None:
+            return self.fn.load(PTR, self.fn.scratch, first + r)
+        return self.fn.at(self.kind, self.fn.load(PTR, self.fn.scratch, first), self._step * r)
 
     def _weights(self, tap: Val, c: Val) -> list[Val]:
         return [c] * len(self.acc[0])

@@ -14,6 +14,7 @@ from educe.compiler.emit import F32, F64, I32, Kind
 from educe.compiler.kernel import Kernel
 from educe.compiler.kernels.scalars import Expression
 from educe.compiler.operators.base import Call, NotCompiled, operator
+from educe.compiler.operators.movement import sliced
 from educe.compiler.operators.sliding import Sliding
 from educe.compiler.operators.tile_end import (
     access_of,
@@ -28,17 +29,21 @@ from educe.compiler.operators.window import (
     Window,
     filled_row,
     numbers,
+    shared,
     transposed_window,
     window_of,
     with_channels_last,
 )
-from educe.compiler.tensor import Tensor
+from educe.compiler.tensor import Tensor, channels_last, dtype_of
 
 if TYPE_CHECKING:
     from educe.compiler.lowering import Lowering
     from educe.compiler.target import Target
 
 _MAX_RANK = 3
+_FEW_CHANNELS = 4
+"""Channels up to which the taps of a line are merged with them."""
+
 _LATER = 7
 """Which of the kernel's pointers is to weights that are needed later."""
 
@@ -76,9 +81,46 @@ def conv(low: Lowering, call: Call, x: Tensor, w: Tensor, bias: Tensor | None = 
         raise NotCompiled
     if kind not in (F32, F64):
         x, w, bias = (_in_f32(low, each) for each in (x, w, bias))
+    if groups == 1 and x.shape[1] <= _FEW_CHANNELS and window.num_taps > 1 and x.size and _is_close(window):
+        x, w, window = _merged(low, x, w, window)
     return _narrow(
         low, _Convolution(low, with_channels_last(low, x), low.need(w), bias, window, groups), kind
     )
+
+
+def _is_close(window: Window) -> bool:
+    """Say whether the taps of a line see pixels next to each other."""
+    columns = window.places[-1]
+    return columns.size > 0 and columns.shape[1] > 1 and bool((np.diff(columns, axis=1) == 1).all())
+
+
+def _merged(low: Lowering, x: Tensor, w: Tensor, window: Window) -> tuple[Tensor, Tensor, Window]:
+    """Return the same convolution with the taps of a line as channels, over a padded copy of the input.
+
+    The channels of pixels next to each other are one run of memory, so that few channels make long sums.
+    """
+    before = [max(0, -int(each.min())) for each in window.places]
+    sizes = [
+        begin + max(size, int(each.max()) + 1)
+        for begin, size, each in zip(before, window.sizes, window.places, strict=True)
+    ]
+    shape = (*x.shape[:2], *sizes)
+    whole = low.empty(x.kind, shape, channels_last(shape))
+    zero = shared(low, ("zero", x.kind.name), lambda: np.zeros((), dtype_of(x.kind)))
+    inner = whole
+    for axis, (begin, size) in enumerate(zip(before, window.sizes, strict=True)):
+        for part in (range(begin), range(begin + size, sizes[axis])):
+            if part:
+                border = sliced(low, whole, 2 + axis, part)
+                low.copy(low.expand(zero, border.shape), border)
+        inner = sliced(low, inner, 2 + axis, range(begin, begin + size))
+    low.copy(x, inner)
+    taps = window.kernel[-1]
+    seen = whole.view((shape[0], taps * shape[1], *sizes), whole.strides)
+    order = (0, w.rank - 1, *range(1, w.rank - 1))
+    weights = low.reshape(low.permute(w, order), (w.shape[0], taps * shape[1], *w.shape[2:-1], 1))
+    places = [each + begin for each, begin in zip(window.places, before, strict=True)]
+    return seen, weights, Window(tuple(sizes), (*places[:-1], np.ascontiguousarray(places[-1][:, :1])))
 
 
 @operator("ConvTranspose")
@@ -228,10 +270,7 @@ class _Transposed:
         operands = [broadcast(each, out.shape) for each in operands]
         for phase in itertools.product(*(range(stride) for stride in self.strides)):
             outputs = [slice(first, None, step) for first, step in zip(phase, self.strides, strict=True)]
-            taps = [
-                np.flatnonzero((each[some] >= 0).any(axis=0))
-                for each, some in zip(self.window.places, outputs, strict=True)
-            ]
+            taps = [np.flatnonzero(self.window.inside(d)[some].any(axis=0)) for d, some in enumerate(outputs)]
             window = self.window.chosen(outputs, taps)
             convolution = _Convolution(self.low, self.x, self._weights(taps), self.bias, window, self.groups)
             seen = [_every(each, phase, self.strides, window.outputs) for each in (out, *operands)]
@@ -314,6 +353,7 @@ class _Convolution:
                 kind=kind,
                 tile=(tile.rows, tile.vectors),
                 has_taps=not is_flat,
+                has_tail=channels % panel != 0,
                 expression=expression,
                 access=tuple(access_of(each) for each in operands),
             ),

@@ -81,6 +81,7 @@ class Sliding:
                 kind=kind,
                 tile=(rows, vectors),
                 reduction=self.reduction,
+                has_tail=channels % panel != 0,
                 expression=expression,
                 access=tuple(access_of(each) for each in operands),
             ),
@@ -91,7 +92,7 @@ class Sliding:
             ],
             sizes=[
                 *(width, tiles, -(-panels // part), part * panel, channels, panels * panel),
-                *(window.line_taps, window.kernel[-1]),
+                *(window.line_taps, window.kernel[-1], window.column_step * self.x.strides[-1]),
                 *(stride for each in (out, *operands) for stride in pixel_strides(each)),
             ],
             extent=lines * tiles * -(-panels // part),

@@ -25,8 +25,6 @@ MAX_VECTORS = 8
 MAX_TABLE = 1 << 26
 """Entries of a window's tables."""
 
-_PADDING, _BEYOND = -1, -2
-
 
 @dataclass(frozen=True, eq=False)
 class Window:
@@ -34,12 +32,14 @@ class Window:
 
     Attributes:
         sizes: The input's spatial sizes.
-        places: For each spatial dimension the place that each output's taps see, [outputs, taps]: -1 where
-            it is padding, -2 behind the padding.
+        places: For each spatial dimension the place that each output's taps see, [outputs, taps]; below 0 or
+            from the size on, it is outside.
+        ends: Where the padding of each dimension ends; the sizes if there is none.
     """
 
     sizes: tuple[int, ...]
     places: tuple[np.ndarray, ...]
+    ends: tuple[int, ...] = ()
 
     @cached_property
     def key(self) -> tuple[object, ...]:
@@ -74,17 +74,32 @@ class Window:
             for size, each in zip(self.sizes, self.places, strict=True)
         )
 
+    @cached_property
+    def column_step(self) -> int:
+        """How far what the columns see lies apart, or 0 if that is not always the same."""
+        columns = self.places[-1]
+        if columns.shape[0] < 2 or columns.shape[1] == 0:
+            return 1
+        step = int(columns[1, 0] - columns[0, 0])
+        affine = columns[:1] + np.arange(columns.shape[0])[:, None] * step
+        is_rising = step > 0 and bool((np.diff(columns[0]) >= 0).all())
+        return step if is_rising and np.array_equal(columns, affine) else 0
+
     def chosen(self, outputs: Sequence[slice], taps: Sequence[np.ndarray]) -> Window:
         """Return the window of some outputs and some taps, given for each dimension."""
         places = (each[some][:, few] for each, some, few in zip(self.places, outputs, taps, strict=True))
         return Window(self.sizes, tuple(np.ascontiguousarray(each) for each in places))
 
+    def inside(self, axis: int) -> np.ndarray:
+        """Return which places of a dimension are inside the input."""
+        return (self.places[axis] >= 0) & (self.places[axis] < self.sizes[axis])
+
     def counts(self, *, with_padding: bool) -> np.ndarray:
         """Return how many taps of each output pixel see the input, or the padding too."""
-        least = _PADDING if with_padding else 0
         total = np.ones((), np.int64)
-        for each in self.places:
-            total = total[..., None] * (each >= least).sum(axis=1)
+        for axis, each in enumerate(self.places):
+            counted = each < self.ends[axis] if with_padding else self.inside(axis)
+            total = total[..., None] * counted.sum(axis=1)
         return total
 
     def tables(self, low: Lowering, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,7 +115,7 @@ class Window:
         )
 
     def _offsets(self, axis: int, stride: int) -> np.ndarray:
-        return np.where(self.places[axis] < 0, OUTSIDE, self.places[axis] * stride)
+        return np.where(self.inside(axis), self.places[axis] * stride, OUTSIDE)
 
     def _lines(self, batch: int, strides: Sequence[int]) -> np.ndarray:
         """Return the offsets of all dimensions but the last, of which `strides` are, the batch first."""
@@ -150,7 +165,7 @@ def window_of(call: Call, sizes: Sequence[int], kernel: Sequence[int]) -> Window
     )
     check_kernel(sizes, kernel, strides, dilations)
     auto, is_ceil = call.get("auto_pad", "NOTSET"), bool(call.get("ceil_mode", 0))
-    places = []
+    places, ends = [], []
     for axis, (size, taps, stride, step) in enumerate(zip(sizes, kernel, strides, dilations, strict=True)):
         extent = (taps - 1) * step + 1
         begin, end = pads[axis], pads[rank + axis]
@@ -164,10 +179,9 @@ def window_of(call: Call, sizes: Sequence[int], kernel: Sequence[int]) -> Window
         count = (-(-free // stride) if is_ceil else free // stride) + 1
         if is_ceil and (count - 1) * stride >= size + begin:
             count -= 1
-        seen = np.arange(max(count, 0))[:, None] * stride - begin + np.arange(taps)[None, :] * step
-        inside = np.where(seen < size, seen, np.where(seen < size + end, _PADDING, _BEYOND))
-        places.append(np.where(seen < 0, _PADDING, inside))
-    return Window(tuple(sizes), tuple(places))
+        places.append(np.arange(max(count, 0))[:, None] * stride - begin + np.arange(taps)[None, :] * step)
+        ends.append(size + end)
+    return Window(tuple(sizes), tuple(places), tuple(ends))
 
 
 def transposed_window(call: Call, sizes: Sequence[int], kernel: Sequence[int]) -> Window:
@@ -197,7 +211,7 @@ def transposed_window(call: Call, sizes: Sequence[int], kernel: Sequence[int]) -
             begin, count = 0, whole
         sent = np.arange(max(count, 0))[:, None] + begin - np.arange(taps)[None, :] * step
         seen = sent // stride
-        places.append(np.where((sent % stride == 0) & (seen >= 0) & (seen < size), seen, _PADDING))
+        places.append(np.where(sent % stride == 0, seen, -1))
     return Window(tuple(sizes), tuple(places))
 
 
