@@ -260,7 +260,8 @@ def markdown(report: Report) -> str:
             f"|---|{'---:|' * (len(names) + 4)}",
         ]
         lines += [_table_row(each) for each in _by_row(cells).values()]
-        lines += ["", *(f"- {cell.row}: {cell.engine} fails: {cell.error}" for cell in cells if cell.error)]
+        failures = [f"- {cell.row}: {cell.engine} fails: {cell.error}" for cell in cells if cell.error]
+        lines += ["", *failures] if failures else []
     return "\n".join(lines)
 
 
