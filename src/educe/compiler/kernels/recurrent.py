@@ -132,6 +132,7 @@ class _Steps:
             fn.pointer(index) for index in range(9)
         )
         self.lengths = lengths
+        self.held = fn.stack(cell.kind, tile * self.gates * self.lanes)
         self.width = (self.hidden + (self.lanes - 1)) // self.lanes * self.lanes
 
     def write(self) -> None:
@@ -178,27 +179,34 @@ class _Steps:
         self, direction: Val, first: Val, count: Val, step: Val, old: Val, new: Val, c: Val, reset: Val
     ) -> None:
         """Write one step of all rows of the group."""
-        if self.cell.name == "GRU" and not self.cell.resets_after:
-            with self._tiles(direction, first, count, step) as (j, tile):
-                for row, gate in zip(tile, self._sums(direction, j, tile, [(1, old)]), strict=True):
-                    h = self._state(old, row, j)
-                    self._keep(self.cell.gate(self.fn, 0, gate[0].get()) * h, reset, row, j)
-        with self._tiles(direction, first, count, step) as (j, tile):
+        is_reset_before = self.cell.name == "GRU" and not self.cell.resets_after
+        if is_reset_before:
+            with self._rows(direction, first, count, step, [(1, old)]) as (j, row, gates):
+                self._keep(self.cell.gate(self.fn, 0, gates[0]) * self._state(old, row, j), reset, row, j)
+        chosen = [(0, old), (2, reset)] if is_reset_before else [(gate, old) for gate in range(self.gates)]
+        with self._rows(direction, first, count, step, chosen) as (j, row, gates):
+            h, state = self._cell(direction, j, row, gates, old, c)
+            self._keep(self.fn.select(row.goes_on, h, self._state(old, row, j)), new, row, j)
+            if state is not None:
+                self._keep(self.fn.select(row.goes_on, state, self._state(c, row, j)), c, row, j)
             mask = self.fn.tail_mask(self.hidden - j, self.lanes)
-            updated = self._cell(direction, j, tile, old, c, reset)
-            for row, (h, state) in zip(tile, updated, strict=True):
-                self._keep(self.fn.select(row.goes_on, h, self._state(old, row, j)), new, row, j)
-                if state is not None:
-                    self._keep(self.fn.select(row.goes_on, state, self._state(c, row, j)), c, row, j)
-                self.fn.store(self.fn.select(row.goes_on, h, 0.0), self.y, row.y + j, mask)
+            self.fn.store(self.fn.select(row.goes_on, h, 0.0), self.y, row.y + j, mask)
 
     @contextmanager
-    def _tiles(self, direction: Val, first: Val, count: Val, step: Val) -> Iterator[tuple[Val, list[_Row]]]:
-        """Write the loops over blocks of hidden units, and over tiles of rows inside."""
-        fn = self.fn
-        with fn.loop(0, self.width, self.lanes) as j, fn.loop(0, count, self.tile) as start:
+    def _rows(
+        self, direction: Val, first: Val, count: Val, step: Val, gates: Sequence[tuple[int, Val]]
+    ) -> Iterator[tuple[Val, _Row, list[Val]]]:
+        """Write the loops over blocks of hidden units and over rows, after the sums of a tile of them."""
+        fn, kind, lanes = self.fn, self.cell.kind, self.lanes
+        with fn.loop(0, self.width, lanes) as j, fn.loop(0, count, self.tile) as start:
             places = [fn.minimum(start + r, count - 1) for r in range(self.tile)]
-            yield j, [self._row(direction, first, place, step) for place in places]
+            tile = [self._row(direction, first, place, step) for place in places]
+            for index, total in enumerate(self._sums(direction, j, tile, gates)):
+                fn.store(total.get(), self.held, index * lanes)
+            with fn.loop(0, fn.minimum(count - start, self.tile)) as r:
+                held = fn.at(kind, self.held, r * (len(gates) * lanes))
+                values = [fn.load(kind, held, index * lanes, lanes) for index in range(len(gates))]
+                yield j, self._row(direction, first, start + r, step), values
 
     def _row(self, direction: Val, first: Val, place: Val, step: Val) -> _Row:
         fn, strides, row = self.fn, self.strides, first + place
@@ -220,48 +228,43 @@ class _Steps:
 
     def _sums(
         self, direction: Val, j: Val, tile: Sequence[_Row], gates: Sequence[tuple[int, Val]]
-    ) -> list[list[Var]]:
+    ) -> list[Var]:
         """Write the products of some gates, each with a state; one that is reset starts without the input."""
         fn, kind, lanes = self.fn, self.cell.kind, self.lanes
-        block = (direction * self.width + j) * self.gates
-        sums: list[list[Var]] = []
+        sums: list[Var] = []
         for row in tile:
-            own = []
             for gate, _ in gates:
                 first = fn.load(kind, self.x, row.x + j * self.gates + gate * lanes, lanes)
                 if self.cell.resets_after:
                     bias = self._extra(direction, j, gate, 3)
                     first = bias if gate == 2 else first + bias
-                own.append(fn.var(first))
-            sums.append(own)
+                sums.append(fn.var(first))
+        block = (direction * self.width + j) * self.gates
         weights = fn.at(kind, self.weights, block * self.hidden)
         with fn.loop(0, self.hidden) as k:
             loaded = [
                 fn.load(kind, weights, k * (self.gates * lanes) + gate * lanes, lanes) for gate, _ in gates
             ]
-            for row, own in zip(tile, sums, strict=True):
-                for total, weight, (_, state) in zip(own, loaded, gates, strict=True):
+            totals = iter(sums)
+            for row in tile:
+                for weight, (_, state) in zip(loaded, gates, strict=True):
+                    total = next(totals)
                     total.set(fn.fma(fn.load(kind, state, row.state + k), weight, total.get()))
         return sums
 
     def _cell(
-        self, direction: Val, j: Val, tile: Sequence[_Row], old: Val, c: Val, reset: Val
-    ) -> list[tuple[Val, Val | None]]:
-        """Write the new hidden state of each row, and its other state if the cell has one."""
+        self, direction: Val, j: Val, row: _Row, gates: Sequence[Val], old: Val, c: Val
+    ) -> tuple[Val, Val | None]:
+        """Write the new hidden state of a row, and its other state if the cell has one."""
         if self.cell.name == "RNN":
-            sums = self._sums(direction, j, tile, [(0, old)])
-            return [(self.cell.gate(self.fn, 0, own[0].get()), None) for own in sums]
+            return self.cell.gate(self.fn, 0, gates[0]), None
         if self.cell.name == "LSTM":
-            sums = self._sums(direction, j, tile, [(gate, old) for gate in range(4)])
-            rows = zip(tile, sums, strict=True)
-            return [self._lstm(direction, j, own, self._state(c, row, j)) for row, own in rows]
-        gates = [(0, old), (1, old), (2, old)] if self.cell.resets_after else [(0, old), (2, reset)]
-        rows = zip(tile, self._sums(direction, j, tile, gates), strict=True)
-        return [(self._gru(j, row.x, own, self._state(old, row, j)), None) for row, own in rows]
+            return self._lstm(direction, j, gates, self._state(c, row, j))
+        return self._gru(j, row.x, gates, self._state(old, row, j)), None
 
-    def _lstm(self, direction: Val, j: Val, sums: Sequence[Var], c: Val) -> tuple[Val, Val]:
+    def _lstm(self, direction: Val, j: Val, gates: Sequence[Val], c: Val) -> tuple[Val, Val]:
         fn, cell = self.fn, self.cell
-        i, o, f, g = (each.get() for each in sums)
+        i, o, f, g = gates
         if cell.has_peepholes:
             i = fn.fma(self._extra(direction, j, 0, 3), c, i)
             f = fn.fma(self._extra(direction, j, 2, 3), c, f)
@@ -272,14 +275,13 @@ class _Steps:
             o = fn.fma(self._extra(direction, j, 1, 3), state, o)
         return cell.gate(fn, 0, o) * cell.activations[2].emit(fn, state), state
 
-    def _gru(self, j: Val, x: Val, sums: Sequence[Var], h: Val) -> Val:
+    def _gru(self, j: Val, x: Val, gates: Sequence[Val], h: Val) -> Val:
         fn, cell = self.fn, self.cell
-        z = cell.gate(fn, 0, sums[0].get())
-        inner = sums[-1].get()
+        z, inner = cell.gate(fn, 0, gates[0]), gates[-1]
         if cell.resets_after:
             place = x + j * self.gates + 2 * self.lanes
-            r = cell.gate(fn, 0, sums[1].get())
-            inner = fn.fma(r, inner, fn.load(cell.kind, self.x, place, self.lanes))
+            reset = cell.gate(fn, 0, gates[1])
+            inner = fn.fma(reset, inner, fn.load(cell.kind, self.x, place, self.lanes))
         return (1.0 - z) * cell.gate(fn, 1, inner) + z * h
 
 

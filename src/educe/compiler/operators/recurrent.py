@@ -335,8 +335,7 @@ def _half(index: int, b: np.ndarray) -> np.ndarray:
 
 
 def _sum_of_halves(b: np.ndarray) -> np.ndarray:
-    first, second = np.split(b, 2, 1)
-    return first + second
+    return np.sum(np.split(b, 2, 1), 0, b.dtype)  # type: ignore[no-any-return]
 
 
 def _text(value: Any) -> str:
