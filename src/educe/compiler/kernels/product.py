@@ -30,7 +30,7 @@ def tiles(target: Target, vectors: int) -> tuple[tuple[int, int], ...]:
     A tile of few rows goes through several panels at once, so that there are sums enough to hide latency.
     """
     most = next(tile.rows for tile in target.tiles if tile.vectors == vectors)
-    rows = [most, *(each for each in (8, 4, 2, 1) if each < most)]
+    rows = [most, *(each for each in (8, 4, 1) if each < most)]
     return tuple((each, 1 if vectors == 1 else -(-_CHAINS // (each * vectors))) for each in rows)
 
 
