@@ -35,6 +35,7 @@ def reduce(
     finish: str,
     out: Kind,
     contiguous: bool,
+    split: bool,
 ) -> None:
     """Write ``out[kept] = finish(combine(prepare(expression(in0[kept, reduced], ...))))``.
 
@@ -72,17 +73,19 @@ def reduce(
         finish: Nothing, ``mean`` or ``sqrt``.
         out: The kind of the result.
         contiguous: Whether the inner dimension is reduced.
+        split: Whether there is more than one block.
     """
     operands = Operands(fn, _SIZES, (out, *expression.inputs), access)
     body = _Reduce(fn, target, expression, operands, combine, prepare, finish, out)
     blocks, columns = fn.size(2), fn.size(5)
     with fn.loop(fn.begin, fn.end) as unit:
-        piece = unit // columns
-        kept = operands.kept_starts(piece // blocks)
+        piece = unit if contiguous else unit // columns
+        kept = operands.kept_starts(piece // blocks if split else piece)
+        block = piece % blocks if split else fn.const(I64, 0)
         if contiguous:
-            body.row(kept, piece % blocks)
+            body.row(kept, block)
         else:
-            body.columns(kept, piece % blocks, unit % columns, fn.size(6))
+            body.columns(kept, block, unit % columns, fn.size(6))
 
 
 class _Reduce:
@@ -221,4 +224,4 @@ def neutral(combine: str, kind: Kind) -> float:
     return -(1 << (bits - 1)) if kind.is_signed else 0
 
 
-__all__ = ["CHUNK", "I64", "UNROLL", "absolute", "accumulator", "neutral", "reduce"]
+__all__ = ["CHUNK", "UNROLL", "absolute", "accumulator", "neutral", "reduce"]

@@ -27,22 +27,10 @@ def max_pool(low: Lowering, call: Call, x: Tensor) -> Tensor:
     return _maximum(low, x, _window(call, x))
 
 
-@operator("GlobalMaxPool")
-def global_max_pool(low: Lowering, call: Call, x: Tensor) -> Tensor:
-    """The largest number of each channel; NaN if there is one."""
-    return _maximum(low, x, _whole(x))
-
-
 @operator("AveragePool")
 def average_pool(low: Lowering, call: Call, x: Tensor) -> Tensor:
     """The mean of each window, without the padding unless `count_include_pad`."""
     return _mean(low, x, _window(call, x), with_padding=bool(call.get("count_include_pad", 0)))
-
-
-@operator("GlobalAveragePool")
-def global_average_pool(low: Lowering, call: Call, x: Tensor) -> Tensor:
-    """The mean of each channel."""
-    return _mean(low, x, _whole(x), with_padding=False)
 
 
 def _window(call: Call, x: Tensor) -> Window:
@@ -51,12 +39,6 @@ def _window(call: Call, x: Tensor) -> Window:
         raise ValueError("kernel_shape is missing")
     _check_rank(x)
     return window_of(call, x.shape[2:], [int(size) for size in kernel])
-
-
-def _whole(x: Tensor) -> Window:
-    """Return the window that sees all pixels at once."""
-    _check_rank(x)
-    return Window(x.shape[2:], tuple(np.arange(size)[None, :] for size in x.shape[2:]))
 
 
 def _check_rank(x: Tensor) -> None:

@@ -86,6 +86,12 @@ def reduce_log_sum_exp(low: Lowering, call: Call, x: Tensor, axes: Tensor | None
     return without(low, call, as_kind(low, result, x.kind), chosen)
 
 
+@operator("GlobalAveragePool", "GlobalMaxPool")
+def global_pool(low: Lowering, call: Call, x: Tensor) -> Tensor:
+    """The mean or the largest number of each channel."""
+    return reduced(low, x, spatial_axes(x), MEAN if call.operator == "GlobalAveragePool" else MAX)
+
+
 @operator("GlobalLpPool")
 def global_lp_pool(low: Lowering, call: Call, x: Tensor) -> Tensor:
     """The p-norm of each channel."""
@@ -148,6 +154,7 @@ def reduced(
             finish=finish,
             out=written.kind,
             contiguous=layout.contiguous,
+            split=blocks > 1,
         ),
         outputs=[written],
         inputs=inputs,
