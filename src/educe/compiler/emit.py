@@ -178,6 +178,7 @@ class Function:
     Args:
         name: The symbol.
         parameters: Kinds of the parameters; a kernel's if absent.
+        has_half: Whether the target converts f16 by instructions.
     """
 
     def __init__(
@@ -185,8 +186,10 @@ class Function:
         name: str,
         parameters: Sequence[Kind] = (PTR, PTR, I64, I64, PTR),
         returns: Kind | None = None,
+        has_half: bool = True,
     ) -> None:
         self.name = name
+        self._has_half = has_half
         self._lines: list[str] = []
         self._entry: list[str] = []
         self._count = 0
@@ -412,11 +415,13 @@ class Function:
             wide = self.binary("shl", self.extend(Val(self, U16, a.ref, a.lanes), U32), 16)
             return self.cast(self.bitcast(wide, F32), kind)
         if kind is BF16:
-            return self._to_bf16(self.cast(a, F32))
+            return self._to_bf16(self._to_odd(a) if a.kind is F64 else self.cast(a, F32))
         if a.kind is F16 and kind is not F32:
             return self.cast(self.cast(a, F32), kind)
-        if kind is F16 and a.kind not in (F32, F64):
-            return self.cast(self.cast(a, F32), kind)
+        if kind is F16 and a.kind is not F32:
+            return self.cast(self._to_odd(a) if a.kind is F64 else self.cast(a, F32), kind)
+        if F16 in (a.kind, kind) and not self._has_half:
+            return self._from_half(a) if a.kind is F16 else self._to_half(a)
         if kind is BOOL:
             return self.compare("!=", a, 0)
         to = Val(self, kind, "", a.lanes).type
@@ -447,6 +452,40 @@ class Function:
         kept = self.select(self.is_nan(a), (bits | 0x400000), rounded)
         whole = self.extend(kept >> 16, U16)
         return Val(self, BF16, whole.ref, whole.lanes)
+
+    def _to_odd(self, a: Val) -> Val:
+        """Return the f64 `a` as f32 with its last bit set if that is not exact: it can be rounded again.
+
+        Boldo and Melquiond, Emulation of FMA and Correctly Rounded Sums, 2008.
+        """
+        near = self.cast(a, F32)
+        back = self.cast(near, F64)
+        bits = self.bitcast(near, U32)
+        is_beyond = self.intrinsic("fabs", back) > self.intrinsic("fabs", a)
+        bits = bits - self.extend(is_beyond, U32)
+        is_rounded = (back < a) | (back > a)
+        return self.bitcast(bits | self.extend(is_rounded, U32), F32)
+
+    def _from_half(self, a: Val) -> Val:
+        """Return f16 as f32: the exponent's bias is changed by a product, which takes in denormal numbers."""
+        bits = self.extend(self.bitcast(a, U16), U32)
+        moved = (bits & 0x7FFF) << 13
+        scaled = self.bitcast(self.bitcast(moved, F32) * 2.0**112, U32)
+        is_finite = (bits & 0x7C00) != 0x7C00
+        size = self.select(is_finite, scaled, moved | 0x7F800000)
+        return self.bitcast(size | ((bits & 0x8000) << 16), F32)
+
+    def _to_half(self, a: Val) -> Val:
+        """Return f32 as f16, rounded to nearest, the even one of two."""
+        whole = self.bitcast(a, U32)
+        size = whole & 0x7FFFFFFF
+        normal = (size + ((size >> 13) & 1) + (0xFFF - (112 << 23) + (1 << 32))) >> 13
+        # The sum has its last place where that of the denormal numbers of f16 is.
+        sum_ = self.bitcast(self.bitcast(size, F32) + 0.5, U32)
+        bits = self.select(size < 0x38800000, sum_ - 0x3F000000, normal)
+        beyond = self.select(self.is_nan(a), ((size >> 13) & 0x3FF) | 0x7E00, 0x7C00)
+        bits = self.select(size < 0x477FF000, bits, beyond) | ((whole >> 16) & 0x8000)
+        return self.bitcast(self.extend(bits, U16), F16)
 
     # Memory ------------------------------------------------------------------------------------------
 

@@ -62,7 +62,7 @@ class Kernel:
 
     def text(self, target: Target) -> str:
         """Return the kernel as LLVM IR."""
-        fn = Function(self.name)
+        fn = Function(self.name, has_half=target.has_half)
         _template(self.template)(fn, target, **dict(self.choices))
         return fn.text()
 

@@ -118,7 +118,7 @@ def dropout(
 def batch_normalization(
     low: Lowering, call: Call, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor
 ) -> Tensor:
-    """Each channel scaled and moved: (x - mean) / sqrt(variance + ε) · scale + bias. Training is not compiled."""
+    """Each channel as (x - mean) / sqrt(variance + ε) · scale + bias; training is not compiled."""
     if call.get("training_mode", 0):
         raise NotCompiled
     channels = x.shape[1] if x.rank > 1 else 1
