@@ -42,9 +42,9 @@ def convolution(
 
     Each output is one sum in the order of taps and channels, whatever the tile. A pixel is a line and a
     column. Pointers: out, x, weights, bias, lines, columns, zeros, the weights of the convolution after
-    this one, operands. Weights are asked for while the panel before them is at work. Sizes: pixels, columns of a
-    line, pixels of a part, parts of a block, panels of a group, groups, input and output channels of a group,
-    line taps, column taps, the pixel stride of x without taps; then for out and each operand the strides of
+    this one, operands. Weights are asked for while the panel before them is at work. Sizes: pixels, columns
+    of a line, pixels of a part, parts of a block, panels of a group, groups, input and output channels of a
+    group, line taps, column taps, the pixel stride of x without taps; then for out and each operand those of
     line and column.
 
     Args:
@@ -91,22 +91,12 @@ def convolution(
             ahead = fn.at(kind, following, slice_ * slice_size)
             places = _places(fn, first, pixels, width, rows) if has_taps else [(fn.const(I64, 0), first)]
             if has_taps:
-                tables = (lines, columns, zeros)
-                _sum_taps(
-                    fn,
-                    kind,
-                    acc,
-                    source,
-                    packed,
-                    (ahead, step_bytes),
-                    tables,
-                    places,
-                    (line_taps, column_taps, depth),
-                )
+                tables, counts = (lines, columns, zeros), (line_taps, column_taps, depth)
+                _sum_taps(fn, kind, acc, source, (packed, ahead, step_bytes), tables, places, counts)
             else:
                 last = pixels - 1
                 pointers = [fn.at(kind, source, fn.minimum(first + r, last) * step) for r in range(rows)]
-                _sum(fn, kind, acc, pointers, packed, (ahead, step_bytes), depth)
+                _sum(fn, kind, acc, pointers, (packed, ahead, step_bytes), depth)
             channel = group * channels + done
             left = fn.minimum(stop - first, rows)
             ends.write(acc, places[0], left, width, channel, count if has_tail else None)
@@ -130,8 +120,7 @@ def _sum_taps(
     kind: Kind,
     acc: Sequence[Sequence[Var]],
     source: Val,
-    packed: Val,
-    ahead: tuple[Val, Val],
+    weights: tuple[Val, Val, Val],
     tables: tuple[Val, Val, Val],
     places: Sequence[tuple[Val, Val]],
     sizes: tuple[Val, Val, Val],
@@ -140,7 +129,7 @@ def _sum_taps(
     lines, columns, zeros = tables
     line_taps, column_taps, depth = sizes
     width = len(acc[0]) * acc[0][0].lanes
-    weights, soon = fn.var(packed), fn.var(ahead[0])
+    present, later, step = fn.var(weights[0]), fn.var(weights[1]), weights[2]
     of_line = [fn.at(I64, lines, line * line_taps) for line, _ in places]
     of_column = [fn.at(I64, columns, column * column_taps) for _, column in places]
     with fn.loop(0, line_taps) as a:
@@ -150,9 +139,9 @@ def _sum_taps(
             for start, column in zip(starts, of_column, strict=True):
                 offset = start + fn.load(I64, column, b)
                 pointers.append(fn.select(offset < 0, zeros, fn.at(kind, source, offset)))
-            _sum(fn, kind, acc, pointers, weights.get(), (soon.get(), ahead[1]), depth)
-            weights.set(fn.at(kind, weights.get(), depth * width))
-            soon.set(fn.at(I8, soon.get(), depth * ahead[1]))
+            _sum(fn, kind, acc, pointers, (present.get(), later.get(), step), depth)
+            present.set(fn.at(kind, present.get(), depth * width))
+            later.set(fn.at(I8, later.get(), depth * step))
 
 
 def _sum(
@@ -160,19 +149,24 @@ def _sum(
     kind: Kind,
     acc: Sequence[Sequence[Var]],
     pointers: Sequence[Val],
-    weights: Val,
-    ahead: tuple[Val, Val],
+    weights: tuple[Val, Val, Val],
     depth: Val,
 ) -> None:
     """Add the products of `depth` channels to the sums of a tile.
 
-    Meanwhile, the weights that are needed later are asked for: address and step of bytes in `ahead`.
+    Args:
+        fn: The function to write.
+        kind: The kind of the numbers.
+        acc: The sums.
+        pointers: Where each row's channels lie.
+        weights: Where the weights lie; and what is asked for meanwhile, by its address and step in bytes.
+        depth: The channels.
     """
     vectors, lanes = len(acc[0]), acc[0][0].lanes
     with fn.loop(0, depth) as c:
         place = c * (vectors * lanes)
-        b = [fn.load(kind, weights, place + v * lanes, lanes) for v in range(vectors)]
-        fn.prefetch(fn.at(I8, ahead[0], c * ahead[1]), 2)
+        b = [fn.load(kind, weights[0], place + v * lanes, lanes) for v in range(vectors)]
+        fn.prefetch(fn.at(I8, weights[1], c * weights[2]), 2)
         for row, pointer in zip(acc, pointers, strict=True):
             a = fn.splat(fn.load(kind, pointer, c), lanes)
             for v in range(vectors):
@@ -274,9 +268,10 @@ class RowEnd:
             for v, total in enumerate(row):
                 fn.store(total.get(), tile, (r * vectors + v) * lanes)
         line, column = fn.var(first[0]), fn.var(first[1])
-        with fn.loop(0, rows) as r:
+        with fn.loop(0, rows) as index:
             starts = self._starts(line.get(), column.get())
-            sums = [fn.load(kind, tile, r * (vectors * lanes) + v * lanes, lanes) for v in range(vectors)]
+            place = index * (vectors * lanes)
+            sums = [fn.load(kind, tile, place + v * lanes, lanes) for v in range(vectors)]
             if count is None:
                 self._write_row(sums, starts, channel, None)
             else:
@@ -311,11 +306,8 @@ class RowEnd:
             values = [total]
             for kind, start, access in zip(self.kinds[1:], starts[1:], self.access, strict=True):
                 is_dense = access == "dense"
-                values.append(
-                    fn.load(kind, start, place, lanes, mask)
-                    if is_dense
-                    else fn.splat(fn.load(kind, start), lanes)
-                )
+                value = fn.load(kind, start, place, lanes, mask) if is_dense else fn.load(kind, start)
+                values.append(fn.splat(value, lanes))
             fn.store(fn.splat(self.expression.emit(fn, values), lanes), starts[0], place, mask)
 
 

@@ -29,7 +29,7 @@ def window(
 
     ::
 
-        for unit in begin..end:                          # `tile.rows` pixels of a line, a part of the channels
+        for unit in begin..end:                          # `tile.rows` pixels of a line, a part of channels
             for tap in taps, r in pixels:
                 see[tap][r] = x + lines[line][a] + columns[column + r][b], or `outside` if that is negative
             for c in the part, tile.vectors at a time:
@@ -39,11 +39,13 @@ def window(
                 out[r] = expression(acc[r], operand[r], ...)
 
     Each output is one sum in the order of taps; without weights, the taps of a line are summed first, and
-    then the lines. With weights for each pixel, those of tap (a, b) are weights[line][a] * columns'[column][b].
+    then the lines. Weights for each pixel are weights[line][a] * columns'[column][b] for the tap (a, b).
+    Where all of a tile's taps see the input, only its first pixel is looked up.
+
     Pointers: out, x, weights, start, lines, columns, outside, the weights of columns where there are such,
-    operands. Sizes: columns of a
-    line, tiles of a line, parts, channels of a part, channels, channels of weights and start, line taps,
-    column taps, the step from one pixel's input to the next one's, or 0 if it is not always the same; then for out and each operand the strides of line and column. Scratch: an address
+    operands. Sizes: columns of a line, tiles of a line, parts, channels of a part, channels, channels of
+    weights and start, line taps, column taps, the step from one pixel's input to the next one's, or 0 if it
+    is not always the same; then for out and each operand the strides of line and column. Scratch: an address
     and a weight for each tap and pixel of a tile.
 
     Args:
@@ -255,8 +257,8 @@ class _Sum(_Reducer):
         zero = fn.const(self.kind, 0, self.lanes)
         own = [[fn.var(zero) for _ in row] for row in self.acc]
         with fn.loop(0, counts[0]) as a:
-            for row in own:
-                for each in row:
+            for partials in own:
+                for each in partials:
                     each.set(zero)
             with fn.loop(0, counts[1]) as b:
                 self._tap(a * counts[1] + b, c, masks, own)

@@ -80,7 +80,7 @@ def conv(low: Lowering, call: Call, x: Tensor, w: Tensor, bias: Tensor | None = 
     if not kind.is_float:
         raise NotCompiled
     if kind not in (F32, F64):
-        x, w, bias = (_in_f32(low, each) for each in (x, w, bias))
+        x, w, bias = _in_f32(low, x), _in_f32(low, w), None if bias is None else _in_f32(low, bias)
     if groups == 1 and x.shape[1] <= _FEW_CHANNELS and window.num_taps > 1 and x.size and _is_close(window):
         x, w, window = _merged(low, x, w, window)
     return _narrow(
@@ -135,7 +135,7 @@ def conv_transpose(low: Lowering, call: Call, x: Tensor, w: Tensor, bias: Tensor
     if not kind.is_float:
         raise NotCompiled
     if kind not in (F32, F64):
-        x, w, bias = (_in_f32(low, each) for each in (x, w, bias))
+        x, w, bias = _in_f32(low, x), _in_f32(low, w), None if bias is None else _in_f32(low, bias)
     strides = numbers(call, "strides", x.rank - 2, 1)
     if math.prod(strides) > _MAX_PHASES:
         raise NotCompiled
@@ -156,6 +156,12 @@ def conv_integer(
     w_zero: Tensor | None = None,
 ) -> Tensor:
     """The convolution of integers less their zero points, in i32."""
+    return _integer(low, call, x, w, x_zero, w_zero)
+
+
+def _integer(
+    low: Lowering, call: Call, x: Tensor, w: Tensor, x_zero: Tensor | None, w_zero: Tensor | None
+) -> Tensor:
     groups = _checked(call, x, w, w.shape[1] if w.rank > 1 else 0, w.shape[0])
     window = window_of(call, x.shape[2:], w.shape[2:])
     wide = _centred(low, x, x_zero, ()), _centred(low, w, w_zero, (1,) * (w.rank - 1))
@@ -178,7 +184,7 @@ def qlinear_conv(
     bias: Tensor | None = None,
 ) -> Tensor:
     """The convolution of quantised numbers, quantised again."""
-    total = conv_integer(low, call, x, w, x_zero, w_zero)
+    total = _integer(low, call, x, w, x_zero, w_zero)
     ones = (1,) * (x.rank - 2)
     _check_bias(bias, w.shape[0])
     if bias is not None:
@@ -213,9 +219,7 @@ def _check_bias(bias: Tensor | None, channels: int) -> None:
         raise ValueError(f"a bias of shape {list(bias.shape)} for {channels} channels")
 
 
-def _in_f32(low: Lowering, x: Tensor | None) -> Tensor | None:
-    if x is None:
-        return None
+def _in_f32(low: Lowering, x: Tensor) -> Tensor:
     if x.value is not None:
         return low.derived(x, ("cast", "f32"), lambda value: value.astype(np.float32))
     return low.apply("Cast", x, to="f32")
@@ -285,7 +289,7 @@ class _Transposed:
             for axis, few in enumerate(taps):
                 value = value.take(few, axis=2 + axis)
             split = value.reshape(groups, depth, channels, *value.shape[2:])
-            return split.swapaxes(1, 2).reshape(groups * channels, depth, *value.shape[2:])
+            return np.reshape(split.swapaxes(1, 2), (groups * channels, depth, *value.shape[2:]))
 
         if w.value is not None:
             return low.derived(w, ("phase", groups, *(tuple(few.tolist()) for few in taps)), make)
@@ -336,9 +340,9 @@ class _Convolution:
         pixels = out.shape[0] * math.prod(window.outputs)
         operands = [broadcast(each, out.shape) for each in operands]
         written = (out, *operands)
-        step, *flat = (flat_stride(each) for each in (self.x, *written))
-        is_flat = window.is_pointwise and step is not None and None not in flat
-        steps = [(0, each) for each in flat] if is_flat else [pixel_strides(each) for each in written]
+        flat = [stride for each in (self.x, *written) if (stride := flat_stride(each)) is not None]
+        is_flat = window.is_pointwise and len(flat) == 1 + len(written)
+        strides = [(0, each) for each in flat[1:]] if is_flat else [pixel_strides(each) for each in written]
         tile = _tile(low.target, channels, pixels)
         panel = tile.vectors * low.target.lanes
         panels = -(-channels // panel) * self.groups
@@ -362,8 +366,8 @@ class _Convolution:
             sizes=[
                 *(pixels, pixels if is_flat else window.outputs[-1], part_pixels, parts),
                 *(panels // self.groups, self.groups, depth, channels),
-                *(window.line_taps, window.kernel[-1], step if is_flat else 0),
-                *(stride for each in steps for stride in each),
+                *(window.line_taps, window.kernel[-1], flat[0] if is_flat else 0),
+                *(stride for each in strides for stride in each),
             ],
             extent=-(-pixels // (parts * part_pixels)) * parts * panels,
             flops=2 * out.size * window.num_taps * depth + expression.flops * out.size,
@@ -410,7 +414,7 @@ def packed_weights(low: Lowering, w: Tensor, groups: int, panel: int) -> Tensor:
     def make(value: np.ndarray) -> np.ndarray:
         packed = np.zeros((groups, panels * panel, depth, taps), value.dtype)
         packed[:, :channels] = value.reshape(groups, channels, depth, taps)
-        return packed.reshape(groups, panels, panel, depth, taps).transpose(0, 1, 4, 3, 2)
+        return np.transpose(packed.reshape(groups, panels, panel, depth, taps), (0, 1, 4, 3, 2))
 
     if w.value is not None:
         return low.derived(w, ("packed", groups, panel), make)

@@ -174,15 +174,15 @@ def _coordinates(mode: str, size: int, wanted: int, scale: float, roi: tuple[flo
 
 
 def _nearest(mode: str, x: np.ndarray) -> np.ndarray:
-    if mode == "floor":
-        return np.floor(x).astype(np.int64)
-    if mode == "ceil":
-        return np.ceil(x).astype(np.int64)
-    if mode == "round_prefer_ceil":
-        return np.floor(x + 0.5).astype(np.int64)
-    if mode != "round_prefer_floor":
+    places = {
+        "floor": np.floor(x),
+        "ceil": np.ceil(x),
+        "round_prefer_ceil": np.floor(x + 0.5),
+        "round_prefer_floor": np.ceil(x - 0.5),
+    }
+    if mode not in places:
         raise ValueError(f"nearest_mode is {mode!r}")
-    return np.ceil(x - 0.5).astype(np.int64)
+    return np.asarray(places[mode], np.int64)
 
 
 def _interpolated(mode: str, x: np.ndarray, scale: float, a: float) -> tuple[np.ndarray, np.ndarray]:

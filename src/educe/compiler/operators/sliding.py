@@ -38,8 +38,8 @@ class Sliding:
         low: Where it is launched.
         x: The input, its channels last.
         window: What each output pixel sees.
-        reduction: ``dot`` with weights for each channel, ``blend`` with weights for each output pixel, ``sum``
-            or ``max``.
+        reduction: ``dot`` with weights for each channel, ``blend`` with weights for each output pixel,
+            ``sum`` or ``max``.
         w: The weights of ``dot``.
         bias: What is added to its sums.
         tap_weights: The weights of ``blend``, which are products of one for each dimension, [outputs, taps].
@@ -144,7 +144,7 @@ def _tile(target: Target, channels: int, width: int, reduction: str) -> tuple[in
 
 
 def packed_taps(low: Lowering, w: Tensor, channels: int) -> Tensor:
-    """Return the weights of a depthwise convolution in the order [taps][channel], up to `channels` of them."""
+    """Return the weights of a depthwise convolution in the order [taps][channel], for `channels` of them."""
     given, taps = w.shape[0], math.prod(w.shape[2:])
 
     def make(value: np.ndarray) -> np.ndarray:

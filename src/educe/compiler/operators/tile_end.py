@@ -1,4 +1,4 @@
-"""What the end of a tile reads and writes: tensors with channels side by side and uniform steps between pixels."""
+"""What the end of a tile reads and writes: channels side by side, and uniform steps from pixel to pixel."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def waiting(kind: Kind, shape: Sequence[int], launch: Launch) -> Tensor:
 def launch_aside(
     low: Lowering, launch: Launch, expression: Expression, operands: Sequence[Tensor], out: Tensor
 ) -> bool:
-    """Say whether nothing is left to launch: because there is no output, or it was made elsewhere and copied."""
+    """Launch into other memory and copy, if tiles cannot write `out`; say whether nothing is left to do."""
     if out.size == 0:
         return True
     seen = [broadcast(each, out.shape) for each in operands]
