@@ -139,12 +139,7 @@ class _Reduce:
             starts = self.operands.rest_starts(kept, rest)
             with fn.loop(first, stop, CHUNK) as chunk:
                 self._fill(parts, width)
-                last = fn.minimum(chunk + CHUNK, stop)
-                whole = chunk + (last - chunk) // UNROLL * UNROLL
-                with fn.loop(chunk, whole, UNROLL) as m:
-                    self._add_rows(parts, starts, m, UNROLL, start, end)
-                with fn.loop(whole, last) as m:
-                    self._add_rows(parts, starts, m, 1, start, end)
+                self._add_rows(parts, starts, chunk, fn.minimum(chunk + CHUNK, stop), start, end)
                 with fn.loop(0, width, self.lanes) as i:
                     old, new = (fn.load(self.kind, each, i, self.lanes) for each in (totals, parts))
                     fn.store(fn.combine(self.combine, old, new), totals, i)
@@ -160,17 +155,26 @@ class _Reduce:
         with self.fn.loop(0, width, self.lanes) as i:
             self.fn.store(self.neutral, scratch, i)
 
-    def _add_rows(self, parts: Val, starts: list[Val], row: Val, count: int, start: Val, end: Val) -> None:
-        fn = self.fn
-        places = [self.operands.middle_starts(starts, row + k) for k in range(count)]
+    def _add_rows(self, parts: Val, starts: list[Val], first: Val, stop: Val, start: Val, end: Val) -> None:
+        """Add rows to the columns, `UNROLL` at once but for the last rows and the last columns."""
+        fn, lanes = self.fn, self.lanes
+        whole_rows = first + (stop - first) // UNROLL * UNROLL
+        whole_columns = start + (end - start) // lanes * lanes
+        with fn.loop(first, whole_rows, UNROLL) as m:
+            places = [self.operands.middle_starts(starts, m + k) for k in range(UNROLL)]
+            with fn.loop(start, whole_columns, lanes) as i:
+                self._add_columns(parts, places, i, i - start, None)
+        with fn.loop(first, stop) as m:
+            places = [self.operands.middle_starts(starts, m)]
+            with fn.loop(fn.select(m < whole_rows, whole_columns, start), end, lanes) as i:
+                mask = fn.tail_mask(fn.minimum(end - i, lanes), lanes)
+                self._add_columns(parts, places, i, i - start, mask)
 
-        def add(_: int, i: Val, mask: Val | None) -> None:
-            total = fn.load(self.kind, parts, i - start, self.lanes)
-            for each in places:
-                total = fn.combine(self.combine, total, self._value(each, i, mask))
-            fn.store(total, parts, i - start)
-
-        along(fn, start, end, self.lanes, 1, add)
+    def _add_columns(self, parts: Val, rows: list[list[Val]], i: Val, place: Val, mask: Val | None) -> None:
+        total = self.fn.load(self.kind, parts, place, self.lanes)
+        for each in rows:
+            total = self.fn.combine(self.combine, total, self._value(each, i, mask))
+        self.fn.store(total, parts, place)
 
     def _start(self, count: int) -> list[Var]:
         return [self.fn.var(self.neutral) for _ in range(count)]
