@@ -278,6 +278,26 @@ def test_attention_is_named(body: str, left: dict[str, int]) -> None:
     assert operators(text) == left
 
 
+@pytest.mark.parametrize(
+    ("batches", "mask"),
+    [((2, 2, 2), (3, 5)), ((1, 2, 2), (1, 1, 1, 5)), ((2, 1, 2), (2, 1, 3, 5)), ((1, 1, 1), (2, 2, 3, 5))],
+)
+def test_attention_runs_with_whatever_sizes_its_products_broadcast(
+    batches: tuple[int, int, int], mask: tuple[int, ...]
+) -> None:
+    text = """g (float[a, 2, 3, 4] q, float[b, 2, 5, 4] k, float[c, 2, 5, 6] v, float[d, e, f, g] m) =>
+        (float[h, 2, 3, 6] y) <float f = {0.5}> {
+        t = Transpose <perm = [0, 1, 3, 2]> (k)  r = Mul(q, f)  s = MatMul(r, t)  c = Add(m, s)
+        w = Softmax <axis = -1> (c)  y = MatMul(w, v) }"""
+    rng = np.random.default_rng(3)
+    a, b, c = batches
+    shapes = {"q": (a, 2, 3, 4), "k": (b, 2, 5, 4), "v": (c, 2, 5, 6), "m": (1,) * (4 - len(mask)) + mask}
+    feeds = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    model = formats.load(onnx.parser.parse_model(HEADER + text).SerializeToString())
+    found = engines.compile(model, "native").run(feeds)["y"]
+    np.testing.assert_allclose(found, evaluated(parsed(text), feeds)[0], rtol=1e-4, atol=1e-5)
+
+
 def test_quantized_groups_stay_and_lone_weights_are_dequantized() -> None:
     weights = "int8[3, 3] w = {1, 2, 3, 4, 5, 6, 7, 8, 9}, float s = {0.5}, int8 z = {1}, uint8 u = {128}"
     assert unary("d = DequantizeLinear(w, s, z)  y = MatMul(x, d)", weights) == {"MatMul": 1}

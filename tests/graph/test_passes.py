@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections import Counter
 from random import Random
@@ -95,7 +96,7 @@ def check(number: int, exact: bool) -> Counter[str]:
     changes: Counter[str] = Counter()
     model = original.clone()
     forget_shapes(model)
-    for each in passes(lambda *_: True):
+    for each in itertools.chain(*passes(lambda *_: True)):
         infer_shapes(model)
         if each.apply(model):
             changes[type(each).__name__] += 1
@@ -137,5 +138,5 @@ def test_every_pass_has_something_to_do_in_random_graphs() -> None:
     changes: Counter[str] = Counter()
     for number in range(30):
         changes += check(number, exact=False)
-    names = {type(each).__name__ for each in passes(lambda *_: True)}
+    names = {type(each).__name__ for each in itertools.chain(*passes(lambda *_: True))}
     assert names - changes.keys() == {"WeightDequantization"}

@@ -33,7 +33,12 @@ def fused_attention(
     low: Lowering, call: Call, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
 ) -> Tensor:
     """The product softmax(scale · q · kᵀ + mask) · v of tensors of (batch, heads, length, features)."""
-    return attention(low, q, k, v, mask, float(call.get("scale", 1.0)))
+    scale = float(call.get("scale", 1.0))
+    try:
+        return attention(low, q, k, v, mask, scale)
+    except ValueError:
+        # The products that it stands for may broadcast to each other.
+        return _unfused(low, q, k, v, mask, scale)
 
 
 @operator("Attention")
@@ -197,7 +202,7 @@ def _check(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> None:
 
 
 def _unfused(low: Lowering, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    if q.shape[1] != k.shape[1]:
+    if q.shape[1] != k.shape[1] and 1 not in (q.shape[1], k.shape[1]):
         raise NotCompiled
     factor = low.constant(np.array(scale, dtype_of(q.kind)))
     scores = low.apply("Mul", matrix_product(low, q, low.permute(k, (0, 1, 3, 2))), factor)

@@ -23,9 +23,13 @@ from educe.model.walk import all_graphs
 _MAX_ROUNDS = 12
 
 
-def passes(is_compiled: IsCompiled) -> Sequence[Pass]:
-    """Return every pass in order; operators that `is_compiled` does not know are not named."""
-    return (
+def passes(is_compiled: IsCompiled) -> tuple[Sequence[Pass], Sequence[Pass]]:
+    """Return the passes that simplify, and those that name groups of nodes, each in order.
+
+    Args:
+        is_compiled: Tells which operators may be named.
+    """
+    simplifying = (
         Constants(),
         ConstantFolding(),
         KnownShapes(),
@@ -34,11 +38,10 @@ def passes(is_compiled: IsCompiled) -> Sequence[Pass]:
         MovementChains(),
         CommonSubexpressions(),
         ScaleFolding(),
-        Normalizations(is_compiled),
-        Activations(is_compiled),
-        Attentions(is_compiled),
         DeadCode(),
     )
+    naming = Normalizations(is_compiled), Activations(is_compiled), Attentions(is_compiled), DeadCode()
+    return simplifying, naming
 
 
 def optimize(model: ir.Model, is_compiled: IsCompiled = lambda *_: True) -> ir.Model:
@@ -55,14 +58,20 @@ def optimize(model: ir.Model, is_compiled: IsCompiled = lambda *_: True) -> ir.M
     if model.opset_imports.get("", 0) < INTERNAL_OPSET:
         return model
     forget_shapes(model)
+    simplifying, naming = passes(is_compiled)
     for _ in range(_MAX_ROUNDS):
         infer_shapes(model)
-        changed = False
-        for each in passes(is_compiled):
-            changed |= each.apply(model)
-        if not changed:
+        # What is simple has one form; so groups are looked for last.
+        if not _apply(simplifying, model) and not _apply(naming, model):
             break
     return model
+
+
+def _apply(chosen: Sequence[Pass], model: ir.Model) -> bool:
+    changed = False
+    for each in chosen:
+        changed |= each.apply(model)
+    return changed
 
 
 def plain(model: ir.Model) -> ir.Model:

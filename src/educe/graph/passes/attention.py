@@ -14,6 +14,7 @@ from educe.graph.passes.base import (
     maker,
     scalar,
     sizes,
+    static_shape,
 )
 from educe.graph.passes.functions import IsCompiled
 
@@ -106,7 +107,15 @@ def _unscaled(value: ir.Value | None) -> tuple[ir.Value | None, float]:
 
 
 def _untransposed(edit: Edit, node: ir.Node, turned: ir.Value | None) -> ir.Value | None:
-    """Return k where `turned` is k with its last two dimensions exchanged."""
+    """Return k where `turned` is k with its last two dimensions exchanged, and perhaps times one number."""
+    product = maker(turned, "Mul")
+    if product is not None:
+        for value, number in (tuple(product.inputs), tuple(product.inputs)[::-1]):
+            shape = static_shape(number)
+            if shape is not None and len(shape) <= 4 and set(shape) <= {1}:
+                k = _untransposed(edit, node, value)
+                return None if k is None else edit.insert(node, "Mul", [k, number], like=k)
+        return None
     transpose = maker(turned, "Transpose")
     order = None if transpose is None else integers(transpose, "perm")
     if transpose is None or order is None or len(order) != 4:

@@ -52,7 +52,8 @@ class KnownShapes:
     """Makes constants of sizes that do not depend on the run.
 
     1. Shape of a tensor whose sizes are all known; Size of one.
-    2. Gather of such sizes out of a Shape of which others are not known.
+    2. Gather or Slice of such sizes out of a Shape of which others are not known.
+    3. A Reshape whose shape is joined from parts gets the sizes that are constants: no node changes.
     """
 
     def apply(self, model: ir.Model) -> bool:
@@ -60,6 +61,7 @@ class KnownShapes:
         changed = False
         for edit in edits(model):
             for node in list(edit.graph):
+                edit.changed |= _learns_sizes(node)
                 known = _known_sizes(node)
                 if known is not None:
                     output = node.outputs[0]
@@ -175,7 +177,31 @@ def _known_sizes(node: ir.Node) -> np.ndarray | None:
         return None if shape is None else np.array(np.prod(shape, dtype=np.int64), np.int64)
     if is_call(node, "Gather"):
         return _gathered_sizes(node)
-    return None
+    return _sliced_sizes(node) if is_call(node, "Slice") else None
+
+
+def _learns_sizes(node: ir.Node) -> bool:
+    """Write the constant parts of the shape of a Reshape onto its output; say whether any is new."""
+    join = maker(node.inputs[1], "Concat") if is_call(node, "Reshape") else None
+    if join is None:
+        return False
+    wanted: list[int | None] = []
+    for part in join.inputs:
+        array = constant(part)
+        if array is not None:
+            wanted += [int(size) if size > 0 else None for size in array.ravel()]
+        elif static_shape(part) == (1,):
+            wanted.append(None)
+        else:
+            return False
+    output = node.outputs[0]
+    known = sizes(output)
+    if known is None or len(known) != len(wanted):
+        known = [None] * len(wanted)
+    elif all(new is None or old is not None for old, new in zip(known, wanted, strict=True)):
+        return False
+    output.shape = ir.Shape([old if old is not None else new for old, new in zip(known, wanted, strict=True)])
+    return any(size is not None for size in wanted)
 
 
 def _shape_slice(node: ir.Node) -> list[int | None] | None:
@@ -202,3 +228,14 @@ def _gathered_sizes(node: ir.Node) -> np.ndarray | None:
     size = found[int(index)]
     indices = constant(node.inputs[1])
     return None if size is None or indices is None else np.full(indices.shape, size, np.int64)
+
+
+def _sliced_sizes(node: ir.Node) -> np.ndarray | None:
+    shape = maker(node.inputs[0], "Shape")
+    found = None if shape is None else _shape_slice(shape)
+    bounds = [scalar(value) for value in node.inputs[1:]]
+    if found is None or any(bound is None for bound in bounds) or len(bounds) < 2:
+        return None
+    start, end, step = int(bounds[0] or 0), int(bounds[1] or 0), int(bounds[3] or 0) if len(bounds) > 3 else 1
+    chosen = found[start:end:step] if step > 0 else [None]
+    return np.array(chosen, np.int64) if all(size is not None for size in chosen) else None
