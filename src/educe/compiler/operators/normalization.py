@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 from educe.compiler.emit import F32, Kind
 from educe.compiler.kernel import Kernel
 from educe.compiler.kernels.reduction import accumulator
-from educe.compiler.operators.base import Call, NotCompiled, operator, positive_axis
+from educe.compiler.operators.base import Call, operator, positive_axis
 from educe.compiler.operators.layout import Layout
 from educe.compiler.operators.reduction import (
     MEAN,
     REDUCTIONS,
-    SUM,
     as_kind,
     reduced,
     scalar,
@@ -291,4 +290,4 @@ def _bytes(x: Tensor, operands: Sequence[Tensor]) -> int:
     return sum(min(each.size, x.size) * each.kind.size_bytes for each in operands)
 
 
-__all__ = ["SUM", "NotCompiled", "normalized", "normalized_exponentials"]
+__all__ = ["normalized", "normalized_exponentials"]
