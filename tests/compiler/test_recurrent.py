@@ -209,3 +209,10 @@ def test_wrong_shapes_are_refused() -> None:
     executable = case.executable()
     with pytest.raises(EduceError, match="initial_h"):
         executable.run(dict(case.inputs, h=case.inputs["h"][:, :2]))
+
+
+def test_lengths_beyond_the_steps_count_as_all_of_them() -> None:
+    case = Case("LSTM", direction="bidirectional", lengths=[9, -2, 1 << 30])
+    found = case.executable().run(case.inputs)
+    case.feeds["lengths"] = np.array([5, 0, 5], np.int32)
+    np.testing.assert_allclose(found["y"], case.expected()[0], rtol=2e-5, atol=2e-5)

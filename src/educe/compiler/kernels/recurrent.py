@@ -210,7 +210,7 @@ class _Steps:
 
     def _row(self, direction: Val, first: Val, place: Val, step: Val) -> _Row:
         fn, strides, row = self.fn, self.strides, first + place
-        length = fn.cast(fn.load(I32, self.lengths, row), I64)
+        length = fn.minimum(fn.cast(fn.load(I32, self.lengths, row), I64), self.steps)
         goes_on = step < length
         time = fn.select((direction >= self.backward) & goes_on, length - 1 - step, step)
         x, y = (time * strides[at] + direction * strides[at + 1] + row * strides[at + 2] for at in (_X, _Y))
