@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 _UNITS = 16
 """Units of work that a product is cut into, if it can be."""
 
+_FEW_ROWS = 32
+"""Rows of A up to which B is read where it lies, however far its rows are from each other."""
+
 _MAX_BATCH = 2
 """Dimensions of a batch that kernels walk through."""
 
@@ -179,7 +182,7 @@ def _made(low: Lowering, a: Tensor, b: Tensor, batch: tuple[int, ...]) -> Matrix
     """Return the product of matrices in a batch of the given dimensions."""
     is_vector = b.shape[-1] == 1
     a = _contiguous(low, a, -1)
-    right: Tensor | Panels = _contiguous(low, b, -2) if is_vector else panels_of(low, b)
+    right: Tensor | Panels = _contiguous(low, b, -2) if is_vector else panels_of(low, b, a.shape[-2])
     given = right if isinstance(right, Tensor) else right.matrices
     sizes = [*batch, a.shape[-2]]
     strides = [
@@ -224,8 +227,11 @@ class Panels:
     panel_step: int
 
 
-def panels_of(low: Lowering, b: Tensor) -> Panels:
-    """Return the panels of `b`: packed, once if it is constant, or `b` itself if it has whole panels."""
+def panels_of(low: Lowering, b: Tensor, rows: int) -> Panels:
+    """Return the panels of `b`: packed, once if it is constant, or `b` itself where that is as good.
+
+    Rows of `b` far from each other are read slowly, which more than a few rows of A do not bear.
+    """
     depth, n = b.shape[-2:]
     vectors = panel_vectors(low, b.kind, n)
     width = vectors * lanes_of(low.target, b.kind)
@@ -235,7 +241,8 @@ def panels_of(low: Lowering, b: Tensor) -> Panels:
         packed = low.derived(b, ("panels", width), lambda value: _packed(value, width))
         return Panels(packed, vectors, width, depth * width)
     b = low.need(b)
-    if b.strides[-1] == 1 and n % width == 0:
+    is_near = abs(b.strides[-2]) * depth * b.kind.size_bytes <= low.target.l2_bytes
+    if b.strides[-1] == 1 and n % width == 0 and (is_near or rows <= _FEW_ROWS):
         return Panels(b, vectors, b.strides[-2], width)
     groups = merged_dimensions(batch, [b.strides[:-2]])
     if len(groups) > _MAX_BATCH:
