@@ -368,17 +368,19 @@ class Lowering:
             each.view(out.shape, broadcast_strides(each.shape, each.strides, out.shape)) for each in operands
         ]
         sizes, strides = collapsed(out.shape, [each.strides for each in seen])
-        if sizes and sizes[-1] < self.target.lanes:
+        if sizes and sizes[-1] <= self.target.lanes // 4:
             longest = max(range(len(sizes)), key=lambda axis: sizes[axis])
             for values in (sizes, *strides):
                 values.append(values.pop(longest))
-        length = sizes.pop() if sizes else 1
-        rows = math.prod(sizes)
+        length, rows = sizes.pop() if sizes else 1, sizes.pop() if sizes else 1
         access = tuple(_access(each[-1] if each else 0, length) for each in strides)
         blocks = -(-length // BLOCK)
-        numbers = [len(sizes), length, blocks, *_padded(sizes)]
+        rows_at_once = max(BLOCK // max(length, 1), 1)
+        groups = -(-rows // rows_at_once)
+        numbers = [len(sizes), length, blocks, rows, rows_at_once, groups, *_padded(sizes)]
         for each in strides:
-            numbers += [*_padded(each[:-1]), each[-1] if each else 0]
+            outer, last = each[: len(sizes)], each[len(sizes) :]
+            numbers += [*_padded(outer), *([0, 0, *last][-2:])]
         moved = sum(min(each.size, out.size) * each.kind.size_bytes for each in (out, *operands))
         first = operands[0]
         self.launch(
@@ -386,7 +388,7 @@ class Lowering:
             outputs=[seen[0]],
             inputs=seen[1:],
             sizes=numbers,
-            extent=rows * blocks if length else 0,
+            extent=math.prod(sizes) * groups * blocks,
             flops=expression.flops * out.size,
             bytes=moved,
             in_place=first.shape == out.shape
