@@ -11,7 +11,7 @@ import pytest
 from educe import engines, formats
 from educe.compiler.code import Code
 from educe.engines.native import NativeExecutable
-from educe.errors import InputError
+from educe.errors import EngineError, InputError, UnsupportedModelError
 from educe.model import Model
 
 HEADER = '<ir_version: 10, opset_import: ["": 21]>\n'
@@ -255,3 +255,38 @@ def test_a_condition_of_several_elements_is_refused(rng) -> None:
     with pytest.raises(InputError, match="one element"):
         executable.run({"c": np.array([True, False]), "x": x})
     assert executable.run({"c": np.array([True]), "x": x})["y"].tolist() == [2, 2]
+
+
+def test_what_a_run_returns_is_the_callers(rng) -> None:
+    text = """
+    passing (seq(float[N]) s) => (seq(float[N]) t, string[2] words) {
+      t = Identity(s)
+      words = Constant <value = string[2] {"a", "b"}> ()
+    }
+    """
+    executable = compiled(parsed(text))
+    given = [np.zeros(2, np.float32)]
+    first = executable.run({"s": given})
+    first["t"][0][:] = 1
+    first["t"].append(None)
+    first["words"][:] = "c"
+    assert given[0].tolist() == [0, 0]
+    assert executable.run({"s": given})["words"].tolist() == ["a", "b"]
+
+
+def test_a_failure_of_the_host_names_the_node(rng) -> None:
+    text = """
+    empty (seq(float[N]) s, int64 i) => (float[N] y) { y = SequenceAt(s, i) }
+    """
+    executable = compiled(parsed(text))
+    with pytest.raises(EngineError, match="position 5 is none of a sequence of 1") as caught:
+        executable.run({"s": [np.zeros(2, np.float32)], "i": np.array(5)})
+    assert "SequenceAt" in str(caught.value)
+
+
+def test_nodes_that_nothing_runs_are_listed() -> None:
+    text = """g (float[N] x) => (float[N] y) { t = Neg(x)  y = strange.Thing(t) }"""
+    model = parsed(text, '<ir_version: 10, opset_import: ["": 21, "strange": 1]>\n')
+    with pytest.raises(UnsupportedModelError) as caught:
+        engines.compile(model, "native")
+    assert [problem.operator for problem in caught.value.problems] == ["strange::Thing-1"]

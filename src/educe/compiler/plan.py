@@ -15,8 +15,9 @@ from educe.compiler.folding import fold
 from educe.compiler.host import HostCall
 from educe.compiler.operators.base import Call, LowerFunction, operators
 from educe.compiler.sequences import OBJECT_CALLS
+from educe.errors import EduceError, EngineError
 from educe.graph.normalize import INTERNAL_OPSET
-from educe.model.walk import STANDARD_DOMAINS, subgraphs
+from educe.model.walk import STANDARD_DOMAINS, node_label, operator_name, subgraphs
 
 if TYPE_CHECKING:
     from educe.compiler.code import Code
@@ -79,7 +80,21 @@ class Host:
         self._folded = call if has_meaning_of_today(call.operator, call.version, call.domain) else None
 
     def __call__(self, inputs: Sequence[Any]) -> list[Any]:
-        """Return the node's outputs for `inputs`, which the values of `captured` follow."""
+        """Return the node's outputs for `inputs`, which the values of `captured` follow.
+
+        Raises:
+            EngineError: the node failed.
+        """
+        try:
+            return self._outputs(inputs)
+        except (EduceError, MemoryError):
+            raise
+        except Exception as fault:
+            # The evaluator hides a TypeError behind one that tells of the node's attributes only.
+            place = f"node {node_label(self.node)!r} ({operator_name(self.node)})"
+            raise EngineError(f"the host failed: {fault.__cause__ or fault}", place=place) from None
+
+    def _outputs(self, inputs: Sequence[Any]) -> list[Any]:
         folded = None if self._folded is None else fold(self._folded, inputs)
         if folded is not None:
             return [np.asarray(folded)]

@@ -30,13 +30,16 @@ class NativeExecutable(Executable):
     __slots__ = ("_names", "executor")
 
     def __init__(self, model: Model, executor: Executor) -> None:
+        from educe.engines.reference import owned
+
         run, names = executor.run, executor.code.inputs
 
         def launch(feeds: dict[str, Value]) -> Sequence[Value]:
             try:
-                return run([feeds[name] for name in names])
+                found = run([feeds[name] for name in names])
             except MemoryError as fault:
                 raise EngineError(f"not enough memory: {fault}") from None
+            return [each if _is_new(each) else owned(each) for each in found]
 
         super().__init__(NativeEngine.name, model, launch)
         self.executor = executor
@@ -128,3 +131,8 @@ def _prepared(model: Model, optimization: str) -> ir.Model:
         graph = optimize(graph, has_kernel)
     expand_functions(graph, has_kernel)
     return graph
+
+
+def _is_new(value: Value) -> bool:
+    """Say whether `value` was made by the run: sequences and text may be inputs or constants."""
+    return isinstance(value, np.ndarray) and value.dtype != object

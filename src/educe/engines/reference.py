@@ -81,7 +81,7 @@ class _Launch:
                 outputs = self._evaluator.run(self._outputs, {**self._weights, **guarded})
             except Exception as fault:
                 raise _run_error(fault) from None
-        return [_owned(output) for output in outputs]
+        return [owned(output) for output in outputs]
 
 
 def _message(graph: ir.Model) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
@@ -160,10 +160,10 @@ def _read_only(value: Value) -> Value:
     return view
 
 
-def _owned(value: Value) -> Value:
+def owned(value: Value) -> Value:
     """Return `value` in memory of its own: it may be an input, a weight, or another output."""
     if isinstance(value, list):
-        return [_owned(item) for item in value]
+        return [owned(item) for item in value]
     if isinstance(value, np.ndarray) and value.dtype.kind in "US":
         return value.astype(object)
     return np.array(value) if isinstance(value, np.ndarray | np.generic) else value
