@@ -132,6 +132,29 @@ def test_keys_after_the_lengths_are_not_seen(attributes):
     assert_near(found, attended(q, k, v, shown=shown))
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [("f4", 1e-5), ("f8", 1e-13), ("f2", 3e-3)])
+def test_attention_that_is_written_as_products_and_a_softmax(dtype, tolerance):
+    q, k, v = (each.astype(dtype) for each in tensors((2, 3, 3, 20, 30, 16, 8)))
+    mask = random((2, 1, 1, 30), dtype)
+    nodes = [
+        helper.make_node("Transpose", ["k"], ["t"], perm=[0, 1, 3, 2]),
+        helper.make_node("MatMul", ["q", "t"], ["s"]),
+        helper.make_node("Mul", ["s", "scale"], ["x"]),
+        helper.make_node("Add", ["x", "m"], ["z"]),
+        helper.make_node("Softmax", ["z"], ["p"], axis=-1),
+        helper.make_node("MatMul", ["p", "v"], ["y"]),
+    ]
+    kind = KINDS[dtype]
+    feeds = {"q": q, "k": k, "v": v, "m": mask}
+    inputs = {name: (kind, each.shape) for name, each in feeds.items()}
+    executable = native(model(nodes, inputs, ["y"], {"scale": np.array(0.25, dtype)}))
+    segments = executable.program(feeds)
+    assert all(segment.step is None for segment in segments)
+    kernels = [launch.kernel.template for segment in segments for launch in segment.launches]
+    assert ("attention" in kernels) == (dtype != "f8")
+    assert_near(executable.run(feeds)["y"], attended(q, k, v, mask, 0.25), tolerance)
+
+
 def test_half_precision():
     q, k, v = (each.astype("f2") for each in tensors(SIZES[0]))
     found, _ = run([node("qkv")], {"q": q, "k": k, "v": v}, opset=23)

@@ -11,7 +11,7 @@ from educe.compiler.kernel import template
 from educe.compiler.kernels.product import sum_of_products, tiles
 from educe.compiler.target import Target
 
-KEYS = 128
+KEYS = 192
 """Keys of a block."""
 
 _MINUS_INFINITY = float("-inf")
