@@ -250,6 +250,30 @@ def test_mat_mul_integer(zeros):
     assert np.array_equal(found, expected_a @ (b.astype("i4") - int(zeros[1])))
 
 
+@pytest.mark.parametrize("by_row", [False, True])
+@pytest.mark.parametrize("batch", [(), (3,)], ids=str)
+def test_q_linear_mat_mul(by_row, batch):
+    a, b = random((*batch, 5, 20), "u1"), random((*batch, 20, 33), "i1")
+    rows = (*batch, 5, 1) if by_row else ()
+    weights = {
+        "as": np.float32(0.01) + random(rows) ** 2 / 100,
+        "az": random((1, *rows), "u1")[0] if by_row else np.array(100, "u1"),
+        "bs": np.array(0.03, "f4"),
+        "bz": np.array(-7, "i1"),
+        "ys": np.array(0.5, "f4"),
+        "yz": np.array(120, "u1"),
+    }
+    weights["as"] = np.asarray(weights["as"], "f4")
+    node = helper.make_node("QLinearMatMul", ["a", "as", "az", "b", "bs", "bz", "ys", "yz"], ["y"])
+    found, _ = run([node], {"a": a, "b": b}, weights)
+    sums = (a.astype("i4") - weights["az"]) @ (b.astype("i4") + 7)
+    scaled = np.rint(sums * (weights["as"].astype("f8") * 0.03 / 0.5)) + 120
+    assert found.dtype == np.uint8
+    # A product just between two integers may fall to either.
+    assert np.abs(found - np.clip(scaled, 0, 255)).max() <= 1
+    assert (found == np.clip(scaled, 0, 255)).mean() > 0.99
+
+
 def test_shapes_that_do_not_fit_are_refused():
     for a, b in (((3, 4), (5, 6)), ((2, 3, 4), (3, 4, 5)), ((), (3, 4))):
         with pytest.raises(InputError):
