@@ -71,12 +71,12 @@ def tanh(fn: Function, x: Val) -> Val:
     n, tail = _reduced(fn, bounded + bounded)
     scale = power_of_two(fn, n, x.kind)
     q = fn.fma(tail, scale, scale - 1.0)
-    large = with_sign(fn, q / (q + 2.0), x)
-    if x.kind is F64:
-        return large
-    square = x * x
-    small = fn.fma(polynomial(fn, square, _TANH_SMALL) * square, x, x)
-    return fn.select(size < _TANH_SPLIT, small, large)
+    y = q / (q + 2.0)
+    if x.kind is F32:
+        square = x * x
+        small = fn.fma(polynomial(fn, square, _TANH_SMALL) * square, size, size)
+        y = fn.select(size < _TANH_SPLIT, small, y)
+    return with_sign(fn, y, x)
 
 
 def _reduced(fn: Function, x: Val) -> tuple[Val, Val]:
