@@ -65,11 +65,9 @@ def convolution(
         fn.size(index) for index in range(NUM_SIZES)
     )
     panel_size = line_taps * column_taps * depth * (vectors * lanes)
-    tiles = part_pixels // rows
-    slice_size = panel_size // (tiles * parts)
-    step_bytes = fn.binary("div", vectors * lanes * kind.size_bytes, tiles * parts)
-    zero = fn.const(kind, 0, lanes)
-    acc = [[fn.var(zero) for _ in range(vectors)] for _ in range(rows)]
+    slices = part_pixels // rows * parts
+    step_bytes = fn.binary("div", vectors * lanes * kind.size_bytes, slices)
+    acc = sums(fn, kind, tile, lanes)
     ends = RowEnd(fn, target, expression, access, out, 8, NUM_SIZES)
     with fn.loop(fn.begin, fn.end) as unit:
         panel = (unit // parts) % (panels * groups)
@@ -79,16 +77,12 @@ def convolution(
         count = fn.minimum(channels - done, vectors * lanes)
         source = fn.at(kind, x, group * depth)
         stop = fn.minimum(start + part_pixels, pixels)
-        has_next = panel + 1 < panels * groups
+        packed = fn.at(kind, weights, panel * panel_size)
+        following = fn.select(panel + 1 < panels * groups, fn.at(kind, packed, panel_size), later)
+        following = fn.at(kind, following, unit % parts * (panel_size // parts))
         with fn.loop(start, stop, rows) as first:
-            for v in range(vectors):
-                initial = fn.load(kind, bias, panel * (vectors * lanes) + v * lanes, lanes)
-                for r in range(rows):
-                    acc[r][v].set(initial)
-            packed = fn.at(kind, weights, panel * panel_size)
-            slice_ = unit % parts * tiles + (first - start) // rows
-            following = fn.select(has_next, fn.at(kind, packed, panel_size), later)
-            ahead = fn.at(kind, following, slice_ * slice_size)
+            start_sums(fn, acc, fn.at(kind, bias, panel * (vectors * lanes)))
+            ahead = fn.at(kind, following, (first - start) // rows * (panel_size // slices))
             places = _places(fn, first, pixels, width, rows) if has_taps else [(fn.const(I64, 0), first)]
             if has_taps:
                 tables, counts = (lines, columns, zeros), (line_taps, column_taps, depth)
@@ -97,9 +91,22 @@ def convolution(
                 last = pixels - 1
                 pointers = [fn.at(kind, source, fn.minimum(first + r, last) * step) for r in range(rows)]
                 _sum(fn, kind, acc, pointers, (packed, ahead, step_bytes), depth)
-            channel = group * channels + done
             left = fn.minimum(stop - first, rows)
-            ends.write(acc, places[0], left, width, channel, count if has_tail else None)
+            ends.write(acc, places[0], left, width, group * channels + done, count if has_tail else None)
+
+
+def sums(fn: Function, kind: Kind, tile: tuple[int, int], lanes: int) -> list[list[Var]]:
+    """Return the variables of a tile of rows and vectors."""
+    zero = fn.const(kind, 0, lanes)
+    return [[fn.var(zero) for _ in range(tile[1])] for _ in range(tile[0])]
+
+
+def start_sums(fn: Function, acc: Sequence[Sequence[Var]], start: Val) -> None:
+    """Let every row of a tile start with the numbers at `start`."""
+    for v, column in enumerate(zip(*acc, strict=True)):
+        initial = fn.load(column[0].kind, start, v * column[0].lanes, column[0].lanes)
+        for each in column:
+            each.set(initial)
 
 
 def _places(fn: Function, first: Val, pixels: Val, width: Val, rows: int) -> list[tuple[Val, Val]]:
@@ -271,14 +278,14 @@ class RowEnd:
         with fn.loop(0, rows) as index:
             starts = self._starts(line.get(), column.get())
             place = index * (vectors * lanes)
-            sums = [fn.load(kind, tile, place + v * lanes, lanes) for v in range(vectors)]
+            totals = [fn.load(kind, tile, place + v * lanes, lanes) for v in range(vectors)]
             if count is None:
-                self._write_row(sums, starts, channel, None)
+                self._write_row(totals, starts, channel, None)
             else:
                 with fn.either(count == vectors * lanes) as otherwise:
-                    self._write_row(sums, starts, channel, None)
+                    self._write_row(totals, starts, channel, None)
                     otherwise()
-                    self._write_row(sums, starts, channel, count)
+                    self._write_row(totals, starts, channel, count)
             next_line, next_column = self._next(line.get(), column.get(), width)
             line.set(next_line)
             column.set(next_column)
@@ -297,10 +304,12 @@ class RowEnd:
             )
         ]
 
-    def _write_row(self, sums: Sequence[Val], starts: Sequence[Val], channel: Val, count: Val | None) -> None:
+    def _write_row(
+        self, totals: Sequence[Val], starts: Sequence[Val], channel: Val, count: Val | None
+    ) -> None:
         """Write one pixel's channels from `channel` on, all or `count` of them."""
         fn, lanes = self.fn, self.lanes
-        for v, total in enumerate(sums):
+        for v, total in enumerate(totals):
             place = channel + v * lanes
             mask = None if count is None else fn.tail_mask(count - v * lanes, lanes)
             values = [total]
@@ -311,4 +320,4 @@ class RowEnd:
             fn.store(fn.splat(self.expression.emit(fn, values), lanes), starts[0], place, mask)
 
 
-__all__ = ["NUM_SIZES", "PTR", "RowEnd", "convolution", "multiply_add"]
+__all__ = ["NUM_SIZES", "PTR", "RowEnd", "convolution", "multiply_add", "start_sums", "sums"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from educe.compiler.emit import I64, PTR, Function, Kind, Val, Var
 from educe.compiler.kernel import template
-from educe.compiler.kernels.convolution import RowEnd, multiply_add
+from educe.compiler.kernels.convolution import RowEnd, multiply_add, start_sums, sums
 from educe.compiler.kernels.scalars import Expression
 from educe.compiler.target import Target
 
@@ -65,8 +65,7 @@ def window(
     width, tiles, parts, part_channels, channels, padded, line_taps, column_taps, step = (
         fn.size(index) for index in range(NUM_SIZES)
     )
-    zero = fn.const(kind, 0, lanes)
-    acc = [[fn.var(zero) for _ in range(vectors)] for _ in range(rows)]
+    acc = sums(fn, kind, tile, lanes)
     reducer = _REDUCERS[reduction](fn, kind, acc, weights, padded)
     is_blend = reduction == "blend"
     ends = RowEnd(fn, target, expression, access, out, 8 if is_blend else 7, NUM_SIZES)
@@ -75,30 +74,34 @@ def window(
         column = unit // parts % tiles * rows
         counts = (line_taps, column_taps)
         tables, place = (x, lines, columns, outside), (line, column, width)
-        inner = _is_inner(fn, tables, place, counts, rows) & (step > 0)
-        with fn.either(inner) as otherwise:
-            _see(fn, kind, tables, place, counts, rows, 1)
-            otherwise()
-            _see(fn, kind, tables, place, counts, rows, rows)
+        inner = _look(fn, kind, tables, place, counts, rows, step)
         if is_blend:
             _weigh(fn, kind, (weights, fn.pointer(7)), place, counts, rows)
         first = part * part_channels
         with fn.loop(first, fn.minimum(first + part_channels, channels), vectors * lanes) as c:
             count = fn.minimum(channels - c, vectors * lanes)
-            for v in range(vectors):
-                initial = fn.load(kind, start, c + v * lanes, lanes)
-                for r in range(rows):
-                    acc[r][v].set(initial)
-            if has_tail:
-                masks = [fn.tail_mask(count - v * lanes, lanes) for v in range(vectors)]
-                with fn.either(count == vectors * lanes) as otherwise:
-                    reducer.reduce_tile(c, counts, [None] * vectors, inner, step)
-                    otherwise()
-                    reducer.reduce_tile(c, counts, masks, inner, step)
-            else:
-                reducer.reduce_tile(c, counts, [None] * vectors, inner, step)
+            start_sums(fn, acc, fn.at(kind, start, c))
+            reducer.reduce_tile(c, counts, count if has_tail else None, inner, step)
             pixels = fn.minimum(width - column, rows)
             ends.write(acc, (line, column), pixels, width, c, count if has_tail else None)
+
+
+def _look(
+    fn: Function,
+    kind: Kind,
+    tables: tuple[Val, Val, Val, Val],
+    place: tuple[Val, Val, Val],
+    counts: tuple[Val, Val],
+    rows: int,
+    step: Val,
+) -> Val:
+    """Store what each tap of a tile sees; return whether it is an inner one, of which the first pixel does."""
+    inner = _is_inner(fn, tables, place, counts, rows) & (step > 0)
+    with fn.either(inner) as otherwise:
+        _see(fn, kind, tables, place, counts, rows, 1)
+        otherwise()
+        _see(fn, kind, tables, place, counts, rows, rows)
+    return inner
 
 
 def _is_inner(
@@ -181,9 +184,25 @@ class _Reducer:
         self._step: Val | None = None
 
     def reduce_tile(
+        self, c: Val, counts: tuple[Val, Val], channels: Val | None, inner: Val, step: Val
+    ) -> None:
+        """Reduce all taps for the channels from `c` on: all that the vectors hold, or `channels` if given.
+
+        In an `inner` tile, pixels lie `step` apart.
+        """
+        fn, vectors = self.fn, len(self.acc[0])
+        if channels is None:
+            self._reduce_either(c, counts, [None] * vectors, inner, step)
+            return
+        with fn.either(channels == vectors * self.lanes) as otherwise:
+            self._reduce_either(c, counts, [None] * vectors, inner, step)
+            otherwise()
+            masks = [fn.tail_mask(channels - v * self.lanes, self.lanes) for v in range(vectors)]
+            self._reduce_either(c, counts, masks, inner, step)
+
+    def _reduce_either(
         self, c: Val, counts: tuple[Val, Val], masks: Sequence[Val | None], inner: Val, step: Val
     ) -> None:
-        """Reduce all taps for the channels from `c` on; in an `inner` tile, pixels lie `step` apart."""
         with self.fn.either(inner) as otherwise:
             self._step = step
             self.reduce(c, counts, masks)
