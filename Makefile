@@ -8,7 +8,7 @@ SOURCES := src tests benchmarks zoo
 .PHONY: help demo test test-parity test-targets test-aarch64 test-deep check format bench accuracy clean
 
 help:  ## Say what there is to make.
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -30,10 +30,12 @@ THREADS = Setting("EDUCE_THREADS", "", "threads of an engine; empty means one pe
 # More threads than this on any machine only wait for each other, and take long to start.
 _MOST_THREADS = 128
 
-TARGET = Setting("EDUCE_TARGET", "", "the instruction set to compile for; empty means the best that runs here")
-CACHE = Setting("EDUCE_CACHE", "", "the folder of compiled code; empty means the user's own, 'off' means none")
+TARGET = Setting(
+    "EDUCE_TARGET", "", "the instruction set to compile for; empty means the best of this machine"
+)
+CACHE = Setting("EDUCE_CACHE", "", "the folder of compiled code; empty means the user's own, off means none")
 CACHE_BYTES = Setting("EDUCE_CACHE_BYTES", "1000000000", "the bound on that folder's size")
-GUARD = Setting("EDUCE_GUARD", "", "anything but empty ends the process where code touches memory beside a buffer")
+GUARD = Setting("EDUCE_GUARD", "", "anything but empty ends a process whose code strays from its buffers")
 TRACEBACK = Setting("EDUCE_TRACEBACK", "", "anything but empty prints the traceback of an internal fault")
 
 ALL = (ENGINE, THREADS, TARGET, CACHE, CACHE_BYTES, GUARD, TRACEBACK)

@@ -104,11 +104,11 @@ def test_a_signal_during_a_run_leaves_the_executable_usable():
     x = np.random.default_rng(0).standard_normal((4000, 257), np.float32)
     right = executable.run({"x": x})["y"]
 
-    class Interruption(Exception):
+    class InterruptionError(Exception):
         pass
 
     def interrupt(*_: object) -> None:
-        raise Interruption
+        raise InterruptionError
 
     previous = signal.signal(signal.SIGALRM, interrupt)
     interrupted = 0
@@ -118,7 +118,7 @@ def test_a_signal_during_a_run_leaves_the_executable_usable():
             try:
                 while True:
                     executable.run({"x": x})
-            except Interruption:
+            except InterruptionError:
                 interrupted += 1
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

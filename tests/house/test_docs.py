@@ -193,8 +193,8 @@ def test_files_and_targets_that_are_named_exist(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     for name in re.findall(r"`([\w.-]+/[\w./-]*\w\.(?:py|md|toml|txt))`", text):
         assert any((base / name).exists() for base in (ROOT, ROOT / "src" / "educe")), name
-    targets = re.findall(r"^([a-z-]+):", read("Makefile"), re.M)
-    for name in re.findall(r"(?:^|`)make ([a-z-]+)", text, re.M):
+    targets = re.findall(r"^([a-z0-9-]+):", read("Makefile"), re.M)
+    for name in re.findall(r"(?:^|`)make ([a-z0-9-]+)", text, re.M):
         assert name in targets, name
 
 

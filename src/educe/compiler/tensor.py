@@ -45,7 +45,8 @@ def dtype_of(kind: Kind) -> np.dtype:
         import ml_dtypes
 
         return np.dtype(ml_dtypes.bfloat16)
-    return _DTYPES[kind.name]
+    dtype: np.dtype[Any] = _DTYPES[kind.name]
+    return dtype
 
 
 @dataclass(eq=False)
@@ -111,9 +112,7 @@ class Tensor:
         """Whether the elements lie one after the other in the order of the dimensions."""
         return is_dense(self.shape, self.strides)
 
-    def view(
-        self, shape: Sequence[int], strides: Sequence[int], offset: int | None = None
-    ) -> Tensor:
+    def view(self, shape: Sequence[int], strides: Sequence[int], offset: int | None = None) -> Tensor:
         """Return the same memory seen with other sizes and strides."""
         assert self.lazy is None
         place = self.offset if offset is None else offset
@@ -144,9 +143,7 @@ def is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
 
 def same_strides(shape: Sequence[int], a: Sequence[int], b: Sequence[int]) -> bool:
     """Say whether two strides reach the same elements; those of dimensions of size 1 have no say."""
-    return 0 in shape or all(
-        size == 1 or x == y for size, x, y in zip(shape, a, b, strict=True)
-    )
+    return 0 in shape or all(size == 1 or x == y for size, x, y in zip(shape, a, b, strict=True))
 
 
 def is_permuted_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
@@ -174,9 +171,7 @@ def channels_last(shape: Sequence[int]) -> tuple[int, ...]:
     return strides_in_order(shape, [0, *range(2, len(shape)), 1])
 
 
-def collapsed(
-    shape: Sequence[int], strides: Sequence[Sequence[int]]
-) -> tuple[list[int], list[list[int]]]:
+def collapsed(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
     """Return the fewest dimensions that reach the same elements, in the order in which the first lies."""
     order = memory_order(shape, strides[0])
     sizes: list[int] = []

@@ -74,7 +74,9 @@ def _library() -> ModuleType:
     try:
         import onnxruntime
     except ImportError:
-        raise MissingLibraryError("onnxruntime", extra="onnxruntime", purpose="the engine onnxruntime") from None
+        raise MissingLibraryError(
+            "onnxruntime", extra="onnxruntime", purpose="the engine onnxruntime"
+        ) from None
     onnxruntime.disable_telemetry_events()
     return onnxruntime  # type: ignore[no-any-return]
 
