@@ -119,3 +119,13 @@ def test_what_follows_is_done_where_the_tile_ends():
     launches = [launch for segment in executable.program({"x": x}) for launch in segment.launches]
     (pooling,) = (each for each in launches if each.kernel.template == "window")
     assert "Relu" in str(pooling.kernel)
+
+
+@pytest.mark.parametrize("p", [1, 2, 3])
+def test_norms(p):
+    x = np.random.default_rng(1).standard_normal((2, 19, 8, 8)).astype("f4")
+    node = helper.make_node("LpPool", ["x"], ["y"], kernel_shape=[2, 2], strides=[2, 2], p=p)
+    executable = native(model([node], {"x": (FLOAT, x.shape)}, ["y"]))
+    expected = (np.abs(x.astype("f8")).reshape(2, 19, 4, 2, 4, 2) ** p).sum((3, 5)) ** (1 / p)
+    assert compiled(executable, {"x": x})
+    assert_near(executable.run({"x": x})["y"], expected)

@@ -95,7 +95,7 @@ def _look(
     rows: int,
     step: Val,
 ) -> Val:
-    """Store what each tap of a tile sees; return whether it is an inner one, of which the first pixel does."""
+    """Store what each tap of a tile sees; return whether it is an inner one, whose first pixel says all."""
     inner = _is_inner(fn, tables, place, counts, rows) & (step > 0)
     with fn.either(inner) as otherwise:
         _see(fn, kind, tables, place, counts, rows, 1)

@@ -33,6 +33,12 @@ def average_pool(low: Lowering, call: Call, x: Tensor) -> Tensor:
     return _mean(low, x, _window(call, x), with_padding=bool(call.get("count_include_pad", 0)))
 
 
+@operator("LpPool")
+def lp_pool(low: Lowering, call: Call, x: Tensor) -> Tensor:
+    """The p-norm of each window."""
+    return _norm(low, x, _window(call, x), float(call.get("p", 2)))
+
+
 def _window(call: Call, x: Tensor) -> Window:
     kernel = call.get("kernel_shape")
     if kernel is None:
@@ -69,6 +75,19 @@ def _mean(low: Lowering, x: Tensor, window: Window, *, with_padding: bool) -> Te
     total = Sliding(low, with_channels_last(low, x), window, "sum").product()
     mean = low.apply("Div", total, _counts(low, total, window, with_padding=with_padding))
     return mean if mean.kind is kind else low.apply("Cast", mean, to=kind.name)
+
+
+def _norm(low: Lowering, x: Tensor, window: Window, p: float) -> Tensor:
+    kind = x.kind
+    if not kind.is_float or p <= 0:
+        raise ValueError(f"a {p}-norm of {kind}")
+    if kind not in (F32, F64):
+        x = low.apply("Cast", x, to="f32")
+    dtype = dtype_of(x.kind)
+    powers = low.apply("Pow", low.apply("Abs", x), low.constant(np.array(p, dtype)))
+    total = Sliding(low, with_channels_last(low, powers), window, "sum").product()
+    norm = low.apply("Pow", total, low.constant(np.array(1 / p, dtype)))
+    return norm if norm.kind is kind else low.apply("Cast", norm, to=kind.name)
 
 
 def _counts(low: Lowering, total: Tensor, window: Window, *, with_padding: bool) -> Tensor:
