@@ -110,7 +110,14 @@ class Code:
                 value.uses = max(plan.uses.get(name, 0), value.uses if node else 0)
 
     def _continue(
-        self, plan: Plan, env: dict[str, Value], node: int, number: int, values: int, plain: bool = False
+        self,
+        plan: Plan,
+        env: dict[str, Value],
+        node: int,
+        number: int,
+        values: int,
+        plain: bool = False,
+        on_host: bool = False,
     ) -> Segment:
         """Lower the nodes from `node` on, up to a host step or the end.
 
@@ -121,6 +128,7 @@ class Code:
             number: The number of the segment.
             values: How many inputs and host values there are.
             plain: Whether the program starts here, and every input is an array.
+            on_host: Whether the first node is left to the host.
         """
         segment = Segment(number, [])
         low = Lowering(self.target, self.threads, self.constants, number)
@@ -133,7 +141,7 @@ class Code:
                 plan = plan.with_branch(index, condition)
                 self._enter(plan, env, index)
                 continue
-            step = self._lower_node(low, plan, env, index, values)
+            step = self._lower_node(low, plan, env, index, values, on_host and index == node)
             if step is not None:
                 self._end_with(segment, low, plan, env, index, step)
                 return segment
@@ -144,7 +152,13 @@ class Code:
         return segment
 
     def _lower_node(
-        self, low: Lowering, plan: Plan, env: dict[str, Value], index: int, values: int
+        self,
+        low: Lowering,
+        plan: Plan,
+        env: dict[str, Value],
+        index: int,
+        values: int,
+        on_host: bool = False,
     ) -> HostStep | None:
         """Lower one node into `env`; return a host step if the segment must end before or with it."""
         call, host = plan.calls[index], plan.hosts[index]
@@ -161,7 +175,7 @@ class Code:
             if host.lower is None or not repeats(call, contents):
                 self._bind(low, plan, env, call, host(contents))
                 return None
-        lower = host.lower
+        lower = None if on_host else host.lower
         if lower is not None and all(value is None or isinstance(value, Tensor) for value in given):
             try:
                 result = lower(low, call, *given)
@@ -191,7 +205,8 @@ class Code:
             value = env.get(name)
             if isinstance(value, Tensor) and any(value is tensor for tensor in fault.tensors):
                 wanted[name] = low.dense(value)
-        return HostStep(call.label, call.operator, tuple(wanted.values()), None, 0, values, tuple(wanted))
+        read, names = tuple(wanted.values()), tuple(wanted)
+        return HostStep(call.label, call.operator, read, None, 0, values, names, can_call=not call.domain)
 
     def _bind(
         self, low: Lowering, plan: Plan, env: dict[str, Value], call: Call, found: Sequence[Any]
@@ -234,9 +249,11 @@ class Code:
         snapshot = dict(env)
         call = plan.calls[index]
 
-        def resume(_key: Any, found: list[Any]) -> Segment:
+        def resume(found: list[Any] | None) -> Segment:
             env = {name: _copied(value) for name, value in snapshot.items()}
             following = Lowering(self.target, self.threads, self.constants, segment.number + 1)
+            if found is None:
+                return self._continue(plan, env, index, segment.number + 1, step.first, on_host=True)
             if step.call is None:
                 self._learn(env, step.names, found)
                 return self._continue(plan, env, index, segment.number + 1, step.first)

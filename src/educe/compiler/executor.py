@@ -22,6 +22,9 @@ from educe.machine import memory_bytes
 MAX_PROGRAMS = 64
 """Sets of input shapes whose programs an executor keeps."""
 
+MAX_VALUES = 8
+"""Values that one node looks at for which programs are made; for others the host runs the node."""
+
 _KEPT_ARENAS = 8
 # A run that is expected to be shorter does not let other Python threads go on meanwhile.
 _BRIEF_NS = 5000.0
@@ -299,9 +302,12 @@ class Executor:
         following = segment.successors.get(key)
         if following is None:
             with self._lock:
+                if step.can_call and len(segment.successors) >= MAX_VALUES:
+                    segment.otherwise = segment.otherwise or segment.resume(None)
+                    return segment.otherwise
                 while len(segment.successors) >= MAX_PROGRAMS:
                     segment.successors.pop(next(iter(segment.successors)))
-                following = segment.resume(key, found)
+                following = segment.resume(found)
                 segment.successors[key] = following
         return following
 

@@ -108,6 +108,7 @@ class HostStep:
         num_outputs: How many values it gives.
         first: The number of its first value among the run's host values.
         names: The graph's names of the inputs whose values are looked at, where `call` is None.
+        can_call: Whether the host can run the node that looks at them.
     """
 
     node: str
@@ -117,6 +118,7 @@ class HostStep:
     num_outputs: int
     first: int
     names: tuple[str, ...] = ()
+    can_call: bool = False
 
 
 @dataclass(eq=False)
@@ -133,7 +135,8 @@ class Segment:
         step: The host step after it, or None if the program ends.
         outputs: What the program returns, if it ends here.
         successors: The segments that were made to follow, by what the host step gave.
-        resume: Makes another successor.
+        otherwise: The segment that follows values that were not met before, once there were many.
+        resume: Makes another successor: for what the host step gave, or, given None, the one for any values.
         guards: Offsets of the pages that nobody may touch, in a guarded plan.
         buffers: The buffers of the arena.
         has_objects: Whether it is a whole program between arrays: its bases then start with every input and
@@ -149,7 +152,8 @@ class Segment:
     step: HostStep | None = None
     outputs: tuple[Tensor | HostObject, ...] = ()
     successors: dict[Any, Segment] = field(default_factory=dict)
-    resume: Callable[[Any, list[Any]], Segment] | None = None
+    otherwise: Segment | None = None
+    resume: Callable[[list[Any] | None], Segment] | None = None
     guards: list[int] = field(default_factory=list)
     buffers: list[Buffer] = field(default_factory=list)
     has_objects: bool = False
