@@ -1,4 +1,4 @@
-"""The ONNX format: protobuf bytes to a verified `Model`, its weights left where they are until used."""
+"""The ONNX format: protobuf bytes to a verified `Model`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from educe.model import Model
 # onnx_ir reports through logging what `verify` has already refused with a typed error.
 logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
 
+_DETACHED_BYTES = 16 * 1024
 _VARINT, _LENGTH_DELIMITED = 0, 2
 # The wire type of every field of ModelProto (onnx.proto).
 _MODEL_FIELDS = {
@@ -68,6 +69,7 @@ class OnnxFormat(Format):
         external = ExternalWeights(proto, None if path is None else path.parent, limits)
         external.update(digest)
         graph = _deserialize(proto)
+        _detach_weights(graph)
         external.attach(graph)
         graph = _without_overridable_initializers(graph)
         return Model(
@@ -100,6 +102,14 @@ def _deserialize(proto: onnx.ModelProto) -> ir.Model:
         while root.__cause__ is not None:
             root = root.__cause__
         raise ModelFileError(f"is not valid ONNX: {root}", remedy="export it again") from None
+
+
+def _detach_weights(graph: ir.Model) -> None:
+    """Let large weights be arrays of their own: a message copies its content each time that it is looked at."""
+    for value in graph.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.TensorProtoTensor) and tensor.nbytes >= _DETACHED_BYTES:
+            value.const_value = ir.Tensor(tensor.numpy(), tensor.dtype, name=tensor.name)
 
 
 def _without_overridable_initializers(graph: ir.Model) -> ir.Model:

@@ -264,8 +264,10 @@ def panels_of(low: Lowering, b: Tensor, rows: int) -> Panels:
 def _packed(value: np.ndarray, width: int) -> np.ndarray:
     *batch, depth, n = value.shape
     count = -(-n // width)
-    whole = np.zeros((*batch, depth, count * width), value.dtype)
-    whole[..., :n] = value
+    whole = value
+    if n % width:
+        whole = np.zeros((*batch, depth, count * width), value.dtype)
+        whole[..., :n] = value
     panels: np.ndarray = whole.reshape(*batch, depth, count, width).swapaxes(-3, -2)
     return panels
 
