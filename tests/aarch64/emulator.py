@@ -16,6 +16,7 @@ from educe.compiler.kernel import Kernel
 from educe.compiler.program import Segment
 from educe.compiler.target import TARGETS
 from educe.compiler.tensor import Buffer, Tensor, dtype_of
+from educe.engines.native import prepared
 from educe.model import Model
 
 NEON = TARGETS["neon"]
@@ -42,11 +43,12 @@ class Objects:
 def run(model: Model, feeds: dict[str, np.ndarray], folder: Path) -> dict[str, np.ndarray]:
     """Return the outputs of `model`, computed by AArch64 code; host steps are not supported."""
     objects = Objects()
-    graph = model.graph
+    graph = prepared(model, "default")
     code = Code(graph.graph, graph.opset_imports, NEON, 1, objects)  # type: ignore[arg-type]
     inputs = [np.ascontiguousarray(feeds[name]) for name in code.inputs]
     segment = code.lower(inputs)
     assert segment.step is None, f"{segment.step.operator} runs on the host"
+    assert segment.launches
     program = _link(objects, folder)
     done = subprocess.run(
         [EMULATOR, str(program)], input=_message(segment, inputs, objects), capture_output=True, timeout=300

@@ -91,7 +91,7 @@ class NativeEngine(Engine):
 
         if not any(problems(model.graph, has_kernel)):
             return Support()
-        return Support(tuple(problems(_prepared(model, "none"), has_kernel)))
+        return Support(tuple(problems(prepared(model, "none"), has_kernel)))
 
     def compile(self, model: Model, options: Options) -> Executable:
         """Compile `model`; see `Engine.compile`."""
@@ -107,7 +107,7 @@ class NativeEngine(Engine):
         threads = resolve_threads(options.threads)
         pool = runtime(target)
         pool.grow(threads)
-        graph = _prepared(model, options.graph_optimization)
+        graph = prepared(model, options.graph_optimization)
         guarded = bool(GUARD.value())
         code = Code(graph.graph, graph.opset_imports, target, threads, library(target), guarded=guarded)
         executor = Executor(code, pool, options.memory_arena)
@@ -115,7 +115,7 @@ class NativeEngine(Engine):
         return NativeExecutable(model, executor)
 
 
-def _prepared(model: Model, optimization: str) -> ir.Model:
+def prepared(model: Model, optimization: str) -> ir.Model:
     """Return the graph as the compiler takes it: one operator set, no calls of functions."""
     from educe.compiler.plan import has_kernel
     from educe.graph.normalize import INTERNAL_OPSET, infer_shapes, normalize
