@@ -74,8 +74,8 @@ class Host:
         if is_standard and call.operator in BODY_CALLS:
             given = {inner: known[name] for inner, name in names.items() if inner not in unknown}
             self._call = BODY_CALLS[call.operator](node, call, code, tuple(unknown), given)
-        elif is_standard and call.operator in OBJECT_CALLS:
-            self._call = lambda inputs: OBJECT_CALLS[call.operator](call, *inputs)
+        elif (call.domain, call.operator) in OBJECT_CALLS:
+            self._call = lambda inputs: OBJECT_CALLS[call.domain, call.operator](call, *inputs)
         self._opsets = {**code.opsets, node.domain: call.version}
         self._folded = call if has_meaning_of_today(call.operator, call.version, call.domain) else None
 
@@ -255,6 +255,11 @@ def has_kernel(domain: str, name: str, version: int) -> bool:
 
 
 @cache
+def is_covered(domain: str, name: str, version: int) -> bool:
+    """Say whether an operator has a kernel, or a place of its own on the host."""
+    return has_kernel(domain, name, version) or (domain, name) in OBJECT_CALLS
+
+
 def has_meaning_of_today(name: str, version: int, domain: str = "") -> bool:
     """Say whether an operator of set `version` means what that of `INTERNAL_OPSET` means.
 

@@ -1,4 +1,4 @@
-"""Sequences and optionals: Python lists, and None, which only the host handles."""
+"""Sequences, maps and optionals: Python lists, dicts, and None, which only the host handles."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from educe.compiler.operators.base import Call
 
 ObjectCall = Callable[..., list[Any]]
 
-OBJECT_CALLS: dict[str, ObjectCall] = {}
-"""What runs each operator of sequences and optionals: ``call(node, *inputs)`` returns the outputs."""
+OBJECT_CALLS: dict[tuple[str, str], ObjectCall] = {}
+"""What runs each operator of such values, by domain and name: ``call(node, *inputs)`` returns the outputs."""
 
 
-def _register(*names: str) -> Callable[[ObjectCall], ObjectCall]:
+def _register(name: str, domain: str = "") -> Callable[[ObjectCall], ObjectCall]:
     def register(run: ObjectCall) -> ObjectCall:
-        OBJECT_CALLS.update(dict.fromkeys(names, run))
+        OBJECT_CALLS[domain, name] = run
         return run
 
     return register
@@ -79,6 +79,15 @@ def _element(call: Call, value: Any) -> list[Any]:
 @_register("OptionalHasElement")
 def _has_element(call: Call, value: Any = None) -> list[Any]:
     return [np.array(value is not None)]
+
+
+@_register("ZipMap", domain="ai.onnx.ml")
+def _zip_map(call: Call, scores: np.ndarray) -> list[Any]:
+    labels = call.get("classlabels_int64s") or call.get("classlabels_strings") or ()
+    rows = scores.reshape(-1, scores.shape[-1]) if scores.ndim else scores.reshape(1, 1)
+    if rows.shape[1] != len(labels):
+        raise ValueError(f"{rows.shape[1]} scores are given for {len(labels)} labels")
+    return [[dict(zip(labels, row.tolist(), strict=True)) for row in rows]]
 
 
 def _place(sequence: list[Any], position: Any) -> int:

@@ -86,12 +86,12 @@ class NativeEngine(Engine):
 
     def supports(self, model: Model) -> Support:
         """Say which nodes have neither a kernel nor an implementation on the host."""
-        from educe.compiler.plan import has_kernel
+        from educe.compiler.plan import is_covered
         from educe.engines.reference import problems
 
-        if not any(problems(model.graph, has_kernel)):
+        if not any(problems(model.graph, is_covered)):
             return Support()
-        return Support(tuple(problems(prepared(model, "none"), has_kernel)))
+        return Support(tuple(problems(prepared(model, "none"), is_covered)))
 
     def compile(self, model: Model, options: Options) -> Executable:
         """Compile `model`; see `Engine.compile`."""
