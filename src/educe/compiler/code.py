@@ -361,7 +361,7 @@ def _all_known(values: Sequence[Value | None]) -> bool:
 def _content(value: Value | None) -> Any:
     if value is None:
         return None
-    return value.value  # type: ignore[union-attr]
+    return value.value
 
 
 __all__ = ["Code", "EngineError", "Inputs", "Iterator", "Value", "dtype_of"]
