@@ -153,11 +153,11 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 def test_a_run_that_needs_more_memory_than_there_is_fails_and_the_next_one_does_not():
-    nodes = [helper.make_node("Expand", ["x", "s"], ["e"]), helper.make_node("ReduceSum", ["e"], ["y"])]
+    nodes = [helper.make_node("Expand", ["x", "s"], ["e"]), helper.make_node("Neg", ["e"], ["y"])]
     made = model(nodes, {"x": (FLOAT, [1]), "s": (TensorProto.INT64, [2])}, ["y"])
     executable = native(made)
     small, large = np.array([3, 4]), np.array([2**21, 2**21])
-    assert executable.run({"x": np.ones(1, np.float32), "s": small})["y"] == 12
+    assert executable.run({"x": np.ones(1, np.float32), "s": small})["y"].sum() == -12
     with pytest.raises(EngineError, match="memory"):
         executable.run({"x": np.ones(1, np.float32), "s": large})
-    assert executable.run({"x": np.ones(1, np.float32), "s": small})["y"] == 12
+    assert executable.run({"x": np.ones(1, np.float32), "s": small})["y"].sum() == -12
