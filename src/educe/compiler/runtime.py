@@ -7,8 +7,10 @@ A table is an array of 64-bit words; each launch is::
 
 The pool is an array of 64-bit words, by cache lines: `BUSY` is taken by the one run that uses the workers;
 `STATE` holds how many workers are inside the present job, in its low bits, and whether more may enter, in
-`OPEN`; then the job itself; `NEXT` is the first unit that nobody has taken. Workers watch `STATE` for a short
-time and then sleep until `SLEEPERS` are woken. A run that finds the pool taken does its work alone.
+`OPEN`; then the job itself; `NEXT` holds for each thread's share of the units the first that nobody has
+taken. A thread takes its own share first, so that it finds in its cache what it wrote before, and then from
+those of others. Workers watch `STATE` for a short time and then sleep until they are woken. A run that finds
+the pool taken does its work alone.
 """
 
 from __future__ import annotations
@@ -33,8 +35,9 @@ MAX_POINTERS = 64
 HEADER_WORDS = 6
 
 _LINE = 8
-_BUSY, _STATE, _JOB, _NEXT, _SLEEP, _MUTEX, _CONDITION = (_LINE * index for index in (0, 2, 4, 6, 8, 10, 14))
-_POOL_WORDS = 20 * _LINE
+_BUSY, _STATE, _JOB, _SLEEP, _MUTEX, _CONDITION, _NEXT = (_LINE * index for index in (0, 2, 4, 8, 10, 14, 20))
+_MAX_SHARES = 512
+_POOL_WORDS = _NEXT + _MAX_SHARES * _LINE
 _OPEN = 1 << 16
 _SPINS = 4000
 _JOB_WORDS = 7
@@ -78,20 +81,26 @@ def _work(fn: Function, pool: Val, who: Val) -> None:
 
     ::
 
-        while (unit = NEXT; NEXT += chunk; unit < extent)
-            function(P, S, unit, min(unit + chunk, extent), scratch + who * stride)
+        for other in 0..threads:
+            share = (who + other) % threads
+            while (unit = NEXT[share]; NEXT[share] += chunk; unit < end of the share)
+                function(P, S, unit, min(unit + chunk, end), scratch + who * stride)
     """
     job = _field(fn, pool, _JOB)
     function, pointers, sizes, scratch = (fn.load(PTR, job, index) for index in range(4))
     extent, chunk, stride = (fn.load(I64, job, index) for index in range(4, _JOB_WORDS))
+    threads, share_units = fn.load(I64, job, _JOB_WORDS) + 1, fn.load(I64, job, _JOB_WORDS + 1)
     own = fn.at(I8, scratch, who * stride)
-    with fn.repeat_while() as go_on:
-        unit = _atomic_add(fn, _field(fn, pool, _NEXT), chunk)
-        more = unit < extent
-        with fn.when(more):
-            end = fn.minimum(unit + chunk, extent)
-            _call(fn, function, pointers, sizes, unit, end, own)
-        go_on(more)
+    with fn.loop(0, threads) as other:
+        share = (who + other) % threads
+        last = fn.minimum((share + 1) * share_units, extent)
+        next_at = fn.at(I64, _field(fn, pool, _NEXT), share * _LINE)
+        with fn.repeat_while() as go_on:
+            unit = _atomic_add(fn, next_at, chunk)
+            more = unit < last
+            with fn.when(more):
+                _call(fn, function, pointers, sizes, unit, fn.minimum(unit + chunk, last), own)
+            go_on(more)
 
 
 def _call(fn: Function, function: Val, *arguments: Val) -> None:
@@ -170,10 +179,13 @@ def _parallel(target: Target) -> Function:
     fn.line(f"br label %{done}")
     fn.label(shared)
     job = _field(fn, pool, _JOB)
-    for index, value in enumerate((function, pointers, sizes, scratch, extent, chunk, stride, threads - 1)):
+    share = (extent + chunk * threads - 1) // (chunk * threads) * chunk
+    fields = (function, pointers, sizes, scratch, extent, chunk, stride, threads - 1, share)
+    for index, value in enumerate(fields):
         fn.store(value, job, index)
     state_at = _field(fn, pool, _STATE)
-    _atomic_store(fn, 0, _field(fn, pool, _NEXT))
+    with fn.loop(0, threads) as number:
+        _atomic_store(fn, number * share, fn.at(I64, _field(fn, pool, _NEXT), number * _LINE))
     _atomic_store(fn, _OPEN, state_at)
     with fn.when(_atomic_load(fn, _field(fn, pool, _SLEEP)) > 0):
         fn.call("pthread_mutex_lock", I32, 0, _field(fn, pool, _MUTEX))
