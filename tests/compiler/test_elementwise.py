@@ -311,6 +311,23 @@ def test_casts(dtype):
     np.testing.assert_array_equal(like, x.astype(np.float16))
 
 
+@pytest.mark.parametrize("dtype", INTEGERS, ids=lambda dtype: np.dtype(dtype).name)
+def test_floats_beyond_an_integer_type_become_its_nearest(dtype):
+    limits = np.iinfo(dtype)
+    powers = [
+        sign * 2.0**k + more
+        for k in (7, 8, 15, 16, 31, 32, 63, 64)
+        for sign in (-1, 1)
+        for more in (-1, 0, 1)
+    ]
+    for source in (np.float32, np.float64):
+        x = np.array([*powers, 3e38, -3e38], source)
+        x = np.concatenate([x, np.nextafter(x, source(0)), np.array([np.inf, -np.inf, np.nan], source)])
+        expected = [min(max(int(value), limits.min), limits.max) for value in x[:-3].tolist()]
+        y = result("Cast", x, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+        np.testing.assert_array_equal(y, np.array([*expected, limits.max, limits.min, 0], dtype))
+
+
 def test_a_cast_to_f16_is_rounded_once():
     x = np.array([1 + 2**-11 + 2**-40, 1 + 2**-11, 65519.999999999, 65520.0, 2.0**-25 + 2.0**-60, 1e300])
     y = result("Cast", np.tile(x, 5), to=onnx.TensorProto.FLOAT16)

@@ -428,14 +428,31 @@ class Function:
         if a.kind.is_float and kind.is_float:
             name = "fpext" if kind.size_bytes > a.kind.size_bytes else "fptrunc"
         elif a.kind.is_float:
-            whole = "fptosi.sat" if kind.is_signed else "fptoui.sat"
-            target = Val(self, kind, "", a.lanes)
-            return self.call(f"llvm.{whole}.{_suffix(target)}.{_suffix(a)}", kind, a.lanes, a)
+            return self._to_integer(a, kind)
         elif kind.is_float:
             name = "sitofp" if a.kind.is_signed else "uitofp"
         else:
             return self.extend(a, kind)
         return self.emit(kind, a.lanes, f"{name} {a.type} {a.ref} to {to}")
+
+    def truncate(self, a: Val, kind: Kind) -> Val:
+        """Return the f32 or f64 `a` as an integer rounded toward zero; anything where `kind` has none such."""
+        if kind.size_bytes < 4:
+            return self.extend(self.truncate(a, I32), kind)
+        to = Val(self, kind, "", a.lanes).type
+        return self.emit(kind, a.lanes, f"fpto{'s' if kind.is_signed else 'u'}i {a.type} {a.ref} to {to}")
+
+    def _to_integer(self, a: Val, kind: Kind) -> Val:
+        """Return the f32 or f64 `a` as an integer; LLVM's own saturating conversions go lane by lane."""
+        bits = 8 * kind.size_bytes - kind.is_signed
+        precision = 24 if a.kind is F32 else 53
+        most = (1 << bits) - 1
+        # The largest number of the float's kind that the integer's has as well.
+        bound = most if bits <= precision else most - (1 << (bits - precision)) + 1
+        low = -(1 << bits) if kind.is_signed else 0
+        inside = self.minimum(self.maximum(a, float(low)), float(bound))
+        whole = self.truncate(self.select(self.is_nan(a), 0.0, inside), kind)
+        return whole if bound == most else self.select(a > float(bound), most, whole)
 
     def extend(self, a: Val, kind: Kind) -> Val:
         """Return the integer or truth `a` as an integer of another size."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from educe.compiler import vector_math as vm
-from educe.compiler.emit import F64, I64, KINDS, U64, Function, Val
+from educe.compiler.emit import F64, KINDS, U64, Function, Val
 from educe.compiler.kernels.expression import in_f32, scalar
 
 
@@ -61,16 +61,16 @@ def _float_rest(fn: Function, a: Val, b: Val, fmod: int) -> Val:
 
 
 def _quotient(fn: Function, a: Val, b: Val) -> Val:
-    """Return the integer a / b rounded toward zero, and something for a zero divisor."""
+    """Return the integer a / b rounded toward zero, and anything for a zero divisor."""
+    # The least integer has no negative, and the instruction traps on it.
+    is_minus_one = b == -1 if a.kind.is_signed else b != b
+    divisor = fn.select((b == 0) | is_minus_one, 1, b)
     if a.kind.size_bytes <= 4:
         # A quotient of integers of 32 bits, rounded to the 53 of f64, is never rounded up to a whole number.
-        return fn.cast(fn.cast(fn.cast(a, F64) / fn.cast(b, F64), I64), a.kind)
-    divisor = fn.select(b == 0, 1, b)
-    if not a.kind.is_signed:
-        return a // divisor
-    # The least integer has no negative, and the instruction traps on it.
-    is_minus_one = b == -1
-    return fn.select(is_minus_one, -a, a // fn.select(is_minus_one, 1, divisor))
+        quotient = fn.truncate(fn.cast(a, F64) / fn.cast(divisor, F64), a.kind)
+    else:
+        quotient = a // divisor
+    return fn.select(is_minus_one, -a, quotient)
 
 
 @scalar("Neg")
@@ -120,25 +120,18 @@ def _integer_power(fn: Function, x: Val, y: Val) -> Val:
     """Return the integer x to the integer y, modulo the size of x; negative powers are rounded to 0."""
     one = fn.const(x.kind, 1, x.lanes)
     exponent = fn.cast(y, U64)
-    result = one
-    square = x
-    for bit in range(6):
-        result = fn.select((exponent >> bit & 1) != 0, result * square, result)
-        square = square * square
-    result, left, square = fn.var(result), fn.var(exponent >> 6), fn.var(square)
-    bits = 8 * y.kind.size_bytes - 6
-    with fn.loop(0, max(bits, 0)):
-        result.set(fn.select((left.get() & 1) != 0, result.get() * square.get(), result.get()))
+    result, square, left = fn.var(one), fn.var(x), fn.var(exponent)
+    with fn.loop(0, 8 * y.kind.size_bytes):
+        times = fn.select((left.get() & 1) != 0, square.get(), one)
+        result.set(result.get() * times)
         square.set(square.get() * square.get())
         left.set(left.get() >> 1)
     if not y.kind.is_signed:
         return result.get()
+    below = fn.select(x == 1, one, 0)
     if x.kind.is_signed:
-        of_minus_one = fn.select((exponent & 1) != 0, x, one)
-        whole = fn.select(x == 1, one, fn.select(x == -1, of_minus_one, 0))
-    else:
-        whole = fn.select(x == 1, one, 0)
-    return fn.select(y < 0, whole, result.get())
+        below = fn.select(x == -1, fn.select((exponent & 1) != 0, x, one), below)
+    return fn.select(y < 0, below, result.get())
 
 
 @scalar("PowerOf", exponent=2)

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from educe.compiler.emit import F32, I32, KINDS, Function, Kind, Val
+from educe.compiler.emit import F32, KINDS, Function, Val
 from educe.compiler.kernels.expression import scalar
 
 
 @scalar("Quantize", flops=8, to="u8", precision="f32")
 def quantize(fn: Function, x: Val, scale: Val, zero_point: Val, to: str, precision: str) -> Val:
     """Return x / scale rounded to nearest, the even one of two, plus the zero point, within bounds."""
-    kind = KINDS[to]
-    low, high = _bounds(kind)
     quotient = fn.cast(x, KINDS[precision]) / fn.cast(scale, KINDS[precision])
     y = fn.intrinsic("nearbyint", fn.cast(quotient, F32)) + fn.cast(zero_point, F32)
-    bounded = fn.minimum(fn.maximum(y, float(low)), float(high))
-    return fn.cast(fn.cast(bounded, I32), kind)
+    return fn.cast(y, KINDS[to])
 
 
 @scalar("Dequantize", flops=2, to="f32")
 def dequantize(fn: Function, x: Val, scale: Val, zero_point: Val, to: str) -> Val:
     """Return (x - zero point) · scale."""
     return fn.cast((fn.cast(x, F32) - fn.cast(zero_point, F32)) * fn.cast(scale, F32), KINDS[to])
-
-
-def _bounds(kind: Kind) -> tuple[int, int]:
-    bits = 8 * kind.size_bytes
-    return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if kind.is_signed else (0, (1 << bits) - 1)

@@ -32,7 +32,7 @@ _TANH_BOUND = {F32: 9.25, F64: 19.5}
 
 
 def exp(fn: Function, x: Val) -> Val:
-    """Return e to the x, to within 1 unit in the last place.
+    """Return e to the x, to within 1.1 units in the last place.
 
     x = n · ln 2 + r with |r| <= ln 2 / 2; a polynomial gives exp(r), and n goes to the exponent
     (Cody and Waite, Software Manual for the Elementary Functions, 1980), in two halves, for the numbers at
