@@ -69,6 +69,7 @@ class Code:
         own = (str(value.name) for value in graph.inputs)
         self.inputs = (*(name for name in own if name not in graph.initializers), *captured)
         self.outputs = tuple(str(value.name) for value in graph.outputs)
+        self.has_free_sizes = any(_is_free(value) for value in graph.inputs)
         self._plan = Plan.of(self, graph, known or {})
 
     def inner(self, graph: ir.Graph, captured: Sequence[str], known: Mapping[str, Any]) -> Code:
@@ -133,6 +134,8 @@ class Code:
         segment = Segment(number, [])
         low = Lowering(self.target, self.threads, self.constants, number)
         low.launches = segment.launches
+        if self.has_free_sizes:
+            low.expected = segment.expected
         low.kept = {name[len(_KEPT) :]: env.pop(name) for name in list(env) if name.startswith(_KEPT)}
         index = node
         while index < len(plan.calls):
@@ -356,6 +359,10 @@ def _all_known(values: Sequence[Value | None]) -> bool:
             return False
         size += value.size
     return size <= MAX_FOLDED
+
+
+def _is_free(value: ir.Value) -> bool:
+    return value.shape is None or not all(isinstance(size, int) for size in value.shape)
 
 
 def _content(value: Value | None) -> Any:

@@ -9,7 +9,7 @@ its channels last is one whose strides say so.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,6 +114,7 @@ class Lowering:
         self.launches: list[Launch] = []
         self.node = ""
         self.kept: dict[str, Any] = {}
+        self.expected: list[Kernel] = []
 
     # Tensors -----------------------------------------------------------------------------------------
 
@@ -434,6 +435,10 @@ class Lowering:
                 self._chunk(extent, flops, bytes),
             )
         )
+
+    def expect(self, kernels: Iterable[Kernel]) -> None:
+        """Have kernels made that this node would launch with other sizes, if sizes may change."""
+        self.expected += kernels
 
     def _chunk(self, extent: int, flops: float, bytes: float) -> int:
         """Return how many units a thread takes at once: all, if they are too little work to share."""

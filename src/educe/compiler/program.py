@@ -139,6 +139,7 @@ class Segment:
         resume: Makes another successor: for what the host step gave, or, given None, the one for any values.
         guards: Offsets of the pages that nobody may touch, in a guarded plan.
         buffers: The buffers of the arena.
+        expected: Kernels that programs for other sizes would launch.
         has_objects: Whether it is a whole program between arrays: its bases then start with every input and
             every output, so that a run can name the arrays themselves.
     """
@@ -156,6 +157,7 @@ class Segment:
     resume: Callable[[list[Any] | None], Segment] | None = None
     guards: list[int] = field(default_factory=list)
     buffers: list[Buffer] = field(default_factory=list)
+    expected: list[Kernel] = field(default_factory=list)
     has_objects: bool = False
 
 
@@ -186,7 +188,7 @@ def finish(
     segment.scratch_bytes = max((launch.scratch_bytes for launch in segment.launches), default=0)
     segment.bases = list(bases)
     words: list[int] = []
-    library.prepare(launch.kernel for launch in segment.launches)
+    library.prepare([*(launch.kernel for launch in segment.launches), *segment.expected])
     for launch in segment.launches:
         words += _words(launch, library.address(launch.kernel), segment)
     segment.table = np.array(words or [0], np.int64)

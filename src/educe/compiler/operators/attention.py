@@ -244,16 +244,21 @@ def _launched(
         how = "row" if is_row else "matrix"
     blocks = -(-rows // (vectors * low.target.lanes))
     elements = scratch_elements(low.target, vectors, features, v_features)
-    low.launch(
-        Kernel.of(
+    kernels = {
+        each: Kernel.of(
             "attention",
-            vectors=vectors,
+            vectors=each,
             scale=scale,
             softcap=softcap,
             mask=how,
             causal=ahead is not None,
             zeros=zeros,
-        ),
+        )
+        for each in _SPEEDS
+    }
+    low.expect(kernels.values())
+    low.launch(
+        kernels[vectors],
         outputs=[out],
         inputs=[q, k, v, *bias],
         sizes=[

@@ -351,16 +351,21 @@ class _Convolution:
         lines, columns = (packed, packed) if is_flat else window.tables(low, self.x)
         parts, part_pixels = _parts(low.target, pixels, tile, panels, self.x.size * kind.size_bytes)
         _announce(low, packed)
-        low.launch(
-            Kernel.of(
+        kernels = {
+            each: Kernel.of(
                 "convolution",
                 kind=kind,
-                tile=(tile.rows, tile.vectors),
+                tile=(each.rows, each.vectors),
                 has_taps=not is_flat,
-                has_tail=channels % panel != 0,
+                has_tail=channels % (each.vectors * low.target.lanes) != 0,
                 expression=expression,
                 access=tuple(access_of(each) for each in operands),
-            ),
+            )
+            for each in {tile, *(_tile(low.target, channels, count) for count in _PIXELS)}
+        }
+        low.expect(kernels.values())
+        low.launch(
+            kernels[tile],
             outputs=[out],
             inputs=[self.x, packed, start, lines, columns, filled_row(low, self.x, 0), packed, *operands],
             sizes=[
@@ -373,6 +378,10 @@ class _Convolution:
             flops=2 * out.size * window.num_taps * depth + expression.flops * out.size,
             bytes=sum(each.size * each.kind.size_bytes for each in (self.x, out, packed, *operands)),
         )
+
+
+# Numbers of pixels whose tiles are made beforehand where sizes may change.
+_PIXELS = (1, 7, 49, 100, 196, 784, 3136, 12544)
 
 
 def _announce(low: Lowering, packed: Tensor) -> None:

@@ -129,12 +129,14 @@ def _launch_by_node(
     low: Lowering, call: Call, forest: Forest, x: Tensor, out: Tensor, rows: int, block: int
 ) -> None:
     """Launch `trees_by_node` for the first `rows` rows."""
+    code = KINDS[forest.code or ""]
+    kernel = Kernel.of("trees_by_node", kind=x.kind, code=code, aggregate=forest.aggregate)
+    low.expect([kernel])
     if not rows:
         return
-    code = KINDS[forest.code or ""]
     tables = _made(call, (x.kind.name, code.name), forest.by_node)
     low.launch(
-        Kernel.of("trees_by_node", kind=x.kind, code=code, aggregate=forest.aggregate),
+        kernel,
         outputs=[_rows(out, 0, rows)],
         inputs=[_rows(x, 0, rows), *(low.constant(each) for each in tables)],
         sizes=[rows, x.shape[1], len(forest.planes), len(forest.trees), forest.targets],
@@ -152,18 +154,20 @@ def _launch_by_path(low: Lowering, call: Call, forest: Forest, x: Tensor, out: T
     lanes = low.target.lanes
     vectors = max(1, min(_MAX_GROUP_VECTORS, -(-len(forest.trees) // lanes)))
     together = vectors * lanes
+    kernel = Kernel.of(
+        "trees_by_path",
+        kind=x.kind,
+        vectors=vectors,
+        equality=any(each.equality for each in forest.branches),
+        aggregate=forest.aggregate,
+    )
+    low.expect([kernel])
     if not rows:
         return
     tables = _made(call, (x.kind.name, together), lambda: forest.by_path(together))
     groups = -(-len(forest.trees) // together)
     low.launch(
-        Kernel.of(
-            "trees_by_path",
-            kind=x.kind,
-            vectors=vectors,
-            equality=any(each.equality for each in forest.branches),
-            aggregate=forest.aggregate,
-        ),
+        kernel,
         outputs=[_rows(out, first, rows)],
         inputs=[_rows(x, first, rows), *(low.constant(each) for each in tables)],
         sizes=[x.shape[1], groups, forest.targets],
