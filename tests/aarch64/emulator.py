@@ -99,6 +99,8 @@ def _message(segment: Segment, inputs: list[np.ndarray], objects: Objects) -> by
         if buffer.slot == "constant":
             assert buffer.constant is not None
             return number(id(buffer.constant), buffer.size_bytes, buffer.constant.tobytes()), 0
+        if buffer.slot == "status":
+            return number("status", len(segment.checks), bytes(len(segment.checks))), 0
         content = inputs[buffer.number].tobytes() if buffer.slot == "input" else None
         return number((buffer.slot, buffer.number), buffer.size_bytes, content), 0
 

@@ -10,7 +10,7 @@ from onnx import helper
 from educe.compiler.folding import fold
 from educe.compiler.host import HostCall
 from educe.compiler.operators.base import Call
-from educe.errors import EduceError
+from educe.errors import EduceError, EngineError
 from tests.compiler.models import model, native
 
 RANDOM = np.random.default_rng(7)
@@ -136,19 +136,76 @@ def test_later_updates_win():
     check("ScatterElements", x, np.ones((3, 3), int), updates, axis=0, expected=[right])
 
 
-def test_indices_outside_reach_no_other_memory():
-    x = filled((3, 40))
-    far = np.array([2**62, -(2**62), 3, -4])
-    node = helper.make_node("Gather", ["x", "i"], ["y"], axis=0)
-    declared = {"x": (1, [3, 40]), "i": (7, [4])}
-    found = native(model([node], declared, ["y"])).run({"x": x, "i": far})["y"]
-    np.testing.assert_array_equal(found, x[[2, 0, 2, 0]])
-    node = helper.make_node("ScatterElements", ["x", "i", "u"], ["y"], axis=1)
-    declared = {"x": (1, [3, 40]), "i": (7, [1, 4]), "u": (1, [1, 4])}
-    feeds = {"x": x, "i": far[None] * 100, "u": np.ones((1, 4), np.float32)}
-    found = native(model([node], declared, ["y"])).run(feeds)["y"]
-    assert np.array_equal(found[1:], x[1:])
-    assert np.array_equal(found[0, 1:39], x[0, 1:39])
+CHECKED = {
+    "rows": ("Gather", (60, 400), (200,), None),
+    "elements": ("Gather", (6000,), (9001,), None),
+    "GatherElements": ("GatherElements", (60, 400), (50, 400), None),
+    "GatherND": ("GatherND", (60, 400), (200, 1), None),
+    "ScatterElements": ("ScatterElements", (60, 400), (50, 400), (50, 400)),
+    "ScatterND": ("ScatterND", (60, 4000), (30, 1), (30, 4000)),
+    "TensorScatter": ("TensorScatter", (60, 9, 400), (60,), (60, 1, 400)),
+    "ReverseSequence": ("ReverseSequence", (60, 9, 400), (9,), None),
+}
+"""An operator and the shapes of its tensor, of its indices, and of its updates."""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("case", CHECKED)
+def test_an_index_outside_is_an_error_of_its_node(case, threads, monkeypatch):
+    operator, *shapes = CHECKED[case]
+    x, indices = filled(shapes[0]), np.ones(shapes[1], np.int64)
+    feeds = {"x": x, "i": indices}
+    if shapes[2] is not None:
+        feeds["u"] = filled(shapes[2])
+    wired = ["n", "u", "i"] if operator == "TensorScatter" else ["n", *list(feeds)[1:]]
+    nodes = [
+        helper.make_node("Neg", ["x"], ["n"]),
+        helper.make_node(operator, wired, ["m"], "culprit"),
+        helper.make_node("Neg", ["m"], ["y"]),
+    ]
+    declared = {name: (element(array), list(array.shape)) for name, array in feeds.items()}
+    far = (x.size, 2**62) if operator == "ReverseSequence" else (x.size, 2**62, -(2**62))
+    for guard in ("", "1"):
+        monkeypatch.setenv("EDUCE_GUARD", guard)
+        executable = native(model(nodes, declared, ["y"], opset=24), threads=threads)
+        right = executable.run(feeds)["y"]
+        for place in (0, indices.size // 2, indices.size - 1):
+            for index in far:
+                outside = indices.copy()
+                outside.flat[place] = index
+                for _ in range(2):
+                    with pytest.raises(EngineError) as caught:
+                        executable.run({**feeds, "i": outside})
+                    assert caught.value.place == f"node 'culprit' ({operator})"
+                np.testing.assert_array_equal(executable.run(feeds)["y"], right)
+
+
+def test_the_first_of_the_nodes_that_meet_an_index_outside_is_named():
+    nodes = [
+        helper.make_node("GatherElements", ["i", "i"], ["j"], "first"),
+        helper.make_node("GatherElements", ["x", "j"], ["y"], "second"),
+    ]
+    executable = native(model(nodes, {"x": (1, [8]), "i": (7, [9])}, ["y"]))
+    x, inside = filled(8), np.array([0, -2, 3, 4, 2, 1, 0, 7, -9])
+    np.testing.assert_array_equal(executable.run({"x": x, "i": inside})["y"], x[inside[inside]])
+    for index, name in ((9, "first"), (8, "second"), (-10, "first")):
+        with pytest.raises(EngineError) as caught:
+            executable.run({"x": x, "i": np.array([0, 1, 2, 3, 4, 5, 6, 7, index])})
+        assert caught.value.place == f"node {name!r} (GatherElements)"
+
+
+def test_a_program_of_many_segments_names_the_node():
+    nodes = [
+        helper.make_node("NonZero", ["x"], ["places"]),
+        helper.make_node("Gather", ["places", "i"], ["y"], "culprit", axis=1),
+    ]
+    executable = native(model(nodes, {"x": (1, [7]), "i": (7, [3])}, ["y"]))
+    x = np.array([1, 0, 1, 1, 0, 0, 1], np.float32)
+    for _ in range(2):
+        np.testing.assert_array_equal(executable.run({"x": x, "i": np.array([3, 0, -4])})["y"], [[6, 0, 0]])
+        with pytest.raises(EngineError, match="an index is out of range") as caught:
+            executable.run({"x": x, "i": np.array([3, 4, 0])})
+        assert caught.value.place == "node 'culprit' (Gather)"
 
 
 def test_slices_are_views():

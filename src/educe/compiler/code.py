@@ -133,7 +133,7 @@ class Code:
         """
         segment = Segment(number, [])
         low = Lowering(self.target, self.threads, self.constants, number)
-        low.launches = segment.launches
+        low.launches, low.checks = segment.launches, segment.checks
         if self.has_free_sizes:
             low.expected = segment.expected
         low.kept = {name[len(_KEPT) :]: env.pop(name) for name in list(env) if name.startswith(_KEPT)}
@@ -166,7 +166,7 @@ class Code:
         """Lower one node into `env`; return a host step if the segment must end before or with it."""
         call, host = plan.calls[index], plan.hosts[index]
         given = [env[name] if name else None for name in call.inputs]
-        low.node = call.label
+        low.node, low.place = call.label, f"node {call.label!r} ({call.operator})"
         if host.is_choice:
             condition = tuple(low.dense(value) for value in given if isinstance(value, Tensor))
             return HostStep(call.label, call.operator, condition, None, 0, values, call.inputs)
@@ -187,7 +187,7 @@ class Code:
             except NotCompiled:
                 pass
             except ValueError as fault:
-                raise InputError(str(fault), place=f"node {call.label!r} ({call.operator})") from None
+                raise InputError(str(fault), place=low.place) from None
             else:
                 results = [result] if isinstance(result, Tensor) else list(result)
                 self._name(low, plan, env, call, results)

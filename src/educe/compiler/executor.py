@@ -17,6 +17,7 @@ from educe.compiler.memory import ALIGNMENT, PAGE
 from educe.compiler.program import HostObject, HostStep, Segment
 from educe.compiler.runtime import CONTEXT_FIELDS, Runtime
 from educe.compiler.tensor import Tensor, dtype_of
+from educe.errors import EngineError
 from educe.machine import memory_bytes
 
 MAX_PROGRAMS = 64
@@ -116,7 +117,7 @@ class Ready:
 class Context:
     """What the compiled runtime is told of one run."""
 
-    __slots__ = ("address", "arena_base", "bases", "words")
+    __slots__ = ("address", "arena_base", "bases", "checks", "status", "words")
 
     def __init__(self, segment: Segment, runtime: Runtime, threads: int) -> None:
         assert segment.table is not None
@@ -137,12 +138,22 @@ class Context:
         arena = ("arena", segment.number)
         self.arena_base = segment.bases.index(arena) if arena in segment.bases else -1
         self.address = ctypes.addressof(self.words)
+        self.checks = segment.checks
+        self.status = bytearray(len(self.checks))
+        if ("status", 0) in segment.bases:
+            index = segment.bases.index(("status", 0))
+            self.bases[index] = ctypes.addressof(ctypes.c_char.from_buffer(self.status))
 
     def lend(self, arena: Arena, arena_bytes: int) -> None:
         """Let the run use `arena`, with the threads' scratch memory after the first `arena_bytes`."""
         if self.arena_base >= 0:
             self.bases[self.arena_base] = arena.address
         self.words[_SCRATCH] = arena.address + arena_bytes
+
+    def check(self) -> None:
+        """Raise EngineError if the run met an index out of range; no other run may use this context then."""
+        if 1 in self.status:
+            raise EngineError("an index is out of range", place=self.checks[self.status.index(1)])
 
 
 class Executor:
@@ -225,6 +236,8 @@ class Executor:
             passed = ready.call(context.address)
             if self._keep_arenas:
                 self._arenas.give_back(arena)
+        if context.checks:
+            context.check()
         ready.free.append(context)
         return outputs if passed else None
 
@@ -276,11 +289,13 @@ class Executor:
         context = Context(segment, self._runtime, self.code.threads)
         context.words[_OBJECTS] = 0
         for index, (slot, number) in enumerate(segment.bases):
-            context.bases[index] = frame.address(slot, number, outputs)
+            if slot != "status":
+                context.bases[index] = frame.address(slot, number, outputs)
         context.lend(arena, arena_bytes)
         if clocks is not None:
             context.words[_CLOCK] = clock.ctypes.data
         self._runtime.run(context.address)
+        context.check()
         return outputs
 
     def _host(self, step: HostStep, frame: _Frame) -> list[Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from educe.compiler.copying import copy_in_tiles
-from educe.compiler.emit import F32, KINDS, Kind
+from educe.compiler.emit import F32, KINDS, U8, Kind
 from educe.compiler.kernel import Kernel
 from educe.compiler.kernels.pointwise import BLOCK, MAX_OUTER
 from educe.compiler.kernels.scalars import SCALARS, Expression, Step
@@ -112,7 +112,9 @@ class Lowering:
         self.constants = constants
         self.segment = segment
         self.launches: list[Launch] = []
+        self.checks: list[str] = []
         self.node = ""
+        self.place = ""
         self.kept: dict[str, Any] = {}
         self.expected: list[Kernel] = []
 
@@ -124,6 +126,11 @@ class Lowering:
         strides = dense_strides(shape) if strides is None else tuple(strides)
         buffer = Buffer(math.prod(shape) * kind.size_bytes, segment=self.segment)
         return Tensor(kind, shape, strides, 0, buffer)
+
+    def status(self) -> Tensor:
+        """Return a byte, 0 before a run, that a launch of this node sets if an index is out of range."""
+        self.checks.append(self.place)
+        return Tensor(U8, (), (), len(self.checks) - 1, Buffer(U8.size_bytes, "status"))
 
     def constant(self, array: np.ndarray, kept: bool = False) -> Tensor:
         """Return a tensor with the content of `array`, known while lowering.

@@ -21,7 +21,10 @@ from educe.compiler.runtime import HEADER_WORDS, MAX_POINTERS
 from educe.compiler.tensor import Buffer, Tensor
 
 Slot: TypeAlias = tuple[str, int]
-"""Whence a base address comes: ``("input", 0)``, ``("arena", 2)``, ``("none", 0)`` for absolute ones."""
+"""Whence a base address comes: ``("input", 0)``, ``("arena", 2)``, ``("none", 0)`` for absolute ones.
+
+``("status", 0)`` is that of a run's own bytes, one for each of `Segment.checks`.
+"""
 
 
 # What a core does in a nanosecond, roughly: to judge how much work is worth sharing.
@@ -128,6 +131,7 @@ class Segment:
     Attributes:
         number: Its place on the way from the root.
         launches: The launches in order.
+        checks: The nodes whose launches check indices, as messages name them, in order.
         arena_bytes: Size of its arena.
         scratch_bytes: Memory that each thread needs.
         table: The launches as the runtime reads them.
@@ -146,6 +150,7 @@ class Segment:
 
     number: int
     launches: list[Launch]
+    checks: list[str] = field(default_factory=list)
     arena_bytes: int = 0
     scratch_bytes: int = 0
     table: np.ndarray | None = None

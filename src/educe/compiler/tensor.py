@@ -55,8 +55,8 @@ class Buffer:
 
     Attributes:
         size_bytes: Its size.
-        slot: Where it lies: ``arena`` until it is placed elsewhere; ``constant``; or ``input``, ``output``
-            or ``host`` with `number`.
+        slot: Where it lies: ``arena`` until it is placed elsewhere; ``constant``; ``status``; or ``input``,
+            ``output`` or ``host`` with `number`.
         number: Which input, output or host value it is.
         constant: The array that it is, for constants; it is not modified.
         offset: Its place in the arena, once planned.

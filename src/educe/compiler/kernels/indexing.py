@@ -1,7 +1,7 @@
 """Templates that move elements to or from places told by indices.
 
 Indices may be negative, counted from the end; one that is outside all the same is moved to the nearest place
-inside, so that no content of indices reaches other memory.
+inside, so that no content of indices reaches other memory, and the run is told by a byte, the last pointer.
 """
 
 from __future__ import annotations
@@ -20,13 +20,33 @@ BITS = {1: U8, 2: U16, 4: U32, 8: U64}
 """The kind that carries elements of so many bytes unchanged."""
 
 
-def nearest_place(fn: Function, index: Val, length: Operand) -> Val:
-    """Return `index`, counted from the end if negative, as an i64 place inside ``0..length``."""
-    place = fn.extend(index, I64)
-    if place.lanes and isinstance(length, Val):
-        length = fn.splat(length, place.lanes)
-    place = fn.select(place < 0, place + length, place)
-    return fn.maximum(fn.minimum(place, fn.as_val(length, I64, place.lanes) - 1), 0)
+class Places:
+    """The places that indices tell, all inside, and whether any index was not.
+
+    Args:
+        fn: The kernel.
+        lanes: How many indices are met at once, 0 for single ones.
+    """
+
+    def __init__(self, fn: Function, lanes: int = 0) -> None:
+        self._fn = fn
+        self._moved = fn.var(fn.const(I64, 0, lanes))
+
+    def nearest(self, index: Val, length: Val) -> Val:
+        """Return `index`, counted from the end if negative, as an i64 place inside ``0..length``."""
+        fn = self._fn
+        told = fn.extend(index, I64)
+        length = fn.splat(length, told.lanes)
+        told = fn.select(told < 0, told + length, told)
+        place = fn.maximum(fn.minimum(told, length - 1), 0)
+        self._moved.set(self._moved.get() | (place ^ told))
+        return place
+
+    def report(self, status: Val) -> None:
+        """Set the byte at `status` if an index was outside."""
+        fn, moved = self._fn, self._moved.get()
+        with fn.when((fn.reduce("or", moved) if moved.lanes else moved) != 0):
+            fn.store(fn.const(U8, 1), status)
 
 
 def copy_bytes(fn: Function, to: Val, source: Val, count: Val) -> None:
@@ -62,21 +82,24 @@ def gather_rows(fn: Function, target: Target, index: Kind) -> None:
                 place += clamp(indices[r % index_rows, j], length_j) * step_j
             out[r, block] = data[place + block]
 
-    Pointers: out (dense), data, indices (dense). Sizes, all steps in bytes: bytes of a row, blocks of a row,
-    rows of a batch, the batch's step, rows of indices, depth, then the length and the step of each index.
+    Pointers: out (dense), data, indices (dense), status. Sizes, all steps in bytes: bytes of a row, blocks of
+    a row, rows of a batch, the batch's step, rows of indices, depth, then the length and the step of each
+    index.
     """
     row_bytes, blocks, rows, batch_step, index_rows, depth = (fn.size(number) for number in range(6))
-    out, data, indices = fn.pointer(0), fn.pointer(1), fn.pointer(2)
+    out, data, indices, status = (fn.pointer(number) for number in range(4))
+    places = Places(fn)
     with fn.loop(fn.begin, fn.end) as unit:
         row = unit // blocks
         first = unit % blocks * ROW_BLOCK
         place = fn.var(row // rows * batch_step + first)
         start = row % index_rows * depth
         with fn.loop(0, depth) as j:
-            found = nearest_place(fn, fn.load(index, indices, start + j), fn.size(j * 2 + 6))
+            found = places.nearest(fn.load(index, indices, start + j), fn.size(j * 2 + 6))
             place.set(place.get() + found * fn.size(j * 2 + 7))
         count = fn.minimum(row_bytes - first, ROW_BLOCK)
         copy_bytes(fn, fn.at(U8, out, row * row_bytes + first), fn.at(U8, data, place.get()), count)
+    places.report(status)
 
 
 @template("gather_elements")
@@ -90,12 +113,13 @@ def gather_elements(fn: Function, target: Target, kind: Kind, index: Kind) -> No
                 place = clamp(indices[base_of_indices(row) + i * index_step], axis_length)
                 out[row, i] = data[base(row) + i * step + place * axis_step]
 
-    Pointers: out (dense), data, indices. Sizes: length of a row, step, axis length, axis step, index step,
-    outer rank, then the outer sizes, data's outer strides, and the outer strides of indices.
+    Pointers: out (dense), data, indices, status. Sizes: length of a row, step, axis length, axis step, index
+    step, outer rank, then the outer sizes, data's outer strides, and the outer strides of indices.
     """
     lanes = target.lanes
     length, step, axis_length, axis_step, index_step, rank = (fn.size(number) for number in range(6))
-    out, data, indices = fn.pointer(0), fn.pointer(1), fn.pointer(2)
+    out, data, indices, status = (fn.pointer(number) for number in range(4))
+    places = Places(fn, lanes)
     with fn.loop(fn.begin, fn.end) as row:
         source = fn.at(kind, data, offset_of(fn, row, rank, 6, rank + 6))
         chosen = fn.at(index, indices, offset_of(fn, row, rank, 6, rank * 2 + 6))
@@ -103,7 +127,7 @@ def gather_elements(fn: Function, target: Target, kind: Kind, index: Kind) -> No
 
         def body(i: Val, mask: Val | None) -> None:
             lane = fn.lane_numbers(lanes) + fn.splat(i, lanes)
-            found = nearest_place(fn, fn.gather(index, chosen, lane * index_step, mask), axis_length)
+            found = places.nearest(fn.gather(index, chosen, lane * index_step, mask), axis_length)
             fn.store(fn.gather(kind, source, found * axis_step + lane * step, mask), to, i, mask)
 
         whole = length // lanes * lanes
@@ -111,6 +135,7 @@ def gather_elements(fn: Function, target: Target, kind: Kind, index: Kind) -> No
             body(i, None)
         with fn.when(whole < length):
             body(whole, fn.tail_mask(length - whole, lanes))
+    places.report(status)
 
 
 @template("scatter_elements")
@@ -124,23 +149,25 @@ def scatter_elements(fn: Function, target: Target, kind: Kind, index: Kind, redu
                 place = clamp(indices[line, a], axis_length)
                 out[base(line) + place * axis_step] = updates[line, a]
 
-    Pointers: out, updates, indices. Sizes: length, axis length, axis step of out, of updates and of indices,
-    outer rank, then the outer sizes, and the outer strides of out, of updates and of indices.
+    Pointers: out, updates, indices, status. Sizes: length, axis length, axis step of out, of updates and of
+    indices, outer rank, then the outer sizes, and the outer strides of out, of updates and of indices.
     """
     length, axis_length, rank = fn.size(0), fn.size(1), fn.size(5)
     steps = [fn.size(2), fn.size(3), fn.size(4)]
     kinds = [kind, kind, index]
-    pointers = [fn.pointer(number) for number in range(3)]
+    *pointers, status = (fn.pointer(number) for number in range(4))
+    places = Places(fn)
     with fn.loop(fn.begin, fn.end) as line:
         out, updates, indices = (
             fn.at(kinds[k], pointers[k], offset_of(fn, line, rank, 6, rank * (k + 1) + 6)) for k in range(3)
         )
         with fn.loop(0, length) as a:
-            place = nearest_place(fn, fn.load(index, indices, a * steps[2]), axis_length) * steps[0]
+            place = places.nearest(fn.load(index, indices, a * steps[2]), axis_length) * steps[0]
             value = fn.load(kind, updates, a * steps[1])
             if reduction != "none":
                 value = fn.combine(reduction, fn.load(kind, out, place), value)
             fn.store(value, out, place)
+    places.report(status)
 
 
 @template("scatter_rows")
@@ -155,12 +182,13 @@ def scatter_rows(fn: Function, target: Target, kind: Kind, index: Kind, reductio
                 for i in block, a vector at a time, the last one masked:
                     out[place + i] = updates[r, i]
 
-    Pointers: out, updates, indices, all dense. Sizes: rows, length of a row, depth, then the length and the
-    step of each index.
+    Pointers: out, updates, indices, all dense, status. Sizes: rows, length of a row, depth, then the length
+    and the step of each index.
     """
     lanes = target.lanes
     rows, length, depth = fn.size(0), fn.size(1), fn.size(2)
-    out, updates, indices = fn.pointer(0), fn.pointer(1), fn.pointer(2)
+    out, updates, indices, status = (fn.pointer(number) for number in range(4))
+    places = Places(fn)
     with fn.loop(fn.begin, fn.end) as block:
         first = block * INNER_BLOCK
         stop = fn.minimum(first + INNER_BLOCK, length)
@@ -168,7 +196,7 @@ def scatter_rows(fn: Function, target: Target, kind: Kind, index: Kind, reductio
         with fn.loop(0, rows) as row:
             place = fn.var(fn.const(I64, 0))
             with fn.loop(0, depth) as j:
-                found = nearest_place(fn, fn.load(index, indices, row * depth + j), fn.size(j * 2 + 3))
+                found = places.nearest(fn.load(index, indices, row * depth + j), fn.size(j * 2 + 3))
                 place.set(place.get() + found * fn.size(j * 2 + 4))
             to, source = fn.at(kind, out, place.get()), fn.at(kind, updates, row * length)
 
@@ -182,3 +210,4 @@ def scatter_rows(fn: Function, target: Target, kind: Kind, index: Kind, reductio
                 body(i, lanes)
             with fn.loop(whole, stop) as i:
                 body(i, 0)
+    places.report(status)

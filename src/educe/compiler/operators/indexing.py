@@ -99,7 +99,7 @@ def _gather_rows(
     low.launch(
         Kernel.of("gather_rows", index=indices.kind),
         outputs=[out],
-        inputs=[data, indices],
+        inputs=[data, indices, low.status()],
         sizes=sizes,
         extent=out.size // length * blocks,
         bytes=2 * out.size * width,
@@ -115,7 +115,7 @@ def _gather_elements(low: Lowering, data: Tensor, axis: int, indices: Tensor, ou
     low.launch(
         Kernel.of("gather_elements", kind=BITS[data.kind.size_bytes], index=indices.kind),
         outputs=[out],
-        inputs=[data, indices],
+        inputs=[data, indices, low.status()],
         sizes=sizes,
         extent=math.prod(indices.shape[:last]),
         bytes=out.size * (2 * out.kind.size_bytes + indices.kind.size_bytes),
@@ -208,7 +208,7 @@ def _scattered(
     low.launch(
         Kernel.of("scatter_elements", kind=kind, index=indices.kind, reduction=reduction),
         outputs=[out],
-        inputs=whole[1:],
+        inputs=[*whole[1:], low.status()],
         sizes=sizes,
         extent=indices.size // indices.shape[axis],
         bytes=indices.size * (2 * x.kind.size_bytes + indices.kind.size_bytes),
@@ -239,7 +239,7 @@ def scatter_nd(low: Lowering, call: Call, x: Tensor, indices: Tensor, updates: T
     low.launch(
         Kernel.of("scatter_rows", kind=kind, index=indices.kind, reduction=reduction),
         outputs=[out],
-        inputs=[low.dense(updates), low.dense(indices)],
+        inputs=[low.dense(updates), low.dense(indices), low.status()],
         sizes=sizes,
         extent=-(-length // INNER_BLOCK),
         bytes=2 * updates.size * x.kind.size_bytes,
