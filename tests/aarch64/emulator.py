@@ -45,7 +45,7 @@ def run(model: Model, feeds: dict[str, np.ndarray], folder: Path) -> dict[str, n
     objects = Objects()
     graph = prepared(model, "default")
     code = Code(graph.graph, graph.opset_imports, NEON, 1, objects)  # type: ignore[arg-type]
-    inputs = [np.ascontiguousarray(feeds[name]) for name in code.inputs]
+    inputs = [np.asarray(feeds[name], order="C") for name in code.inputs]
     segment = code.lower(inputs)
     assert segment.step is None, f"{segment.step.operator} runs on the host"
     assert segment.launches
