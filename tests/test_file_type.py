@@ -34,16 +34,21 @@ def changed(model, **changes):
     return model.with_card(msgspec.structs.replace(model.card, file=rules), model.card_origin)
 
 
-def test_reference_cases(predictor, model):
+# The model takes a variance as a difference of large sums, and so loses digits by the order in which an engine
+# adds: the same arithmetic in f64 gives scores up to 4e-3 from the recorded ones, which are ONNX Runtime's, of one
+# file at a time.
+@pytest.mark.parametrize(("engine", "tolerance"), [("onnxruntime", 1e-4), ("native", 6e-3)])
+def test_reference_cases(model, engine, tolerance):
     contents = [base64.b64decode(case["content_base64"]) for case in CASES]
-    # The model's own arithmetic loses digits that depend on the batch; the original ran one file at a time.
-    alone = [answer.top()[0] for answer in educe.predictor(model, batch=1).map(contents)]
-    together = [answer.top()[0] for answer in predictor.map(contents)]
+    alone = [answer.top()[0] for answer in educe.predictor(model, engine=engine, batch=1).map(contents)]
+    together = [answer.top()[0] for answer in educe.predictor(model, engine=engine).map(contents)]
     assert len(alone) == len(CASES) > 20
     for one, many, case in zip(alone, together, CASES, strict=True):
         assert one.label == many.label == case["output"]
-        assert one.score == pytest.approx(case["score"], abs=1e-4)
+        assert one.score == pytest.approx(case["score"], abs=tolerance)
         assert many.score == pytest.approx(case["score"], abs=1e-2)
+    if engine == "native":
+        assert [one.score for one in alone] == [many.score for many in together]
 
 
 def test_without_thresholds_the_best_class_is_the_answer(model):
