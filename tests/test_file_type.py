@@ -34,9 +34,9 @@ def changed(model, **changes):
     return model.with_card(msgspec.structs.replace(model.card, file=rules), model.card_origin)
 
 
-# The model takes a variance as a difference of large sums, and so loses digits by the order in which an engine
-# adds: the same arithmetic in f64 gives scores up to 4e-3 from the recorded ones, which are ONNX Runtime's, of one
-# file at a time.
+# The model takes a variance as a difference of large sums, and so loses digits by the order in which an
+# engine adds: the same arithmetic in f64 gives scores up to 4e-3 from the recorded ones, which are those of
+# ONNX Runtime, of one file at a time.
 @pytest.mark.parametrize(("engine", "tolerance"), [("onnxruntime", 1e-4), ("native", 6e-3)])
 def test_reference_cases(model, engine, tolerance):
     contents = [base64.b64decode(case["content_base64"]) for case in CASES]
