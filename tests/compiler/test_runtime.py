@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from educe.compiler.executor import Arena
 from educe.compiler.library import library
 from educe.compiler.target import host_target
 from educe.errors import EngineError
@@ -65,6 +66,23 @@ def test_bits_do_not_depend_on_the_number_of_threads(threads):
     made = chain()
     alone = native(made, threads=1).run({"x": x})["y"]
     assert np.array_equal(native(made, threads=threads).run({"x": x})["y"], alone)
+
+
+def test_workers_of_others_stay_out_of_a_run_that_has_no_memory_for_them():
+    node = helper.make_node("TopK", ["x", "k"], ["y", ""], axis=1)
+    executable = native(model([node], {"x": (FLOAT, ["n", 5000])}, ["y"], {"k": np.array([4900])}), threads=2)
+    x = np.random.default_rng(0).standard_normal((64, 5000), np.float32)
+    right = executable.run({"x": x})["y"]
+    ready = executable.executor._last
+    assert ready is not None
+    assert ready.segment.scratch_bytes
+    native(chain(), threads=8)
+    arena = Arena(ready.memory_bytes + 8 * ready.segment.scratch_bytes)
+    arena.memory[:] = 165
+    executable.executor._arenas._free[:] = [arena]
+    for _ in range(20):
+        assert np.array_equal(executable.run({"x": x})["y"], right)
+    assert (arena.memory[ready.memory_bytes :] == 165).all()
 
 
 def test_rows_do_not_depend_on_their_neighbours():

@@ -101,7 +101,7 @@ class Ready:
         is_brief = sum(launch.time_ns for launch in segment.launches) < _BRIEF_NS
         self.call = runtime.call_briefly if is_brief else runtime.call
         self.free: list[Context] = []
-        self.memory_bytes = segment.arena_bytes + segment.scratch_bytes * runtime.num_threads
+        self.memory_bytes = segment.arena_bytes + segment.scratch_bytes * threads
         self._runtime, self._threads = runtime, threads
 
     def context(self) -> Context:
@@ -202,9 +202,11 @@ class Executor:
         segment = self.program(values)
         if segment.has_objects:
             key = tuple(_key(value) for value in values)
-            if key not in self._ready:
-                self._ready[key] = Ready(segment, values, self._runtime, self.code.threads)
-            self._last = self._ready[key]
+            ready = self._ready.get(key)
+            if ready is None:
+                # Another thread may empty the table at any time.
+                ready = self._ready[key] = Ready(segment, values, self._runtime, self.code.threads)
+            self._last = ready
             found = self.run_again(values)
             if found is not None:
                 return found
@@ -279,7 +281,7 @@ class Executor:
             frame.arenas[segment.number] = np.empty(0, np.uint8)
             return outputs
         arena_bytes = segment.arena_bytes
-        total = arena_bytes + segment.scratch_bytes * self._runtime.num_threads
+        total = arena_bytes + segment.scratch_bytes * self.code.threads
         if segment.guards:
             arena = _guarded(segment, total)
         else:

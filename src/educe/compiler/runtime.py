@@ -6,11 +6,11 @@ A table is an array of 64-bit words; each launch is::
     (base, offset) for each pointer, each size
 
 The pool is an array of 64-bit words, by cache lines: `BUSY` is taken by the one run that uses the workers;
-`STATE` holds how many workers are inside the present job, in its low bits, and whether more may enter, in
-`OPEN`; then the job itself; `NEXT` holds for each thread's share of the units the first that nobody has
-taken. A thread takes its own share first, so that it finds in its cache what it wrote before, and then from
-those of others. Workers watch `STATE` for a short time and then sleep until they are woken. A run that finds
-the pool taken does its work alone.
+`STATE` holds how many workers are inside the present job, in its low bits, and the number of the last worker
+that may enter, above them, 0 if none may; then the job itself; `NEXT` holds for each thread's share of the
+units the first that nobody has taken. A thread takes its own share first, so that it finds in its cache what
+it wrote before, and then from those of others. Workers watch `STATE` for a short time and then sleep until
+they are woken. A run that finds the pool taken does its work alone.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _LINE = 8
 _BUSY, _STATE, _JOB, _SLEEP, _MUTEX, _CONDITION, _NEXT = (_LINE * index for index in (0, 2, 4, 8, 10, 14, 20))
 _MAX_SHARES = 512
 _POOL_WORDS = _NEXT + _MAX_SHARES * _LINE
-_OPEN = 1 << 16
+_INSIDE_BITS = 16
 _SPINS = 4000
 _JOB_WORDS = 7
 
@@ -89,7 +89,7 @@ def _work(fn: Function, pool: Val, who: Val) -> None:
     job = _field(fn, pool, _JOB)
     function, pointers, sizes, scratch = (fn.load(PTR, job, index) for index in range(4))
     extent, chunk, stride = (fn.load(I64, job, index) for index in range(4, _JOB_WORDS))
-    threads, share_units = fn.load(I64, job, _JOB_WORDS) + 1, fn.load(I64, job, _JOB_WORDS + 1)
+    threads, share_units = fn.load(I64, job, _JOB_WORDS), fn.load(I64, job, _JOB_WORDS + 1)
     own = fn.at(I8, scratch, who * stride)
     with fn.loop(0, threads) as other:
         share = (who + other) % threads
@@ -117,10 +117,7 @@ def _worker(target: Target) -> Function:
     spins = fn.var(fn.const(I64, 0))
     with fn.repeat_while() as forever:
         state = _atomic_load(fn, state_at)
-        inside = state & (_OPEN - 1)
-        limit = fn.load(I64, _field(fn, pool, _JOB), _JOB_WORDS)
-        is_open = ((state & _OPEN) != 0) & (inside < limit)
-        with fn.either(is_open) as otherwise:
+        with fn.either(_may_enter(state, who)) as otherwise:
             entered = _exchange(fn, state_at, state, state + 1)
             with fn.when(entered):
                 _work(fn, pool, who)
@@ -130,15 +127,20 @@ def _worker(target: Target) -> Function:
             spins.set(spins.get() + 1)
             _pause(fn, target)
             with fn.when(spins.get() > _SPINS):
-                _sleep(fn, pool, state_at)
+                _sleep(fn, pool, state_at, who)
                 spins.set(0)
         forever(fn.const(I64, 0) == 0)
     fn.ret(fn.const(PTR, 0))
     return fn
 
 
-def _sleep(fn: Function, pool: Val, state_at: Val) -> None:
-    """Sleep until a job is open."""
+def _may_enter(state: Val, who: Val) -> Val:
+    """Return whether a job is open for worker `who`: there is scratch memory for no other."""
+    return who <= (state >> _INSIDE_BITS)
+
+
+def _sleep(fn: Function, pool: Val, state_at: Val, who: Val) -> None:
+    """Sleep until a job is open for worker `who`."""
     mutex, condition = _field(fn, pool, _MUTEX), _field(fn, pool, _CONDITION)
     fn.call("pthread_mutex_lock", I32, 0, mutex)
     _atomic_add(fn, _field(fn, pool, _SLEEP), 1)
@@ -146,7 +148,7 @@ def _sleep(fn: Function, pool: Val, state_at: Val) -> None:
     head, wait = fn.fresh("asleep"), fn.fresh("wait")
     fn.line(f"br label %{head}")
     fn.label(head)
-    is_open = (_atomic_load(fn, state_at) & _OPEN) != 0
+    is_open = _may_enter(_atomic_load(fn, state_at), who)
     fn.line(f"br i1 {is_open.ref}, label %{done}, label %{wait}")
     fn.label(wait)
     fn.call("pthread_cond_wait", I32, 0, condition, mutex)
@@ -167,6 +169,7 @@ def _parallel(target: Target) -> Function:
     kinds = [PTR, I64, PTR, PTR, PTR, I64, I64, PTR, I64]
     fn = Function("educe_parallel", kinds)
     pool, threads, function, pointers, sizes, extent, chunk, scratch, stride = fn.arguments
+    threads = fn.minimum(threads, fn.const(I64, _MAX_SHARES))
     alone, shared, done = fn.fresh("alone"), fn.fresh("shared"), fn.fresh("end")
     attempt = fn.fresh("attempt")
     small = (extent <= chunk) | (threads <= 1)
@@ -180,19 +183,20 @@ def _parallel(target: Target) -> Function:
     fn.label(shared)
     job = _field(fn, pool, _JOB)
     share = (extent + chunk * threads - 1) // (chunk * threads) * chunk
-    fields = (function, pointers, sizes, scratch, extent, chunk, stride, threads - 1, share)
+    fields = (function, pointers, sizes, scratch, extent, chunk, stride, threads, share)
     for index, value in enumerate(fields):
         fn.store(value, job, index)
     state_at = _field(fn, pool, _STATE)
     with fn.loop(0, threads) as number:
         _atomic_store(fn, number * share, fn.at(I64, _field(fn, pool, _NEXT), number * _LINE))
-    _atomic_store(fn, _OPEN, state_at)
+    _atomic_store(fn, (threads - 1) << _INSIDE_BITS, state_at)
     with fn.when(_atomic_load(fn, _field(fn, pool, _SLEEP)) > 0):
         fn.call("pthread_mutex_lock", I32, 0, _field(fn, pool, _MUTEX))
         fn.call("pthread_cond_broadcast", I32, 0, _field(fn, pool, _CONDITION))
         fn.call("pthread_mutex_unlock", I32, 0, _field(fn, pool, _MUTEX))
     _work(fn, pool, fn.const(I64, 0))
-    fn.line(f"%{fn.fresh('closed')} = atomicrmw and ptr {state_at.ref}, i64 {~_OPEN} seq_cst")
+    inside = (1 << _INSIDE_BITS) - 1
+    fn.line(f"%{fn.fresh('closed')} = atomicrmw and ptr {state_at.ref}, i64 {inside} seq_cst")
     with fn.repeat_while() as go_on:
         _pause(fn, target)
         go_on(_atomic_load(fn, state_at) != 0)
@@ -344,15 +348,21 @@ class Runtime:
         self.call_briefly = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(call)
         _check_arrays(self)
         self._worker = self._loader.address("educe_worker")
-        self._lock = threading.Lock()
         self._memory = (ctypes.c_int64 * (_POOL_WORDS + _LINE))()
         keep(self._memory)
         start = ctypes.addressof(self._memory)
         self.pool = start + (-start) % (8 * _LINE)
         self._libc = ctypes.CDLL(None)
+        self._empty()
+        os.register_at_fork(after_in_child=self._empty)
+
+    def _empty(self) -> None:
+        """Have a pool without workers, as it also is in a forked child, whatever they did in its parent."""
+        self._lock = threading.Lock()
+        self._arguments: list[ctypes.Array[ctypes.c_int64]] = []
+        ctypes.memset(self.pool, 0, 8 * _POOL_WORDS)
         self._libc.pthread_mutex_init(ctypes.c_void_p(self.pool + 8 * _MUTEX), None)
         self._libc.pthread_cond_init(ctypes.c_void_p(self.pool + 8 * _CONDITION), None)
-        self._arguments: list[ctypes.Array[ctypes.c_int64]] = []
 
     def grow(self, threads: int) -> None:
         """Have at least `threads` threads, the caller's included.
@@ -372,11 +382,6 @@ class Runtime:
                 self._libc.pthread_detach(thread)
                 keep(argument)
                 self._arguments.append(argument)
-
-    @property
-    def num_threads(self) -> int:
-        """The threads there are, the caller's included; each has scratch memory of its own."""
-        return len(self._arguments) + 1
 
 
 def _check_arrays(runtime: Runtime) -> None:
@@ -398,6 +403,3 @@ def runtime(target: Target | None = None) -> Runtime:
     made = Runtime(target or host_target())
     made.grow(usable_cores())
     return made
-
-
-os.register_at_fork(after_in_child=runtime.cache_clear)
