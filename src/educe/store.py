@@ -69,6 +69,7 @@ class Store:
         self.root = root
         self.max_bytes = max_bytes
         self._unchecked_bytes = max_bytes
+        self._is_refused = False
 
     def get(self, key: Key) -> bytes | None:
         """Return the content under `key`, or None if there is none, or none that is whole."""
@@ -78,7 +79,7 @@ class Store:
             fields = json.loads(header)
             if fields["digest"] != key.digest or fields["sha256"] != hashlib.sha256(content).hexdigest():
                 raise ValueError("damaged")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             LOG.debug("miss %s %s: %s", key.kind, key.name, dict(key.ingredients))
             return None
         except (OSError, ValueError, KeyError, TypeError) as fault:
@@ -109,7 +110,10 @@ class Store:
                 self._shrink()
                 self._unchecked_bytes = 0
         except OSError as fault:
-            LOG.warning("the store cannot be written: %s", fault)
+            if not self._is_refused:
+                name = CACHE.variable
+                LOG.warning("compiled code cannot be kept: %s; set %s to a folder, or off", fault, name)
+            self._is_refused = True
 
     def entries(self) -> list[Entry]:
         """Return every entry, the one used last first."""

@@ -88,7 +88,7 @@ def _bench(
     check_batch(model, batch)
     feeds = random_feeds(model, batch)
     executables, refusals = _compile(model, names, threads)
-    found = measure(executables, feeds, batch=batch, seconds=seconds) if executables else []
+    found = measure(executables, feeds, batch=batch, seconds=seconds)
     facts = {"model": model.name, "sha256": model.sha256, "batch": batch, "threads": resolve_threads(threads)}
     rows = []
     for each in (*found, *refusals):
@@ -107,12 +107,15 @@ def _compile(
 ) -> tuple[dict[str, Executable], list[Measurement]]:
     from educe.bench.measure import Measurement
 
-    executables, refusals = {}, []
+    executables, errors = {}, {}
     for name in names:
         try:
             executables[name] = engines.compile(model, name, threads=threads)
         except EduceError as error:
-            refusals.append(Measurement(name, name, error=str(error)))
+            errors[name] = error
+    if not executables:
+        raise errors[names[0]]
+    refusals = [Measurement(name, name, error=str(error)) for name, error in errors.items()]
     return executables, refusals
 
 

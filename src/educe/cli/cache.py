@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +28,19 @@ def _store() -> store.Store:
     if found is None:
         raise OptionError("nothing is kept on disk", remedy=f"unset {CACHE.variable}")
     return found
+
+
+@contextmanager
+def _setting(variable: str, value: str) -> Iterator[None]:
+    before = os.environ.get(variable)
+    os.environ[variable] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[variable]
+        else:
+            os.environ[variable] = before
 
 
 @app.command("list")
@@ -58,11 +75,12 @@ def list_entries(json: options.JsonOption = False) -> None:
 @app.command("clear")
 def clear(json: options.JsonOption = False) -> None:
     """Remove every entry."""
-    removed = _store().clear()
+    kept = _store()
+    removed = kept.clear()
     if json:
         print_json({"removed": removed})
     else:
-        output().print(f"{removed} entries removed")
+        output().print(f"{removed} entries removed from {kept.root}", markup=False)
 
 
 @app.command("explain")
@@ -77,14 +95,14 @@ def explain(
 
     loaded = api.load(model)
     kept = _store()
-    executable = api.compile(loaded, engine="native")
-    assert isinstance(executable, NativeExecutable)
-    plain = {entry.key.digest for entry in kept.entries()}
-    segments = executable.program(random_feeds(loaded))
+    # Lowering makes what is missing: in a folder of its own, so that this command changes nothing.
+    with tempfile.TemporaryDirectory() as folder, _setting(CACHE.variable, folder):
+        executable = api.compile(loaded, engine="native")
+        assert isinstance(executable, NativeExecutable)
+        segments = executable.program(random_feeds(loaded))
     kernels = {launch.kernel: None for segment in segments for launch in segment.launches}
     for kernel in kernels:
-        key = kernel_key(kernel, host_target())
-        reason = "stored" if key.digest in plain else kept.explain(key)
+        reason = kept.explain(kernel_key(kernel, host_target()))
         if json:
             print_json({"kernel": kernel.name, "choices": str(kernel), "state": reason})
         else:

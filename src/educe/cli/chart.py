@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from educe.errors import OptionError
+SUFFIXES = (".svg", ".png")
+"""The endings of files that hold charts."""
 
 _ROW = 20
 _LABEL = 420
@@ -19,15 +20,15 @@ _COLORS = {"bar": "#3b6ea8", "text": "#222222", "back": "#ffffff"}
 def save_bars(path: Path, title: str, rows: Sequence[tuple[str, float, str]]) -> None:
     """Write a chart with a bar for each row: its label, its length, and what stands behind it.
 
-    Raises:
-        OptionError: the file's name ends in neither ``.svg`` nor ``.png``.
+    Args:
+        path: A file whose name ends in one of `SUFFIXES`.
+        title: What stands above.
+        rows: The bars, from above.
     """
     if path.suffix == ".svg":
-        path.write_text(_svg(title, rows))
-    elif path.suffix == ".png":
-        _save_png(path, title, rows)
+        path.write_text(_svg(title, rows), encoding="utf-8")
     else:
-        raise OptionError(f"a chart is not saved as {path.name!r}", remedy="name a file .svg or .png")
+        _save_png(path, title, rows)
 
 
 def _size(rows: Sequence[object]) -> tuple[int, int]:
@@ -68,10 +69,12 @@ def _save_png(path: Path, title: str, rows: Sequence[tuple[str, float, str]]) ->
     picture = Image.new("RGB", _size(rows), _COLORS["back"])
     draw = ImageDraw.Draw(picture)
     font, large = ImageFont.load_default(12), ImageFont.load_default(15)
+    # Pillow's own font lacks the micro sign.
+    title = title.replace("µs", "us")
     draw.text((_MARGIN, _MARGIN), title, _COLORS["text"], font=large)
     for label, length, text, top in _bars(rows):
         start = _MARGIN + _LABEL
         draw.text((start - 8, top + 3), label, _COLORS["text"], font=font, anchor="ra")
         draw.rectangle((start, top + 3, start + length, top + _ROW - 3), fill=_COLORS["bar"])
-        draw.text((start + length + 6, top + 3), text, _COLORS["text"], font=font)
+        draw.text((start + length + 6, top + 3), text.replace("µs", "us"), _COLORS["text"], font=font)
     picture.save(path)

@@ -13,10 +13,11 @@ from rich.table import Table
 
 from educe import api
 from educe.cli import options
-from educe.cli.chart import save_bars
+from educe.cli.chart import SUFFIXES, save_bars
 from educe.cli.feeds import feeds_of
 from educe.cli.screen import format_count, format_seconds, output, print_json
 from educe.engines.native import NativeExecutable
+from educe.errors import OptionError
 from educe.settings import resolve_threads
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def command(
     from educe.bench.peaks import measure_peaks
     from educe.bench.profile import chrome_trace, profile
 
+    _check_files(chart, trace)
     loaded = api.load(model, card=card)
     executable = api.compile(loaded, engine="native", threads=threads)
     assert isinstance(executable, NativeExecutable)
@@ -67,6 +69,16 @@ def command(
             print_json({**msgspec.to_builtins(kernel), **_rates(kernel, peaks)})
         return
     _print(loaded.name, found, peaks)
+
+
+def _check_files(chart: Path | None, trace: Path | None) -> None:
+    if chart is not None and chart.suffix not in SUFFIXES:
+        raise OptionError(f"a chart is not saved as {chart.name!r}", remedy="name a file .svg or .png")
+    for path in (chart, trace):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise OptionError(
+                f"{path} cannot be written: its folder does not exist", remedy="make the folder first"
+            )
 
 
 def _title(name: str, found: Profile) -> str:

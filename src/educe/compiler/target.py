@@ -91,7 +91,7 @@ def host_target(name: str | None = None) -> Target:
     if not name:
         return TARGETS[able[0]]
     if name not in TARGETS:
-        raise OptionError(f"there is no target {name!r}", remedy=nearest(name, TARGETS))
+        raise OptionError(f"{TARGET.variable}={name!r} is no target", remedy=nearest(name, TARGETS))
     if name not in able:
         raise OptionError(f"this machine does not run {name!r} code", remedy=f"it runs: {', '.join(able)}")
     return TARGETS[name]

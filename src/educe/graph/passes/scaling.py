@@ -173,6 +173,7 @@ def _scale(edit: Edit, node: ir.Node, product: ir.Node, weight: np.ndarray, affi
     value = edit.insert(node, product.op_type, inputs, like=output)
     made = value.producer()
     assert made is not None
+    made.name = product.name
     for attribute in attributes.values():
         made.attributes.add(attribute)
     edit.replace(output, value)
