@@ -73,7 +73,9 @@ def test_a_row_is_measured(tmp_path):
 
 def cell(row: str, engine: str, median: float, error: str | None = None) -> Cell:
     times = {} if error else {"min_seconds": median / 2, "median_seconds": median}
-    return Cell(row, 2, engine, error, 0.0, 5, peak_memory_bytes=2**20, start_seconds=0.5, **times)
+    return Cell(
+        row, 2, engine, error, 0.0, 5, peak_memory_bytes=2**20, start_seconds=0.5, warm_seconds=0.2, **times
+    )
 
 
 CELLS = [
@@ -99,7 +101,7 @@ def test_the_tables_say_who_fails():
     text = markdown(Report(machine(), [Peaks(2, 100.0, 10.0)], engines_used, 1.0, CELLS))
     assert "### 2 threads" in text
     assert (
-        "| A | 2 ms | 4 ms | 3 ms | 1.50 | 1.50 | 1.0 MiB / 1.0 MiB / 1.0 MiB | 0.50 s / 0.50 s / 0.50 s"
+        "| A | 2 ms | 4 ms | 3 ms | 1.50 | 1.50 | 1.0 MiB / 1.0 MiB / 1.0 MiB | 0.50 / 0.50 / 0.50 | 0.20 /"
         in text
     )
     assert "| B | 4 ms | 2 ms | fails | 0.50 |" in text
