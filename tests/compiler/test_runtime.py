@@ -179,3 +179,21 @@ def test_a_run_that_needs_more_memory_than_there_is_fails_and_the_next_one_does_
     with pytest.raises(EngineError, match="memory"):
         executable.run({"x": np.ones(1, np.float32), "s": large})
     assert executable.run({"x": np.ones(1, np.float32), "s": small})["y"].sum() == -12
+
+
+def test_dimensions_that_cannot_be_joined_are_copied_in_slices():
+    order = [int(axis) for axis in np.random.default_rng(1).permutation(16)]
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=order),
+        helper.make_node("Sub", ["x", "t"], ["y"]),
+    ]
+    x = np.random.default_rng(0).standard_normal((2,) * 16, np.float32)
+    executable = native(model(nodes, {"x": (FLOAT, [2] * 16)}, ["y"]))
+    assert np.array_equal(executable.run({"x": x})["y"], x - x.transpose(order))
+
+
+def test_a_tensor_of_more_bytes_than_an_address_has_is_an_error():
+    node = helper.make_node("Tile", ["x", "s"], ["y"])
+    executable = native(model([node], {"x": (FLOAT, [1, 1]), "s": (TensorProto.INT64, [2])}, ["y"]))
+    with pytest.raises(EngineError, match="memory"):
+        executable.run({"x": np.ones((1, 1), np.float32), "s": np.array([2**61, 2**61])})

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,8 +15,8 @@ from educe.compiler.operators.base import Call, NeedsValue, NotCompiled
 from educe.compiler.plan import Plan
 from educe.compiler.program import HostObject, HostStep, Segment, finish
 from educe.compiler.target import Target
-from educe.compiler.tensor import Buffer, Tensor, dense_strides, dtype_of, kind_of
-from educe.errors import EngineError, InputError
+from educe.compiler.tensor import Buffer, Tensor, dense_strides, kind_of
+from educe.errors import InputError
 
 Value: TypeAlias = "Tensor | HostObject"
 
@@ -26,13 +25,6 @@ MAX_FOLDED = 4096
 
 _KEPT = "\0"
 """Before the names of what a node keeps while it waits for a value; no value of a graph has such a name."""
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The shapes of a program's inputs, in order: what a program is lowered for."""
-
-    shapes: tuple[tuple[np.dtype, tuple[int, ...]] | None, ...]
 
 
 class Code:
@@ -369,6 +361,3 @@ def _content(value: Value | None) -> Any:
     if value is None:
         return None
     return value.value
-
-
-__all__ = ["Code", "EngineError", "Inputs", "Iterator", "Value", "dtype_of"]

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator
 
 from educe.compiler import jit
 from educe.compiler.kernel import Kernel
-from educe.compiler.lowering import same_strides
 from educe.compiler.program import HostObject, Launch, Segment
 from educe.compiler.target import Target
-from educe.compiler.tensor import Tensor, dense_strides
+from educe.compiler.tensor import Tensor, dense_strides, same_strides
 
 
 def program_text(segments: Iterable[Segment]) -> str:

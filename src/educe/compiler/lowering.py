@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from educe.compiler.copying import copy_in_tiles
-from educe.compiler.emit import F32, KINDS, U8, Kind
+from educe.compiler.emit import U8, Kind
 from educe.compiler.kernel import Kernel
 from educe.compiler.kernels.pointwise import BLOCK, MAX_OUTER
-from educe.compiler.kernels.scalars import SCALARS, Expression, Step
+from educe.compiler.kernels.scalars import Expression, Step
 from educe.compiler.memory import ALIGNMENT
 from educe.compiler.program import Launch, estimated_ns
 from educe.compiler.target import Target
@@ -30,8 +30,6 @@ from educe.compiler.tensor import (
     broadcast_strides,
     collapsed,
     dense_strides,
-    dtype_of,
-    is_dense,
     is_permuted_dense,
     kind_of,
     memory_order,
@@ -82,6 +80,7 @@ class Constants:
         """Return the array under `key`, made at its first use."""
         if key not in self._made:
             self._made[key] = aligned(make())
+            self.buffer(self._made[key])
         return self._made[key]
 
     def buffer(self, array: np.ndarray) -> Buffer:
@@ -89,6 +88,10 @@ class Constants:
         if id(array) not in self._buffers:
             self._buffers[id(array)] = Buffer(array.nbytes, "constant", constant=array)
         return self._buffers[id(array)]
+
+    def has(self, array: np.ndarray) -> bool:
+        """Say whether `array` is one of them, so that no other array gets its identity."""
+        return id(array) in self._buffers
 
     @property
     def size_bytes(self) -> int:
@@ -146,14 +149,14 @@ class Lowering:
         return Tensor(kind, array.shape, dense_strides(array.shape), 0, buffer, value=array)
 
     def derived(self, source: Tensor, key: Hashable, make: Callable[[np.ndarray], np.ndarray]) -> Tensor:
-        """Return a constant made from the constant `source`, once for each `key`."""
+        """Return a constant made from the constant `source`, once for each `key` if that one is kept."""
         assert source.value is not None
         assert source.buffer is not None
         assert source.buffer.constant is not None
         value = source.value
+        if not self.constants.has(source.buffer.constant):
+            return self.constant(aligned(make(value)))
         whole = (id(source.buffer.constant), source.offset, source.shape, source.strides, key)
-        # The key holds the source's identity, which must not become another array's.
-        self.constants.buffer(source.buffer.constant)
         return self.constant(self.constants.made(whole, lambda: make(value)), kept=True)
 
     def need(self, x: Tensor) -> Tensor:
@@ -376,6 +379,9 @@ class Lowering:
             each.view(out.shape, broadcast_strides(each.shape, each.strides, out.shape)) for each in operands
         ]
         sizes, strides = collapsed(out.shape, [each.strides for each in seen])
+        if len(sizes) > MAX_OUTER + 2:
+            self._launch_in_slices(expression, seen)
+            return
         if sizes and sizes[-1] <= self.target.lanes // 4:
             longest = max(range(len(sizes)), key=lambda axis: sizes[axis])
             for values in (sizes, *strides):
@@ -406,6 +412,21 @@ class Lowering:
             and first.offset == out.offset == 0
             and not any(each.buffer is first.buffer for each in operands[1:]),
         )
+
+    def _launch_in_slices(self, expression: Expression, seen: Sequence[Tensor]) -> None:
+        """Launch an expression of more dimensions than the kernel has loops, once for each slice."""
+        shape = seen[0].shape
+        axis = memory_order(shape, seen[0].strides)[0]
+        for index in range(shape[axis]):
+            out, *operands = (
+                each.view(
+                    (*shape[:axis], *shape[axis + 1 :]),
+                    (*each.strides[:axis], *each.strides[axis + 1 :]),
+                    each.offset + index * each.strides[axis],
+                )
+                for each in seen
+            )
+            self._launch_pointwise(expression, out, operands)
 
     # Launches ----------------------------------------------------------------------------------------
 
@@ -512,22 +533,4 @@ def _access(step: int, length: int) -> str:
 
 
 def _padded(values: Sequence[int]) -> list[int]:
-    if len(values) > MAX_OUTER:
-        raise ValueError(f"a tensor of {len(values)} dimensions that cannot be joined")
     return [*values, *([0] * (MAX_OUTER - len(values)))]
-
-
-__all__ = [
-    "F32",
-    "KINDS",
-    "SCALARS",
-    "Constants",
-    "Lowering",
-    "Pointwise",
-    "Product",
-    "collapsed",
-    "dtype_of",
-    "is_dense",
-    "reshaped_strides",
-    "same_strides",
-]

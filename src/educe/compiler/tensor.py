@@ -30,6 +30,7 @@ KIND_NAMES = {
 }
 
 
+_MAX_BYTES = 2**63 - 1
 _DTYPES: dict[str, np.dtype[Any]] = {name: dtype for dtype, name in KIND_NAMES.items()}
 
 
@@ -44,9 +45,9 @@ def dtype_of(kind: Kind) -> np.dtype:
     if kind.name == "bf16":
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
-    dtype: np.dtype[Any] = _DTYPES[kind.name]
-    return dtype
+        brain: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return brain
+    return _DTYPES[kind.name]
 
 
 @dataclass(eq=False)
@@ -69,6 +70,10 @@ class Buffer:
     constant: np.ndarray | None = None
     offset: int = -1
     segment: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size_bytes > _MAX_BYTES:
+            raise MemoryError(f"a tensor needs {self.size_bytes} bytes")
 
 
 @dataclass(eq=False)
@@ -208,21 +213,3 @@ def broadcast_shape(*shapes: Sequence[int]) -> tuple[int, ...]:
         ValueError: they do not.
     """
     return tuple(int(size) for size in np.broadcast_shapes(*(tuple(shape) for shape in shapes)))
-
-
-__all__ = [
-    "Buffer",
-    "Tensor",
-    "broadcast_shape",
-    "broadcast_strides",
-    "channels_last",
-    "collapsed",
-    "dense_strides",
-    "dtype_of",
-    "is_dense",
-    "is_permuted_dense",
-    "kind_of",
-    "memory_order",
-    "same_strides",
-    "strides_in_order",
-]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from educe.compiler.emit import I8, I64, PTR, Function, Kind, Val, Var
+from educe.compiler.emit import I8, I64, Function, Kind, Val, Var
 from educe.compiler.kernel import template
 from educe.compiler.kernels.scalars import Expression
 from educe.compiler.target import Target
@@ -318,6 +318,3 @@ class RowEnd:
                 value = fn.load(kind, start, place, lanes, mask) if is_dense else fn.load(kind, start)
                 values.append(fn.splat(value, lanes))
             fn.store(fn.splat(self.expression.emit(fn, values), lanes), starts[0], place, mask)
-
-
-__all__ = ["NUM_SIZES", "PTR", "RowEnd", "convolution", "multiply_add", "start_sums", "sums"]

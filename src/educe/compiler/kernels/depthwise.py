@@ -290,5 +290,3 @@ class _Sum(_Reducer):
 
 
 _REDUCERS: dict[str, type[_Reducer]] = {"dot": _Dot, "blend": _Blend, "max": _Max, "sum": _Sum}
-
-__all__ = ["NUM_SIZES", "window"]

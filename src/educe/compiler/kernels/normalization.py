@@ -322,6 +322,3 @@ class _Normalize:
                 body(places, k, x, i, mask)
 
             along(fn, fn.const(self.inner.kind, 0), self.inner, self.lanes, unroll, step)
-
-
-__all__ = ["normalize", "softmax"]

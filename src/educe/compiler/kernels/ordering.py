@@ -332,6 +332,3 @@ def _key(fn: Function, x: Val, largest: bool) -> Val:
         key = x
     key = fn.cast(key, I64)
     return key if largest else ~key
-
-
-__all__ = ["arg_extreme", "cumulate", "scratch_entries", "top_k"]

@@ -283,6 +283,3 @@ class _Steps:
             reset = cell.gate(fn, 0, gates[1])
             inner = fn.fma(reset, inner, fn.load(cell.kind, self.x, place, self.lanes))
         return (1.0 - z) * cell.gate(fn, 1, inner) + z * h
-
-
-__all__ = ["GATES", "Activation", "Cell"]

@@ -226,6 +226,3 @@ def neutral(combine: str, kind: Kind) -> float:
     if combine == "min":
         return (1 << (bits - kind.is_signed)) - 1
     return -(1 << (bits - 1)) if kind.is_signed else 0
-
-
-__all__ = ["CHUNK", "UNROLL", "absolute", "accumulator", "neutral", "reduce"]

@@ -141,6 +141,3 @@ def along(
             body(k, i + k * lanes, None)
     with fn.loop(whole, stop, lanes) as i:
         body(0, i, fn.tail_mask(fn.minimum(stop - i, lanes), lanes))
-
-
-__all__ = ["COLUMNS", "HEADER", "PER_OPERAND", "Operands", "along", "columns"]

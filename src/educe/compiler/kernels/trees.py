@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from educe.compiler.emit import BOOL, I32, I64, Function, Kind, Val
+from educe.compiler.emit import I32, I64, Function, Kind, Val
 from educe.compiler.kernel import template
 from educe.compiler.target import Target
 
@@ -199,6 +199,3 @@ def _child(fn: Function, kind: Kind, x: Val, node: Val, equality: bool) -> Val:
         second = fn.select((word & EQUALITY) != 0, value != threshold, second)
     second = second & ~(fn.is_nan(value) & (word < 0))
     return fn.gather(I32, fn.pointer(6), (node << 1) + fn.extend(second, I32))
-
-
-__all__ = ["BOOL", "CODE_VECTORS", "EQUALITY", "FEATURE_MASK", "NAN_FIRST", "block_rows"]

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 
 from educe.compiler.kernels.pointwise import MAX_OUTER
 from educe.compiler.kernels.rows import COLUMNS
-from educe.compiler.lowering import collapsed
 from educe.compiler.operators.base import NotCompiled
-from educe.compiler.tensor import Tensor
+from educe.compiler.tensor import Tensor, collapsed
 
 
 @dataclass(frozen=True)
@@ -122,6 +121,3 @@ def _popped(sizes: list[int], strides: list[list[int]]) -> tuple[int, list[int]]
 
 def _padded(values: Sequence[int]) -> list[int]:
     return [*values, *([0] * (MAX_OUTER - len(values)))]
-
-
-__all__ = ["Layout"]

@@ -64,6 +64,3 @@ def _loss(low: Lowering, call: Call, x: Tensor, target: Tensor, weight: Tensor |
     if reduction == "mean" and weights is not None:
         total = low.apply("Div", total, reduced(low, weights, axes, SUM))
     return low.reshape(total, ())
-
-
-__all__ = ["negative_log_likelihood", "softmax_cross_entropy"]

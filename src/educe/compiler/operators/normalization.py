@@ -288,6 +288,3 @@ def _dense_like(x: Tensor, first: Tensor) -> tuple[int, ...]:
 
 def _bytes(x: Tensor, operands: Sequence[Tensor]) -> int:
     return sum(min(each.size, x.size) * each.kind.size_bytes for each in operands)
-
-
-__all__ = ["normalized", "normalized_exponentials"]

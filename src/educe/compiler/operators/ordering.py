@@ -143,6 +143,3 @@ def _lies_inmost(x: Tensor, axis: int) -> bool:
         if place != axis and size != 1
     ]  # fmt: skip
     return bool(x.rank) and abs(x.strides[axis]) < min(others, default=abs(x.strides[axis]) + 1)
-
-
-__all__ = ["arg_extreme", "cumulate", "hardmax", "top_k"]

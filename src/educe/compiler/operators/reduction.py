@@ -230,19 +230,3 @@ def _real(x: Tensor) -> Kind:
     if not x.kind.is_float:
         raise NotCompiled
     return x.kind
-
-
-__all__ = [
-    "MAX",
-    "MEAN",
-    "MIN",
-    "REDUCTIONS",
-    "SUM",
-    "Reduction",
-    "as_kind",
-    "reduced",
-    "reduced_axes",
-    "scalar",
-    "spatial_axes",
-    "without",
-]

@@ -238,16 +238,3 @@ def numbers(call: Call, name: str, length: int, default: int) -> list[int]:
     if len(values) != length:
         raise ValueError(f"{name} has {len(values)} numbers, not {length}")
     return [int(value) for value in values]
-
-
-__all__ = [
-    "OUTSIDE",
-    "Window",
-    "check_kernel",
-    "filled_row",
-    "numbers",
-    "shared",
-    "transposed_window",
-    "window_of",
-    "with_channels_last",
-]
