@@ -40,6 +40,7 @@ _MAX_SHARES = 512
 _POOL_WORDS = _NEXT + _MAX_SHARES * _LINE
 _INSIDE_BITS = 16
 _SPINS = 4000
+_PATIENCE = 100
 _JOB_WORDS = 7
 
 
@@ -197,8 +198,13 @@ def _parallel(target: Target) -> Function:
     _work(fn, pool, fn.const(I64, 0))
     inside = (1 << _INSIDE_BITS) - 1
     fn.line(f"%{fn.fresh('closed')} = atomicrmw and ptr {state_at.ref}, i64 {inside} seq_cst")
+    waits = fn.var(fn.const(I64, 0))
     with fn.repeat_while() as go_on:
         _pause(fn, target)
+        waits.set(waits.get() + 1)
+        with fn.when(waits.get() > _PATIENCE):
+            # Where other processes run as well, the worker that is waited for may need this very core.
+            fn.call("sched_yield", I32, 0)
         go_on(_atomic_load(fn, state_at) != 0)
     _atomic_store(fn, 0, _field(fn, pool, _BUSY))
     fn.line(f"br label %{done}")
