@@ -16,8 +16,6 @@ EXCLUDED = {
     "test_bernoulli_expanded": "a random draw",
     "test_bernoulli_seed": "a random draw; the seed's generator is not specified",
     "test_bernoulli_seed_expanded": "a random draw; the seed's generator is not specified",
-    "test_dft_inverse": "zeros are expected as 2e-7, within 1e-7",
-    "test_dft_inverse_opset19": "zeros are expected as 2e-7, within 1e-7",
     "test_dft_inverse": "an imaginary part of zero is expected to be the rounding noise of NumPy's transform",
     "test_dft_inverse_opset19": "an imaginary part of zero is expected to be NumPy's rounding noise",
 }

@@ -283,9 +283,8 @@ class Function:
             return Val(self, value.kind, f"splat ({value.kind.llvm} {value.ref})", lanes)
         kind = f"<{lanes} x {value.kind.llvm}>"
         one = self.emit(value.kind, lanes, f"insertelement {kind} poison, {value.type} {value.ref}, i64 0")
-        return self.emit(
-            value.kind, lanes, f"shufflevector {kind} {one.ref}, {kind} poison, <{lanes} x i32> zeroinitializer"
-        )
+        zeros = f"<{lanes} x i32> zeroinitializer"
+        return self.emit(value.kind, lanes, f"shufflevector {kind} {one.ref}, {kind} poison, {zeros}")
 
     def lane_numbers(self, lanes: int, kind: Kind = I64) -> Val:
         """Return the vector 0, 1, 2, ..."""
@@ -363,7 +362,7 @@ class Function:
 
     def is_nan(self, a: Val) -> Val:
         """Return whether the float `a` is not a number."""
-        return a != a  # noqa: PLR0124
+        return a != a
 
     def fma(self, a: Operand, b: Operand, c: Operand) -> Val:
         """Return `a` × `b` + `c`, rounded once where the target has the instruction."""
@@ -436,7 +435,7 @@ class Function:
         return self.emit(kind, a.lanes, f"{name} {a.type} {a.ref} to {to}")
 
     def truncate(self, a: Val, kind: Kind) -> Val:
-        """Return the f32 or f64 `a` as an integer rounded toward zero; anything where `kind` has none such."""
+        """Return the f32 or f64 `a` as an integer rounded toward zero; undefined where there is none."""
         if kind.size_bytes < 4:
             return self.extend(self.truncate(a, I32), kind)
         to = Val(self, kind, "", a.lanes).type
@@ -530,8 +529,13 @@ class Function:
                 f"{mask.type} {mask.ref}, {type_} zeroinitializer)",
             )
         if kind is BOOL:
-            return self.emit(BOOL, lanes, f"icmp ne {type_} {value.ref}, zeroinitializer" if lanes else
-                             f"icmp ne {type_} {value.ref}, 0")
+            return self.emit(
+                BOOL,
+                lanes,
+                f"icmp ne {type_} {value.ref}, zeroinitializer"
+                if lanes
+                else f"icmp ne {type_} {value.ref}, 0",
+            )
         return value
 
     def store(self, value: Val, pointer: Val, index: Operand = 0, mask: Val | None = None) -> None:

@@ -105,7 +105,7 @@ def _deserialize(proto: onnx.ModelProto) -> ir.Model:
 
 
 def _detach_weights(graph: ir.Model) -> None:
-    """Let large weights be arrays of their own: a message copies its content each time that it is looked at."""
+    """Let large weights be arrays of their own: a message copies its content whenever it is looked at."""
     for value in graph.graph.initializers.values():
         tensor = value.const_value
         if isinstance(tensor, ir.TensorProtoTensor) and tensor.nbytes >= _DETACHED_BYTES:

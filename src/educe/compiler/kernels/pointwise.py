@@ -25,8 +25,8 @@ def pointwise(fn: Function, target: Target, expression: Expression, access: tupl
                 for i in block, a vector at a time, the last one masked:
                     out[outer, row, i] = expression(in_k[outer, row, i], ...)
 
-    Pointers: out, in0, in1, ... Sizes: rank of the outer dimensions, length of a row, blocks of a row, rows, rows
-    of a group, groups, the outer sizes (`MAX_OUTER`), and for out and each input its outer strides
+    Pointers: out, in0, in1, ... Sizes: rank of the outer dimensions, length of a row, blocks of a row, rows,
+    rows of a group, groups, the outer sizes (`MAX_OUTER`), and for out and each input its outer strides
     (`MAX_OUTER`), its step between rows and its step along a row.
 
     Args:
