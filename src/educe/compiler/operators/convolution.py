@@ -361,7 +361,7 @@ class _Convolution:
                 expression=expression,
                 access=tuple(access_of(each) for each in operands),
             )
-            for each in {tile, *(_tile(low.target, channels, count) for count in _PIXELS)}
+            for each in {tile, *(_WIDE if low.target.registers >= 32 else _NARROW)}
         }
         low.expect(kernels.values())
         low.launch(
@@ -378,10 +378,6 @@ class _Convolution:
             flops=2 * out.size * window.num_taps * depth + expression.flops * out.size,
             bytes=sum(each.size * each.kind.size_bytes for each in (self.x, out, packed, *operands)),
         )
-
-
-# Numbers of pixels whose tiles are made beforehand where sizes may change.
-_PIXELS = (1, 7, 49, 100, 196, 784, 3136, 12544)
 
 
 def _announce(low: Lowering, packed: Tensor) -> None:
