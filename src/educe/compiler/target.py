@@ -34,7 +34,6 @@ class Target:
         tiles: Legal register tiles of the matrix product, the widest first.
         has_masks: Whether masked loads and stores are instructions.
         has_half: Whether f16 is converted by instructions.
-        l1_bytes: Size of the first data cache.
         l2_bytes: Size of a core's second cache.
     """
 
@@ -47,7 +46,6 @@ class Target:
     tiles: tuple[Tile, ...]
     has_masks: bool
     has_half: bool
-    l1_bytes: int = 32 * 1024
     l2_bytes: int = 1024 * 1024
 
     @property

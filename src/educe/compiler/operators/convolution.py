@@ -77,10 +77,7 @@ def conv(low: Lowering, call: Call, x: Tensor, w: Tensor, bias: Tensor | None = 
     _check_bias(bias, w.shape[0])
     window = window_of(call, x.shape[2:], w.shape[2:])
     kind = x.kind
-    if not kind.is_float:
-        raise NotCompiled
-    if kind not in (F32, F64):
-        x, w, bias = _in_f32(low, x), _in_f32(low, w), None if bias is None else _in_f32(low, bias)
+    x, w, bias = _as_computed(low, x, w, bias)
     if groups == 1 and x.shape[1] <= _FEW_CHANNELS and window.num_taps > 1 and x.size and _is_close(window):
         x, w, window = _merged(low, x, w, window)
     return _narrow(
@@ -123,6 +120,17 @@ def _merged(low: Lowering, x: Tensor, w: Tensor, window: Window) -> tuple[Tensor
     return seen, weights, Window(tuple(sizes), (*places[:-1], np.ascontiguousarray(places[-1][:, :1])))
 
 
+def _as_computed(
+    low: Lowering, x: Tensor, w: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the operands in f32 if they are narrower floats; `NotCompiled` for those that are no floats."""
+    if not x.kind.is_float:
+        raise NotCompiled
+    if x.kind in (F32, F64):
+        return x, w, bias
+    return _in_f32(low, x), _in_f32(low, w), None if bias is None else _in_f32(low, bias)
+
+
 @operator("ConvTranspose")
 def conv_transpose(low: Lowering, call: Call, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
     """The sum of what each input pixel sends to the output through a kernel's taps and channels."""
@@ -132,10 +140,7 @@ def conv_transpose(low: Lowering, call: Call, x: Tensor, w: Tensor, bias: Tensor
     _check_bias(bias, channels)
     window = transposed_window(call, x.shape[2:], w.shape[2:])
     kind = x.kind
-    if not kind.is_float:
-        raise NotCompiled
-    if kind not in (F32, F64):
-        x, w, bias = _in_f32(low, x), _in_f32(low, w), None if bias is None else _in_f32(low, bias)
+    x, w, bias = _as_computed(low, x, w, bias)
     strides = numbers(call, "strides", x.rank - 2, 1)
     if math.prod(strides) > _MAX_PHASES:
         raise NotCompiled
