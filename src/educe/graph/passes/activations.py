@@ -9,13 +9,13 @@ import onnx_ir as ir
 from educe.graph.passes.base import (
     NEWEST_OPSET,
     Edit,
-    edits,
     has_rank_of,
     is_call,
     is_read,
     is_read_once,
     maker,
     scalar,
+    visited,
 )
 from educe.graph.passes.functions import IsCompiled
 from educe.graph.passes.terms import Factors, factors, is_near, one_plus
@@ -41,16 +41,12 @@ class Activations:
 
     def apply(self, model: ir.Model) -> bool:
         """Change `model` in place, and say whether anything was changed."""
-        changed = False
-        for edit in edits(model):
-            # From the end, so that a product is seen before the products in it.
-            for node in reversed(list(edit.graph)):
-                if is_call(node, "Mul", "Div") and is_read(node.outputs[0]):
-                    self._name(edit, node)
-            changed |= edit.changed
-        return changed
+        # From the end, so that a product is seen before the products in it.
+        return visited(model, self._name, backwards=True)
 
     def _name(self, edit: Edit, node: ir.Node) -> None:
+        if not is_call(node, "Mul", "Div") or not is_read(node.outputs[0]):
+            return
         output = node.outputs[0]
         product = factors(output)
         for x, other in product.pair():

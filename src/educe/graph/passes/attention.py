@@ -6,7 +6,6 @@ import onnx_ir as ir
 
 from educe.graph.passes.base import (
     Edit,
-    edits,
     integers,
     is_call,
     is_read,
@@ -15,6 +14,7 @@ from educe.graph.passes.base import (
     scalar,
     sizes,
     static_shape,
+    visited,
 )
 from educe.graph.passes.functions import IsCompiled
 
@@ -38,15 +38,15 @@ class Attentions:
         """Change `model` in place, and say whether anything was changed."""
         if not self._is_compiled(DOMAIN, "Attention", 1):
             return False
-        changed = False
-        for edit in edits(model):
-            for node in list(edit.graph):
-                if is_call(node, "MatMul") and is_read(node.outputs[0]):
-                    _replace(edit, node)
-            changed |= edit.changed
+        changed = visited(model, _visit)
         if changed:
             model.opset_imports.setdefault(DOMAIN, 1)
         return changed
+
+
+def _visit(edit: Edit, node: ir.Node) -> None:
+    if is_call(node, "MatMul") and is_read(node.outputs[0]):
+        _replace(edit, node)
 
 
 def _replace(edit: Edit, node: ir.Node) -> None:

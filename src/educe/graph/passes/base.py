@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -114,6 +114,17 @@ def edits(model: ir.Model) -> Iterator[Edit]:
     """Yield an edit for the main graph and for each subgraph."""
     for graph in list(all_graphs(model)):
         yield Edit(model, graph)
+
+
+def visited(model: ir.Model, visit: Callable[[Edit, ir.Node], None], backwards: bool = False) -> bool:
+    """Call `visit` for every node of every graph, in order or from the end; say whether that changed any."""
+    changed = False
+    for edit in edits(model):
+        nodes = list(edit.graph)
+        for node in reversed(nodes) if backwards else nodes:
+            visit(edit, node)
+        changed |= edit.changed
+    return changed
 
 
 def constant(value: ir.Value | None) -> np.ndarray | None:

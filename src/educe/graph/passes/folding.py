@@ -19,6 +19,7 @@ from educe.graph.passes.base import (
     scalar,
     sizes,
     static_shape,
+    visited,
 )
 from educe.graph.passes.simplify import RANDOM
 from educe.model.walk import STANDARD_DOMAINS, all_nodes, subgraphs
@@ -58,16 +59,15 @@ class KnownShapes:
 
     def apply(self, model: ir.Model) -> bool:
         """Change `model` in place, and say whether anything was changed."""
-        changed = False
-        for edit in edits(model):
-            for node in list(edit.graph):
-                edit.changed |= _learns_sizes(node)
-                known = _known_sizes(node)
-                if known is not None:
-                    output = node.outputs[0]
-                    edit.replace(output, edit.constant(known, str(output.name)))
-            changed |= edit.changed
-        return changed
+        return visited(model, _make_known)
+
+
+def _make_known(edit: Edit, node: ir.Node) -> None:
+    edit.changed |= _learns_sizes(node)
+    known = _known_sizes(node)
+    if known is not None:
+        output = node.outputs[0]
+        edit.replace(output, edit.constant(known, str(output.name)))
 
 
 class WeightDequantization:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from educe.graph.passes.base import Edit, constant, edits, integers, is_call, maker
+from educe.graph.passes.base import Edit, constant, integers, is_call, maker, visited
 
 
 class MovementChains:
@@ -16,15 +16,14 @@ class MovementChains:
 
     def apply(self, model: ir.Model) -> bool:
         """Change `model` in place, and say whether anything was changed."""
-        changed = False
-        for edit in edits(model):
-            for node in list(edit.graph):
-                if is_call(node, "Transpose"):
-                    _transposes(edit, node)
-                elif is_call(node, "Reshape"):
-                    _reshapes(edit, node)
-            changed |= edit.changed
-        return changed
+        return visited(model, _visit)
+
+
+def _visit(edit: Edit, node: ir.Node) -> None:
+    if is_call(node, "Transpose"):
+        _transposes(edit, node)
+    elif is_call(node, "Reshape"):
+        _reshapes(edit, node)
 
 
 def _transposes(edit: Edit, node: ir.Node) -> None:

@@ -11,7 +11,6 @@ from educe.graph.passes.base import (
     NEWEST_OPSET,
     Edit,
     constant,
-    edits,
     has_rank_of,
     is_call,
     is_read,
@@ -20,6 +19,7 @@ from educe.graph.passes.base import (
     scalar,
     sizes,
     static_shape,
+    visited,
 )
 from educe.graph.passes.functions import IsCompiled
 
@@ -42,15 +42,11 @@ class Normalizations:
 
     def apply(self, model: ir.Model) -> bool:
         """Change `model` in place, and say whether anything was changed."""
-        changed = False
-        for edit in edits(model):
-            for node in reversed(list(edit.graph)):
-                if is_read(node.outputs[0]) and node.outputs[0].dtype == ir.DataType.FLOAT:
-                    self._name(edit, node)
-            changed |= edit.changed
-        return changed
+        return visited(model, self._name, backwards=True)
 
     def _name(self, edit: Edit, node: ir.Node) -> None:
+        if not is_read(node.outputs[0]) or node.outputs[0].dtype != ir.DataType.FLOAT:
+            return
         if is_call(node, "Mul", "Div"):
             found = _normalized(node)
             name = "" if found is None else "LayerNormalization" if found.is_centered else "RMSNormalization"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from educe.graph.passes.base import Edit, constant, edits, is_call, is_read_once, maker, sizes
+from educe.graph.passes.base import Edit, constant, is_call, is_read_once, maker, sizes, visited
 
 _KINDS = (np.dtype(np.float32), np.dtype(np.float64))
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -33,12 +33,7 @@ class ScaleFolding:
 
     def apply(self, model: ir.Model) -> bool:
         """Change `model` in place, and say whether anything was changed."""
-        changed = False
-        for edit in edits(model):
-            for node in list(edit.graph):
-                _fold(edit, node)
-            changed |= edit.changed
-        return changed
+        return visited(model, _fold)
 
 
 def _fold(edit: Edit, node: ir.Node) -> None:

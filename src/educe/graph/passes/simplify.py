@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from educe.graph.passes.base import Edit, constant, edits, integers, is_call, scalar, sizes, static_shape
+from educe.graph.passes.base import (
+    Edit,
+    constant,
+    edits,
+    integers,
+    is_call,
+    scalar,
+    sizes,
+    static_shape,
+    visited,
+)
 from educe.model.walk import STANDARD_DOMAINS, graph_nodes, subgraphs
 
 RANDOM = frozenset(
@@ -145,17 +155,13 @@ class Identities:
 
     def apply(self, model: ir.Model) -> bool:
         """Change `model` in place, and say whether anything was changed."""
-        changed = False
-        for edit in edits(model):
-            for node in list(edit.graph):
-                source = _source(node)
-                if source is not None:
-                    _pass_through(edit, node, source)
-            changed |= edit.changed
-        return changed
+        return visited(model, _pass_through)
 
 
-def _pass_through(edit: Edit, node: ir.Node, source: ir.Value) -> None:
+def _pass_through(edit: Edit, node: ir.Node) -> None:
+    source = _source(node)
+    if source is None:
+        return
     before = edit.changed
     edit.changed = False
     edit.replace(node.outputs[0], source)
