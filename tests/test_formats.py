@@ -264,6 +264,11 @@ class TestBrokenFiles:
         with pytest.raises(ModelFileError, match=r"graph\.node\[0\]\.name: is not valid UTF-8"):
             educe.load(content)
 
+    def test_a_name_with_a_nul_character(self, tiny: onnx.ModelProto) -> None:
+        content = tiny.SerializeToString().replace(b"product", b"prod\0ct")
+        with pytest.raises(ModelFileError, match=r"graph\.node\[0\]\.name: holds a NUL character"):
+            educe.load(content)
+
     def test_attribute_without_value(self, tiny: onnx.ModelProto) -> None:
         attribute = tiny.graph.node[0].attribute.add(name="value")
         for kind in (onnx.AttributeProto.UNDEFINED, onnx.AttributeProto.TENSOR, onnx.AttributeProto.GRAPH):

@@ -40,11 +40,15 @@ class Objects:
         return self.kernels[kernel]
 
 
+def _refused(inner: Code) -> Any:
+    raise NotImplementedError(f"a body with outputs {inner.outputs} runs on the host")
+
+
 def run(model: Model, feeds: dict[str, np.ndarray], folder: Path) -> dict[str, np.ndarray]:
     """Return the outputs of `model`, computed by AArch64 code; host steps are not supported."""
     objects = Objects()
     graph = prepared(model, "default")
-    code = Code(graph.graph, graph.opset_imports, NEON, 1, objects)  # type: ignore[arg-type]
+    code = Code(graph.graph, graph.opset_imports, NEON, 1, objects, _refused)  # type: ignore[arg-type]
     inputs = [np.asarray(feeds[name], order="C") for name in code.inputs]
     segment = code.lower(inputs)
     assert segment.step is None, f"{segment.step.operator} runs on the host"

@@ -85,6 +85,24 @@ def test_two_choices_with_branches_of_the_same_names(rng) -> None:
     agree(parsed(text), {"c": np.array(True), "x": x}, {"c": np.array(False), "x": x})
 
 
+def test_values_of_a_branch_and_of_the_graph_may_have_names_that_look_alike(rng) -> None:
+    text = """
+    alike (bool c, float[N] x) => (float[N] z) {
+      w = Mul(x, x)
+      y = If (c) <then_branch = t () => (float[N] v) { v = Add(x, x) },
+                  else_branch = e () => (float[N] v) { v = Sub(x, w) }>
+      z = Add(w, y)
+    }
+    """
+    proto = onnx.parser.parse_model(HEADER + text)
+    branch = proto.graph.node[1].attribute[1].g
+    for names in (proto.graph.node[0].output, proto.graph.node[2].input, branch.node[0].input):
+        names[:] = ["y/v" if name == "w" else name for name in names]
+    x = rng.standard_normal(4).astype(np.float32)
+    alike = formats.load(proto.SerializeToString())
+    agree(alike, {"c": np.array(True), "x": x}, {"c": np.array(False), "x": x})
+
+
 def test_a_condition_on_shapes_costs_no_step_of_the_host(rng) -> None:
     text = """
     shapes (float[N, M] x) => (float[N, M] y) {

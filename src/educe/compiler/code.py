@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -12,7 +12,7 @@ from educe.compiler.folding import repeats
 from educe.compiler.library import Library
 from educe.compiler.lowering import Constants, Lowering, Product
 from educe.compiler.operators.base import Call, NeedsValue, NotCompiled
-from educe.compiler.plan import Plan
+from educe.compiler.plan import RESERVED, Plan
 from educe.compiler.program import HostObject, HostStep, Segment, finish
 from educe.compiler.target import Target
 from educe.compiler.tensor import Buffer, Tensor, dense_strides, kind_of
@@ -23,8 +23,18 @@ Value: TypeAlias = "Tensor | HostObject"
 MAX_FOLDED = 4096
 """Elements up to which an operator of known values is computed while lowering."""
 
-_KEPT = "\0"
-"""Before the names of what a node keeps while it waits for a value; no value of a graph has such a name."""
+# Before the names of what a node keeps while it waits for a value.
+_KEPT = RESERVED
+
+
+class Runner(Protocol):
+    """What runs a `Code`, again and again."""
+
+    def run(self, inputs: Sequence[Any]) -> list[Any]:
+        """Return the outputs for `inputs`, in the code's order."""
+
+    def program(self, inputs: Sequence[Any]) -> Segment:
+        """Return the program for inputs of these shapes."""
 
 
 class Code:
@@ -36,6 +46,7 @@ class Code:
         target: The machine to compile for.
         threads: Threads that a run may use.
         library: Where kernels are found or made.
+        runner: What runs the code of a subgraph.
         constants: Where constants are kept.
         guarded: Whether buffers are surrounded by pages that nobody may touch.
         captured: Names of outer values that a subgraph reads, after its own inputs.
@@ -49,6 +60,7 @@ class Code:
         target: Target,
         threads: int,
         library: Library,
+        runner: Callable[[Code], Runner],
         constants: Constants | None = None,
         guarded: bool = False,
         captured: Sequence[str] = (),
@@ -57,7 +69,7 @@ class Code:
         self.target, self.threads, self.guarded = target, threads, guarded
         self.opsets = dict(opsets)
         self.constants = constants or Constants()
-        self.library = library
+        self.library, self.runner = library, runner
         own = (str(value.name) for value in graph.inputs)
         self.inputs = (*(name for name in own if name not in graph.initializers), *captured)
         self.outputs = tuple(str(value.name) for value in graph.outputs)
@@ -72,6 +84,7 @@ class Code:
             self.target,
             self.threads,
             self.library,
+            self.runner,
             self.constants,
             self.guarded,
             captured,

@@ -60,15 +60,11 @@ class Body:
     def __init__(
         self, node: ir.Node, call: Call, code: Code, captured: Sequence[str], known: Mapping[str, Any]
     ) -> None:
-        from educe.compiler.executor import Executor
-        from educe.compiler.runtime import runtime
-
         self.graph = node.attributes["body"].as_graph()
         self.call = call
         self.num_outputs = len(call.outputs)
         self._num_captured = len(captured)
-        inner = code.inner(self.graph, captured, known)
-        self._executor = Executor(inner, runtime(code.target))
+        self._runner = code.runner(code.inner(self.graph, captured, known))
 
     def split(self, inputs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """Return the node's own inputs and the captured values."""
@@ -77,7 +73,7 @@ class Body:
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
         """Run the body once."""
-        return self._executor.run(inputs)
+        return self._runner.run(inputs)
 
     def stacked(
         self, rows: Sequence[Sequence[Any]], inputs: Sequence[Any], axes: Sequence[int] | None = None
@@ -100,7 +96,7 @@ class Body:
 
     def _empty(self, inputs: Sequence[Any]) -> list[np.ndarray]:
         """Return arrays of the types and sizes of the body's outputs, sizes unknown before a run as 0."""
-        program = self._executor.program(inputs)
+        program = self._runner.program(inputs)
         tensors = [each for each in program.outputs if isinstance(each, Tensor)]
         if len(tensors) == len(self.graph.outputs):
             return [np.empty(each.shape, dtype_of(each.kind)) for each in tensors]

@@ -319,6 +319,8 @@ class Executor:
         following = segment.successors.get(key)
         if following is None:
             with self._lock:
+                if key in segment.successors:
+                    return segment.successors[key]
                 if step.can_call and len(segment.successors) >= MAX_VALUES:
                     segment.otherwise = segment.otherwise or segment.resume(None)
                     return segment.otherwise

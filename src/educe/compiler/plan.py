@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 Rename = Callable[[str], str]
 
+RESERVED = "\0"
+"""In the names that compiling gives to values, and in no name of a graph."""
+
 _CONSTANTS = {
     "value_int": np.int64,
     "value_ints": np.int64,
@@ -152,7 +155,7 @@ class Plan:
         call, host = self.calls[index], self.hosts[index]
         graph = chosen_branch(host.node, condition)
         prefix = next(filter(None, call.outputs), call.label)
-        inner = {str(value.name): f"{prefix}/{value.name}" for value in defined_values(graph)}
+        inner = {str(value.name): f"{prefix}{RESERVED}{value.name}" for value in defined_values(graph)}
 
         def rename(name: str) -> str:
             return inner[name] if name in inner else host.rename(name)

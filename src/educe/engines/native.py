@@ -109,9 +109,16 @@ class NativeEngine(Engine):
         pool.grow(threads)
         graph = prepared(model, options.graph_optimization)
         guarded = bool(GUARD.value())
-        code = Code(graph.graph, graph.opset_imports, target, threads, library(target), guarded=guarded)
+        code = Code(
+            graph.graph,
+            graph.opset_imports,
+            target,
+            threads,
+            library(target),
+            lambda inner: Executor(inner, pool),
+            guarded=guarded,
+        )
         executor = Executor(code, pool, options.memory_arena)
-
         return NativeExecutable(model, executor)
 
 

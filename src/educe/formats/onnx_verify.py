@@ -2,7 +2,7 @@
 
 Checked, with the place of every fault:
 
-1. all text is UTF-8;
+1. all text is UTF-8, and no name holds a NUL character;
 2. there is a graph with nodes or outputs, and an operator set for every domain used;
 3. the bounds on nodes, on nesting and on chains of functions hold, and functions do not call themselves;
 4. every name that a node or an output reads is an input, an initializer, or made by an earlier node of the
@@ -40,6 +40,8 @@ _MESSAGE_FIELDS = {
     onnx.AttributeProto.GRAPH: "g",
     onnx.AttributeProto.TYPE_PROTO: "tp",
 }
+
+_NAMES = ("name", "input", "output")
 
 
 def verify(proto: onnx.ModelProto, limits: Limits) -> None:
@@ -218,7 +220,7 @@ class _Verifier:
 
 
 def _check_text(message: Message, place: str) -> None:
-    """Refuse text that is not UTF-8, which the parser hands out as bytes.
+    """Refuse text that is not UTF-8, which the parser hands out as bytes, and NUL characters in names.
 
     The parser has bounded how deep messages nest.
     """
@@ -230,6 +232,12 @@ def _check_text(message: Message, place: str) -> None:
                     "is not valid UTF-8",
                     place=f"{place}{field.name}",
                     remedy="the file was altered: download or export it again",
+                )
+            if field.name in _NAMES and any("\0" in entry for entry in entries):
+                raise ModelFileError(
+                    "holds a NUL character",
+                    place=f"{place}{field.name}",
+                    remedy="export the model with other names",
                 )
         elif field.type == FieldDescriptor.TYPE_MESSAGE:
             for index, entry in enumerate(entries):
