@@ -20,14 +20,12 @@ import os
 import threading
 from functools import cache
 
-import numpy as np
-
-from educe.compiler import jit
+from educe.compiler import calling, jit
+from educe.compiler.calling import ARRAY_DATA
 from educe.compiler.emit import BOOL, I8, I32, I64, PTR, Function, Val
 from educe.compiler.library import origin, stored
 from educe.compiler.loader import Loader, keep
 from educe.compiler.target import Target, host_target
-from educe.errors import InternalError
 from educe.machine import usable_cores
 from educe.store import Key
 
@@ -212,67 +210,6 @@ def _parallel(target: Target) -> Function:
     return fn
 
 
-CONTEXT_FIELDS = (
-    "table", "count", "bases", "objects", "scratch", "stride", "pool", "threads", "clock", "inputs", "types",
-)  # fmt: skip
-"""What a run is told, one 64-bit word each; see `_run` and `_call`."""
-
-# Where an array object holds its fields (numpy.org, C API, PyArrayObject): they follow Python's own header.
-_HEADER = object.__basicsize__
-_DATA, _RANK, _SHAPE, _DTYPE, _FLAGS = (_HEADER + offset for offset in (0, 8, 16, 40, 48))
-_CLASS = _HEADER - 8
-
-
-def _check(target: Target) -> Function:
-    """Write ``check(context)``: 1 if the first `inputs` of the bases are arrays of the given types, else 0.
-
-    `types` holds the class of arrays, and then for each input its dtype object, its rank and its shape. An
-    array passes if its class is that one, its elements lie in order, and its dtype, rank and shape are those.
-    """
-    del target
-    fn = Function("educe_check", [PTR], I64)
-    (context,) = fn.arguments
-    bases = fn.load(PTR, context, CONTEXT_FIELDS.index("bases"))
-    inputs = fn.load(I64, context, CONTEXT_FIELDS.index("inputs"))
-    types = fn.load(PTR, context, CONTEXT_FIELDS.index("types"))
-    array_class = fn.load(I64, types)
-    place = fn.var(fn.const(I64, 1))
-    fits = fn.var(fn.const(BOOL, True))
-    with fn.loop(0, inputs) as index:
-        array = fn.load(PTR, bases, index)
-        expected = fn.at(I64, types, place.get())
-        is_array = fn.load(I64, fn.at(I8, array, _CLASS)) == array_class
-        with fn.either(is_array) as otherwise:
-            rank = fn.extend(fn.load(I32, fn.at(I8, array, _RANK)), I64)
-            wanted = fn.load(I64, expected, 1)
-            same = fn.load(I64, fn.at(I8, array, _DTYPE)) == fn.load(I64, expected, 0)
-            in_order = (fn.load(I32, fn.at(I8, array, _FLAGS)) & 1) != 0
-            whole = (rank == wanted) & same & in_order
-            fits.set(fits.get() & whole)
-            with fn.when(whole):
-                shape = fn.load(PTR, fn.at(I8, array, _SHAPE))
-                with fn.loop(0, wanted) as axis:
-                    fits.set(fits.get() & (fn.load(I64, shape, axis) == fn.load(I64, expected, axis + 2)))
-            place.set(place.get() + wanted + 2)
-            otherwise()
-            fits.set(fn.const(BOOL, False))
-            place.set(place.get() + fn.load(I64, expected, 1) + 2)
-    fn.ret(fn.extend(fits.get(), I64))
-    return fn
-
-
-def _call_checked(target: Target) -> Function:
-    """Write ``call(context)``: run it if `check` passes, and return whether it did."""
-    del target
-    fn = Function("educe_call", [PTR], I64)
-    (context,) = fn.arguments
-    passed = fn.emit(I64, 0, f"call i64 @educe_check(ptr {context.ref})")
-    with fn.when(passed != 0):
-        fn.line(f"call void @educe_run(ptr {context.ref})")
-    fn.ret(passed)
-    return fn
-
-
 def _run(target: Target) -> Function:
     """Write ``run(context)``: each launch of the table in its turn.
 
@@ -295,7 +232,7 @@ def _run(target: Target) -> Function:
     )
     pointers = fn.stack(PTR, MAX_POINTERS)
     with fn.loop(0, objects) as index:
-        fn.store(fn.load(PTR, fn.at(I8, fn.load(PTR, bases, index), _DATA)), bases, index)
+        fn.store(fn.load(PTR, fn.at(I8, fn.load(PTR, bases, index), ARRAY_DATA)), bases, index)
     word = fn.var(fn.const(I64, 0))
     timed = fn.emit(BOOL, 0, f"icmp ne ptr {clock.ref}, null")
     with fn.loop(0, count) as index:
@@ -326,7 +263,7 @@ def runtime_text(target: Target) -> str:
     """Return the runtime as LLVM IR."""
     lines: dict[str, None] = {}
     bodies = []
-    for fn in (_parallel(target), _worker(target), _run(target), _check(target), _call_checked(target)):
+    for fn in (_parallel(target), _worker(target), _run(target), *calling.functions()):
         declared, body = fn.text().split("define ", 1)
         lines.update(dict.fromkeys(declared.splitlines()))
         bodies.append(f"define {body}")
@@ -337,22 +274,26 @@ class Runtime:
     """The runtime of this process: its compiled functions and its pool of threads.
 
     Attributes:
+        target: What it is compiled for.
         run: Runs a context, while other Python threads may go on.
         call: The same if the inputs are arrays of the types that the context names; returns whether.
         call_briefly: The same for runs of microseconds, for which letting others go on costs more.
+        answer: The address of what a builtin function of Python calls; see `calling.builtin`.
         pool: The address of the pool.
     """
 
     def __init__(self, target: Target) -> None:
+        self.target = target
         self._loader = Loader()
-        key = Key("kernel", "runtime", (("target", repr(target)), ("header", str(_HEADER)), *origin()))
+        key = Key("kernel", "runtime", (("target", repr(target)), ("layout", str(calling.LAYOUT)), *origin()))
         code = stored(key, lambda: jit.object_code(runtime_text(target), target))
         self._loader.load([code])
         run, call = (self._loader.address(name) for name in ("educe_run", "educe_call"))
         self.run = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(run)
         self.call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(call)
         self.call_briefly = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(call)
-        _check_arrays(self)
+        self.answer = self._loader.address("educe_answer")
+        calling.check_arrays(self.call)
         self._worker = self._loader.address("educe_worker")
         self._memory = (ctypes.c_int64 * (_POOL_WORDS + _LINE))()
         keep(self._memory)
@@ -388,19 +329,6 @@ class Runtime:
                 self._libc.pthread_detach(thread)
                 keep(argument)
                 self._arguments.append(argument)
-
-
-def _check_arrays(runtime: Runtime) -> None:
-    """Raise `InternalError` unless the fields of an array are where `_check` and `_run` look for them."""
-    array = np.zeros((2, 3))
-    for shape, passes in (((2, 3), True), ((3, 2), False)):
-        bases = (ctypes.c_int64 * 1)(id(array))
-        types = (ctypes.c_int64 * 5)(id(np.ndarray), id(array.dtype), 2, *shape)
-        context = (ctypes.c_int64 * len(CONTEXT_FIELDS))(0, 0, ctypes.addressof(bases), 1)
-        context[-2:] = [1, ctypes.addressof(types)]
-        passed = runtime.call(ctypes.addressof(context))
-        if passed != passes or (passes and bases[0] != array.ctypes.data):
-            raise InternalError("this Python keeps the fields of NumPy's arrays in unknown places")
 
 
 @cache

@@ -27,7 +27,7 @@ class NativeExecutable(Executable):
         executor: Lowers the model for the shapes that it meets, and runs it.
     """
 
-    __slots__ = ("_names", "executor")
+    __slots__ = ("executor",)
 
     def __init__(self, model: Model, executor: Executor) -> None:
         from educe.engines.reference import owned
@@ -43,17 +43,14 @@ class NativeExecutable(Executable):
 
         super().__init__(NativeEngine.name, model, launch)
         self.executor = executor
-        self._names = names
 
     def run(self, inputs: Mapping[str, Value], state: State | None = None) -> dict[str, Value]:
         """Run the model once; see `Executable.run`."""
-        if state is None and type(inputs) is dict and len(inputs) == len(self._names):
-            try:
-                found = self.executor.run_again([inputs[name] for name in self._names])
-            except (KeyError, MemoryError):
-                found = None
+        answer = self.executor.answer
+        if answer is not None and state is None:
+            found = answer(inputs)
             if found is not None:
-                return dict(zip(self._output_names, found, strict=True))
+                return found
         return super().run(inputs, state)
 
     def program(self, feeds: Mapping[str, Value]) -> list[Segment]:
