@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
+import pwd
+import resource
 from pathlib import Path
 
 import pytest
@@ -44,6 +47,47 @@ def test_a_damaged_entry_counts_as_missing_and_is_replaced(tmp_path: Path, chang
     assert store.get(KEY) is None
     store.put(KEY, b"code")
     assert store.get(KEY) == b"code"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"[1, 2]",
+        b"7",
+        b"null",
+        b"[" * 50_000,
+        json.dumps({"kind": "kernel", "name": "n", "ingredients": [[{}, 1]]}).encode(),
+        json.dumps({"kind": "kernel", "name": "n", "ingredients": 3}).encode(),
+        json.dumps({"kind": 1, "name": ["n"], "ingredients": [], "digest": "", "sha256": ""}).encode(),
+    ],
+)
+def test_a_header_that_is_none_counts_as_no_entry(tmp_path: Path, header: bytes):
+    store = Store(tmp_path, 10**6)
+    store.put(KEY, b"code")
+    (entry,) = store.entries()
+    entry.path.write_bytes(header + b"\ncode")
+    assert store.entries() == []
+    assert store.get(KEY) is None
+
+
+def test_what_another_process_is_writing_is_no_entry(tmp_path: Path):
+    store = Store(tmp_path, 10**6)
+    store.put(KEY, b"code")
+    (entry,) = store.entries()
+    entry.path.with_name(".new-abc").write_bytes(entry.path.read_bytes())
+    assert store.entries() == [entry]
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path, caplog):
+    store = Store(tmp_path, 10**6)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        store.put(KEY, bytes(5000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "cannot be kept" in caplog.text
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_the_store_stays_within_its_bound_and_the_oldest_go_first(tmp_path: Path):
@@ -109,6 +153,41 @@ def test_the_settings_choose_the_store(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("EDUCE_CACHE", "off")
     assert stores.store() is None
     monkeypatch.setenv("EDUCE_CACHE", "")
-    monkeypatch.setenv("EDUCE_CACHE_BYTES", "much")
-    with pytest.raises(OptionError, match="EDUCE_CACHE_BYTES='much'"):
-        stores.store()
+    for wrong in ("much", "-1", "9" * 5000):
+        monkeypatch.setenv("EDUCE_CACHE_BYTES", wrong)
+        with pytest.raises(OptionError, match=f"EDUCE_CACHE_BYTES='{wrong}'"):
+            stores.store()
+
+
+@pytest.fixture
+def homeless(monkeypatch):
+    """A user without a home folder, as containers have."""
+
+    def unknown(_user: int) -> None:
+        raise KeyError
+
+    for variable in ("HOME", "XDG_CACHE_HOME", "EDUCE_CACHE"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+
+
+@pytest.mark.usefixtures("homeless")
+def test_without_a_home_a_folder_can_be_chosen(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("EDUCE_CACHE", str(tmp_path))
+    assert stores.store().root == tmp_path
+    monkeypatch.delenv("EDUCE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert stores.store().root == tmp_path / "educe"
+
+
+@pytest.mark.usefixtures("homeless")
+def test_without_a_home_nothing_is_kept(caplog):
+    assert stores.store() is None
+    assert "EDUCE_CACHE" in caplog.text
+
+
+def test_a_cache_home_that_is_relative_is_passed_over(tmp_path: Path, monkeypatch):
+    monkeypatch.delenv("EDUCE_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "somewhere")
+    assert stores.store().root == tmp_path / ".cache" / "educe"

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from educe.errors import OptionError
 from educe.machine import usable_cores
 
+# As many as a number of 63 bits has.
+_MOST_DIGITS = 19
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -23,6 +26,26 @@ class Setting:
     def value(self) -> str:
         """Return the environment's value, or the default."""
         return os.environ.get(self.variable, self.default)
+
+    def number(self, least: int, most: int, what: str, example: int) -> int:
+        """Return the value as a whole number, the default's if it is empty.
+
+        Args:
+            least: The smallest number that it may be.
+            most: The largest.
+            what: What it is the number of, for the error.
+            example: One that it may be, for the error.
+
+        Raises:
+            OptionError: the value is no such number.
+        """
+        text = self.value() or self.default
+        if text.isdecimal() and len(text) <= _MOST_DIGITS and least <= int(text) <= most:
+            return int(text)
+        raise OptionError(
+            f"{self.variable}={text!r} is not a number of {what}",
+            remedy=f"unset {self.variable}, or set it to a number such as {example}",
+        )
 
 
 ENGINE = Setting("EDUCE_ENGINE", "native", "the engine used when none is named")
@@ -49,15 +72,9 @@ def resolve_threads(threads: int | None) -> int:
         OptionError: the number is not a positive integer.
     """
     if threads is None:
-        text = THREADS.value()
-        if not text:
+        if not THREADS.value():
             return usable_cores()
-        if not text.isdecimal() or not 0 < int(text) <= _MOST_THREADS:
-            raise OptionError(
-                f"{THREADS.variable}={text!r} is not a number of threads",
-                remedy=f"unset {THREADS.variable}, or set it to a number such as 2",
-            )
-        return int(text)
+        return THREADS.number(1, _MOST_THREADS, "threads", 2)
     if threads < 1:
         raise OptionError(f"threads={threads} is not a positive integer", remedy="use 1 or more")
     most = max(_MOST_THREADS, 4 * usable_cores())

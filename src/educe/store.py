@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
-from educe.errors import OptionError
+import msgspec
+
 from educe.settings import CACHE, CACHE_BYTES
 
 LOG = logging.getLogger("educe.store")
@@ -48,6 +49,24 @@ class Key:
         return hashlib.sha256(json.dumps([self.kind, self.name, self.ingredients]).encode()).hexdigest()[:32]
 
 
+class _Header(msgspec.Struct):
+    """The first line of an entry."""
+
+    kind: str
+    name: str
+    ingredients: tuple[tuple[str, str], ...]
+    digest: str
+    sha256: str
+
+    @classmethod
+    def of(cls, line: bytes) -> _Header:
+        """Return what `line` says; `ValueError` if it is no header."""
+        try:
+            return msgspec.json.decode(line, type=cls)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+
+
 @dataclass(frozen=True)
 class Entry:
     """One file of the store."""
@@ -75,14 +94,14 @@ class Store:
         """Return the content under `key`, or None if there is none, or none that is whole."""
         path = self._path(key)
         try:
-            header, _, content = path.read_bytes().partition(b"\n")
-            fields = json.loads(header)
-            if fields["digest"] != key.digest or fields["sha256"] != hashlib.sha256(content).hexdigest():
+            line, _, content = path.read_bytes().partition(b"\n")
+            header = _Header.of(line)
+            if header.digest != key.digest or header.sha256 != hashlib.sha256(content).hexdigest():
                 raise ValueError("damaged")
         except (FileNotFoundError, NotADirectoryError):
             LOG.debug("miss %s %s: %s", key.kind, key.name, dict(key.ingredients))
             return None
-        except (OSError, ValueError, KeyError, TypeError) as fault:
+        except (OSError, ValueError) as fault:
             LOG.warning("%s is not usable and is made again: %s", path, fault)
             return None
         LOG.debug("hit %s %s", key.kind, key.name)
@@ -92,19 +111,10 @@ class Store:
 
     def put(self, key: Key, content: bytes) -> None:
         """Keep `content` under `key`; a store that cannot be written is left as it is, with a log entry."""
-        header = {
-            "kind": key.kind,
-            "name": key.name,
-            "ingredients": key.ingredients,
-            "digest": key.digest,
-            "sha256": hashlib.sha256(content).hexdigest(),
-        }
-        path = self._path(key)
+        checksum = hashlib.sha256(content).hexdigest()
+        header = _Header(key.kind, key.name, key.ingredients, key.digest, checksum)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as file:
-                file.write(json.dumps(header).encode() + b"\n" + content)
-            Path(file.name).replace(path)
+            self._write(self._path(key), msgspec.json.encode(header) + b"\n" + content)
             self._unchecked_bytes += len(content)
             if self._unchecked_bytes > self.max_bytes // _CHECKS:
                 self._shrink()
@@ -115,12 +125,27 @@ class Store:
                 LOG.warning("compiled code cannot be kept: %s; set %s to a folder, or off", fault, name)
             self._is_refused = True
 
+    @staticmethod
+    def _write(path: Path, content: bytes) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as file:
+            written = Path(file.name)
+            try:
+                file.write(content)
+                file.close()
+                written.replace(path)
+            except BaseException:
+                written.unlink(missing_ok=True)
+                raise
+
     def entries(self) -> list[Entry]:
         """Return every entry, the one used last first."""
         found = []
         for path, size, _ in sorted(self._files(), key=lambda file: -file[2]):
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                found.append(Entry(path, _key(path), size))
+            with contextlib.suppress(OSError, ValueError):
+                key = _key(path)
+                if path.name == key.digest:
+                    found.append(Entry(path, key, size))
         return found
 
     def clear(self) -> int:
@@ -172,8 +197,8 @@ class Store:
 
 def _key(path: Path) -> Key:
     with path.open("rb") as file:
-        fields = json.loads(file.readline(_MAX_HEADER_BYTES))
-    return Key(fields["kind"], fields["name"], tuple((name, value) for name, value in fields["ingredients"]))
+        header = _Header.of(file.readline(_MAX_HEADER_BYTES))
+    return Key(header.kind, header.name, header.ingredients)
 
 
 def store() -> Store | None:
@@ -185,16 +210,28 @@ def store() -> Store | None:
     chosen = CACHE.value()
     if chosen == _OFF:
         return None
-    bound = CACHE_BYTES.value()
-    if not bound.isdecimal():
-        raise OptionError(
-            f"{CACHE_BYTES.variable}={bound!r} is not a number of bytes",
-            remedy=f"unset {CACHE_BYTES.variable}, or set it to a number such as 1000000000",
-        )
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return _opened(Path(chosen) if chosen else base / "educe", int(bound))
+    max_bytes = CACHE_BYTES.number(0, 2**63 - 1, "bytes", 10**9)
+    root = Path(chosen) if chosen else _user_folder()
+    return None if root is None else _opened(root, max_bytes)
 
 
 @cache
 def _opened(root: Path, max_bytes: int) -> Store:
     return Store(root, max_bytes)
+
+
+def _user_folder() -> Path | None:
+    """Return the folder of the user's own, or None if the user has no home."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if Path(base).is_absolute():
+        return Path(base) / "educe"
+    try:
+        return Path.home() / ".cache" / "educe"
+    except RuntimeError:
+        _warn_of_no_home()
+        return None
+
+
+@cache
+def _warn_of_no_home() -> None:
+    LOG.warning("compiled code is not kept: there is no home folder; set %s to a folder", CACHE.variable)
