@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := src tests benchmarks zoo
 
-.PHONY: help demo test test-parity test-targets test-aarch64 test-deep check format bench accuracy clean
+.PHONY: help demo test test-parity test-targets test-aarch64 test-guard test-deep check format bench accuracy clean
 
 help:  ## Say what there is to make.
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -34,6 +34,9 @@ test-targets: $(VENV)/installed  ## Run the kernels' tests restricted to AVX2 an
 
 test-aarch64: $(VENV)/installed  ## Run programs as AArch64 code under QEMU (qemu-user-static, gcc-aarch64-linux-gnu).
 	$(BIN)/python -m pytest -n auto tests/aarch64
+
+test-guard: $(VENV)/installed  ## Run the kernels' tests with untouchable pages around every buffer of the arena.
+	EDUCE_GUARD=1 $(BIN)/python -m pytest -n auto tests/compiler tests/conformance
 
 test-deep: $(VENV)/installed  ## Compare many random graphs before and after the passes.
 	$(BIN)/python -m pytest -n auto tests/graph --hypothesis-profile=deep
