@@ -387,6 +387,29 @@ class TestOtherCommands:
         assert facts["limits"]["image_pixels"] == 100_000_000
         assert "GFLOP/s" in educe("doctor").stdout
 
+    def test_doctor_shows_wrong_settings_with_their_remedies(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        wrong = {
+            "EDUCE_TARGET": ("sse9", "is no target", "known: "),
+            "EDUCE_CACHE_BYTES": ("abc", "is not a number of bytes", "set it to a number"),
+            "EDUCE_THREADS": ("0", "is not a number of threads", "set it to a number"),
+            "EDUCE_ENGINE": ("naive", "there is no engine", "did you mean 'native'?"),
+            "EDUCE_CACHE": ("/dev/null/educe", "cannot be written", "or off"),
+        }
+        for variable, (value, _, _) in wrong.items():
+            monkeypatch.setenv(variable, value)
+        done = educe("doctor")
+        assert done.returncode == USER, done.stderr
+        text = " ".join(done.stdout.split())
+        for variable, (value, cause, remedy) in wrong.items():
+            _, _, shown = text.partition(f"{variable}={value} wrong: ")
+            assert cause in shown
+            assert remedy in shown
+        assert "not measured: EDUCE_TARGET='sse9' is no target" in text
+        assert "image_pixels" in text
+        (facts,) = lines(educe("doctor", "--json"))
+        assert facts["wrong_settings"].keys() == wrong.keys()
+        assert "is no target" in facts["peaks"][0]["error"]["cause"]
+
     def test_demo(self, tmp_path: Path, zoo: Path) -> None:
         done = educe("demo", "--zoo", zoo, "--save", tmp_path / "out", cwd=tmp_path)
         assert done.returncode == 0, done.stderr

@@ -207,12 +207,32 @@ def store() -> Store | None:
     Raises:
         OptionError: the bound is not a number of bytes.
     """
+    root = folder()
+    return None if root is None else _opened(root, max_bytes())
+
+
+def folder() -> Path | None:
+    """Return the folder that the settings choose, or None if they choose none, or the user has no home."""
     chosen = CACHE.value()
     if chosen == _OFF:
         return None
-    max_bytes = CACHE_BYTES.number(0, 2**63 - 1, "bytes", 10**9)
-    root = Path(chosen) if chosen else _user_folder()
-    return None if root is None else _opened(root, max_bytes)
+    return Path(chosen) if chosen else _user_folder()
+
+
+def max_bytes() -> int:
+    """Return the bound on the size of the store that the settings choose.
+
+    Raises:
+        OptionError: it is not a number of bytes.
+    """
+    return CACHE_BYTES.number(0, 2**63 - 1, "bytes", 10**9)
+
+
+def is_writable(root: Path) -> bool:
+    """Say whether entries can be written to `root`, which may have to be made."""
+    whole = root.absolute()
+    existing = next(path for path in (whole, *whole.parents) if path.exists())
+    return existing.is_dir() and os.access(existing, os.W_OK)
 
 
 @cache

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from rich.table import Table
 
 from educe import api
 from educe.cli import options
-from educe.cli.screen import format_count, output, print_json, print_warning
+from educe.cli.screen import format_count, print_facts, print_json, print_warning
 from educe.engines import engines
 from educe.limits import format_bytes
 from educe.model import Model, Signature
@@ -33,7 +32,7 @@ def command(
     if json:
         print_json(facts)
         return
-    _print_facts(loaded, facts)
+    print_facts(_rows(loaded, facts))
     if loaded.card_origin.guessed:
         print_warning(
             "the card is a guess from the signature; write an educe.toml beside the model: docs/cards.md"
@@ -78,15 +77,6 @@ def _card_content(card: Card) -> dict[str, Any]:
     return content
 
 
-def _print_facts(model: Model, facts: dict[str, Any]) -> None:
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, text in _rows(model, facts):
-        table.add_row(name, text)
-    output().print(table, markup=False)
-
-
 def _rows(model: Model, facts: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [("model", model.name), ("file", str(model.path)), ("sha256", model.sha256)]
     rows += [("size", format_bytes(model.size_bytes))]
@@ -108,7 +98,7 @@ def _rows(model: Model, facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _operations(flops: int | None) -> str:
-    return "unknown" if flops is None else f"{format_count(flops)}FLOP for one item (estimate)"
+    return "unknown" if flops is None else f"{format_count(flops, 'FLOP')} for one item (estimate)"
 
 
 def _card_lines(card: Card) -> list[str]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any, TextIO
 
 import msgspec
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
 
 from educe.errors import EduceError, UnsupportedModelError
 
@@ -24,6 +27,22 @@ def output() -> Console:
 def errors() -> Console:
     """Return the console of standard error, for errors, warnings and progress."""
     return Console(stderr=True, highlight=False, emoji=False, soft_wrap=not sys.stderr.isatty())
+
+
+def print_facts(rows: Sequence[tuple[str, str]]) -> None:
+    """Print names and what belongs to each, on standard output: wrapped on a terminal, else a line each."""
+    console = output()
+    if not console.is_terminal:
+        width = max(len(name) for name, _ in rows)
+        for name, text in rows:
+            print(f"{name:{width}}  {text}".rstrip())
+        return
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in rows:
+        table.add_row(name, Text(text))
+    console.print(table)
 
 
 def print_json(value: dict[str, Any], file: TextIO | None = None) -> None:
@@ -78,9 +97,10 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds:.2f} s"
 
 
-def format_count(count: float) -> str:
-    """Return a large number with a decimal prefix, such as ``1.06 G``."""
-    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= factor:
-            return f"{count / factor:.3g} {prefix}"
-    return f"{count:g}"
+def format_count(count: float, unit: str = "") -> str:
+    """Return a number with three digits and a decimal prefix, such as ``1.06 G``, or ``1.06 GFLOP``."""
+    rounded = float(f"{count:.3g}")
+    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if rounded >= factor:
+            return f"{rounded / factor:g} {prefix}{unit}"
+    return f"{rounded:g} {unit}".rstrip()

@@ -1,0 +1,39 @@
+"""How the command line prints amounts and facts."""
+
+from __future__ import annotations
+
+import pytest
+
+from educe.cli.screen import format_count, format_seconds, print_facts
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 FLOP"),
+        (4, "4 FLOP"),
+        (999, "999 FLOP"),
+        (999.7, "1 kFLOP"),
+        (1234, "1.23 kFLOP"),
+        (999_999, "1 MFLOP"),
+        (1.06e9, "1.06 GFLOP"),
+        (7e12, "7 TFLOP"),
+        (2e15, "2 PFLOP"),
+    ],
+)
+def test_counts_have_a_prefix_before_their_unit(count: float, text: str) -> None:
+    assert format_count(count, "FLOP") == text
+
+
+def test_counts_may_have_no_unit() -> None:
+    assert format_count(904_123) == "904 k"
+    assert format_count(4) == "4"
+
+
+def test_times_have_a_fitting_unit() -> None:
+    assert [format_seconds(each) for each in (2e-6, 0.0123, 3.5)] == ["2.0 µs", "12.30 ms", "3.50 s"]
+
+
+def test_facts_are_one_line_each_where_nobody_wraps_them(capsys: pytest.CaptureFixture[str]) -> None:
+    print_facts([("a", "b" * 500), ("longer", "[c]"), ("", "d")])
+    assert capsys.readouterr().out.splitlines() == ["a       " + "b" * 500, "longer  [c]", "        d"]
