@@ -21,6 +21,27 @@ class Tile:
 
 
 @dataclass(frozen=True)
+class Dot:
+    """An instruction that sums the products of a few neighbouring narrow numbers into a wider lane.
+
+    Attributes:
+        name: LLVM's function; empty where a product of vectors with widened lanes is the instruction.
+        left: The kind of the numbers that all lanes share: ``u8``, ``i8``, ``i16`` or ``bf16``.
+        right: The kind of those that each lane has of its own.
+        total: The kind of the sums.
+        group: How many neighbours a lane takes of each.
+        adds: Whether the function is given the sums; what it returns is added to them if not.
+    """
+
+    name: str
+    left: str
+    right: str
+    total: str
+    group: int
+    adds: bool = True
+
+
+@dataclass(frozen=True)
 class Target:
     """An instruction set with its registers and caches; every choice that depends on them is data here.
 
@@ -34,6 +55,7 @@ class Target:
         tiles: Legal register tiles of the matrix product, the widest first.
         has_masks: Whether masked loads and stores are instructions.
         has_half: Whether f16 is converted by instructions.
+        dots: How narrow numbers are multiplied, the fastest first; each sum is exact or, of floats, in f32.
         l2_bytes: Size of a core's second cache.
     """
 
@@ -46,6 +68,7 @@ class Target:
     tiles: tuple[Tile, ...]
     has_masks: bool
     has_half: bool
+    dots: tuple[Dot, ...]
     l2_bytes: int = 1024 * 1024
 
     @property
@@ -53,27 +76,70 @@ class Target:
         """Size of a vector register."""
         return 4 * self.lanes
 
+    def dot(self, left: str) -> Dot | None:
+        """Return the instruction for shared numbers of the kind `left`, None if there is none."""
+        return next((each for each in self.dots if each.left == left), None)
+
+    @property
+    def integer_dot(self) -> Dot:
+        """The instruction for products of 8-bit integers."""
+        return next(each for each in self.dots if each.total == "i32")
+
 
 _AVX512 = "+avx512f,+avx512vl,+avx512bw,+avx512dq,+avx512cd,+avx2,+fma,+f16c,+bmi,+bmi2,+popcnt,+lzcnt"
+_AVX512 += ",-prefer-256-bit"
 _AVX2 = "+avx2,+fma,+f16c,+bmi,+bmi2,+popcnt,+lzcnt"
 _WIDE = (Tile(6, 4), Tile(8, 3), Tile(12, 2), Tile(14, 1))
 _NARROW = (Tile(4, 3), Tile(6, 2), Tile(8, 1))
 
+_PAIRS_512 = Dot("llvm.x86.avx512.pmaddw.d.512", "i16", "i16", "i32", 2, adds=False)
+_PAIRS_256 = Dot("llvm.x86.avx2.pmadd.wd", "i16", "i16", "i32", 2, adds=False)
+_PAIRS_128 = Dot("llvm.x86.sse2.pmadd.wd", "i16", "i16", "i32", 2, adds=False)
+_VNNI_512 = Dot("llvm.x86.avx512.vpdpbusd.512", "u8", "i8", "i32", 4)
+_VNNI_256 = Dot("llvm.x86.avx512.vpdpbusd.256", "u8", "i8", "i32", 4)
+_BF16_512 = Dot("llvm.x86.avx512bf16.dpbf16ps.512", "bf16", "bf16", "f32", 2)
+_SDOT = Dot("llvm.aarch64.neon.sdot.v4i32.v16i8", "i8", "i8", "i32", 4)
+_WIDENED = Dot("", "i16", "i16", "i32", 1)
+
+
+def _avx512(name: str, features: str, *dots: Dot) -> Target:
+    return Target(name, "", "skylake-avx512", _AVX512 + features, 16, 32, _WIDE, True, True, dots)
+
+
+def _avx2(name: str, features: str, *dots: Dot) -> Target:
+    return Target(name, "", "haswell", _AVX2 + features, 8, 16, _NARROW, False, True, dots)
+
+
+def _neon(name: str, features: str, *dots: Dot) -> Target:
+    return Target(name, "aarch64-linux-gnu", "generic", "+neon" + features, 4, 32, _WIDE, False, True, dots)
+
+
 TARGETS = {
     target.name: target
     for target in (
-        Target("avx512", "", "skylake-avx512", _AVX512 + ",-prefer-256-bit", 16, 32, _WIDE, True, True),
-        Target("avx2", "", "haswell", _AVX2, 8, 16, _NARROW, False, True),
-        Target("x86-64", "", "x86-64", "", 4, 16, _NARROW, False, False),
-        Target("neon", "aarch64-linux-gnu", "generic", "+neon", 4, 32, _WIDE, False, True),
+        _avx512("avx512-bf16", ",+avx512vnni,+avx512bf16", _VNNI_512, _BF16_512, _PAIRS_512),
+        _avx512("avx512-vnni", ",+avx512vnni", _VNNI_512, _PAIRS_512),
+        _avx512("avx512", "", _PAIRS_512),
+        _avx2("avx2-vnni", ",+avxvnni", _VNNI_256, _PAIRS_256),
+        _avx2("avx2", "", _PAIRS_256),
+        Target("x86-64", "", "x86-64", "", 4, 16, _NARROW, False, False, (_PAIRS_128,)),
+        _neon("neon-dot", ",+dotprod", _SDOT, _WIDENED),
+        _neon("neon", "", _WIDENED),
     )
 }
-"""Every target, by its name."""
+"""Every target, by its name; of those that a machine runs, the first is the best."""
 
+_OF_AVX512 = ("avx512f", "avx512vl", "avx512bw", "avx512dq", "avx512cd", "fma", "f16c", "bmi2")
+_OF_AVX2 = ("avx2", "fma", "f16c", "bmi2")
 _NEEDED = {
-    "avx512": ("avx512f", "avx512vl", "avx512bw", "avx512dq", "avx512cd", "fma", "f16c", "bmi2"),
-    "avx2": ("avx2", "fma", "f16c", "bmi2"),
+    "avx512-bf16": (*_OF_AVX512, "avx512_vnni", "avx512_bf16"),
+    "avx512-vnni": (*_OF_AVX512, "avx512_vnni"),
+    "avx512": _OF_AVX512,
+    "avx2-vnni": (*_OF_AVX2, "avx_vnni"),
+    "avx2": _OF_AVX2,
     "x86-64": (),
+    "neon-dot": ("asimddp",),
+    "neon": (),
 }
 
 
@@ -97,17 +163,28 @@ def host_target(name: str | None = None) -> Target:
 
 @cache
 def _runnable() -> tuple[str, ...]:
-    if platform.machine() in ("aarch64", "arm64"):
-        return ("neon",)
-    features = _host_features()
-    return tuple(name for name, needed in _NEEDED.items() if features.issuperset(needed))
+    is_arm, features = platform.machine() in ("aarch64", "arm64"), _host_features()
+    return tuple(
+        name
+        for name, needed in _NEEDED.items()
+        if TARGETS[name].triple.startswith("aarch64") == is_arm and features.issuperset(needed)
+    )
 
 
 def _host_features() -> set[str]:
-    """Return the instruction sets of this machine, by Linux's names, which are LLVM's as well."""
+    """Return the instruction sets of this machine, by Linux's names."""
     for line in (read_text(Path("/proc/cpuinfo")) or "").splitlines():
-        if line.startswith("flags"):
+        if line.startswith(("flags", "Features")):
             return set(line.partition(":")[2].split())
     import llvmlite.binding as llvm
 
-    return {name for name, has in llvm.get_host_cpu_features().items() if has}
+    return {_LINUX_NAMES.get(name, name) for name, has in llvm.get_host_cpu_features().items() if has}
+
+
+_LINUX_NAMES = {
+    "avx512vnni": "avx512_vnni",
+    "avx512bf16": "avx512_bf16",
+    "avxvnni": "avx_vnni",
+    "dotprod": "asimddp",
+}
+"""Linux's names of instruction sets that LLVM calls otherwise."""

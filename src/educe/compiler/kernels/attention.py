@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from educe.compiler import vector_math as vm
 from educe.compiler.emit import F32, I64, Function, Operand, Val
 from educe.compiler.kernel import template
+from educe.compiler.kernels.dot import multiplier
 from educe.compiler.kernels.product import sum_of_products, tiles
 from educe.compiler.target import Target
 
@@ -213,12 +214,12 @@ def _scores(
 ) -> None:
     """Store the products of a block of keys with all rows, ``s[key, row]``."""
     at_once = tiles(target, vectors)[0][0]
-    width = vectors * target.lanes
+    width, by = vectors * target.lanes, multiplier(target, F32)
     k, step = keys
     with fn.loop(0, count, at_once) as key:
         of_k = [fn.at(F32, k, (start + fn.minimum(key + i, count - 1)) * step) for i in range(at_once)]
         place = fn.at(F32, s, key * width)
-        sum_of_products(fn, F32, of_k, [q], place, (vectors, target.lanes), features, fn.const(I64, width))
+        sum_of_products(fn, by, of_k, [q], place, (vectors, target.lanes), features, fn.const(I64, width))
 
 
 class _State:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from educe.compiler.emit import BOOL, I64, Function, Kind, Val, Var
+from educe.compiler.emit import I64, Function, Kind, Val, Var
 from educe.compiler.kernel import template
+from educe.compiler.kernels.dot import Multiplier, multiplier, multiply_add
 from educe.compiler.kernels.scalars import Expression
 from educe.compiler.target import Target
 
@@ -34,11 +35,6 @@ def tiles(target: Target, vectors: int) -> tuple[tuple[int, int], ...]:
     return tuple((each, 1 if vectors == 1 else -(-_CHAINS // (each * vectors))) for each in rows)
 
 
-def multiply_add(fn: Function, a: Val, b: Val, c: Val) -> Val:
-    """Return a · b + c, rounded once where the target can; integers wrap."""
-    return fn.fma(a, b, c) if a.kind.is_float else a * b + c
-
-
 @template("product")
 def product(
     fn: Function, target: Target, kind: Kind, vectors: int, expression: Expression, access: tuple[str, ...]
@@ -56,7 +52,8 @@ def product(
 
     The tile is the largest that the rows left do not leave half empty; rows and panels after the last are the
     last again. Each output is one sum in the order of k, whatever the tile. A panel is `vectors` of columns;
-    its row k lies at ``panel * panel_step + k * k_step``.
+    its row k lies at ``panel * panel_step + k * k_step``. Where the target sums groups of numbers, a row of a
+    panel holds a group for each column, and k counts groups.
 
     Pointers: out, a, b, operands. Sizes: N, K, M, rows of a block, blocks, panels of a group, groups, size of
     the inner batch dimension; strides of a: row, outer, inner; of b: k_step, panel_step, outer, inner; how
@@ -66,25 +63,26 @@ def product(
     Args:
         fn: The function to write.
         target: Its machine.
-        kind: The kind of a and b.
+        kind: The kind of a, which tells that of b and of the sums.
         vectors: Vectors of columns in a panel.
         expression: What ends the sum.
         access: For each operand, ``dense`` along the columns or the ``same`` for all.
     """
     lanes = lanes_of(target, kind)
     width = vectors * lanes
+    by = multiplier(target, kind)
     shapes = tiles(target, vectors)
     n, depth, m, block_rows, blocks, group_panels, groups, inner = (fn.size(index) for index in range(8))
     a_row, *a_batch = (fn.size(index) for index in range(8, 11))
     k_step, panel_step, *b_batch = (fn.size(index) for index in range(11, 15))
     fetch_step = fn.size(15)
-    tile = fn.stack(kind, max(rows * panels for rows, panels in shapes) * width)
-    ends = TileEnd(fn, target, lanes, kind, expression, access)
+    tile = fn.stack(by.total, max(rows * panels for rows, panels in shapes) * width)
+    ends = TileEnd(fn, target, lanes, by.total, expression, access)
     with fn.loop(fn.begin, fn.end) as unit:
         batch, place = unit // (groups * blocks), unit % (groups * blocks)
         batches = (batch // inner, batch % inner)
         a = fn.at(kind, fn.pointer(1), batches[0] * a_batch[0] + batches[1] * a_batch[1])
-        b = fn.at(kind, fn.pointer(2), batches[0] * b_batch[0] + batches[1] * b_batch[1])
+        b = fn.at(by.right, fn.pointer(2), batches[0] * b_batch[0] + batches[1] * b_batch[1])
         starts = ends.starts(batches)
         first_row, first_panel = place % blocks * block_rows, place // blocks * group_panels
         stop_row = fn.minimum(first_row + block_rows, m)
@@ -95,7 +93,7 @@ def product(
         with fn.loop(first_panel, stop_panel, at_once) as panel:
             column = panel * width
             count = fn.minimum(at_once * width, stop_column - column)
-            following = fn.var(fn.at(kind, b, (panel + at_once) * panel_step))
+            following = fn.var(fn.at(by.right, b, (panel + at_once) * panel_step))
             with fn.loop(first_row, stop_row, most) as row:
                 left = fn.minimum(stop_row - row, most)
 
@@ -103,11 +101,11 @@ def product(
                     rows, panels = shape
                     of_a = [fn.at(kind, a, fn.minimum(row + r, stop_row - 1) * a_row) for r in range(rows)]
                     of_b = [
-                        fn.at(kind, b, fn.minimum(panel + p, stop_panel - 1) * panel_step)
+                        fn.at(by.right, b, fn.minimum(panel + p, stop_panel - 1) * panel_step)
                         for p in range(panels)
                     ]
                     ahead = (following, fetch_step) if rows == most else None
-                    sum_of_products(fn, kind, of_a, of_b, tile, (vectors, lanes), depth, k_step, ahead)
+                    sum_of_products(fn, by, of_a, of_b, tile, (vectors, lanes), depth, k_step, ahead)
 
                 _choose(fn, left, shapes, sums)
                 tile_row = _panels_at_once(fn, left, shapes) * width
@@ -137,7 +135,7 @@ def _choose(
 
 def sum_of_products(
     fn: Function,
-    kind: Kind,
+    by: Multiplier,
     of_a: Sequence[Val],
     of_b: Sequence[Val],
     tile: Val,
@@ -149,18 +147,26 @@ def sum_of_products(
     """Sum the products of rows and panels in registers and leave them in `tile`, row after row."""
     vectors, lanes = panel
     columns = [(start, v) for start in of_b for v in range(vectors)]
-    acc = [[fn.var(fn.const(kind, 0, lanes)) for _ in columns] for _ in of_a]
-    with fn.loop(0, depth) as k:
-        place = k * k_step
+    acc = [[fn.var(fn.const(by.total, 0, lanes)) for _ in columns] for _ in of_a]
+
+    def step(k: Val, load: Callable[[Val], Val]) -> None:
+        row = k * k_step
+        b = [by.load_right(fn, fn.at(by.right, start, row), v * lanes, lanes) for start, v in columns]
+        for start, sums in zip(of_a, acc, strict=True):
+            a = load(start)
+            for total, each in zip(sums, b, strict=True):
+                total.set(by.add(fn, a, each, total.get()))
+
+    steps = depth // by.group
+    with fn.loop(0, steps) as k:
         if ahead is not None:
-            pointer, step = ahead
+            pointer, fetch_step = ahead
             fn.prefetch(pointer.get())
-            pointer.set(fn.at(kind, pointer.get(), step))
-        b = [fn.load(kind, start, place + v * lanes, lanes) for start, v in columns]
-        for start, row in zip(of_a, acc, strict=True):
-            a = fn.splat(fn.load(kind, start, k), lanes)
-            for total, each in zip(row, b, strict=True):
-                total.set(multiply_add(fn, a, each, total.get()))
+            pointer.set(fn.at(by.right, pointer.get(), fetch_step))
+        step(k, lambda start: by.load_left(fn, start, k, lanes))
+    if by.group > 1:
+        with fn.when(steps * by.group < depth):
+            step(steps, lambda start: by.load_last(fn, start, depth, lanes))
     for r, row in enumerate(acc):
         for c, total in enumerate(row):
             fn.store(total.get(), tile, (r * len(columns) + c) * lanes)
@@ -306,53 +312,3 @@ def dots(fn: Function, target: Target, kind: Kind, expression: Expression, acces
                 for r, total in enumerate(acc):
                     fn.store(fn.reduce("add", total.get()), tile, done + r)
             ends.write(tile, zero_row, zero_row, one_row, ends.starts(batches), row, count)
-
-
-@template("panels")
-def panels(fn: Function, target: Target, kind: Kind, vectors: int, is_dense: bool) -> None:
-    """Write ``out[batch, panel, k, column] = b[batch, k, panel * width + column]``, zeros after the last.
-
-    ::
-
-        for unit in begin..end:                          # one of a batch, a panel
-            for k in 0..K:
-                for v in vectors: out[unit, k, v] = b[k, panel, v], the columns from N on masked
-
-    Pointers: out, b. Sizes: N, K, panels, size of the inner batch dimension; strides of b: k, column, outer,
-    inner.
-
-    Args:
-        fn: The function to write.
-        target: Its machine.
-        kind: The kind of both.
-        vectors: Vectors of columns in a panel.
-        is_dense: Whether neighbouring columns lie next to each other.
-    """
-    lanes = lanes_of(target, kind)
-    width = vectors * lanes
-    n, depth, count, inner, k_stride, column_stride, outer_stride, inner_stride = (
-        fn.size(index) for index in range(8)
-    )
-    out, b = fn.pointer(0), fn.pointer(1)
-    with fn.loop(fn.begin, fn.end) as unit:
-        batch, first = unit // count, unit % count * width
-        source = fn.at(kind, b, batch // inner * outer_stride + batch % inner * inner_stride)
-        source = fn.at(kind, source, first * column_stride)
-        packed = fn.at(kind, out, unit * depth * width)
-        masks = [fn.tail_mask(fn.minimum(n - first, width) - v * lanes, lanes) for v in range(vectors)]
-
-        def copy(row: Val, k: Val, masks: Sequence[Val | None]) -> None:
-            for v in range(vectors):
-                if is_dense:
-                    value = fn.load(kind, row, v * lanes, lanes, masks[v])
-                else:
-                    indices = (fn.lane_numbers(lanes) + v * lanes) * column_stride
-                    value = fn.gather(kind, row, indices, masks[v] or fn.const(BOOL, True, lanes))
-                fn.store(value, packed, k * width + v * lanes)
-
-        with fn.either(first + width <= n) as otherwise:
-            with fn.loop(0, depth) as k:
-                copy(fn.at(kind, source, k * k_stride), k, [None] * vectors)
-            otherwise()
-            with fn.loop(0, depth) as k:
-                copy(fn.at(kind, source, k * k_stride), k, masks)

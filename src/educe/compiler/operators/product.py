@@ -1,17 +1,18 @@
-"""Matrix products: MatMul, Gemm, and those of quantised matrices."""
+"""Matrix products: MatMul, Gemm, and what other operators build on them."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from educe.compiler.emit import BF16, F16, F32, I32, Kind
+from educe.compiler.emit import BF16, F16, F32, Kind
 from educe.compiler.kernel import Kernel
+from educe.compiler.kernels.dot import Multiplier, multiplier
 from educe.compiler.kernels.product import lanes_of, tiles
 from educe.compiler.kernels.scalars import Expression
 from educe.compiler.lowering import Product
@@ -45,16 +46,16 @@ _SUMMED = ("f32", "f64", "i32", "u32", "i64", "u64")
 @operator("MatMul")
 def mat_mul(low: Lowering, call: Call, a: Tensor, b: Tensor) -> Tensor:
     """NumPy's matmul: the products of the last two dimensions, the others broadcast."""
-    return multiplied(low, a, b)
+    return multiplied(low, a, b, lambda left, right: matrix_product(low, left, right))
 
 
-def multiplied(low: Lowering, a: Tensor, b: Tensor) -> Tensor:
-    """Return NumPy's matmul of `a` and `b`, of which either may have one dimension."""
+def multiplied(low: Lowering, a: Tensor, b: Tensor, multiply: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Return NumPy's matmul of `a` and `b`, of which either may have one dimension, by `multiply`."""
     if a.rank == 0 or b.rank == 0:
         raise ValueError("a matrix product of a scalar")
     left = low.reshape(a, (1, *a.shape)) if a.rank == 1 else a
     right = low.reshape(b, (*b.shape, 1)) if b.rank == 1 else b
-    product = matrix_product(low, left, right)
+    product = multiply(left, right)
     if a.rank > 1 and b.rank > 1:
         return product
     shape = list(product.shape)
@@ -88,68 +89,6 @@ def _scaled(low: Lowering, x: Tensor, factor: float) -> Tensor:
     return low.apply("Mul", x, low.constant(np.array(factor, dtype_of(x.kind))))
 
 
-@operator("MatMulInteger")
-def mat_mul_integer(
-    low: Lowering,
-    call: Call,
-    a: Tensor,
-    b: Tensor,
-    a_zero: Tensor | None = None,
-    b_zero: Tensor | None = None,
-) -> Tensor:
-    """The product of 8-bit matrices less their zero points, in i32."""
-    return multiplied(low, _shifted(low, a, a_zero, -1), _shifted(low, b, b_zero, -2))
-
-
-@operator("QLinearMatMul")
-def q_linear_mat_mul(
-    low: Lowering,
-    call: Call,
-    a: Tensor,
-    a_scale: Tensor,
-    a_zero: Tensor,
-    b: Tensor,
-    b_scale: Tensor,
-    b_zero: Tensor,
-    y_scale: Tensor,
-    y_zero: Tensor,
-) -> Tensor:
-    """The product of quantised matrices, quantised again."""
-    if any(each.kind is not F32 for each in (a_scale, b_scale, y_scale)) or y_zero.size != 1:
-        raise NotCompiled
-    sums = multiplied(low, _shifted(low, a, a_zero, -1), _shifted(low, b, b_zero, -2))
-    if 1 in (a.rank, b.rank) and max(a_scale.size, b_scale.size) > 1:
-        raise NotCompiled
-    scale = low.apply("Mul", _along(low, a_scale, a, -1), _along(low, b_scale, b, -2))
-    scale = low.apply("Div", scale, low.reshape(y_scale, ()))
-    rounded = low.apply("Round", low.apply("Mul", low.apply("Cast", sums, to="f32"), scale))
-    zero = low.apply("Cast", low.reshape(y_zero, ()), to="f32")
-    bounds = np.iinfo(dtype_of(y_zero.kind))
-    limits = [low.constant(np.float32(each)) for each in (bounds.min, bounds.max)]
-    return low.apply("Cast", low.apply("Clip", low.apply("Add", rounded, zero), *limits), to=y_zero.kind.name)
-
-
-def _shifted(low: Lowering, x: Tensor, zero: Tensor | None, axis: int) -> Tensor:
-    """Return `x` less its zero point in i32; one zero point for each row or column lies along `axis`."""
-    wide = cast(low, x, I32)
-    if zero is None:
-        return wide
-    if zero.value is not None and not zero.value.any():
-        return wide
-    return low.apply("Sub", wide, cast(low, _along(low, zero, x, axis), I32))
-
-
-def _along(low: Lowering, given: Tensor, x: Tensor, axis: int) -> Tensor:
-    """Return what is given once, or for each row (axis -1) or column (axis -2) of `x`, to meet it."""
-    if given.size == 1:
-        return low.reshape(given, ())
-    if given.rank == 1 and x.rank > 1:
-        return low.reshape(given, (given.size, 1) if axis == -1 else (1, given.size))
-    if given.rank == x.rank and given.shape[axis] == 1:
-        return given
-    raise ValueError(f"scales or zero points of shape {list(given.shape)} for {list(x.shape)}")
-
-
 def cast(low: Lowering, x: Tensor, kind: Kind) -> Tensor:
     """Return `x` as another kind; a constant once for all runs."""
     if x.kind is kind:
@@ -162,27 +101,32 @@ def cast(low: Lowering, x: Tensor, kind: Kind) -> Tensor:
 def matrix_product(low: Lowering, a: Tensor, b: Tensor) -> Tensor:
     """Return the products of the last two dimensions, which are launched when their end is known.
 
+    Narrow numbers that the target sums in groups give wider sums, in the kind that its instruction gives.
+
     Raises:
         ValueError: the shapes do not fit each other.
         NotCompiled: for kinds that are not summed.
     """
-    if a.shape[-1] != b.shape[-2] or a.kind is not b.kind:
+    by = multiplier(low.target, a.kind)
+    if a.shape[-1] != b.shape[-2] or b.kind is not by.right:
         raise ValueError(f"{a.kind}{list(a.shape)} times {b.kind}{list(b.shape)}")
-    if a.kind in (F16, BF16):
+    if a.kind in (F16, BF16) and by.dot is None:
         return low.apply("Cast", matrix_product(low, cast(low, a, F32), cast(low, b, F32)), to=a.kind.name)
-    if a.kind.name not in _SUMMED:
+    if by.total.name not in _SUMMED:
         raise NotCompiled
     batch = broadcast_shape(a.shape[:-2], b.shape[:-2])
     shape = (*batch, a.shape[-2], b.shape[-1])
     made = _made(low, a, b, batch)
-    return Tensor(a.kind, shape, dense_strides(shape), lazy=Product(made.launch, made.accepts))
+    product = Tensor(by.total, shape, dense_strides(shape), lazy=Product(made.launch, made.accepts))
+    return low.apply("Cast", product, to=a.kind.name) if a.kind is BF16 else product
 
 
 def _made(low: Lowering, a: Tensor, b: Tensor, batch: tuple[int, ...]) -> MatrixProduct:
     """Return the product of matrices in a batch of the given dimensions."""
-    is_vector = b.shape[-1] == 1
+    by = multiplier(low.target, a.kind)
+    is_vector = b.shape[-1] == 1 and by.dot is None
     a = _contiguous(low, a, -1)
-    right: Tensor | Panels = _contiguous(low, b, -2) if is_vector else panels_of(low, b, a.shape[-2])
+    right: Tensor | Panels = _contiguous(low, b, -2) if is_vector else panels_of(low, b, a.shape[-2], by)
     given = right if isinstance(right, Tensor) else right.matrices
     sizes = [*batch, a.shape[-2]]
     strides = [
@@ -194,7 +138,7 @@ def _made(low: Lowering, a: Tensor, b: Tensor, batch: tuple[int, ...]) -> Matrix
     if _num_batch(groups, sizes, strides[1]) > _MAX_BATCH:
         a, b = (low.dense(low.expand(each, (*batch, *each.shape[-2:]))) for each in (a, b))
         return _made(low, a, b, batch)
-    return MatrixProduct(low, a, right, tuple(sizes), b.shape[-1], groups, strides)
+    return MatrixProduct(low, by, a, right, tuple(sizes), b.shape[-1], groups, strides)
 
 
 def _contiguous(low: Lowering, x: Tensor, axis: int) -> Tensor:
@@ -227,7 +171,7 @@ class Panels:
     panel_step: int
 
 
-def panels_of(low: Lowering, b: Tensor, rows: int) -> Panels:
+def panels_of(low: Lowering, b: Tensor, rows: int, by: Multiplier) -> Panels:
     """Return the panels of `b`: packed, once if it is constant, or `b` itself where that is as good.
 
     Rows of `b` far from each other are read slowly, which more than a few rows of A do not bear.
@@ -235,40 +179,55 @@ def panels_of(low: Lowering, b: Tensor, rows: int) -> Panels:
     depth, n = b.shape[-2:]
     vectors = panel_vectors(low, b.kind, n)
     width = vectors * lanes_of(low.target, b.kind)
-    count = -(-n // width)
-    batch = b.shape[:-2]
+    steps, step = -(-depth // by.group), width * by.group
     if b.value is not None:
-        packed = low.derived(b, ("panels", width), lambda value: _packed(value, width))
-        return Panels(packed, vectors, width, depth * width)
+        packed = low.derived(b, ("panels", width, by.group), lambda value: _packed(value, width, by.group))
+        return Panels(packed, vectors, step, steps * step)
     b = low.need(b)
     is_near = abs(b.strides[-2]) * depth * b.kind.size_bytes <= low.target.l2_bytes
-    if b.strides[-1] == 1 and n % width == 0 and (is_near or rows <= _FEW_ROWS):
+    if by.group == 1 and b.strides[-1] == 1 and n % width == 0 and (is_near or rows <= _FEW_ROWS):
         return Panels(b, vectors, b.strides[-2], width)
+    return _packed_by_kernel(low, b, vectors, width, by.group)
+
+
+def _packed_by_kernel(low: Lowering, b: Tensor, vectors: int, width: int, group: int) -> Panels:
+    """Return the panels of `b`, which are packed when the program runs."""
+    if group > 1 and b.strides[-1] != 1:
+        b = low.dense(b)
+    batch, (depth, n) = b.shape[:-2], b.shape[-2:]
     groups = merged_dimensions(batch, [b.strides[:-2]])
     if len(groups) > _MAX_BATCH:
         b = low.dense(b)
         groups = merged_dimensions(batch, [b.strides[:-2]])
-    packed = low.empty(b.kind, (*batch, count, depth, width))
-    sizes, (steps,) = walked(groups, batch, [b.strides[:-2]])
+    count, steps = -(-n // width), -(-depth // group)
+    packed = low.empty(b.kind, (*batch, count, steps, width * group))
+    sizes, (batch_steps,) = walked(groups, batch, [b.strides[:-2]])
+    kernel = (
+        Kernel.of("panels", kind=b.kind, vectors=vectors, is_dense=b.strides[-1] == 1)
+        if group == 1
+        else Kernel.of("grouped_panels", kind=b.kind, vectors=vectors, group=group)
+    )
     low.launch(
-        Kernel.of("panels", kind=b.kind, vectors=vectors, is_dense=b.strides[-1] == 1),
+        kernel,
         outputs=[packed],
         inputs=[b],
-        sizes=[n, depth, count, sizes[1], b.strides[-2], b.strides[-1], *steps],
+        sizes=[n, depth, count, sizes[1], b.strides[-2], b.strides[-1], *batch_steps],
         extent=math.prod(sizes) * count,
         bytes=2 * packed.size * b.kind.size_bytes,
     )
-    return Panels(packed, vectors, width, depth * width)
+    return Panels(packed, vectors, width * group, steps * width * group)
 
 
-def _packed(value: np.ndarray, width: int) -> np.ndarray:
+def _packed(value: np.ndarray, width: int, group: int) -> np.ndarray:
+    """Return the panels of constant matrices, [panel][step along k][column][number of a group]."""
     *batch, depth, n = value.shape
-    count = -(-n // width)
+    count, steps = -(-n // width), -(-depth // group)
     whole = value
-    if n % width:
-        whole = np.zeros((*batch, depth, count * width), value.dtype)
-        whole[..., :n] = value
-    panels: np.ndarray = whole.reshape(*batch, depth, count, width).swapaxes(-3, -2)
+    if n % width or depth % group:
+        whole = np.zeros((*batch, steps * group, count * width), value.dtype)
+        whole[..., :depth, :n] = value
+    split = whole.reshape(*batch, steps, group, count, width)
+    panels: np.ndarray = np.moveaxis(split, (-2, -4, -1, -3), (-4, -3, -2, -1))
     return panels
 
 
@@ -313,6 +272,7 @@ class MatrixProduct:
 
     Attributes:
         low: Where it is launched.
+        by: How numbers are multiplied.
         a: The left matrices, contiguous along k.
         b: The right matrices: their panels, or vectors if they have one column.
         sizes: The batch, and the rows.
@@ -322,6 +282,7 @@ class MatrixProduct:
     """
 
     low: Lowering
+    by: Multiplier
     a: Tensor
     b: Tensor | Panels
     sizes: tuple[int, ...]
@@ -403,7 +364,7 @@ class MatrixProduct:
 
     def _fetch_step(self, b: Panels, rows: int) -> int:
         """Return how far to move through the next panel with k, to be at its end after so many rows."""
-        if b.panel_step != b.k_step * self.a.shape[-1]:
+        if b.panel_step != b.k_step * -(-self.a.shape[-1] // self.by.group):
             return 0
         return -(-b.k_step // max(1, rows // tiles(self.low.target, b.vectors)[0][0]))
 
