@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from educe.cli.screen import format_count, format_seconds, print_facts
+from educe.cli.screen import (
+    format_count,
+    format_seconds,
+    output,
+    print_error,
+    print_facts,
+    print_json,
+    printable,
+)
+from educe.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -37,3 +46,23 @@ def test_times_have_a_fitting_unit() -> None:
 def test_facts_are_one_line_each_where_nobody_wraps_them(capsys: pytest.CaptureFixture[str]) -> None:
     print_facts([("a", "b" * 500), ("longer", "[c]"), ("", "d")])
     assert capsys.readouterr().out.splitlines() == ["a       " + "b" * 500, "longer  [c]", "        d"]
+
+
+def test_what_is_no_character_is_replaced() -> None:
+    assert printable("a\x1b[2J\udcffé\n\tb\x9b") == "a\ufffd[2J\ufffdé\n\tb\ufffd"
+
+
+def test_a_stranger_cannot_drive_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "evil\x1b]0;title\x07"
+    print_error(InputError(name, path=name, remedy=name))
+    output().print(name, markup=False)
+    print_facts([("model", name)])
+    shown = "".join(capsys.readouterr())
+    assert "evil" in shown
+    assert "\x1b" not in shown
+    assert "\x07" not in shown
+
+
+def test_json_holds_names_that_are_no_text(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"input": "\udcff.png", "score": float("nan"), "files": ["\udcff", 1]})
+    assert capsys.readouterr().out == '{"input":"\ufffd.png","score":null,"files":["\ufffd",1]}\n'

@@ -24,7 +24,6 @@ from educe.cli.screen import (
     print_error,
     print_json,
     print_warning,
-    printable,
 )
 from educe.cli.tracking import Tracker
 from educe.errors import EduceError
@@ -145,11 +144,11 @@ def _print_answer(answer: Answer, saved: Path | None) -> None:
     predictions = answer.top(10**9)
     if answer.row is not None:
         found = "   ".join(_prediction_line(prediction) for prediction in predictions)
-        console.print(f"{escape(printable(answer.input))} row {answer.row:<6} {found}")
+        console.print(f"{escape(answer.input)} row {answer.row:<6} {found}")
         return
     times = answer.seconds
     total = times.preprocess + times.run + times.postprocess
-    console.print(f"[bold]{escape(printable(answer.input))}[/] [dim]{format_seconds(total)}[/]", markup=True)
+    console.print(f"[bold]{escape(answer.input)}[/] [dim]{format_seconds(total)}[/]", markup=True)
     for name, array in (answer.outputs or {}).items():
         where = f" -> {saved}" if saved else ""
         console.print(f"  {name} {array.dtype}{list(array.shape)}{where}", markup=False)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 import msgspec
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -17,16 +18,25 @@ from educe.errors import EduceError, UnsupportedModelError
 
 # Columns of a file or a pipe, which have no width of their own.
 _PLAIN_WIDTH = 120
+_NO_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+class _Console(Console):
+    """A console to which text from strangers, such as a model's names, can do nothing but be shown."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
 
 def output() -> Console:
     """Return the console of standard output, for results."""
-    return Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+    return _Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
 
 
 def errors() -> Console:
     """Return the console of standard error, for errors, warnings and progress."""
-    return Console(stderr=True, highlight=False, emoji=False, soft_wrap=not sys.stderr.isatty())
+    return _Console(stderr=True, highlight=False, emoji=False, soft_wrap=not sys.stderr.isatty())
 
 
 def print_facts(rows: Sequence[tuple[str, str]]) -> None:
@@ -35,7 +45,7 @@ def print_facts(rows: Sequence[tuple[str, str]]) -> None:
     if not console.is_terminal:
         width = max(len(name) for name, _ in rows)
         for name, text in rows:
-            print(f"{name:{width}}  {text}".rstrip())
+            print(printable(f"{name:{width}}  {text}".rstrip()))
         return
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
@@ -47,23 +57,33 @@ def print_facts(rows: Sequence[tuple[str, str]]) -> None:
 
 def print_json(value: dict[str, Any], file: TextIO | None = None) -> None:
     """Print `value` as one line of strict JSON, on standard output if no file is given."""
-    if "input" in value:
-        value = {**value, "input": printable(value["input"])}
     stream = file or sys.stdout
-    stream.write(msgspec.json.encode(value).decode() + "\n")
+    try:
+        line = msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        line = msgspec.json.encode(_printable_parts(value))
+    stream.write(line.decode() + "\n")
     stream.flush()
 
 
-def printable(name: str) -> str:
-    """Return `name` with what is not UTF-8 in it, as file names may hold, replaced."""
-    return os.fsencode(name).decode(errors="replace")
+def _printable_parts(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_printable_parts(name): _printable_parts(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_printable_parts(part) for part in value]
+    return printable(value) if isinstance(value, str) else value
+
+
+def printable(text: str) -> str:
+    """Return `text` with what is no character in it replaced: control codes, and bytes of file names."""
+    return _NO_CHARACTERS.sub("\ufffd", text)
 
 
 def error_fields(error: EduceError) -> dict[str, Any]:
     """Return an error as plain values; fields that do not apply are absent."""
     fields: dict[str, Any] = {
         "kind": error.kind,
-        "path": None if error.path is None else printable(error.path),
+        "path": error.path,
         "place": error.place,
         "cause": error.cause,
         "remedy": error.remedy,
@@ -76,8 +96,7 @@ def error_fields(error: EduceError) -> dict[str, Any]:
 def print_error(error: EduceError) -> None:
     """Print an error on standard error: what, where, why, and what to do."""
     console = errors()
-    path = None if error.path is None else printable(error.path)
-    where = ": ".join(part for part in (path, error.place) if part)
+    where = ": ".join(part for part in (error.path, error.place) if part)
     console.print(f"[bold red]{error.kind}[/] {escape(where + ': ' if where else '')}{escape(error.cause)}")
     if error.remedy:
         console.print(f"  [dim]→[/] {escape(error.remedy)}")
