@@ -438,6 +438,33 @@ class TestOtherCommands:
             assert command in educe("--help").stdout
             assert "Example" in educe(command, "--help").stdout
 
+    @pytest.mark.parametrize("module", ["typer", "numpy", "educe.bench.measure"])
+    def test_an_interrupt_ends_it_with_one_line(self, module: str) -> None:
+        code = f"""
+import os, signal, sys
+
+class Interrupting:
+    def find_spec(self, name, path, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+sys.argv = ["educe", "bench", "zoo/mnist"]
+from educe.cli.main import run
+run()
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
+        )
+        assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+    def test_an_encoding_that_lacks_characters(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+        for arguments in (["inspect", "absent.onnx"], ["engines"], ["predict", "zoo/mnist", "é.png"]):
+            done = educe(*arguments)
+            assert done.returncode in (0, USER), done.stderr
+            assert "Unicode" not in done.stderr
+
     def test_an_internal_fault_has_a_status_of_its_own(self, tmp_path: Path) -> None:
         code = (
             "import sys; from educe.cli import main, engines\n"

@@ -90,6 +90,7 @@ def test_a_cache_that_cannot_be_written_is_told_once(tmp_path: Path, monkeypatch
     monkeypatch.setenv("EDUCE_CACHE", str(tmp_path / "file"))
     done = educe("predict", "zoo/mnist", "zoo/mnist/inputs/7.png")
     assert done.returncode == 0
+    assert done.stderr.startswith("warning ")
     assert done.stderr.count("cannot be kept") == 1
 
 

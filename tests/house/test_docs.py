@@ -25,7 +25,7 @@ import typer
 
 import educe
 from educe import errors, settings, tasks
-from educe.cli.main import app
+from educe.cli.app import app
 from educe.engines import engines
 from educe.limits import DEFAULT_LIMITS, format_bytes
 from educe.tasks.answer import Answer, Prediction

@@ -52,7 +52,7 @@ def test_every_task_is_known_in_each_place() -> None:
 
 
 def test_importing_the_command_line_imports_no_engine() -> None:
-    loaded = run_python("import educe.cli.main, sys; print(*sys.modules)").split()
+    loaded = run_python("import educe.cli.app, sys; print(*sys.modules)").split()
     assert not {"onnxruntime", "av", "soundfile", "tokenizers"} & set(loaded)
 
 
