@@ -169,3 +169,27 @@ def test_an_old_alignment_that_no_conversion_keeps() -> None:
     )
     model = educe.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 6)], ir_version=7))
     assert model.notes == ("kept at operator set 6: PRelu at node 'node' has no faithful conversion",)
+
+
+@pytest.mark.parametrize(
+    ("node", "reason"),
+    [
+        (
+            helper.make_node("Mystery", ["x"], ["y"], name="node"),
+            "Mystery at node 'node' is no standard operator",
+        ),
+        (
+            helper.make_node("Upsample", ["x"], ["y"], scales=[1.0, 1.0, 2.0, 2.0]),
+            "Upsample in opset 1 needs to have width_scale and height_scale attributes",
+        ),
+    ],
+)
+def test_a_note_tells_the_reason_alone(node: onnx.NodeProto, reason: str) -> None:
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 5, 5])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+    )
+    model = educe.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 6)], ir_version=7))
+    assert model.notes == (f"kept at operator set 6: {reason}",)

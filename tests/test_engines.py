@@ -276,6 +276,17 @@ def test_without_a_catalogue_compiling_decides(monkeypatch):
         engines.compile(load(proto), "onnxruntime")
 
 
+@pytest.mark.parametrize("operator", ["Mystery", "lab::Mystery"])
+def test_native_names_what_neither_a_kernel_nor_the_host_covers(operator):
+    proto = model([node(operator, "x")], {"x": "f32[N]"}, {"y": "f32[N]"})
+    proto.opset_import.add(domain="lab", version=1)
+    with pytest.raises(UnsupportedModelError) as caught:
+        engines.compile(load(proto), "native")
+    assert caught.value.problems[0].node == "Mystery_y"
+    assert caught.value.problems[0].reason == "there is neither a kernel nor an implementation on the host"
+    assert "export the model with standard operators" in str(caught.value.remedy)
+
+
 def test_a_kernel_that_lacks_the_element_type_is_named():
     proto = model([node("Conv", "x w")], {"x": "f64[1,1,3,3]", "w": "f64[1,1,3,3]"}, {"y": "f64[1,1,1,1]"})
     with pytest.raises(UnsupportedModelError) as caught:

@@ -69,9 +69,9 @@ def _other_engines(model: Model, refusing: Engine) -> str:
         for engine in engines()
         if engine.name != refusing.name and engine.version() is not None and engine.supports(model)
     ]
-    return (
-        f"use the engine {' or '.join(able)}" if able else "no other engine installed here can run it either"
-    )
+    if able:
+        return f"use the engine {' or '.join(able)}"
+    return "no other engine installed here can run it either: export the model with standard operators"
 
 
 __all__ = ["OPTION_NAMES", "Engine", "Executable", "Options", "State", "Support", "compile", "engines", "get"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from educe.compiler.executor import Executor
     from educe.compiler.program import Segment
+
+_LACKING = "there is neither a kernel nor an implementation on the host"
 
 
 class NativeExecutable(Executable):
@@ -88,7 +91,8 @@ class NativeEngine(Engine):
 
         if not any(problems(model.graph, is_covered)):
             return Support()
-        return Support(tuple(problems(prepared(model, "none"), is_covered)))
+        lacking = problems(prepared(model, "none"), is_covered)
+        return Support(tuple(replace(problem, reason=_LACKING) for problem in lacking))
 
     def compile(self, model: Model, options: Options) -> Executable:
         """Compile `model`; see `Engine.compile`."""

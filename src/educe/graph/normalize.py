@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -24,6 +25,7 @@ _IR_VERSION = 10
 _LAST_ASYMMETRIC_OPSET = 10
 # A tensor up to this size can be an operand that a conversion must see, such as a shape or a scale.
 _SMALL_TENSOR_BYTES = 1024
+_SOURCE_PLACE = re.compile(r"^\S+:\d+: \w+: (Assertion `.*?` failed: )?")
 
 
 def normalize(model: Model) -> Model:
@@ -43,8 +45,7 @@ def normalize(model: Model) -> Model:
         try:
             graph = _converted(graph, version)
         except Exception as fault:
-            reason = str(fault).strip().splitlines()[-1] if str(fault).strip() else type(fault).__name__
-            notes = (*notes, f"kept at operator set {version}: {reason}")
+            notes = (*notes, f"kept at operator set {version}: {_reason(fault)}")
     return dataclasses.replace(model, graph=_with_shapes(graph), notes=notes)
 
 
@@ -52,12 +53,22 @@ class _UnfaithfulError(Exception):
     """The converter would change what an operator means."""
 
 
+def _reason(fault: Exception) -> str:
+    """Return the last line of a message, without the place in the converter's own source."""
+    lines = str(fault).strip().splitlines() or [type(fault).__name__]
+    return _SOURCE_PLACE.sub("", lines[-1])
+
+
 def _converted(graph: ir.Model, version: int) -> ir.Model:
     graph = graph.clone()
     if graph.functions:
         graph = onnx_ir.passes.common.InlinePass()(graph).model
     for node in all_nodes(graph):
-        if node.domain in STANDARD_DOMAINS and _is_unfaithful(node, version):
+        if node.domain not in STANDARD_DOMAINS:
+            continue
+        if not onnx.defs.has(node.op_type):
+            raise _UnfaithfulError(f"{node.op_type} at node {node_label(node)!r} is no standard operator")
+        if _is_unfaithful(node, version):
             raise _UnfaithfulError(f"{node.op_type} at node {node_label(node)!r} has no faithful conversion")
     weights = {name: value.const_value for name, value in graph.graph.initializers.items()}
     with without_large_weights(graph) as proto:
