@@ -37,13 +37,20 @@ def tiles(target: Target, vectors: int) -> tuple[tuple[int, int], ...]:
 
 @template("product")
 def product(
-    fn: Function, target: Target, kind: Kind, vectors: int, expression: Expression, access: tuple[str, ...]
+    fn: Function,
+    target: Target,
+    kind: Kind,
+    vectors: int,
+    expression: Expression,
+    access: tuple[str, ...],
+    has_taps: bool = False,
 ) -> None:
     """Write ``out[row, column] = expression(sum over k of a[row, k] * b[k, column], operands...)``.
 
     ::
 
         for unit in begin..end:                          # one of a batch, a group of panels, a block of rows
+            if has_taps: a = the rows of the block, gathered from a
             for panel in the group, tile.panels at a time:
                 for row in the block, tile.rows at a time:
                     for k in 0..K:                       # meanwhile a part of the next panel is fetched
@@ -58,7 +65,8 @@ def product(
     Pointers: out, a, b, operands. Sizes: N, K, M, rows of a block, blocks, panels of a group, groups, size of
     the inner batch dimension; strides of a: row, outer, inner; of b: k_step, panel_step, outer, inner; how
     far what is fetched of the next panel moves with k; strides of out and then of each operand: row, outer,
-    inner.
+    inner. With taps, the operands come after lines, columns and what is seen outside (`gathered`), and
+    before the strides of out stand the columns of a line, line taps, column taps and numbers of a tap.
 
     Args:
         fn: The function to write.
@@ -67,6 +75,7 @@ def product(
         vectors: Vectors of columns in a panel.
         expression: What ends the sum.
         access: For each operand, ``dense`` along the columns or the ``same`` for all.
+        has_taps: Whether rows of a are pixels of a convolution, whose taps lie apart.
     """
     lanes = lanes_of(target, kind)
     width = vectors * lanes
@@ -77,7 +86,8 @@ def product(
     k_step, panel_step, *b_batch = (fn.size(index) for index in range(11, 15))
     fetch_step = fn.size(15)
     tile = fn.stack(by.total, max(rows * panels for rows, panels in shapes) * width)
-    ends = TileEnd(fn, target, lanes, by.total, expression, access)
+    places = (6, NUM_SIZES + 4) if has_taps else (3, NUM_SIZES)
+    ends = TileEnd(fn, target, lanes, by.total, expression, access, *places)
     with fn.loop(fn.begin, fn.end) as unit:
         batch, place = unit // (groups * blocks), unit % (groups * blocks)
         batches = (batch // inner, batch % inner)
@@ -86,6 +96,9 @@ def product(
         starts = ends.starts(batches)
         first_row, first_panel = place % blocks * block_rows, place // blocks * group_panels
         stop_row = fn.minimum(first_row + block_rows, m)
+        if has_taps:
+            gathered(fn, target, kind, a, first_row, stop_row, a_row)
+            a = fn.at(kind, fn.scratch, -first_row * a_row)
         stop_column = fn.minimum((first_panel + group_panels) * width, n)
         stop_panel = (stop_column + (width - 1)) // width
         most = shapes[0][0]
@@ -110,6 +123,42 @@ def product(
                 _choose(fn, left, shapes, sums)
                 tile_row = _panels_at_once(fn, left, shapes) * width
                 ends.write(tile, tile_row, row, left, starts, column, count)
+
+
+def gathered(fn: Function, target: Target, kind: Kind, a: Val, first: Val, stop: Val, pitch: Val) -> None:
+    """Copy what the taps of some pixels see into scratch memory, a row of `pitch` for each pixel.
+
+    ::
+
+        for pixel in first..stop, line and column of it:
+            for i in line taps, j in column taps:
+                row[i][j] = a + lines[line][i] + columns[column][j], or what is outside if that is negative
+    """
+    lines, columns, outside = (fn.pointer(index) for index in (3, 4, 5))
+    width, line_taps, column_taps, depth = (fn.size(NUM_SIZES + index) for index in range(4))
+    with fn.loop(first, stop) as pixel:
+        of_line = fn.at(I64, lines, pixel // width * line_taps)
+        of_column = fn.at(I64, columns, pixel % width * column_taps)
+        place = fn.var(fn.at(kind, fn.scratch, (pixel - first) * pitch))
+        with fn.loop(0, line_taps) as i:
+            start = fn.load(I64, of_line, i)
+            with fn.loop(0, column_taps) as j:
+                offset = start + fn.load(I64, of_column, j)
+                source, to = fn.select(offset < 0, outside, fn.at(kind, a, offset)), place.get()
+                _copy(fn, kind, source, to, depth, (target.vector_bytes, 16))
+                place.set(fn.at(kind, to, depth))
+
+
+def _copy(fn: Function, kind: Kind, source: Val, to: Val, count: Val, sizes: Sequence[int]) -> None:
+    """Copy `count` numbers in vectors of some sizes in bytes, one after the other, and then one by one."""
+    done = fn.const(I64, 0)
+    for lanes in sorted({size // kind.size_bytes for size in sizes}, reverse=True):
+        stop = count - count % lanes
+        with fn.loop(done, stop, lanes) as index:
+            fn.store(fn.load(kind, source, index, lanes), to, index)
+        done = stop
+    with fn.loop(done, count) as index:
+        fn.store(fn.load(kind, source, index), to, index)
 
 
 def _panels_at_once(fn: Function, rows: Val, shapes: Sequence[tuple[int, int]]) -> Val:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from educe.compiler.emit import F32, F64, I32, Kind
+from educe.compiler.emit import F32, F64, Kind
 from educe.compiler.kernel import Kernel
 from educe.compiler.kernels.scalars import Expression
 from educe.compiler.operators.base import Call, NotCompiled, operator
@@ -73,25 +73,30 @@ _NARROW = (_Tile(6, 1, 0.8), _Tile(6, 2, 1.0), _Tile(4, 3, 1.0), _Tile(1, 6, 0.3
 @operator("Conv")
 def conv(low: Lowering, call: Call, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
     """The sum of the products of a kernel's taps and channels with what they see of the input."""
-    groups = _checked(call, x, w, w.shape[1] if w.rank > 1 else 0, w.shape[0])
-    _check_bias(bias, w.shape[0])
+    groups = checked(call, x, w, w.shape[1] if w.rank > 1 else 0, w.shape[0])
+    check_bias(bias, w.shape[0])
     window = window_of(call, x.shape[2:], w.shape[2:])
     kind = x.kind
     x, w, bias = _as_computed(low, x, w, bias)
-    if groups == 1 and x.shape[1] <= _FEW_CHANNELS and window.num_taps > 1 and x.size and _is_close(window):
-        x, w, window = _merged(low, x, w, window)
+    if groups == 1 and is_mergeable(x, window):
+        zero = shared(low, ("zero", x.kind.name), lambda: np.zeros((), dtype_of(x.kind)))
+        x, w, window = merged(low, x, w, window, zero)
     return _narrow(
         low, _Convolution(low, with_channels_last(low, x), low.need(w), bias, window, groups), kind
     )
 
 
-def _is_close(window: Window) -> bool:
-    """Say whether the taps of a line see pixels next to each other."""
+def is_mergeable(x: Tensor, window: Window) -> bool:
+    """Say whether the channels are few, and the taps of a line see pixels next to each other."""
     columns = window.places[-1]
+    if x.shape[1] > _FEW_CHANNELS or window.num_taps == 1 or not x.size:
+        return False
     return columns.size > 0 and columns.shape[1] > 1 and bool((np.diff(columns, axis=1) == 1).all())
 
 
-def _merged(low: Lowering, x: Tensor, w: Tensor, window: Window) -> tuple[Tensor, Tensor, Window]:
+def merged(
+    low: Lowering, x: Tensor, w: Tensor, window: Window, outside: Tensor
+) -> tuple[Tensor, Tensor, Window]:
     """Return the same convolution with the taps of a line as channels, over a padded copy of the input.
 
     The channels of pixels next to each other are one run of memory, so that few channels make long sums.
@@ -103,13 +108,12 @@ def _merged(low: Lowering, x: Tensor, w: Tensor, window: Window) -> tuple[Tensor
     ]
     shape = (*x.shape[:2], *sizes)
     whole = low.empty(x.kind, shape, channels_last(shape))
-    zero = shared(low, ("zero", x.kind.name), lambda: np.zeros((), dtype_of(x.kind)))
     inner = whole
     for axis, (begin, size) in enumerate(zip(before, window.sizes, strict=True)):
         for part in (range(begin), range(begin + size, sizes[axis])):
             if part:
                 border = sliced(low, whole, 2 + axis, part)
-                low.copy(low.expand(zero, border.shape), border)
+                low.copy(low.expand(outside, border.shape), border)
         inner = sliced(low, inner, 2 + axis, range(begin, begin + size))
     low.copy(x, inner)
     taps = window.kernel[-1]
@@ -136,8 +140,8 @@ def conv_transpose(low: Lowering, call: Call, x: Tensor, w: Tensor, bias: Tensor
     """The sum of what each input pixel sends to the output through a kernel's taps and channels."""
     groups = int(call.get("group", 1))
     channels = w.shape[1] * groups if w.rank > 1 else 0
-    _checked(call, x, w, w.shape[0] // max(groups, 1), channels)
-    _check_bias(bias, channels)
+    checked(call, x, w, w.shape[0] // max(groups, 1), channels)
+    check_bias(bias, channels)
     window = transposed_window(call, x.shape[2:], w.shape[2:])
     kind = x.kind
     x, w, bias = _as_computed(low, x, w, bias)
@@ -151,56 +155,7 @@ def conv_transpose(low: Lowering, call: Call, x: Tensor, w: Tensor, bias: Tensor
     )
 
 
-@operator("ConvInteger")
-def conv_integer(
-    low: Lowering,
-    call: Call,
-    x: Tensor,
-    w: Tensor,
-    x_zero: Tensor | None = None,
-    w_zero: Tensor | None = None,
-) -> Tensor:
-    """The convolution of integers less their zero points, in i32."""
-    return _integer(low, call, x, w, x_zero, w_zero)
-
-
-def _integer(
-    low: Lowering, call: Call, x: Tensor, w: Tensor, x_zero: Tensor | None, w_zero: Tensor | None
-) -> Tensor:
-    groups = _checked(call, x, w, w.shape[1] if w.rank > 1 else 0, w.shape[0])
-    window = window_of(call, x.shape[2:], w.shape[2:])
-    wide = _centred(low, x, x_zero, ()), _centred(low, w, w_zero, (1,) * (w.rank - 1))
-    source, weights = with_channels_last(low, wide[0]), low.need(wide[1])
-    return _narrow(low, _Convolution(low, source, weights, None, window, groups), I32)
-
-
-@operator("QLinearConv")
-def qlinear_conv(
-    low: Lowering,
-    call: Call,
-    x: Tensor,
-    x_scale: Tensor,
-    x_zero: Tensor,
-    w: Tensor,
-    w_scale: Tensor,
-    w_zero: Tensor,
-    y_scale: Tensor,
-    y_zero: Tensor,
-    bias: Tensor | None = None,
-) -> Tensor:
-    """The convolution of quantised numbers, quantised again."""
-    total = _integer(low, call, x, w, x_zero, w_zero)
-    ones = (1,) * (x.rank - 2)
-    _check_bias(bias, w.shape[0])
-    if bias is not None:
-        total = low.apply("Add", total, low.reshape(bias, (w.shape[0], *ones)))
-    scale = low.apply("Div", low.apply("Mul", x_scale, w_scale), y_scale)
-    real = low.apply("Mul", low.apply("Cast", total, to="f32"), low.reshape(scale, (scale.size, *ones)))
-    rounded = low.apply("Add", low.apply("Round", real), low.apply("Cast", y_zero, to="f32"))
-    return low.apply("Cast", rounded, to=y_zero.kind.name)
-
-
-def _checked(call: Call, x: Tensor, w: Tensor, depth: int, channels: int) -> int:
+def checked(call: Call, x: Tensor, w: Tensor, depth: int, channels: int) -> int:
     """Return the groups of a convolution from `depth` channels a group to `channels` in all.
 
     Raises:
@@ -219,7 +174,8 @@ def _checked(call: Call, x: Tensor, w: Tensor, depth: int, channels: int) -> int
     return groups
 
 
-def _check_bias(bias: Tensor | None, channels: int) -> None:
+def check_bias(bias: Tensor | None, channels: int) -> None:
+    """Raise ValueError unless a bias has one number for each channel."""
     if bias is not None and bias.shape != (channels,):
         raise ValueError(f"a bias of shape {list(bias.shape)} for {channels} channels")
 
@@ -228,21 +184,6 @@ def _in_f32(low: Lowering, x: Tensor) -> Tensor:
     if x.value is not None:
         return low.derived(x, ("cast", "f32"), lambda value: value.astype(np.float32))
     return low.apply("Cast", x, to="f32")
-
-
-def _centred(low: Lowering, x: Tensor, zero: Tensor | None, ones: tuple[int, ...]) -> Tensor:
-    """Return `x` less its zero point, in i32; one zero point for each channel is followed by `ones`."""
-    known = zero is None or zero.value is not None
-    if x.value is not None and known:
-        point = np.int32(0) if zero is None else zero.value.astype(np.int32)  # type: ignore[union-attr]
-        point = point.reshape(-1, *ones) if ones else point.reshape(-1)[0]
-        return low.derived(x, ("centred", point.tobytes()), lambda value: value.astype(np.int32) - point)
-    wide = low.apply("Cast", x, to="i32")
-    if zero is None:
-        return wide
-    return low.apply(
-        "Sub", wide, low.apply("Cast", low.reshape(zero, (zero.size, *ones) if ones else ()), to="i32")
-    )
 
 
 def _narrow(low: Lowering, begun: _Convolution | _Transposed, kind: Kind) -> Tensor:
@@ -422,8 +363,10 @@ def packed_weights(low: Lowering, w: Tensor, groups: int, panel: int) -> Tensor:
     shape = (groups, panels, taps, depth, panel)
 
     def make(value: np.ndarray) -> np.ndarray:
-        packed = np.zeros((groups, panels * panel, depth, taps), value.dtype)
-        packed[:, :channels] = value.reshape(groups, channels, depth, taps)
+        packed = value
+        if channels % panel:
+            packed = np.zeros((groups, panels * panel, depth, taps), value.dtype)
+            packed[:, :channels] = value.reshape(groups, channels, depth, taps)
         return np.transpose(packed.reshape(groups, panels, panel, depth, taps), (0, 1, 4, 3, 2))
 
     if w.value is not None:

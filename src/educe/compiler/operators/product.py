@@ -179,15 +179,25 @@ def panels_of(low: Lowering, b: Tensor, rows: int, by: Multiplier) -> Panels:
     depth, n = b.shape[-2:]
     vectors = panel_vectors(low, b.kind, n)
     width = vectors * lanes_of(low.target, b.kind)
-    steps, step = -(-depth // by.group), width * by.group
     if b.value is not None:
-        packed = low.derived(b, ("panels", width, by.group), lambda value: _packed(value, width, by.group))
-        return Panels(packed, vectors, step, steps * step)
+        return packed_panels(low, b, lambda value: value, vectors, by)
     b = low.need(b)
     is_near = abs(b.strides[-2]) * depth * b.kind.size_bytes <= low.target.l2_bytes
     if by.group == 1 and b.strides[-1] == 1 and n % width == 0 and (is_near or rows <= _FEW_ROWS):
         return Panels(b, vectors, b.strides[-2], width)
     return _packed_by_kernel(low, b, vectors, width, by.group)
+
+
+def packed_panels(
+    low: Lowering, b: Tensor, matrices: Callable[[np.ndarray], np.ndarray], vectors: int, by: Multiplier
+) -> Panels:
+    """Return the panels of the matrices that the constant `b` stands for."""
+    width = vectors * lanes_of(low.target, b.kind)
+    packed = low.derived(
+        b, ("panels", width, by.group), lambda value: _packed(matrices(value), width, by.group)
+    )
+    step = width * by.group
+    return Panels(packed, vectors, step, packed.shape[-3] * step)
 
 
 def _packed_by_kernel(low: Lowering, b: Tensor, vectors: int, width: int, group: int) -> Panels:

@@ -1,0 +1,273 @@
+"""Convolutions of 8-bit integers: products of matrices whose rows are what the taps of a pixel see."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from educe.compiler.emit import F32, I32, KINDS
+from educe.compiler.kernel import Kernel
+from educe.compiler.kernels.dot import Multiplier, multiplier
+from educe.compiler.kernels.product import tiles
+from educe.compiler.kernels.scalars import Expression
+from educe.compiler.lowering import Product
+from educe.compiler.operators.base import Call, operator
+from educe.compiler.operators.convolution import check_bias, checked, is_mergeable, merged
+from educe.compiler.operators.product import Panels, cast, packed_panels, panel_vectors, panels_of
+from educe.compiler.operators.quantized import as_dot_kind, centred, moved_zero, output_scale
+from educe.compiler.operators.reduction import SUM, reduced
+from educe.compiler.operators.sliding import Sliding
+from educe.compiler.operators.tile_end import access_of, broadcast, flat_stride
+from educe.compiler.operators.window import MAX_VECTORS, Window, filled_row, window_of, with_channels_last
+from educe.compiler.tensor import Tensor, channels_last, dtype_of
+
+if TYPE_CHECKING:
+    from educe.compiler.lowering import Lowering
+
+_UNITS = 16
+"""Units of work that a convolution is cut into, if it can be."""
+
+_SCRATCH_SHARE = 4
+"""The part of the second cache that gathered rows fill is one over this."""
+
+_EXACT_TAPS = 256
+"""Taps up to which sums of products of 9-bit integers are exact in f32."""
+
+
+@operator("ConvInteger")
+def conv_integer(
+    low: Lowering,
+    call: Call,
+    x: Tensor,
+    w: Tensor,
+    x_zero: Tensor | None = None,
+    w_zero: Tensor | None = None,
+) -> Tensor:
+    """The convolution of integers less their zero points, in i32."""
+    return _convolution(low, call, x, w, x_zero, w_zero, None)
+
+
+@operator("QLinearConv")
+def qlinear_conv(
+    low: Lowering,
+    call: Call,
+    x: Tensor,
+    x_scale: Tensor,
+    x_zero: Tensor,
+    w: Tensor,
+    w_scale: Tensor,
+    w_zero: Tensor,
+    y_scale: Tensor,
+    y_zero: Tensor,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """The convolution of quantised numbers, quantised again."""
+    if any(each.size != 1 for each in (x_scale, x_zero, y_scale, y_zero)):
+        raise ValueError("scales and zero points of input and output are not one number each")
+    total = _convolution(low, call, x, w, x_zero, w_zero, bias)
+    of_x, of_y = (low.reshape(each, ()) for each in (x_scale, y_scale))
+    scale = output_scale(low, of_x, low.reshape(w_scale, (w_scale.size, *[1] * (x.rank - 2))), of_y)
+    return low.apply("Requantize", total, scale, low.reshape(y_zero, ()))
+
+
+def _convolution(
+    low: Lowering,
+    call: Call,
+    x: Tensor,
+    w: Tensor,
+    x_zero: Tensor | None,
+    w_zero: Tensor | None,
+    bias: Tensor | None,
+) -> Tensor:
+    """Return the convolution of integers less their zero points, plus a bias, in i32."""
+    groups = checked(call, x, w, w.shape[1] if w.rank > 1 else 0, w.shape[0])
+    check_bias(bias, w.shape[0])
+    ones = (1,) * (x.rank - 2)
+    window = window_of(call, x.shape[2:], w.shape[2:])
+    x_zero = low.constant(np.zeros((), dtype_of(x.kind))) if x_zero is None else low.reshape(x_zero, ())
+    if w_zero is not None:
+        w_zero = low.reshape(w_zero, () if w_zero.size == 1 else (w_zero.size, 1, *ones))
+    if groups == w.shape[0] and w.shape[1] == 1 and window.num_taps <= _EXACT_TAPS:
+        total, offset = _depthwise(low, x, w, x_zero, w_zero, window), None
+    else:
+        total, offset = _product(low, x, w, x_zero, w_zero, window, groups)
+    for added in (offset, bias):
+        if added is not None:
+            total = low.apply("Add", total, low.reshape(added, (w.shape[0], *ones)))
+    return total
+
+
+def _depthwise(
+    low: Lowering, x: Tensor, w: Tensor, x_zero: Tensor, w_zero: Tensor | None, window: Window
+) -> Tensor:
+    """Return a convolution whose channels do not meet, by way of f32, in which it is exact."""
+    source = low.apply("Cast", centred(low, x, x_zero), to="f32")
+    weights = cast(low, centred(low, w, w_zero), F32)
+    sliding = Sliding(low, with_channels_last(low, source), window, "dot", low.need(weights))
+    return low.apply("Cast", sliding.product(), to="i32")
+
+
+def _product(
+    low: Lowering, x: Tensor, w: Tensor, x_zero: Tensor, w_zero: Tensor | None, window: Window, groups: int
+) -> tuple[Tensor, Tensor | None]:
+    """Return the sums, and what each channel's lack because of the zero point of `x`.
+
+    Zero points of the weights are taken off before, which needs i16.
+    """
+    left, right = (KINDS[name] for name in (low.target.integer_dot.left, low.target.integer_dot.right))
+    offset = None
+    weights, moved = as_dot_kind(low, w, right)
+    if left.size_bytes == 1 and moved_zero(low, w_zero, moved) is None:
+        x, by = as_dot_kind(low, x, left)
+        point = moved_zero(low, x_zero, by)
+        if point is not None:
+            offset = low.need(low.apply("Neg", low.apply("Mul", point, _sums(low, weights))))
+        outside, _ = as_dot_kind(low, x_zero, left)
+    else:
+        x, weights = centred(low, x, x_zero), centred(low, w, w_zero)
+        outside = low.constant(np.zeros((), np.int16))
+    if groups == 1 and is_mergeable(x, window):
+        x, weights, window = merged(low, x, weights, window, outside)
+    made = _Convolution(
+        low,
+        multiplier(low.target, x.kind),
+        with_channels_last(low, x),
+        low.need(weights),
+        outside,
+        window,
+        groups,
+    )
+    shape = (x.shape[0], w.shape[0], *window.outputs)
+    lazy = Product(made.launch, _accepts, _accepts)
+    return Tensor(I32, shape, channels_last(shape), lazy=lazy), offset
+
+
+def _sums(low: Lowering, w: Tensor) -> Tensor:
+    """Return the sum of each channel's weights."""
+    axes = tuple(range(1, w.rank))
+    if w.value is not None:
+        return low.derived(w, "sums", lambda value: value.sum(axes, np.int32))
+    wide = low.apply("Cast", low.need(w), to="i32")
+    return low.reshape(reduced(low, wide, axes, SUM), (w.shape[0],))
+
+
+def _accepts(x: Tensor) -> bool:
+    """Say whether the end of a tile can read `x`: by one step from pixel to pixel, and along channels."""
+    return flat_stride(x) is not None and (x.shape[1] == 1 or x.strides[1] in (0, 1))
+
+
+@dataclass(frozen=True, eq=False)
+class _Convolution:
+    """A convolution that waits for its end.
+
+    Attributes:
+        low: Where it is launched.
+        by: How numbers are multiplied.
+        x: The input, its channels last.
+        w: The weights.
+        outside: What taps outside of the input see.
+        window: What each output pixel sees.
+        groups: Groups of channels that do not meet.
+    """
+
+    low: Lowering
+    by: Multiplier
+    x: Tensor
+    w: Tensor
+    outside: Tensor
+    window: Window
+    groups: int
+
+    def launch(self, expression: Expression, operands: Sequence[Tensor], out: Tensor) -> None:
+        """Launch it with `expression` at its end, into `out`."""
+        if out.size == 0:
+            return
+        low, window, by = self.low, self.window, self.by
+        operands = [broadcast(each, out.shape) for each in operands]
+        assert all(map(_accepts, (out, *operands)))
+        pixels = out.shape[0] * math.prod(window.outputs)
+        channels, depth = self.w.shape[0] // self.groups, self.w.shape[1]
+        flat = flat_stride(self.x) if window.is_pointwise else None
+        whole = -(-depth * window.num_taps // by.group) * by.group
+        panels = self._panels(pixels)
+        width = panels.vectors * low.target.lanes
+        count = -(-channels // width)
+        rows, group = self._blocks(pixels, panels.vectors, count, whole if flat is None else 0)
+        taps: list[Tensor] = []
+        numbers: list[int] = []
+        if flat is None:
+            taps = [*window.tables(low, self.x), self._outside_row()]
+            numbers = [window.outputs[-1], window.line_taps, window.kernel[-1], depth]
+        low.launch(
+            Kernel.of(
+                "product",
+                kind=self.x.kind,
+                vectors=panels.vectors,
+                expression=expression,
+                access=tuple(access_of(each) for each in operands),
+                has_taps=flat is None,
+            ),
+            outputs=[out],
+            inputs=[self.x, panels.matrices, *taps, *operands],
+            sizes=[
+                *(channels, depth if flat is not None else whole, pixels, rows, -(-pixels // rows)),
+                *(group, -(-count // group), self.groups),
+                *(whole if flat is None else flat, 0, depth, panels.k_step, panels.panel_step),
+                *(0, count * panels.panel_step, panels.k_step // max(1, rows // 8)),
+                *numbers,
+                *(step for each in (out, *operands) for step in self._steps(each, channels)),
+            ],
+            extent=self.groups * -(-pixels // rows) * -(-count // group),
+            flops=2 * out.size * window.num_taps * depth + expression.flops * out.size,
+            bytes=sum(x.size * x.kind.size_bytes for x in (self.x, out, panels.matrices, *operands)),
+            scratch_bytes=rows * whole * self.x.kind.size_bytes if flat is None else 0,
+        )
+
+    def _steps(self, x: Tensor, channels: int) -> tuple[int, int, int]:
+        """Return the strides of pixels, of the batch, which are pixels too, and of groups."""
+        step = flat_stride(x)
+        assert step is not None
+        return step, 0, channels * x.strides[1]
+
+    def _panels(self, pixels: int) -> Panels:
+        """Return the weights in panels of channels, taps before input channels along k."""
+        low, w, groups = self.low, self.w, self.groups
+        split = (groups, w.shape[0] // groups, w.shape[1], math.prod(w.shape[2:]))
+        if w.value is None:
+            seen = low.permute(low.reshape(w, split), (0, 3, 2, 1))
+            matrices = low.reshape(low.dense(seen), (groups, split[3] * split[2], split[1]))
+            return panels_of(low, matrices, pixels, self.by)
+        vectors = panel_vectors(low, w.kind, split[1])
+
+        def matrix(value: np.ndarray) -> np.ndarray:
+            seen = value.reshape(split).transpose(0, 3, 2, 1)
+            return np.reshape(seen, (groups, split[3] * split[2], split[1]))
+
+        return packed_panels(low, w, matrix, vectors, self.by)
+
+    def _blocks(self, pixels: int, vectors: int, panels: int, gathered: int) -> tuple[int, int]:
+        """Return the pixels of a block and the panels of a group: what a unit of work does.
+
+        Rows that are gathered stay in the second cache while panels pass.
+        """
+        most = tiles(self.low.target, vectors)[0][0]
+        tiles_of_rows = -(-pixels // most)
+        block = -(-tiles_of_rows // _UNITS)
+        if gathered:
+            row_bytes = gathered * self.x.kind.size_bytes
+            block = min(block, max(1, self.low.target.l2_bytes // (_SCRATCH_SHARE * row_bytes * most)))
+        units = -(-tiles_of_rows // block) * self.groups
+        return block * most, -(-panels // max(1, min(panels, _UNITS // (2 * units))))
+
+    def _outside_row(self) -> Tensor:
+        """Return what a tap outside of the input sees."""
+        low, outside = self.low, self.outside
+        if outside.value is not None:
+            return filled_row(low, self.x, int(outside.value))
+        row = low.empty(self.x.kind, (self.x.shape[1] + MAX_VECTORS * low.target.lanes,))
+        low.copy(low.expand(outside, row.shape), row)
+        return row
