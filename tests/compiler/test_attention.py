@@ -155,6 +155,63 @@ def test_attention_that_is_written_as_products_and_a_softmax(dtype, tolerance):
     assert_near(executable.run(feeds)["y"], attended(q, k, v, mask, 0.25), tolerance)
 
 
+def chosen(number: float, *, zeros: bool, added: bool, dtype: str = "f4"):
+    """Attention whose scores are chosen: its nodes, and its constants."""
+    nodes = [
+        helper.make_node("Transpose", ["k"], ["t"], perm=[0, 1, 3, 2]),
+        helper.make_node("MatMul", ["q", "t"], ["s"]),
+        helper.make_node("Div", ["s", "cap"], ["a"]),
+        helper.make_node("Tanh", ["a"], ["b"]),
+        helper.make_node("Mul", ["b", "cap"], ["c"]),
+        helper.make_node("Where", ["n", "c", "low"], ["d"]),
+        helper.make_node("Add", ["d", "m"], ["e"]),
+        helper.make_node("Softmax", ["e" if added else "d"], ["w"], axis=-1),
+        helper.make_node("IsNaN", ["w"], ["u"]),
+        helper.make_node("Where", ["u", "zero", "w"], ["z"]),
+        helper.make_node("MatMul", ["z" if zeros else "w", "v"], ["y"]),
+    ]
+    skipped = ("" if zeros else "uz") + ("" if added else "e")
+    nodes = [each for each in nodes if each.output[0] not in skipped]
+    return nodes, {name: np.array(x, dtype) for name, x in (("cap", 5), ("low", number), ("zero", 0))}
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize(("number", "added"), [(-np.inf, True), (-3e38, True), (-np.inf, False), (-2, False)])
+def test_scores_may_be_chosen(number, added, zeros, dtype):
+    q, k, v = (each.astype(dtype) for each in tensors((2, 3, 3, 20, 30, 16, 8)))
+    shown = np.random.default_rng(3).random((2, 1, 20, 30)) < 0.4
+    shown[1, 0, 4] = False
+    feeds = {"q": q, "k": k, "v": v, "n": shown, "m": random((30,), dtype)}
+    nodes, constants = chosen(number, zeros=zeros, added=added, dtype=dtype)
+    inputs = {name: (helper.np_dtype_to_tensor_dtype(each.dtype), each.shape) for name, each in feeds.items()}
+    executable = native(model(nodes, inputs, ["y"], constants))
+    kernels = [launch.kernel.template for each in executable.program(feeds) for launch in each.launches]
+    assert ("attention" in kernels) == (dtype == "f4")
+    scores = np.where(shown, 5 * np.tanh(q.astype("f8") @ k.astype("f8").swapaxes(-1, -2) / 5), number)
+    scores = scores + feeds["m"] if added else scores
+    with np.errstate(invalid="ignore"):
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    expected = (np.nan_to_num(weights, nan=0) if zeros else weights) @ v.astype("f8")
+    assert np.isnan(expected[1, :, 4]).all() == (number == -np.inf and not zeros)
+    np.testing.assert_allclose(executable.run(feeds)["y"], expected, 1e-5, 1e-5)
+
+
+def test_hidden_scores_that_overflow_stay_hidden():
+    q, k, v = tensors((1, 2, 2, 5, 7, 8, 8))
+    k[:, :, 3] = 3e38
+    q = np.abs(q) + 1
+    shown = np.arange(7) != 3
+    nodes, constants = chosen(-np.inf, zeros=False, added=False)
+    nodes = [each for each in nodes if each.output[0] not in "abc"]
+    nodes[2].input[1] = "s"
+    feeds = {"q": q, "k": k, "v": v, "n": shown, "m": np.zeros(7, "f4")}
+    inputs = {name: (helper.np_dtype_to_tensor_dtype(each.dtype), each.shape) for name, each in feeds.items()}
+    found = native(model(nodes, inputs, ["y"], constants)).run(feeds)["y"]
+    assert_near(found, attended(q, k[:, :, shown], v[:, :, shown], scale=1.0))
+
+
 def test_half_precision():
     q, k, v = (each.astype("f2") for each in tensors(SIZES[0]))
     found, _ = run([node("qkv")], {"q": q, "k": k, "v": v}, opset=23)

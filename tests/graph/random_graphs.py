@@ -527,20 +527,39 @@ def attention(b: Builder) -> None:
     item = b.pick(F32, min_rank=1)
     if item is None or 0 in item.shape or item.size % 2 or item.size > 64:
         return
-    shape = (1, 2, item.size // 2, 1)
+    shape = (1, 2, item.size // 2, 1) if b.random.random() < 0.7 else (2, item.size // 2, 1)
+    rank, length = len(shape), item.size // 2
     size = b.weight(np.array(shape))
     q, k, v = (b.node("Reshape", [item.name, size])[0] for _ in range(3))
-    (turned,) = b.node("Transpose", [k], perm=[0, 1, 3, 2])
+    (turned,) = b.node("Transpose", [k], perm=[*range(rank - 2), rank - 1, rank - 2])
     scale = b.weight(np.array(0.3, F32))
     if b.random.random() < 0.5:
         (q,) = b.node("Mul", [q, scale])
     (scores,) = b.node("MatMul", [q, turned])
     if b.random.random() < 0.5:
         (scores,) = b.node("Div", [scores, b.weight(np.array(2, F32))])
-    if b.random.random() < 0.5:
-        (scores,) = b.node("Add", [scores, b.weight(b.array(F32, (1, 1, shape[2], shape[2])))])
+    if b.random.random() < 0.2:
+        (inner,) = b.node("Tanh", [b.node("Div", [scores, b.weight(np.array(3, F32))])[0]])
+        (scores,) = b.node("Mul", [inner, b.weight(np.array(3, F32))])
+    whole = (*(1,) * (rank - 2), length, length)
+    for _ in range(b.random.choice((0, 1, 1, 2))):
+        scores = _masked(b, scores, whole)
     (weights,) = b.node("Softmax", [scores], axis=-1)
+    if b.random.random() < 0.5:
+        (undefined,) = b.node("IsNaN", [weights])
+        (weights,) = b.node("Where", [undefined, b.weight(np.array(0, F32)), weights])
     b.add(b.node("MatMul", [weights, v])[0], F32, shape)
+
+
+def _masked(b: Builder, scores: str, shape: Sequence[int]) -> str:
+    """Return scores after a mask that is added, or one that chooses among them."""
+    if b.random.random() < 0.5:
+        return b.node("Add", [scores, b.weight(b.array(F32, shape))])[0]
+    number = b.weight(np.array(b.random.choice((-math.inf, float(np.finfo(F32).min), -1e9, -4, 2)), F32))
+    pair = [scores, number]
+    if b.random.random() < 0.5:
+        pair.reverse()
+    return b.node("Where", [b.weight(b.array(BOOL, shape)), *pair])[0]
 
 
 EXACT: tuple[Callable[[Builder], None], ...] = (

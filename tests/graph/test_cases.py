@@ -278,6 +278,41 @@ def test_attention_is_named(body: str, left: dict[str, int]) -> None:
     assert operators(text) == left
 
 
+SCORES = "t = Transpose <perm = [0, 1, 3, 2]> (k)  s = MatMul(q, t)"
+END = "w = Softmax(c)  y = MatMul(w, v)"
+NAMED, UNNAMED = {"Attention": 1}, {"Softmax": 1}
+
+
+@pytest.mark.parametrize(
+    ("body", "left"),
+    [
+        (f"{SCORES}  c = Where(n, s, low)  {END}", NAMED),
+        (f"{SCORES}  c = Where(n, low, s)  {END}", NAMED),
+        (f"{SCORES}  c = Where(n, s, few)  {END}", NAMED),
+        (f"{SCORES}  b = Where(n, s, low)  c = Add(m, b)  {END}", NAMED),
+        (f"{SCORES}  b = Add(s, m)  c = Where(n, low, b)  {END}", NAMED),
+        (f"{SCORES}  d = Div(s, f)  e = Tanh(d)  c = Mul(f, e)  {END}", NAMED),
+        (f"{SCORES}  p = Softmax(s)  u = IsNaN(p)  w = Where(u, zero, p)  y = MatMul(w, v)", NAMED),
+        (f"s = MatMul(q, k)  c = Where(n, s, low)  {END}", {"Transpose": 1, "Attention": 1}),
+        (f"{SCORES}  b = Where(n, s, few)  c = Add(m, b)  {END}", UNNAMED),
+        (f"{SCORES}  c = Where(n, s, one)  {END}", UNNAMED),
+        (f"{SCORES}  p = Softmax(s)  u = IsNaN(p)  w = Where(u, one, p)  y = MatMul(w, v)", UNNAMED),
+        (f"{SCORES}  p = Softmax(s)  u = IsNaN(s)  w = Where(u, zero, p)  y = MatMul(w, v)", UNNAMED),
+    ],
+)
+@pytest.mark.parametrize("rank", [3, 4])
+def test_masked_attention_is_named(body: str, left: dict[str, int], rank: int) -> None:
+    text = f"""g (float[1, 5, 5, 5] q, float[1, 5, 5, 5] k, float[1, 5, 5, 5] v) => (float[N, 5, 5, 5] y)
+        <float f = {{2.5}}, float low = {{-inf}}, float few = {{-3.0}}, float zero = {{0.0}},
+         float one = {{1.0}},
+         float[1, 5, 1, 5] m = {{{", ".join(map(str, range(25)))}}},
+         bool[5, 5] n = {{0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0}}>
+        {{ {body} }}"""
+    if rank == 3:
+        text = text.replace("[1, 5,", "[5,").replace("[N, 5,", "[N,").replace("[0, 1, 3, 2]", "[0, 2, 1]")
+    assert operators(text).items() >= left.items()
+
+
 @pytest.mark.parametrize(
     ("batches", "mask"),
     [((2, 2, 2), (3, 5)), ((1, 2, 2), (1, 1, 1, 5)), ((2, 1, 2), (2, 1, 3, 5)), ((1, 1, 1), (2, 2, 3, 5))],

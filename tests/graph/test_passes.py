@@ -33,9 +33,14 @@ class Attention(OpRun):
 
     def _run(self, q: Any, k: Any, v: Any, mask: Any = None, **attributes: Any) -> tuple[Any]:
         scores = q @ np.swapaxes(k, -1, -2) * np.float32(attributes["scale"])
-        scores = scores if mask is None else scores + mask
+        cap = np.float32(attributes.get("softcap") or 0)
+        scores = np.tanh(scores / cap) * cap if cap else scores
+        if mask is not None:
+            bound = attributes.get("bound")
+            scores = scores + mask if bound is None else np.where(mask <= bound, mask, scores + mask)
         weights = np.exp(scores - scores.max(-1, keepdims=True))
-        return ((weights / weights.sum(-1, keepdims=True)) @ v,)
+        weights = weights / weights.sum(-1, keepdims=True)
+        return ((np.nan_to_num(weights, nan=0) if attributes.get("zeros") else weights) @ v,)
 
 
 def evaluated(model: ir.Model, feeds: Arrays) -> list[np.ndarray]:

@@ -44,8 +44,9 @@ def attention(
     scale: float,
     softcap: float,
     mask: str,
+    bound: float | None,
     causal: bool,
-    zeros: bool,
+    zeros: str,
 ) -> None:
     """Write ``out[row] = softmax(scale * q[row] . k + mask[row]) . v`` with one pass over the keys.
 
@@ -79,8 +80,10 @@ def attention(
         scale: What q is multiplied by.
         softcap: The bound of scores before the mask; none if 0.
         mask: ``none``; one ``row`` for all queries and heads that share k; or a ``matrix``.
+        bound: The largest number of the mask that takes the place of a score; all are added if absent.
         causal: Whether queries see keys up to a number only.
-        zeros: Whether a row without keys is zeros; else it is not a number.
+        zeros: Which rows are zeros: ``unseen``, those without keys; ``undefined``, those too whose scores are
+            not numbers; ``never``, then both are not numbers.
     """
     lanes = target.lanes
     width = vectors * lanes
@@ -117,7 +120,7 @@ def attention(
             if mask == "matrix":
                 with fn.loop(0, vectors) as part:
                     _turn(fn, here, tables[2], part, count, fn.at(F32, masks, part * lanes), width, lanes)
-            ends = _Ends(softcap, mask, causal, here, masks, tables[3])
+            ends = _Ends(softcap, mask, bound, causal, here, masks, tables[3])
             _softmax_block(fn, state, s, start, count, ends)
             _weigh(fn, target, fn.at(F32, v, start * of_v[2]), of_v[2], s, o, count, v_features, state)
         _write(fn, state, o, out, tables[1], fn.minimum(rows - first, width), v_features, zeros)
@@ -250,6 +253,7 @@ class _Ends:
 
     softcap: float
     mask: str
+    bound: float | None
     causal: bool
     row: Val
     matrix: Val
@@ -261,12 +265,16 @@ class _Ends:
         if self.softcap:
             score = vm.tanh(fn, score * (1 / self.softcap)) * self.softcap
         if self.mask == "row":
-            score = score + fn.splat(fn.load(F32, self.row, key), lanes)
+            score = self._masked(fn, score, fn.splat(fn.load(F32, self.row, key), lanes))
         elif self.mask == "matrix":
-            score = score + fn.load(F32, self.matrix, place, lanes)
+            score = self._masked(fn, score, fn.load(F32, self.matrix, place, lanes))
         if self.causal:
             score = fn.select(fn.splat(number, lanes) > limit, _MINUS_INFINITY, score)
         return score
+
+    def _masked(self, fn: Function, score: Val, mask: Val) -> Val:
+        total = score + mask
+        return total if self.bound is None else fn.select(mask <= self.bound, mask, total)
 
 
 def _softmax_block(fn: Function, state: _State, s: Val, start: Val, count: Val, ends: _Ends) -> None:
@@ -333,7 +341,7 @@ def _weigh(
 
 
 def _write(
-    fn: Function, state: _State, o: Val, out: Val, table: Val, rows: Val, features: Val, zeros: bool
+    fn: Function, state: _State, o: Val, out: Val, table: Val, rows: Val, features: Val, zeros: str
 ) -> None:
     """Divide the sums by their weights and store the rows of the output."""
     vectors, lanes = state.vectors, state.lanes
@@ -341,7 +349,13 @@ def _write(
     tile = fn.stack(F32, lanes * lanes)
     for number in range(vectors):
         total = state.get(state.total, number)
-        fn.store(1.0 / (fn.select(total == 0, 1, total) if zeros else total), inverses, number * lanes)
+        if zeros == "unseen":
+            total = fn.select(total == 0, 1, total)
+        # Weights are 1 at most, so that the inverse is 0 for no other total.
+        inverse = 1.0 / total
+        if zeros == "undefined":
+            inverse = fn.select(total > 0, inverse, 0)
+        fn.store(inverse, inverses, number * lanes)
     with fn.loop(0, vectors) as part:
         inverse = fn.load(F32, inverses, part * lanes, lanes)
         count = fn.minimum(rows - part * lanes, lanes)
@@ -349,7 +363,9 @@ def _write(
             mask = fn.tail_mask(features - feature, lanes)
             with fn.loop(0, lanes) as i:
                 place = (feature + i) * (vectors * lanes) + part * lanes
-                fn.store(fn.load(F32, o, place, lanes) * inverse, tile, i * lanes)
+                value = fn.load(F32, o, place, lanes) * inverse
+                value = fn.select(inverse == 0, 0, value) if zeros == "undefined" else value
+                fn.store(value, tile, i * lanes)
             _transpose(fn, tile, lanes)
             with fn.loop(0, count) as row:
                 place = fn.at(F32, out, fn.load(I64, table, part * lanes + row))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,13 +33,23 @@ _SPEEDS = {1: 0.8, 2: 1.0}
 def fused_attention(
     low: Lowering, call: Call, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
 ) -> Tensor:
-    """The product softmax(scale · q · kᵀ + mask) · v of tensors of (batch, heads, length, features)."""
-    scale = float(call.get("scale", 1.0))
+    """The product softmax(scale · q · kᵀ + mask) · v of tensors of (batch, heads, length, features).
+
+    The scores are bounded by `softcap` before they are masked. A number of the mask up to `bound` is not
+    added to a score, but takes its place. With `zeros` the weights of a query that are no numbers are zeros.
+    """
+    bound = call.get("bound")
+    scores = Scores(
+        float(call.get("scale", 1.0)),
+        float(call.get("softcap", 0.0)),
+        None if bound is None else float(bound),
+        "undefined" if call.get("zeros", 0) else "never",
+    )
     try:
-        return attention(low, q, k, v, mask, scale)
+        return attention(low, q, k, v, mask, scores)
     except ValueError:
         # The products that it stands for may broadcast to each other.
-        return _unfused(low, q, k, v, mask, scale)
+        return _unfused(low, q, k, v, mask, scores)
 
 
 @operator("Attention")
@@ -69,17 +80,13 @@ def standard_attention(
     ahead = 0 if past_key is None else past_key.shape[2]
     is_causal = bool(call.get("is_causal", 0))
     mask = _whole_mask(low, call, q, k, mask, lengths, ahead)
-    result = attention(
-        low,
-        q,
-        k,
-        v,
-        mask,
+    scores = Scores(
         float(call.get("scale") or 1 / math.sqrt(max(q.shape[-1], 1))),
-        softcap=float(call.get("softcap", 0.0)),
+        float(call.get("softcap", 0.0)),
+        zeros="unseen",
         ahead=ahead if is_causal and lengths is None else None,
-        zeros=True,
     )
+    result = attention(low, q, k, v, mask, scores)
     if is_flat:
         turned = low.permute(result, (0, 2, 1, 3))
         result = low.reshape(turned, (*turned.shape[:2], turned.shape[2] * turned.shape[3]))
@@ -144,19 +151,27 @@ def _additive(low: Lowering, mask: Tensor, q: Tensor) -> Tensor:
     return low.apply("Where", mask, shown, hidden)
 
 
-def attention(
-    low: Lowering,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    scale: float,
-    *,
-    softcap: float = 0.0,
-    ahead: int | None = None,
-    zeros: bool = False,
-) -> Tensor:
-    """Return softmax(scale · q · kᵀ + mask) · v, of tensors of (batch, heads, length, features).
+@dataclass(frozen=True)
+class Scores:
+    """What becomes of the products of queries and keys.
+
+    Attributes:
+        scale: What they are multiplied by.
+        softcap: Their bound before the mask; none if 0.
+        bound: The largest number of the mask that takes the place of a score; all are added if absent.
+        zeros: Which queries get zeros, as the kernel takes it.
+        ahead: How many keys a query sees beyond its own number; all if absent.
+    """
+
+    scale: float
+    softcap: float = 0.0
+    bound: float | None = None
+    zeros: str = "never"
+    ahead: int | None = None
+
+
+def attention(low: Lowering, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scores: Scores) -> Tensor:
+    """Return softmax(scores) · v, of tensors of (batch, heads, length, features).
 
     Args:
         low: Where it is launched.
@@ -164,10 +179,7 @@ def attention(
         k: The keys.
         v: The values.
         mask: What is added to the scores, broadcast to (batch, heads, queries, keys).
-        scale: What the products are multiplied by.
-        softcap: The bound of scores before the mask; none if 0.
-        ahead: How many keys a query sees beyond its own number; all if absent.
-        zeros: Whether a query that sees no keys gets zeros; else its result is not a number.
+        scores: What the scores are.
 
     Raises:
         ValueError: the shapes do not fit each other.
@@ -177,15 +189,15 @@ def attention(
     if q.kind in (F16, BF16):
         bias = None if mask is None else cast(low, mask, F32)
         q_wide, k_wide, v_wide = (cast(low, each, F32) for each in (q, k, v))
-        result = attention(
-            low, q_wide, k_wide, v_wide, bias, scale, softcap=softcap, ahead=ahead, zeros=zeros
-        )
+        result = attention(low, q_wide, k_wide, v_wide, bias, scores)
         return low.apply("Cast", result, to=q.kind.name)
-    if q.kind is F64 and not softcap and ahead is None and not zeros:
-        return _unfused(low, q, k, v, mask, scale)
+    if q.kind is F64 and scores.ahead is None and scores.zeros != "unseen":
+        return _unfused(low, q, k, v, mask, scores)
     if q.kind is not F32:
         raise NotCompiled
-    return _launched(low, q, k, v, mask, scale, softcap, ahead, zeros or k.shape[2] == 0)
+    if k.shape[2] == 0:
+        scores = replace(scores, zeros="unseen")
+    return _launched(low, q, k, v, mask, scores)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> None:
@@ -201,14 +213,25 @@ def _check(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> None:
         raise ValueError(f"a mask of shape {list(mask.shape)} for scores of shape {list(whole)}")
 
 
-def _unfused(low: Lowering, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+def _unfused(low: Lowering, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scores: Scores) -> Tensor:
     if q.shape[1] != k.shape[1] and 1 not in (q.shape[1], k.shape[1]):
         raise NotCompiled
-    factor = low.constant(np.array(scale, dtype_of(q.kind)))
-    scores = low.apply("Mul", matrix_product(low, q, low.permute(k, (0, 1, 3, 2))), factor)
-    scores = scores if mask is None else low.apply("Add", scores, mask)
-    softmax = operators()["", "Softmax"](low, Call("Softmax", "", INTERNAL_OPSET, {"axis": -1}), scores)
+
+    def number(value: float) -> Tensor:
+        return low.constant(np.array(value, dtype_of(q.kind)))
+
+    found = low.apply("Mul", matrix_product(low, q, low.permute(k, (0, 1, 3, 2))), number(scores.scale))
+    if scores.softcap:
+        bounded = low.apply("Tanh", low.apply("Div", found, number(scores.softcap)))
+        found = low.apply("Mul", bounded, number(scores.softcap))
+    if mask is not None:
+        found = low.apply("Add", found, mask)
+        if scores.bound is not None:
+            found = low.apply("Where", low.apply("LessOrEqual", mask, number(scores.bound)), mask, found)
+    softmax = operators()["", "Softmax"](low, Call("Softmax", "", INTERNAL_OPSET, {"axis": -1}), found)
     assert isinstance(softmax, Tensor)
+    if scores.zeros == "undefined":
+        softmax = low.apply("Where", low.apply("IsNaN", low.need(softmax)), number(0), softmax)
     return matrix_product(low, softmax, v)
 
 
@@ -218,10 +241,7 @@ def _launched(
     k: Tensor,
     v: Tensor,
     mask: Tensor | None,
-    scale: float,
-    softcap: float,
-    ahead: int | None,
-    zeros: bool,
+    scores: Scores,
 ) -> Tensor:
     batch, q_heads, queries, features = q.shape
     heads, keys, v_features = k.shape[1], k.shape[2], v.shape[3]
@@ -248,11 +268,12 @@ def _launched(
         each: Kernel.of(
             "attention",
             vectors=each,
-            scale=scale,
-            softcap=softcap,
+            scale=scores.scale,
+            softcap=scores.softcap,
             mask=how,
-            causal=ahead is not None,
-            zeros=zeros,
+            bound=None if mask is None else scores.bound,
+            causal=scores.ahead is not None,
+            zeros=scores.zeros,
         )
         for each in _SPEEDS
     }
@@ -262,7 +283,7 @@ def _launched(
         outputs=[out],
         inputs=[q, k, v, *bias],
         sizes=[
-            *(rows, queries, keys, features, v_features, heads, blocks, ahead or 0),
+            *(rows, queries, keys, features, v_features, heads, blocks, scores.ahead or 0),
             *_by_head(q.strides, group),
             *k.strides[:3],
             *v.strides[:3],
