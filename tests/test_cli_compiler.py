@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from educe import api
+from educe.bench.feeds import random_feeds
+from educe.compiler import listing
+from tests.conformance.cases import model, node
+from tests.conftest import ROOT
 from tests.test_cli import UNSUPPORTED, USER, educe, lines
 
 
@@ -24,7 +30,7 @@ def test_compile_says_what_came_of_it():
     ("shown", "texts"),
     [
         ("program", ["convolution", "Convolution28", "Relu(x0)", "f32[1,10] output"]),
-        ("memory", ["offset", "arena: "]),
+        ("memory", ["made by", "last read by", "Convolution28 (convolution)", "arena 0: "]),
         ("llvm", ["define void @convolution_", "llvm.fmuladd"]),
         ("asm", ["convolution_", "ret"]),
     ],
@@ -38,10 +44,58 @@ def test_what_is_compiled_can_be_shown(shown, texts):
 
 def test_a_program_reads_like_the_network():
     shown = educe("compile", "zoo/mobilenet_v2", "--show", "program").stdout.splitlines()[1:]
-    kernels = [line.split()[0] for line in shown]
+    kernels = [line.split()[1] for line in shown]
     assert kernels.count("convolution") == 36
     assert kernels.count("window") == 17
     assert len(kernels) < 70
+
+
+def test_no_two_buffers_lie_in_the_same_place_at_the_same_time():
+    *rows, total = educe("compile", "zoo/mobilenet_v2", "--show", "memory").stdout.splitlines()[1:]
+    held = []
+    for row in rows:
+        arena, offset, size, life, maker, reader = re.split("  +", row.strip())
+        first, last = map(int, life.split("-"))
+        assert arena == "0"
+        assert size.endswith(("iB", "bytes"))
+        assert first < last
+        assert "(" in maker
+        assert "(" in reader
+        held.append((int(offset.replace(",", "")), first, last))
+    assert len({offset for offset, _, _ in held}) < len(held) > 20
+    for place, (offset, first, last) in enumerate(held):
+        for other, begin, end in held[:place]:
+            assert other != offset or begin >= last or end <= first
+    assert f"buffers: {len(held)} of" in total
+
+
+def test_listings_fit_a_terminal_of_any_width():
+    executable = api.compile(api.load(ROOT / "zoo" / "silero_vad"))
+    segments = executable.program(random_feeds(api.load(ROOT / "zoo" / "silero_vad")))
+    for text in (listing.program_text, listing.memory_text):
+        whole, narrow = (text(segments, width).splitlines() for width in (None, 80))
+        table = [line for line in narrow if not line.startswith("arena ")]
+        assert max(map(len, table)) <= 80 < max(map(len, whole))
+        assert len(narrow) == len(whole)
+        assert "…" in "".join(table)
+        assert "…" not in "".join(whole)
+        assert max(map(len, text(segments, 1).splitlines()[:-1])) < 80
+
+
+def test_the_memory_of_every_segment_is_shown():
+    nodes = [
+        node("Exp", "x", "a"),
+        node("NonZero", "a", "n"),
+        node("Transpose", "n", "t"),
+        node("GatherND", "a t", "g"),
+        node("Neg", "g"),
+    ]
+    given = api.load(model(nodes, {"x": "f32[3,4]"}, {"y": "f32[N]"}))
+    segments = api.compile(given).program(random_feeds(given))
+    text = listing.memory_text(segments)
+    assert len(segments) > 1
+    assert all(f"arena {segment.number}: " in text for segment in segments)
+    assert listing.program_text(segments).count("host ") == len(segments) - 1
 
 
 def test_profile_has_a_row_a_chart_and_an_event_for_every_launch(tmp_path: Path):

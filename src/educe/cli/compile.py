@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from enum import Enum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from educe import api
 from educe.cli import options
-from educe.cli.screen import format_seconds, output, print_json
+from educe.cli.screen import format_seconds, output, print_json, printable, terminal_width
 from educe.engines.native import NativeExecutable
 from educe.limits import format_bytes
+
+if TYPE_CHECKING:
+    from educe.compiler.program import Segment
 
 EXAMPLES = """
 [bold]Examples[/]\n
@@ -42,7 +45,6 @@ def command(
 ) -> None:
     """Compile MODEL for this machine, and say what came of it; sizes that are unknown are taken as small."""
     from educe.bench.feeds import check_batch, random_feeds
-    from educe.compiler import listing
     from educe.compiler.library import library
     from educe.compiler.target import host_target
 
@@ -54,13 +56,8 @@ def command(
     assert isinstance(executable, NativeExecutable)
     segments = executable.program(random_feeds(loaded, batch or 1))
     seconds = time.perf_counter() - start
-    if show is Shown.program:
-        print(listing.program_text(segments))
-    elif show is Shown.memory:
-        print(listing.memory_text(segments))
-    elif show is not None:
-        print(listing.code_text(segments, host_target(), show is Shown.asm))
     if show is not None:
+        print(printable(_listing(show, segments)))
         return
     launches = [launch for segment in segments for launch in segment.launches]
     steps = [segment.step for segment in segments if segment.step is not None]
@@ -87,3 +84,14 @@ def command(
     )
     for call in facts["host_calls"]:
         console.print(f"runs on the host: {call}", markup=False)
+
+
+def _listing(show: Shown, segments: list[Segment]) -> str:
+    from educe.compiler import listing
+    from educe.compiler.target import host_target
+
+    if show is Shown.program:
+        return listing.program_text(segments, terminal_width())
+    if show is Shown.memory:
+        return listing.memory_text(segments, terminal_width())
+    return listing.code_text(segments, host_target(), show is Shown.asm)

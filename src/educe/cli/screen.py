@@ -39,6 +39,12 @@ def errors() -> Console:
     return _Console(stderr=True, highlight=False, emoji=False, soft_wrap=not sys.stderr.isatty())
 
 
+def terminal_width() -> int | None:
+    """Return the columns of the terminal that shows standard output; None for a file or a pipe."""
+    console = output()
+    return console.width if console.is_terminal else None
+
+
 def print_facts(rows: Sequence[tuple[str, str]]) -> None:
     """Print names and what belongs to each, on standard output: wrapped on a terminal, else a line each."""
     console = output()
