@@ -82,6 +82,12 @@ def test_listings_fit_a_terminal_of_any_width():
         assert max(map(len, text(segments, 1).splitlines()[:-1])) < 80
 
 
+def test_every_launch_names_its_node():
+    given = api.load(ROOT / "zoo" / "kws")
+    (segment,) = api.compile(given).program(random_feeds(given))
+    assert all(launch.node for launch in segment.launches)
+
+
 def test_the_memory_of_every_segment_is_shown():
     nodes = [
         node("Exp", "x", "a"),

@@ -330,7 +330,7 @@ class Lowering:
         x.lazy = None
         if chosen is not None:
             x.strides = x.strides if is_placed else chosen.strides
-            self.node = chosen.node
+            self.node = chosen.node or self.node
             product = chosen.lazy
             product.launch(expression, operands[1:], x)
             return
