@@ -16,6 +16,7 @@ LAYERS = {
     "errors": 0,
     "limits": 0,
     "machine": 0,
+    "pages": 0,
     "settings": 0,
     "store": 0,
     "files": 0,
@@ -32,7 +33,7 @@ LAYERS = {
     "cli": 10,
 }
 # The modules of the lowest layer are one family, in this order.
-LOWEST = ("errors", "limits", "machine", "settings", "store", "files")
+LOWEST = ("errors", "limits", "machine", "pages", "settings", "store", "files")
 MAX_FILE_LINES = 800
 MAX_FUNCTION_LINES = 80
 # A function that writes a kernel is as long as the loop nest that it writes.

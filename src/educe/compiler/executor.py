@@ -14,13 +14,14 @@ import numpy as np
 
 from educe.compiler.calling import CONTEXT_FIELDS, Answer, builtin
 from educe.compiler.code import Code
-from educe.compiler.memory import ALIGNMENT, PAGE
+from educe.compiler.memory import PAGE
 from educe.compiler.program import HostObject, HostStep, Segment, estimated_ns
 from educe.compiler.runtime import Runtime
 from educe.compiler.target import Target
 from educe.compiler.tensor import Tensor, dtype_of
 from educe.errors import EngineError
 from educe.machine import memory_bytes
+from educe.pages import empty
 
 MAX_PROGRAMS = 64
 """Sets of input shapes whose programs an executor keeps."""
@@ -47,9 +48,7 @@ class Arena:
         most = _memory_bytes()
         if most is not None and size_bytes > most:
             raise MemoryError(f"a run needs {size_bytes} bytes, and this machine has {most}")
-        whole = np.empty(size_bytes + ALIGNMENT, np.uint8)
-        start = -whole.ctypes.data % ALIGNMENT
-        self.memory = whole[start : start + size_bytes]
+        self.memory = empty(size_bytes, np.uint8)
         self.address = int(self.memory.ctypes.data)
         self.size_bytes = size_bytes
 

@@ -20,7 +20,7 @@ from educe.compiler.emit import U8, Kind
 from educe.compiler.kernel import Kernel
 from educe.compiler.kernels.pointwise import BLOCK, MAX_OUTER
 from educe.compiler.kernels.scalars import Expression, Step
-from educe.compiler.memory import ALIGNMENT
+from educe.compiler.memory import aligned
 from educe.compiler.program import Launch, estimated_ns
 from educe.compiler.target import Target
 from educe.compiler.tensor import (
@@ -477,15 +477,6 @@ class Lowering:
         return -(-extent // pieces)
 
 
-def aligned(array: np.ndarray) -> np.ndarray:
-    """Return a contiguous copy of `array` that starts on a cache line."""
-    memory = np.empty(array.nbytes + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
-
-
 def reshaped_strides(
     shape: Sequence[int], strides: Sequence[int], to: Sequence[int]
 ) -> tuple[int, ...] | None:
@@ -518,8 +509,8 @@ def reshaped_strides(
 
 
 def _restrided(value: np.ndarray, strides: Sequence[int]) -> np.ndarray:
-    order = memory_order(value.shape, strides)
-    return np.ascontiguousarray(value.transpose(order))
+    restrided: np.ndarray = value.transpose(memory_order(value.shape, strides))
+    return restrided
 
 
 def _is_scalar_constant(x: Tensor) -> bool:

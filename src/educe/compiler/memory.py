@@ -1,14 +1,35 @@
-"""The memory plan: where every buffer of a segment lies in its arena."""
+"""Memory: where every buffer of a segment lies in its arena, and copies of constants."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from educe.compiler.tensor import Buffer
+import numpy as np
 
-ALIGNMENT = 64
+from educe.compiler.tensor import Buffer
+from educe.machine import usable_cores
+from educe.pages import ALIGNMENT, empty
+
 PAGE = 4096
+
+# Smaller arrays are copied sooner than threads are started.
+_COPIED_ALONE_BYTES = 2 * 1024 * 1024
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """Return a contiguous copy of `array` that starts on a cache line; a large one is made by all cores."""
+    copy = empty(array.shape, array.dtype)
+    cores = usable_cores()
+    if array.nbytes < _COPIED_ALONE_BYTES or cores == 1:
+        copy[...] = array
+        return copy
+    axis = int(np.argmax(array.shape))
+    parts = [np.array_split(each, cores, axis) for each in (copy, array)]
+    with ThreadPoolExecutor(cores) as pool:
+        list(pool.map(np.copyto, *parts))
+    return copy
 
 
 @dataclass

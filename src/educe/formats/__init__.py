@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 from educe.errors import EduceError, ModelFileError
-from educe.files import read_bytes
+from educe.files import open_regular
 from educe.formats.base import Format
 from educe.formats.onnx import OnnxFormat
 from educe.formats.sniff import HEAD_BYTES, refuse
@@ -33,22 +35,29 @@ def load(
         LimitError: the file is larger than `limits` allow.
     """
     if isinstance(source, bytes):
-        limits.check("model_bytes", len(source))
-        return _read(source, None if folder is None else folder / "model", limits)
+        return _read(io.BytesIO(source), None if folder is None else folder / "model", limits)
     path = Path(source)
     if path.is_dir():
         path = _only_model(path)
-    return _read(read_bytes(path, limits, "model_bytes", error=ModelFileError), path, limits)
+    with open_regular(path, error=ModelFileError) as file:
+        return _read(file, path, limits)
 
 
-def _read(content: bytes, path: Path | None, limits: Limits) -> Model:
-    head = content[:HEAD_BYTES]
-    for format_ in FORMATS:
-        if format_.sniff(head):
-            try:
-                return format_.load(content, path, limits)
-            except EduceError as error:
-                raise (error if path is None else error.located(path)) from None
+def _read(file: BinaryIO, path: Path | None, limits: Limits) -> Model:
+    try:
+        limits.check("model_bytes", file.seek(0, os.SEEK_END))
+        file.seek(0)
+        head = file.read(HEAD_BYTES)
+        file.seek(0)
+        for format_ in FORMATS:
+            if format_.sniff(head):
+                return format_.load(file, path, limits)
+    except EduceError as error:
+        raise (error if path is None else error.located(path)) from None
+    except OSError as fault:
+        raise ModelFileError(
+            f"cannot be read: {fault.strerror}", path=path, remedy="check the disk"
+        ) from None
     raise refuse(head, path)
 
 

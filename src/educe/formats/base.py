@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 from educe.limits import Limits
 from educe.model import Model
@@ -20,11 +20,11 @@ class Format(ABC):
         """Say whether a file that begins with `head` is of this kind; the file's name plays no part."""
 
     @abstractmethod
-    def load(self, content: bytes, path: Path | None, limits: Limits) -> Model:
+    def load(self, file: BinaryIO, path: Path | None, limits: Limits) -> Model:
         """Read and verify a model.
 
         Args:
-            content: The whole file.
+            file: The file, at its beginning.
             path: Where it came from; other files that it names are looked for beside it.
 
         Raises:

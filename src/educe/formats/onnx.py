@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
+import os
 from pathlib import Path
+from typing import BinaryIO
 
 import onnx
 import onnx_ir as ir
@@ -13,16 +14,17 @@ from google.protobuf.message import DecodeError
 
 from educe.errors import ModelFileError
 from educe.formats.base import Format
-from educe.formats.onnx_external import ExternalWeights
+from educe.formats.onnx_external import ExternalWeights, tensor_over
 from educe.formats.onnx_types import detach_maps, read_signature
 from educe.formats.onnx_verify import verify
+from educe.formats.onnx_weights import LARGE_BYTES, read
 from educe.limits import Limits
 from educe.model import Model
+from educe.model.digest import Digest
 
 # onnx_ir reports through logging what `verify` has already refused with a typed error.
 logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
 
-_DETACHED_BYTES = 16 * 1024
 _VARINT, _LENGTH_DELIMITED = 0, 2
 # The wire type of every field of ModelProto (onnx.proto).
 _MODEL_FIELDS = {
@@ -52,23 +54,29 @@ class OnnxFormat(Format):
                 position += value
         return position > 0
 
-    def load(self, content: bytes, path: Path | None, limits: Limits) -> Model:
+    def load(self, file: BinaryIO, path: Path | None, limits: Limits) -> Model:
         """Read and verify an ONNX model; see `Format.load`."""
+        size_bytes = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        content = read(file, size_bytes)
         proto = onnx.ModelProto()
         try:
-            proto.ParseFromString(content)
+            proto.ParseFromString(content.message)
         except DecodeError:
             raise ModelFileError(
-                f"is broken ONNX: its {len(content):,} bytes end early or were altered",
+                f"is broken ONNX: its {size_bytes:,} bytes end early or were altered",
                 remedy="download or export it again",
             ) from None
-        verify(proto, limits)
+        verify(proto, limits, content.weights)
         signature = read_signature(proto.graph)
         detach_maps(proto.graph)
-        digest = hashlib.sha256(content)
         external = ExternalWeights(proto, None if path is None else path.parent, limits)
-        external.update(digest)
+        digest = Digest([*content.parts, *external.parts()])
         graph = _deserialize(proto)
+        for number, data in content.weights.items():
+            value = graph.graph.initializers[proto.graph.initializer[number].name]
+            assert value.const_value is not None
+            value.const_value = tensor_over(data, value.const_value)
         _detach_weights(graph)
         external.attach(graph)
         graph = _without_overridable_initializers(graph)
@@ -77,8 +85,8 @@ class OnnxFormat(Format):
             signature=signature,
             name=path.stem if path else proto.graph.name or "model",
             path=path,
-            sha256=digest.hexdigest(),
-            size_bytes=len(content) + external.size_bytes,
+            digest=digest,
+            size_bytes=size_bytes + external.size_bytes,
             file_opsets={entry.domain or "ai.onnx": entry.version for entry in proto.opset_import},
         )
 
@@ -108,7 +116,7 @@ def _detach_weights(graph: ir.Model) -> None:
     """Let large weights be arrays of their own: a message copies its content whenever it is looked at."""
     for value in graph.graph.initializers.values():
         tensor = value.const_value
-        if isinstance(tensor, ir.TensorProtoTensor) and tensor.nbytes >= _DETACHED_BYTES:
+        if isinstance(tensor, ir.TensorProtoTensor) and tensor.nbytes >= LARGE_BYTES:
             value.const_value = ir.Tensor(tensor.numpy(), tensor.dtype, name=tensor.name)
 
 

@@ -11,7 +11,6 @@ import mmap
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -21,9 +20,6 @@ from educe.errors import ModelFileError
 from educe.files import open_beneath
 from educe.limits import Limits
 from educe.model.walk import all_graphs
-
-if TYPE_CHECKING:
-    from hashlib import _Hash
 
 _KEYS = frozenset({"location", "offset", "length", "checksum", "basepath"})
 
@@ -55,10 +51,9 @@ class ExternalWeights:
                 raise ModelFileError("is defined twice", place=f"initializer {name!r}")
             self._data[name] = self._map(tensor, _extent(tensor))
 
-    def update(self, digest: _Hash) -> None:
-        """Add the bytes of all extents to `digest`, in the order of their names."""
-        for name in sorted(self._data):
-            digest.update(self._data[name].data)
+    def parts(self) -> list[memoryview]:
+        """Return the bytes of all extents, in the order of their names."""
+        return [self._data[name].data for name in sorted(self._data)]
 
     def attach(self, model: ir.Model) -> None:
         """Give the initializers of `model` views of the mapped files, read when used."""
@@ -66,7 +61,7 @@ class ExternalWeights:
             for name, value in graph.initializers.items():
                 data = self._data.get(name)
                 if data is not None and isinstance(value.const_value, ir.ExternalTensor):
-                    value.const_value = _view(value.const_value, data, name)
+                    value.const_value = tensor_over(data, value.const_value)
 
     def _map(self, tensor: onnx.TensorProto, extent: _Extent) -> np.ndarray:
         content = self._open(extent)
@@ -129,8 +124,9 @@ def _extent(tensor: onnx.TensorProto) -> _Extent:
     return _Extent(place, entries["location"], int(numbers.get("offset", "0")), length)
 
 
-def _view(external: ir.ExternalTensor, data: np.ndarray, name: str) -> ir.TensorProtocol:
-    dtype, shape = external.dtype, ir.Shape(external.shape)
+def tensor_over(data: np.ndarray, like: ir.TensorProtocol) -> ir.TensorProtocol:
+    """Return a tensor of the name, type and shape of `like` whose content is the bytes of `data`."""
+    dtype, shape = like.dtype, ir.Shape(like.shape.numpy())
     if dtype.bitwidth < 8:
-        return ir.PackedTensor(data, dtype, shape=shape, name=name)
-    return ir.Tensor(data.view(dtype.numpy()).reshape(shape.numpy()), dtype, shape=shape, name=name)
+        return ir.PackedTensor(data, dtype, shape=shape, name=like.name)
+    return ir.Tensor(data.view(dtype.numpy()).reshape(like.shape.numpy()), dtype, shape=shape, name=like.name)

@@ -13,9 +13,10 @@ Checked, with the place of every fault:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
+import numpy as np
 import onnx
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -44,14 +45,18 @@ _MESSAGE_FIELDS = {
 _NAMES = ("name", "input", "output")
 
 
-def verify(proto: onnx.ModelProto, limits: Limits) -> None:
-    """Raise `ModelFileError` or `LimitError` for the first fault in `proto`."""
+def verify(proto: onnx.ModelProto, limits: Limits, weights: Mapping[int, np.ndarray]) -> None:
+    """Raise `ModelFileError` or `LimitError` for the first fault in `proto`.
+
+    Args:
+        weights: The data of initializers of the main graph that are empty in `proto`, by their number.
+    """
     if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
         raise ModelFileError(
             "holds no graph: the file ends early, or is not a model", remedy="download or export it again"
         )
     _check_text(proto, "")
-    _Verifier(proto, limits).run()
+    _Verifier(proto, limits, weights).run()
 
 
 _Scopes: TypeAlias = tuple[set[str], ...]
@@ -63,8 +68,11 @@ def _is_known(name: str, scopes: _Scopes) -> bool:
 
 
 class _Verifier:
-    def __init__(self, proto: onnx.ModelProto, limits: Limits) -> None:
+    def __init__(self, proto: onnx.ModelProto, limits: Limits, weights: Mapping[int, np.ndarray]) -> None:
         self._proto = proto
+        self._weights = {
+            proto.graph.initializer[number].name: data.nbytes for number, data in weights.items()
+        }
         self._limits = limits
         self._num_nodes = 0
         self._functions = {(f.domain, f.name): f for f in proto.functions}
@@ -108,9 +116,14 @@ class _Verifier:
 
     def _check_graph(self, graph: onnx.GraphProto, outer: _Scopes, depth: int, prefix: str) -> None:
         known = {value.name for value in graph.input}
+        names: set[str] = set()
         for tensor in graph.initializer:
-            self._check_tensor(tensor, f"{prefix}initializer {tensor.name!r}")
-            known.add(tensor.name)
+            place = f"{prefix}initializer {tensor.name!r}"
+            if tensor.name in names:
+                raise ModelFileError("is defined twice", place=place)
+            names.add(tensor.name)
+            self._check_tensor(tensor, place, self._weights.get(tensor.name) if depth == 1 else None)
+        known |= names
         for sparse in graph.sparse_initializer:
             raise ModelFileError(
                 "is sparse, which Educe does not read",
@@ -181,7 +194,7 @@ class _Verifier:
     def _made(self, function: onnx.FunctionProto) -> set[str]:
         return {*function.input, *(name for node in function.node for name in node.output)}
 
-    def _check_tensor(self, tensor: onnx.TensorProto, place: str) -> None:
+    def _check_tensor(self, tensor: onnx.TensorProto, place: str, held_bytes: int | None = None) -> None:
         kind = _type_name(tensor.data_type)
         if kind not in _BITS and kind != "STRING":
             raise ModelFileError(f"has the element type {kind}, which is unknown", place=place)
@@ -192,10 +205,10 @@ class _Verifier:
         expected = math.prod(tensor.dims)
         if tensor.HasField("raw_data"):
             size_bytes = -(-expected * _BITS.get(kind, 8) // 8)
-            if kind == "STRING" or len(tensor.raw_data) != size_bytes:
+            held_bytes = len(tensor.raw_data) if held_bytes is None else held_bytes
+            if kind == "STRING" or held_bytes != size_bytes:
                 raise ModelFileError(
-                    f"holds {len(tensor.raw_data):,} bytes, where {kind}{list(tensor.dims)} "
-                    f"takes {size_bytes:,}",
+                    f"holds {held_bytes:,} bytes, where {kind}{list(tensor.dims)} takes {size_bytes:,}",
                     place=place,
                     remedy="download or export the model again",
                 )

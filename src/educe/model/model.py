@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from educe.model.card import TENSOR_CARD, Card, CardOrigin
 from educe.model.cost import estimate_flops
+from educe.model.digest import Digest
 from educe.model.signature import Signature
 from educe.model.walk import all_nodes, all_weights, operator_name
 
@@ -32,7 +33,7 @@ class Model:
         signature: Names, element types and shapes of inputs and outputs.
         name: The card's name, else the file's.
         path: The file it came from, if any.
-        sha256: The hash of the file's bytes, and of its external data after them, as hexadecimal digits.
+        digest: The hash of the file's bytes, and of its external data after them.
         size_bytes: Size of the file and its external data.
         file_opsets: The operator sets that the file declares, by domain.
         card: Its task, preprocessing and postprocessing.
@@ -44,7 +45,7 @@ class Model:
     signature: Signature
     name: str
     path: Path | None
-    sha256: str
+    digest: Digest
     size_bytes: int
     file_opsets: dict[str, int]
     card: Card = TENSOR_CARD
@@ -65,6 +66,11 @@ class Model:
     def flops(self) -> int | None:
         """Estimated floating-point operations of one run, unknown sizes taken as 1; None if unknown."""
         return estimate_flops(self.graph)
+
+    @property
+    def sha256(self) -> str:
+        """The digest as hexadecimal digits."""
+        return self.digest.hexdigest()
 
     @property
     def opsets(self) -> dict[str, int]:

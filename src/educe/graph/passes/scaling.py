@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from educe.graph.passes.base import Edit, constant, is_call, is_read_once, maker, sizes, visited
+from educe.pages import empty
 
 _KINDS = (np.dtype(np.float32), np.dtype(np.float64))
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -155,9 +156,10 @@ def _scale(edit: Edit, node: ir.Node, product: ir.Node, weight: np.ndarray, affi
     if product.op_type == "Gemm" and product.attributes.get_int("transB", 0) == 1:
         axis = 0
     shape = [-1 if place == axis else 1 for place in range(weight.ndim)]
-    scaled = (weight * affine.scale.reshape(shape)).astype(kind)
     inputs = [product.inputs[0], product.inputs[1]]
     if (affine.scale != 1).any():
+        scaled = empty(weight.shape, kind)
+        np.multiply(weight, affine.scale.reshape(shape), out=scaled, casting="same_kind")
         inputs[1] = edit.constant(scaled, f"{output.name}/weight")
     if product.op_type != "MatMul":
         bias = constant(product.inputs[2]) if len(product.inputs) > 2 else None

@@ -1,0 +1,39 @@
+"""Large arrays in memory of their own."""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+ALIGNMENT = 64
+"""The first byte of an array is on a cache line."""
+
+_OWN_BYTES = 1024 * 1024
+
+
+def empty(shape: int | Sequence[int], dtype: np.dtype[Any] | type) -> np.ndarray:
+    """Return a new contiguous array, whose content is whatever it is.
+
+    NumPy has the system make large arrays of huge pages. Where memory is scarce or shared, making one costs
+    several times what it saves, so that a weight would take longer to move than to read: large arrays lie on
+    ordinary pages here, which the system gives all at once.
+
+    Raises:
+        MemoryError: the system gives no such memory.
+    """
+    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    dtype = np.dtype(dtype)
+    size_bytes = math.prod(sizes) * dtype.itemsize
+    if size_bytes < _OWN_BYTES:
+        memory = np.empty(size_bytes + ALIGNMENT, np.uint8)
+        start = -memory.ctypes.data % ALIGNMENT
+        return memory[start : start + size_bytes].view(dtype).reshape(sizes)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_POPULATE", 0)
+    try:
+        return np.frombuffer(mmap.mmap(-1, size_bytes, flags=flags), dtype).reshape(sizes)
+    except OSError as fault:
+        raise MemoryError(f"{size_bytes} bytes: {fault.strerror}") from None
