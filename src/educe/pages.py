@@ -30,7 +30,7 @@ def empty(shape: int | Sequence[int], dtype: np.dtype[Any] | type) -> np.ndarray
     size_bytes = math.prod(sizes) * dtype.itemsize
     if size_bytes < _OWN_BYTES:
         memory = np.empty(size_bytes + ALIGNMENT, np.uint8)
-        start = -memory.ctypes.data % ALIGNMENT
+        start = -memory.__array_interface__["data"][0] % ALIGNMENT
         return memory[start : start + size_bytes].view(dtype).reshape(sizes)
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_POPULATE", 0)
     try:

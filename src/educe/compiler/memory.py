@@ -21,8 +21,8 @@ _COPIED_ALONE_BYTES = 2 * 1024 * 1024
 def aligned(array: np.ndarray) -> np.ndarray:
     """Return a contiguous copy of `array` that starts on a cache line; a large one is made by all cores."""
     copy = empty(array.shape, array.dtype)
-    cores = usable_cores()
-    if array.nbytes < _COPIED_ALONE_BYTES or cores == 1:
+    cores = 1 if array.nbytes < _COPIED_ALONE_BYTES else usable_cores()
+    if cores == 1:
         copy[...] = array
         return copy
     axis = int(np.argmax(array.shape))
