@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 from dataclasses import dataclass
 from functools import cache
@@ -31,6 +32,7 @@ class Dot:
         total: The kind of the sums.
         group: How many neighbours a lane takes of each.
         adds: Whether the function is given the sums; what it returns is added to them if not.
+        matrix_unit: LLVM's function that does the same for whole blocks of rows, where there is one.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Dot:
     total: str
     group: int
     adds: bool = True
+    matrix_unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ class Target:
 _AVX512 = "+avx512f,+avx512vl,+avx512bw,+avx512dq,+avx512cd,+avx2,+fma,+f16c,+bmi,+bmi2,+popcnt,+lzcnt"
 _AVX512 += ",-prefer-256-bit"
 _AVX2 = "+avx2,+fma,+f16c,+bmi,+bmi2,+popcnt,+lzcnt"
+_OF_AMX = ",+avx512vnni,+avx512bf16,+amx-tile,+amx-int8"
 _WIDE = (Tile(6, 4), Tile(8, 3), Tile(12, 2), Tile(14, 1))
 _NARROW = (Tile(4, 3), Tile(6, 2), Tile(8, 1))
 
@@ -97,6 +101,7 @@ _PAIRS_256 = Dot("llvm.x86.avx2.pmadd.wd", "i16", "i16", "i32", 2, adds=False)
 _PAIRS_128 = Dot("llvm.x86.sse2.pmadd.wd", "i16", "i16", "i32", 2, adds=False)
 _VNNI_512 = Dot("llvm.x86.avx512.vpdpbusd.512", "u8", "i8", "i32", 4)
 _VNNI_256 = Dot("llvm.x86.avx512.vpdpbusd.256", "u8", "i8", "i32", 4)
+_AMX = Dot("llvm.x86.avx512.vpdpbusd.512", "u8", "i8", "i32", 4, matrix_unit="llvm.x86.tdpbusd")
 _BF16_512 = Dot("llvm.x86.avx512bf16.dpbf16ps.512", "bf16", "bf16", "f32", 2)
 _SDOT = Dot("llvm.aarch64.neon.sdot.v4i32.v16i8", "i8", "i8", "i32", 4)
 _WIDENED = Dot("", "i16", "i16", "i32", 1)
@@ -117,6 +122,7 @@ def _neon(name: str, features: str, *dots: Dot) -> Target:
 TARGETS = {
     target.name: target
     for target in (
+        _avx512("avx512-amx", _OF_AMX, _AMX, _BF16_512, _PAIRS_512),
         _avx512("avx512-bf16", ",+avx512vnni,+avx512bf16", _VNNI_512, _BF16_512, _PAIRS_512),
         _avx512("avx512-vnni", ",+avx512vnni", _VNNI_512, _PAIRS_512),
         _avx512("avx512", "", _PAIRS_512),
@@ -132,6 +138,7 @@ TARGETS = {
 _OF_AVX512 = ("avx512f", "avx512vl", "avx512bw", "avx512dq", "avx512cd", "fma", "f16c", "bmi2")
 _OF_AVX2 = ("avx2", "fma", "f16c", "bmi2")
 _NEEDED = {
+    "avx512-amx": (*_OF_AVX512, "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8"),
     "avx512-bf16": (*_OF_AVX512, "avx512_vnni", "avx512_bf16"),
     "avx512-vnni": (*_OF_AVX512, "avx512_vnni"),
     "avx512": _OF_AVX512,
@@ -167,8 +174,18 @@ def _runnable() -> tuple[str, ...]:
     return tuple(
         name
         for name, needed in _NEEDED.items()
-        if TARGETS[name].triple.startswith("aarch64") == is_arm and features.issuperset(needed)
+        if TARGETS[name].triple.startswith("aarch64") == is_arm
+        and features.issuperset(needed)
+        and ("amx_tile" not in needed or _may_use_tiles())
     )
+
+
+def _may_use_tiles() -> bool:
+    """Ask Linux for the registers of AMX, which a process does not have before; say whether it has them."""
+    arch_prctl, request, tile_data = 158, 0x1023, 18
+    if platform.system() != "Linux":
+        return False
+    return int(ctypes.CDLL(None).syscall(arch_prctl, request, tile_data)) == 0
 
 
 def _host_features() -> set[str]:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from educe.compiler.emit import I32, KINDS, Function, Kind, Val
 from educe.compiler.target import Dot, Target
 
+BLOCK_BYTES = 64
+"""Size of a row in the registers of a matrix unit."""
+
 _BFLOAT = Kind("bf16", "bfloat", 2, True, True)
 
 
@@ -38,6 +41,16 @@ class Multiplier:
     def group(self) -> int:
         """Numbers of each side that a lane takes in one step."""
         return self.dot.group if self.dot else 1
+
+    @property
+    def has_matrix_unit(self) -> bool:
+        """Whether whole blocks of rows are multiplied by one instruction."""
+        return self.dot is not None and bool(self.dot.matrix_unit)
+
+    @property
+    def multiple(self) -> int:
+        """What the rows of a packed panel are filled up to a multiple of, in numbers along k."""
+        return BLOCK_BYTES // self.right.size_bytes if self.has_matrix_unit else self.group
 
     def load_left(self, fn: Function, row: Val, step: Val, lanes: int) -> Val:
         """Return the group number `step` of a row, for all lanes."""

@@ -71,7 +71,7 @@ def grouped_panels(fn: Function, target: Target, kind: Kind, vectors: int, group
                 for v in vectors:
                     out[unit, step, v] = rows b[step * group ...][panel, v], element by element in turn
 
-    Zeros stand behind the last column and row. Pointers: out, b. Sizes: those of `panels`.
+    Zeros stand behind the last column and row. Pointers: out, b. Sizes: those of `panels`, steps.
 
     Args:
         fn: The function to write.
@@ -84,7 +84,7 @@ def grouped_panels(fn: Function, target: Target, kind: Kind, vectors: int, group
     width = vectors * lanes
     n, depth, count, inner, k_stride, _, outer_stride, inner_stride = (fn.size(index) for index in range(8))
     out, b = fn.pointer(0), fn.pointer(1)
-    steps, whole = (depth + (group - 1)) // group, depth // group
+    steps, whole = fn.size(8), depth // group
     with fn.loop(fn.begin, fn.end) as unit:
         batch, first = unit // count, unit % count * width
         source = fn.at(kind, b, batch // inner * outer_stride + batch % inner * inner_stride + first)

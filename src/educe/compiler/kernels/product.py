@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 from educe.compiler.emit import I64, Function, Kind, Val, Var
 from educe.compiler.kernel import template
+from educe.compiler.kernels import matrix_unit
 from educe.compiler.kernels.dot import Multiplier, multiplier, multiply_add
 from educe.compiler.kernels.scalars import Expression
 from educe.compiler.target import Target
@@ -33,6 +35,13 @@ def tiles(target: Target, vectors: int) -> tuple[tuple[int, int], ...]:
     most = next(tile.rows for tile in target.tiles if tile.vectors == vectors)
     rows = [most, *(each for each in (8, 4, 1) if each < most)]
     return tuple((each, 1 if vectors == 1 else -(-_CHAINS // (each * vectors))) for each in rows)
+
+
+def tile_rows(target: Target, by: Multiplier, vectors: int) -> int:
+    """Return the rows of the largest tile for panels of `vectors`."""
+    if by.has_matrix_unit:
+        return matrix_unit.ROWS * matrix_unit.MAX_BLOCKS
+    return tiles(target, vectors)[0][0]
 
 
 @template("product")
@@ -85,10 +94,14 @@ def product(
     a_row, *a_batch = (fn.size(index) for index in range(8, 11))
     k_step, panel_step, *b_batch = (fn.size(index) for index in range(11, 15))
     fetch_step = fn.size(15)
-    tile = fn.stack(by.total, max(rows * panels for rows, panels in shapes) * width)
+    most = tile_rows(target, by, vectors)
+    tile = fn.stack(by.total, max(most, *(rows * panels for rows, panels in shapes)) * width)
     places = (6, NUM_SIZES + 4) if has_taps else (3, NUM_SIZES)
     ends = TileEnd(fn, target, lanes, by.total, expression, access, *places)
-    with fn.loop(fn.begin, fn.end) as unit:
+    unit_registers = (
+        matrix_unit.configured(fn, m >= matrix_unit.ROWS) if by.has_matrix_unit else nullcontext()
+    )
+    with unit_registers, fn.loop(fn.begin, fn.end) as unit:
         batch, place = unit // (groups * blocks), unit % (groups * blocks)
         batches = (batch // inner, batch % inner)
         a = fn.at(kind, fn.pointer(1), batches[0] * a_batch[0] + batches[1] * a_batch[1])
@@ -101,28 +114,60 @@ def product(
             a = fn.at(kind, fn.scratch, -first_row * a_row)
         stop_column = fn.minimum((first_panel + group_panels) * width, n)
         stop_panel = (stop_column + (width - 1)) // width
-        most = shapes[0][0]
-        at_once = _panels_at_once(fn, stop_row - first_row, shapes)
+        block = stop_row - first_row
+        at_once = _panels_at_once(fn, block, shapes)
+        step = _rows_of_unit(fn, block, shapes[0][0]) if by.has_matrix_unit else fn.const(I64, most)
         with fn.loop(first_panel, stop_panel, at_once) as panel:
             column = panel * width
             count = fn.minimum(at_once * width, stop_column - column)
             following = fn.var(fn.at(by.right, b, (panel + at_once) * panel_step))
-            with fn.loop(first_row, stop_row, most) as row:
-                left = fn.minimum(stop_row - row, most)
+            with fn.loop(first_row, stop_row, step) as row:
+                # Blocks of a matrix unit are whole: the last one goes over rows again that are done.
+                row = fn.select(step < matrix_unit.ROWS, row, fn.minimum(row, stop_row - step))
+                left = fn.minimum(stop_row - row, step)
 
-                def sums(shape: tuple[int, int]) -> None:
+                def sums(shape: tuple[int, int], row: Val = row) -> None:
                     rows, panels = shape
                     of_a = [fn.at(kind, a, fn.minimum(row + r, stop_row - 1) * a_row) for r in range(rows)]
                     of_b = [
                         fn.at(by.right, b, fn.minimum(panel + p, stop_panel - 1) * panel_step)
                         for p in range(panels)
                     ]
-                    ahead = (following, fetch_step) if rows == most else None
+                    ahead = (following, fetch_step) if rows == shapes[0][0] else None
                     sum_of_products(fn, by, of_a, of_b, tile, (vectors, lanes), depth, k_step, ahead)
 
-                _choose(fn, left, shapes, sums)
+                def blocks_of_unit(number: int, row: Val = row) -> None:
+                    rows = (fn.at(kind, a, row * a_row), a_row, number)
+                    of_b = (fn.at(by.right, b, panel * panel_step), k_step, vectors)
+                    matrix_unit.sum_of_products(fn, by, rows, of_b, depth, tile)
+
+                if by.has_matrix_unit:
+                    _choose_unit(fn, left, blocks_of_unit, lambda: _choose(fn, left, shapes, sums))
+                else:
+                    _choose(fn, left, shapes, sums)
                 tile_row = _panels_at_once(fn, left, shapes) * width
                 ends.write(tile, tile_row, row, left, starts, column, count)
+
+
+def _rows_of_unit(fn: Function, rows: Val, otherwise: int) -> Val:
+    """Return the rows of a tile: as many blocks of a matrix unit as there are, or those of another tile."""
+    step = fn.as_val(otherwise, rows.kind, 0)
+    for number in range(1, matrix_unit.MAX_BLOCKS + 1):
+        step = fn.select(rows >= number * matrix_unit.ROWS, number * matrix_unit.ROWS, step)
+    return step
+
+
+def _choose_unit(
+    fn: Function, left: Val, write: Callable[[int], None], write_other: Callable[[], None], number: int = 2
+) -> None:
+    """Write the tile of as many blocks of a matrix unit as `left` rows are, or the other one."""
+    if number == 0:
+        write_other()
+        return
+    with fn.either(left >= number * matrix_unit.ROWS) as otherwise:
+        write(number)
+        otherwise()
+        _choose_unit(fn, left, write, write_other, number - 1)
 
 
 def gathered(fn: Function, target: Target, kind: Kind, a: Val, first: Val, stop: Val, pitch: Val) -> None:

@@ -12,8 +12,9 @@ import numpy as np
 
 from educe.compiler.emit import BF16, F16, F32, Kind
 from educe.compiler.kernel import Kernel
+from educe.compiler.kernels import matrix_unit
 from educe.compiler.kernels.dot import Multiplier, multiplier
-from educe.compiler.kernels.product import lanes_of, tiles
+from educe.compiler.kernels.product import lanes_of, tile_rows, tiles
 from educe.compiler.kernels.scalars import Expression
 from educe.compiler.lowering import Product
 from educe.compiler.operators.base import Call, NotCompiled, operator
@@ -177,7 +178,7 @@ def panels_of(low: Lowering, b: Tensor, rows: int, by: Multiplier) -> Panels:
     Rows of `b` far from each other are read slowly, which more than a few rows of A do not bear.
     """
     depth, n = b.shape[-2:]
-    vectors = panel_vectors(low, b.kind, n)
+    vectors = panel_vectors(low, by, n)
     width = vectors * lanes_of(low.target, b.kind)
     if b.value is not None:
         return packed_panels(low, b, lambda value: value, vectors, by)
@@ -185,7 +186,7 @@ def panels_of(low: Lowering, b: Tensor, rows: int, by: Multiplier) -> Panels:
     is_near = abs(b.strides[-2]) * depth * b.kind.size_bytes <= low.target.l2_bytes
     if by.group == 1 and b.strides[-1] == 1 and n % width == 0 and (is_near or rows <= _FEW_ROWS):
         return Panels(b, vectors, b.strides[-2], width)
-    return _packed_by_kernel(low, b, vectors, width, by.group)
+    return _packed_by_kernel(low, b, vectors, width, by)
 
 
 def packed_panels(
@@ -194,14 +195,17 @@ def packed_panels(
     """Return the panels of the matrices that the constant `b` stands for."""
     width = vectors * lanes_of(low.target, b.kind)
     packed = low.derived(
-        b, ("panels", width, by.group), lambda value: _packed(matrices(value), width, by.group)
+        b,
+        ("panels", width, by.group, by.multiple),
+        lambda value: _packed(matrices(value), width, by.group, by.multiple),
     )
     step = width * by.group
     return Panels(packed, vectors, step, packed.shape[-3] * step)
 
 
-def _packed_by_kernel(low: Lowering, b: Tensor, vectors: int, width: int, group: int) -> Panels:
+def _packed_by_kernel(low: Lowering, b: Tensor, vectors: int, width: int, by: Multiplier) -> Panels:
     """Return the panels of `b`, which are packed when the program runs."""
+    group = by.group
     if group > 1 and b.strides[-1] != 1:
         b = low.dense(b)
     batch, (depth, n) = b.shape[:-2], b.shape[-2:]
@@ -209,7 +213,7 @@ def _packed_by_kernel(low: Lowering, b: Tensor, vectors: int, width: int, group:
     if len(groups) > _MAX_BATCH:
         b = low.dense(b)
         groups = merged_dimensions(batch, [b.strides[:-2]])
-    count, steps = -(-n // width), -(-depth // group)
+    count, steps = -(-n // width), -(-depth // by.multiple) * by.multiple // group
     packed = low.empty(b.kind, (*batch, count, steps, width * group))
     sizes, (batch_steps,) = walked(groups, batch, [b.strides[:-2]])
     kernel = (
@@ -221,19 +225,19 @@ def _packed_by_kernel(low: Lowering, b: Tensor, vectors: int, width: int, group:
         kernel,
         outputs=[packed],
         inputs=[b],
-        sizes=[n, depth, count, sizes[1], b.strides[-2], b.strides[-1], *batch_steps],
+        sizes=[n, depth, count, sizes[1], b.strides[-2], b.strides[-1], *batch_steps, steps],
         extent=math.prod(sizes) * count,
         bytes=2 * packed.size * b.kind.size_bytes,
     )
     return Panels(packed, vectors, width * group, steps * width * group)
 
 
-def _packed(value: np.ndarray, width: int, group: int) -> np.ndarray:
+def _packed(value: np.ndarray, width: int, group: int, multiple: int) -> np.ndarray:
     """Return the panels of constant matrices, [panel][step along k][column][number of a group]."""
     *batch, depth, n = value.shape
-    count, steps = -(-n // width), -(-depth // group)
+    count, steps = -(-n // width), -(-depth // multiple) * multiple // group
     whole = value
-    if n % width or depth % group:
+    if n % width or depth % multiple:
         whole = np.zeros((*batch, steps * group, count * width), value.dtype)
         whole[..., :depth, :n] = value
     split = whole.reshape(*batch, steps, group, count, width)
@@ -241,9 +245,11 @@ def _packed(value: np.ndarray, width: int, group: int) -> np.ndarray:
     return panels
 
 
-def panel_vectors(low: Lowering, kind: Kind, n: int) -> int:
+def panel_vectors(low: Lowering, by: Multiplier, n: int) -> int:
     """Return the vectors of a panel with which `n` columns take least time."""
-    vectors = -(-n // lanes_of(low.target, kind))
+    vectors = -(-n // lanes_of(low.target, by.left))
+    if by.has_matrix_unit:
+        return min(vectors, matrix_unit.MAX_BLOCKS)
     return min(_SPEEDS, key=lambda each: -(-vectors // each) * each / _SPEEDS[each])
 
 
@@ -385,6 +391,7 @@ class MatrixProduct:
         """
         shapes = tiles(self.low.target, b.vectors)
         most, at_once = next(shape for shape in reversed(shapes) if shape[0] >= min(m, shapes[0][0]))
+        most = max(most, tile_rows(self.low.target, self.by, b.vectors)) if m >= shapes[0][0] else most
         group = -(-max(1, -(-panels * number // _UNITS)) // at_once) * at_once
         row_tiles = -(-m // most)
         blocks = min(row_tiles, max(1, _UNITS // (number * -(-panels // group))))

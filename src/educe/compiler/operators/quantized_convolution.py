@@ -12,7 +12,7 @@ import numpy as np
 from educe.compiler.emit import F32, I32, KINDS
 from educe.compiler.kernel import Kernel
 from educe.compiler.kernels.dot import Multiplier, multiplier
-from educe.compiler.kernels.product import tiles
+from educe.compiler.kernels.product import tile_rows
 from educe.compiler.kernels.scalars import Expression
 from educe.compiler.lowering import Product
 from educe.compiler.operators.base import Call, operator
@@ -241,7 +241,7 @@ class _Convolution:
             seen = low.permute(low.reshape(w, split), (0, 3, 2, 1))
             matrices = low.reshape(low.dense(seen), (groups, split[3] * split[2], split[1]))
             return panels_of(low, matrices, pixels, self.by)
-        vectors = panel_vectors(low, w.kind, split[1])
+        vectors = panel_vectors(low, self.by, split[1])
 
         def matrix(value: np.ndarray) -> np.ndarray:
             seen = value.reshape(split).transpose(0, 3, 2, 1)
@@ -254,7 +254,7 @@ class _Convolution:
 
         Rows that are gathered stay in the second cache while panels pass.
         """
-        most = tiles(self.low.target, vectors)[0][0]
+        most = tile_rows(self.low.target, self.by, vectors)
         tiles_of_rows = -(-pixels // most)
         block = -(-tiles_of_rows // _UNITS)
         if gathered:
