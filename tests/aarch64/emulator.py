@@ -14,7 +14,7 @@ from educe.compiler import jit
 from educe.compiler.code import Code
 from educe.compiler.kernel import Kernel
 from educe.compiler.program import Segment
-from educe.compiler.target import TARGETS
+from educe.compiler.target import TARGETS, Target
 from educe.compiler.tensor import Buffer, Tensor, dtype_of
 from educe.engines.native import prepared
 from educe.model import Model
@@ -44,16 +44,18 @@ def _refused(inner: Code) -> Any:
     raise NotImplementedError(f"a body with outputs {inner.outputs} runs on the host")
 
 
-def run(model: Model, feeds: dict[str, np.ndarray], folder: Path) -> dict[str, np.ndarray]:
+def run(
+    model: Model, feeds: dict[str, np.ndarray], folder: Path, target: Target = NEON
+) -> dict[str, np.ndarray]:
     """Return the outputs of `model`, computed by AArch64 code; host steps are not supported."""
     objects = Objects()
     graph = prepared(model, "default")
-    code = Code(graph.graph, graph.opset_imports, NEON, 1, objects, _refused)  # type: ignore[arg-type]
+    code = Code(graph.graph, graph.opset_imports, target, 1, objects, _refused)  # type: ignore[arg-type]
     inputs = [np.asarray(feeds[name], order="C") for name in code.inputs]
     segment = code.lower(inputs)
     assert segment.step is None, f"{segment.step.operator} runs on the host"
     assert segment.launches
-    program = _link(objects, folder)
+    program = _link(objects, folder, target)
     done = subprocess.run(
         [EMULATOR, str(program)], input=_message(segment, inputs, objects), capture_output=True, timeout=300
     )
@@ -69,13 +71,13 @@ def run(model: Model, feeds: dict[str, np.ndarray], folder: Path) -> dict[str, n
     return outputs
 
 
-def _link(objects: Objects, folder: Path) -> Path:
+def _link(objects: Objects, folder: Path, target: Target) -> Path:
     """Return a static executable of the kernels and of ``run.c``."""
     names = [kernel.name for kernel in objects.kernels]
     files = []
     for kernel in objects.kernels:
         path = folder / f"{kernel.name}.o"
-        path.write_bytes(jit.object_code(kernel.text(NEON), NEON))
+        path.write_bytes(jit.object_code(kernel.text(target), target))
         files.append(str(path))
     table = folder / "table.c"
     declarations = "\n".join(f"extern void {name}();" for name in names)

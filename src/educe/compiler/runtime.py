@@ -69,7 +69,7 @@ def _exchange(fn: Function, address: Val, old: Val | int, new: Val | int) -> Val
 
 
 def _pause(fn: Function, target: Target) -> None:
-    if target.name == "neon":
+    if target.is_arm:
         fn.call("llvm.aarch64.hint", None, 0, fn.const(I32, 1))
     else:
         fn.call("llvm.x86.sse2.pause", None, 0)

@@ -79,6 +79,11 @@ class Target:
         """Size of a vector register."""
         return 4 * self.lanes
 
+    @property
+    def is_arm(self) -> bool:
+        """Whether it is an AArch64 machine."""
+        return self.triple.startswith("aarch64")
+
     def dot(self, left: str) -> Dot | None:
         """Return the instruction for shared numbers of the kind `left`, None if there is none."""
         return next((each for each in self.dots if each.left == left), None)
@@ -174,7 +179,7 @@ def _runnable() -> tuple[str, ...]:
     return tuple(
         name
         for name, needed in _NEEDED.items()
-        if TARGETS[name].triple.startswith("aarch64") == is_arm
+        if TARGETS[name].is_arm == is_arm
         and features.issuperset(needed)
         and ("amx_tile" not in needed or _may_use_tiles())
     )
