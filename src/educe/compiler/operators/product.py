@@ -99,10 +99,16 @@ def cast(low: Lowering, x: Tensor, kind: Kind) -> Tensor:
     return low.apply("Cast", x, to=kind.name)
 
 
-def matrix_product(low: Lowering, a: Tensor, b: Tensor) -> Tensor:
+def matrix_product(low: Lowering, a: Tensor, b: Tensor, in_panels: bool = False) -> Tensor:
     """Return the products of the last two dimensions, which are launched when their end is known.
 
     Narrow numbers that the target sums in groups give wider sums, in the kind that its instruction gives.
+
+    Args:
+        low: The lowering.
+        a: The left matrices.
+        b: The right matrices.
+        in_panels: Whether a single column is summed as one of many is, not in the order of `dots`.
 
     Raises:
         ValueError: the shapes do not fit each other.
@@ -117,15 +123,19 @@ def matrix_product(low: Lowering, a: Tensor, b: Tensor) -> Tensor:
         raise NotCompiled
     batch = broadcast_shape(a.shape[:-2], b.shape[:-2])
     shape = (*batch, a.shape[-2], b.shape[-1])
-    made = _made(low, a, b, batch)
+    if b.shape[-1] == 1 and by.dot is None and a.value is not None and b.value is None:
+        # One column is summed in the order in which a column of many is.
+        turned = matrix_product(low, _transposed(low, b), _transposed(low, a), in_panels=True)
+        return low.reshape(turned, shape)
+    made = _made(low, a, b, batch, in_panels)
     product = Tensor(by.total, shape, dense_strides(shape), lazy=Product(made.launch, made.accepts))
     return low.apply("Cast", product, to=a.kind.name) if a.kind is BF16 else product
 
 
-def _made(low: Lowering, a: Tensor, b: Tensor, batch: tuple[int, ...]) -> MatrixProduct:
+def _made(low: Lowering, a: Tensor, b: Tensor, batch: tuple[int, ...], in_panels: bool) -> MatrixProduct:
     """Return the product of matrices in a batch of the given dimensions."""
     by = multiplier(low.target, a.kind)
-    is_vector = b.shape[-1] == 1 and by.dot is None
+    is_vector = b.shape[-1] == 1 and by.dot is None and not in_panels
     a = _contiguous(low, a, -1)
     right: Tensor | Panels = _contiguous(low, b, -2) if is_vector else panels_of(low, b, a.shape[-2], by)
     given = right if isinstance(right, Tensor) else right.matrices
@@ -138,7 +148,7 @@ def _made(low: Lowering, a: Tensor, b: Tensor, batch: tuple[int, ...]) -> Matrix
     groups = merged_dimensions(sizes, strides)
     if _num_batch(groups, sizes, strides[1]) > _MAX_BATCH:
         a, b = (low.dense(low.expand(each, (*batch, *each.shape[-2:]))) for each in (a, b))
-        return _made(low, a, b, batch)
+        return _made(low, a, b, batch, in_panels)
     return MatrixProduct(low, by, a, right, tuple(sizes), b.shape[-1], groups, strides)
 
 
@@ -151,8 +161,11 @@ def _contiguous(low: Lowering, x: Tensor, axis: int) -> Tensor:
 def _turned(low: Lowering, x: Tensor, axis: int) -> Tensor:
     if axis == -1:
         return low.dense(x)
-    order = (*range(x.rank - 2), x.rank - 1, x.rank - 2)
-    return low.permute(low.dense(low.permute(x, order)), order)
+    return _transposed(low, low.dense(_transposed(low, x)))
+
+
+def _transposed(low: Lowering, x: Tensor) -> Tensor:
+    return low.permute(x, (*range(x.rank - 2), x.rank - 1, x.rank - 2))
 
 
 @dataclass(frozen=True, eq=False)
