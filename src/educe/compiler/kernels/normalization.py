@@ -6,16 +6,17 @@ import math
 from collections.abc import Callable
 
 from educe.compiler import vector_math as vm
-from educe.compiler.emit import F32, F64, I32, I64, Function, Kind, Val, Var
+from educe.compiler.emit import F32, F64, I32, I64, Function, Kind, Val
 from educe.compiler.kernel import template
-from educe.compiler.kernels.reduction import UNROLL, accumulator
-from educe.compiler.kernels.rows import Operands, along, columns
+from educe.compiler.kernels.reduction import UNROLL, accumulator, halved
+from educe.compiler.kernels.rows import Operands, Partials, along, columns
 from educe.compiler.kernels.scalars import Expression
 from educe.compiler.target import Target
 
 _SIZES = 3
 
-_EXP_UNROLL = 2
+EXP_UNROLL = 2
+"""Independent totals of the exponentials of a row."""
 
 # Adding 1.5 · 2^23 leaves a whole number in the last bits of an f32; 127 is the bias of exponents.
 _BIASED = 12582912.0 + 127
@@ -115,9 +116,13 @@ class _Softmax:
         for each in most[1:]:
             best = fn.maximum(best, each.get())
         peak = fn.splat(_largest(fn, best), self.lanes)
-        totals = [fn.var(self.zero) for _ in range(_EXP_UNROLL)]
-        self._along(_EXP_UNROLL, lambda k, i, mask: self._raise(i, again(i, mask) - peak, totals[k]))
-        total = fn.splat(fn.reduce("add", totals[0].get() + totals[1].get()), self.lanes)
+        totals = [fn.var(self.zero) for _ in range(EXP_UNROLL)]
+
+        def add(k: int, i: Val, mask: Val | None) -> None:
+            totals[k].set(totals[k].get() + self._raised(i, again(i, mask) - peak))
+
+        self._along(EXP_UNROLL, add)
+        total = fn.splat(fn.reduce("add", halved(fn, "add", totals)), self.lanes)
         last = self._last(peak, total)
 
         def write(_: int, i: Val, mask: Val | None) -> None:
@@ -127,17 +132,25 @@ class _Softmax:
         self._along(1, write)
 
     def column(self, starts: list[Val], i: Val, mask: Val) -> None:
-        """Normalise a vector of columns along the middle dimension."""
+        """Normalise a vector of columns along the middle dimension, in the order of `row`."""
         fn, lanes = self.fn, self.lanes
-        most, total = fn.var(self.least), fn.var(self.zero)
+        most = fn.var(self.least)
         with fn.loop(0, self.middle) as m:
             x = self._value(self.operands.middle_starts(starts, m), i, mask)
             fn.store(x, fn.scratch, m * lanes)
             most.set(fn.maximum(most.get(), x))
         peak = most.get()
-        with fn.loop(0, self.middle) as m:
-            self._raise(m * lanes, self._kept(m * lanes) - peak, total)
-        last = self._last(peak, total.get())
+        memory = fn.at(self.kind, fn.scratch, self.middle * lanes)
+        width = fn.const(I64, lanes)
+        partials = Partials(fn, self.kind, lanes, EXP_UNROLL, "add", 0, memory, width, self.middle)
+
+        def raised(m: Val) -> Val:
+            return self._raised(m * lanes, self._kept(m * lanes) - peak)
+
+        start = fn.const(I64, 0)
+        partials.each(lambda row, low, high, step: partials.join(row, start, raised, low, high, step))
+        partials.finish()
+        last = self._last(peak, fn.load(self.kind, memory, 0, lanes))
         with fn.loop(0, self.middle) as m:
             places = self.operands.middle_starts(starts, m)
             self.operands.store(0, places, last(self._kept(m * lanes)), i, mask)
@@ -154,11 +167,12 @@ class _Softmax:
     def _kept(self, i: Val) -> Val:
         return self.fn.load(self.kind, self.fn.scratch, i, self.lanes)
 
-    def _raise(self, i: Val, difference: Val, total: Var) -> None:
+    def _raised(self, i: Val, difference: Val) -> Val:
+        """Return the exponential, which is kept unless the logarithm is wanted."""
         value = _exp_of_negative(self.fn, difference)
-        total.set(total.get() + value)
         if not self.log:
             self.fn.store(value, self.fn.scratch, i)
+        return value
 
     def _last(self, peak: Val, total: Val) -> Callable[[Val], Val]:
         """Return what gives the result: of x for the logarithm, else of its exponential."""
@@ -281,8 +295,7 @@ class _Normalize:
             sums[k].set(sums[k].get() + value)
 
         self.visit(starts, UNROLL, add, is_first)
-        whole = (sums[0].get() + sums[1].get()) + (sums[2].get() + sums[3].get())
-        return fn.reduce("add", whole)
+        return fn.reduce("add", halved(fn, "add", sums))
 
     def write(self, starts: list[Val], mean: Val | None, inverse: Val, weights: int) -> None:
         """Write the row's result; the last `weights` operands are scale and bias."""

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from educe.compiler.emit import BF16, BOOL, F16, F32, F64, I64, Function, Kind, Val, Var
 from educe.compiler.kernel import template
-from educe.compiler.kernels.rows import Operands, along
+from educe.compiler.kernels.rows import Operands, Partials, along
 from educe.compiler.kernels.scalars import Expression
 from educe.compiler.target import Target
 
 UNROLL = 4
-"""Independent accumulators of a row, and rows that are added to the columns at once."""
-
-CHUNK = 256
-"""Rows that are summed before they join the total: rounding grows with this number, not with all rows."""
+"""Independent accumulators of a row."""
 
 _SIZES = 7
 
@@ -51,14 +49,12 @@ def reduce(
 
         for unit in begin..end:                              # a kept index, a block, and some columns
             for rest:
-                for chunk of block, CHUNK at a time:
-                    for middle in chunk, UNROLL at a time:
-                        for i in columns, a vector at a time:
-                            part[i] = combine(part[i], expression(...))
-                    total = combine(total, part)
-            out[kept, block, i] = finish(total[i])
+                for middle in block:
+                    for i in columns, a vector at a time:
+                        part[middle % (UNROLL · lanes), i] = combine(part[...], expression(...))
+            out[kept, block, i] = finish(combine of all part[..., i])
 
-    Either way the order in which an element of the output is made depends on the reduced sizes alone.
+    Either way an element of the output is made in the same order, which depends on the reduced sizes alone.
 
     Pointers: out, in0, ... Sizes: middle, inner, blocks, elements of a block, elements reduced, units of a
     block, columns of a unit; then those of `Operands`, where out's middle step is that of its blocks.
@@ -119,62 +115,42 @@ class _Reduce:
             with fn.loop(0, self.middle) as middle:
                 places = self.operands.middle_starts(starts, middle)
                 along(fn, first, stop, self.lanes, UNROLL, lambda k, i, m: self._add(totals[k], places, i, m))
-        low = fn.combine(self.combine, totals[0].get(), totals[1].get())
-        high = fn.combine(self.combine, totals[2].get(), totals[3].get())
-        result = fn.reduce(self.combine, fn.combine(self.combine, low, high))
+        result = fn.reduce(self.combine, halved(fn, self.combine, totals))
         places = self.operands.middle_starts(kept, block)
         fn.store(self._finished(result), places[0])
 
     def columns(self, kept: list[Val], block: Val, column: Val, width: Val) -> None:
-        """Reduce a block of the middle dimension to `width` elements, whose totals are in scratch."""
-        fn = self.fn
+        """Reduce a block of the middle dimension to `width` elements, in the order of `row`."""
+        fn, lanes = self.fn, self.lanes
         first = block * self.length
         stop = fn.minimum(first + self.length, self.middle)
         start = column * width
         end = fn.minimum(start + width, self.inner)
-        pitch = (width + (self.lanes - 1)) // self.lanes * self.lanes
-        totals, parts = fn.scratch, fn.at(self.kind, fn.scratch, pitch)
-        self._fill(totals, width)
+        identity = neutral(self.combine, self.kind)
+        partials = Partials(
+            fn, self.kind, lanes, UNROLL, self.combine, identity, fn.scratch, width, stop - first
+        )
         with fn.loop(0, self.operands.rest) as rest:
             starts = self.operands.rest_starts(kept, rest)
-            with fn.loop(first, stop, CHUNK) as chunk:
-                self._fill(parts, width)
-                self._add_rows(parts, starts, chunk, fn.minimum(chunk + CHUNK, stop), start, end)
-                with fn.loop(0, width, self.lanes) as i:
-                    old, new = (fn.load(self.kind, each, i, self.lanes) for each in (totals, parts))
-                    fn.store(fn.combine(self.combine, old, new), totals, i)
+
+            def join(row: Val, low: Val, high: Val, step: int, starts: list[Val] = starts) -> None:
+                def add(_: int, i: Val, mask: Val | None) -> None:
+                    def value(index: Val) -> Val:
+                        return self._value(self.operands.middle_starts(starts, first + index), i, mask)
+
+                    partials.join(row, i - start, value, low, high, step)
+
+                along(fn, start, end, lanes, 1, add)
+
+            partials.each(join)
+        partials.finish()
         places = self.operands.middle_starts(kept, block)
 
         def store(_: int, i: Val, mask: Val | None) -> None:
-            value = self._finished(fn.load(self.kind, totals, i - start, self.lanes))
+            value = self._finished(fn.load(self.kind, partials.memory, i - start, lanes))
             self.operands.store(0, places, value, i, mask)
 
-        along(fn, start, end, self.lanes, 1, store)
-
-    def _fill(self, scratch: Val, width: Val) -> None:
-        with self.fn.loop(0, width, self.lanes) as i:
-            self.fn.store(self.neutral, scratch, i)
-
-    def _add_rows(self, parts: Val, starts: list[Val], first: Val, stop: Val, start: Val, end: Val) -> None:
-        """Add rows to the columns, `UNROLL` at once but for the last rows and the last columns."""
-        fn, lanes = self.fn, self.lanes
-        whole_rows = first + (stop - first) // UNROLL * UNROLL
-        whole_columns = start + (end - start) // lanes * lanes
-        with fn.loop(first, whole_rows, UNROLL) as m:
-            places = [self.operands.middle_starts(starts, m + k) for k in range(UNROLL)]
-            with fn.loop(start, whole_columns, lanes) as i:
-                self._add_columns(parts, places, i, i - start, None)
-        with fn.loop(first, stop) as m:
-            places = [self.operands.middle_starts(starts, m)]
-            with fn.loop(fn.select(m < whole_rows, whole_columns, start), end, lanes) as i:
-                mask = fn.tail_mask(fn.minimum(end - i, lanes), lanes)
-                self._add_columns(parts, places, i, i - start, mask)
-
-    def _add_columns(self, parts: Val, rows: list[list[Val]], i: Val, place: Val, mask: Val | None) -> None:
-        total = self.fn.load(self.kind, parts, place, self.lanes)
-        for each in rows:
-            total = self.fn.combine(self.combine, total, self._value(each, i, mask))
-        self.fn.store(total, parts, place)
+        along(fn, start, end, lanes, 1, store)
 
     def _start(self, count: int) -> list[Var]:
         return [self.fn.var(self.neutral) for _ in range(count)]
@@ -198,6 +174,15 @@ class _Reduce:
         elif self.finish == "sqrt":
             value = fn.intrinsic("sqrt", value if value.kind.is_float else fn.cast(value, F64))
         return fn.cast(value, self.out)
+
+
+def halved(fn: Function, combine: str, totals: Sequence[Var]) -> Val:
+    """Return accumulators, whose number is a power of two, combined by halves."""
+    values = [each.get() for each in totals]
+    while len(values) > 1:
+        half = len(values) // 2
+        values = [fn.combine(combine, *pair) for pair in zip(values[:half], values[half:], strict=True)]
+    return values[0]
 
 
 def absolute(fn: Function, value: Val) -> Val:

@@ -15,6 +15,9 @@ PER_OPERAND = 2 * MAX_OUTER + 2
 COLUMNS = 4
 """Vectors of columns that are one unit."""
 
+_GROUPS = 4
+"""Elements of a column that join a partial result at once."""
+
 
 class Operands:
     """The operands of a kernel that has `kept` × `rest` × middle × inner elements.
@@ -132,7 +135,7 @@ def along(
     """Run ``body(accumulator, i, mask)`` for each vector from `first` to `stop`.
 
     Vectors go in turn to `unroll` accumulators, those behind the last whole group to the first of them; only
-    there is a mask.
+    there is a mask. `Partials` does the same for columns.
     """
     group = lanes * unroll
     whole = first + (stop - first) // group * group
@@ -141,3 +144,80 @@ def along(
             body(k, i + k * lanes, None)
     with fn.loop(whole, stop, lanes) as i:
         body(0, i, fn.tail_mask(fn.minimum(stop - i, lanes), lanes))
+
+
+class Partials:
+    """Partial results of columns in scratch: one row of them for each lane of the accumulators of `along`.
+
+    What `along` gives to a lane of an accumulator goes to the row of that number, and the rows are combined
+    by halves, as lanes are: a column is reduced in the order in which a row of its length is.
+
+    Args:
+        fn: The function to write.
+        kind: The kind of the results.
+        lanes: Lanes of an accumulator.
+        unroll: How many accumulators there are.
+        combine: What combines two results.
+        neutral: What changes nothing when combined.
+        memory: Where they are.
+        columns: How many columns there are.
+        length: Elements of a column.
+    """
+
+    def __init__(
+        self,
+        fn: Function,
+        kind: Kind,
+        lanes: int,
+        unroll: int,
+        combine: str,
+        neutral: float,
+        memory: Val,
+        columns: Val,
+        length: Val,
+    ) -> None:
+        self._fn, self._kind, self._lanes, self._combine = fn, kind, lanes, combine
+        self._rows = lanes * unroll
+        self._length = length
+        self._whole = length // self._rows * self._rows
+        self._used = fn.select(self._whole > 0, self._rows, fn.maximum(fn.minimum(length, lanes), 1))
+        self._pitch = (columns + (lanes - 1)) // lanes * lanes
+        self.memory = memory
+        with fn.loop(0, self._used * self._pitch, lanes) as i:
+            fn.store(fn.const(kind, neutral, lanes), memory, i)
+
+    def each(self, body: Callable[[Val, Val, Val, int], None]) -> None:
+        """Run ``body(row, first, stop, step)``: elements first, first + step, ... below stop join `row`."""
+        fn, some = self._fn, _GROUPS * self._rows
+        with fn.loop(0, self._whole, some) as group:
+            stop = fn.minimum(group + some, self._whole)
+            with fn.loop(0, self._rows) as number:
+                body(self._row(number), group + number, stop, self._rows)
+        with fn.loop(0, fn.minimum(self._length - self._whole, self._lanes)) as number:
+            body(self._row(number), self._whole + number, self._length, self._lanes)
+
+    def join(self, row: Val, i: Val, value: Callable[[Val], Val], first: Val, stop: Val, step: int) -> None:
+        """Combine a vector of columns from `i` on with the vectors ``value(element)`` of some elements."""
+        fn = self._fn
+        total = fn.var(fn.load(self._kind, row, i, self._lanes))
+        with fn.loop(first, stop, step) as element:
+            total.set(fn.combine(self._combine, total.get(), value(element)))
+        fn.store(total.get(), row, i)
+
+    def _row(self, number: Val) -> Val:
+        return self._fn.at(self._kind, self.memory, number * self._pitch)
+
+    def finish(self) -> None:
+        """Leave the columns' results in the first row."""
+        fn, half = self._fn, self._rows // 2
+        while half:
+            with fn.loop(0, fn.minimum(self._used - half, half) * self._pitch, self._lanes) as i:
+                low = fn.load(self._kind, self.memory, i, self._lanes)
+                high = fn.load(self._kind, self.memory, i + half * self._pitch, self._lanes)
+                fn.store(fn.combine(self._combine, low, high), self.memory, i)
+            half //= 2
+
+
+def partial_rows(length: int, lanes: int, unroll: int) -> int:
+    """Return how many rows `Partials` has for columns of `length`."""
+    return lanes * unroll if length >= lanes * unroll else max(min(length, lanes), 1)

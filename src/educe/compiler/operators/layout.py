@@ -58,7 +58,12 @@ class Layout:
             return sizes, [*strides[count:], *strides[:count]]
 
         kept, kept_strides = joined([axis for axis in range(len(shape)) if axis not in axes])
-        rest, rest_strides = joined(sorted(axes))
+        rest: list[int] = []
+        rest_strides: list[list[int]] = [[] for _ in model]
+        for run in _runs(shape, inputs[0].strides, axes):
+            sizes, steps = joined(run)
+            rest += sizes
+            rest_strides = [[*whole, *part] for whole, part in zip(rest_strides, steps, strict=True)]
         if contiguous is None:
             first = len(outputs)
             contiguous = bool(rest) and (not kept or rest_strides[first][-1] < kept_strides[first][-1])
@@ -111,6 +116,29 @@ class Layout:
         kept, rest, _, inner = self.strides[0]
         scaled = tuple(scale * stride for stride in kept)
         return replace(self, strides=((scaled, rest, step, scale * inner), *self.strides[1:]))
+
+
+def _runs(shape: Sequence[int], strides: Sequence[int], axes: Collection[int]) -> list[list[int]]:
+    """Return `axes` in the order in which they lie, parted where one that is kept lies between them.
+
+    It parts them even if its size is 1: they are gone along in the same order whatever that size is.
+    """
+    order = sorted(range(len(shape)), key=lambda axis: (-strides[axis], shape[axis] == 1, axis))
+    runs: list[list[int]] = []
+    is_parted = True
+    for axis in order:
+        if axis not in axes:
+            is_parted = is_parted or strides[axis] != 0
+        elif shape[axis] != 1:
+            if is_parted or any(each not in axes for each in _between(runs[-1][-1], axis)):
+                runs.append([])
+            runs[-1].append(axis)
+            is_parted = False
+    return runs
+
+
+def _between(a: int, b: int) -> range:
+    return range(min(a, b) + 1, max(a, b))
 
 
 def _popped(sizes: list[int], strides: list[list[int]]) -> tuple[int, list[int]]:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from educe.compiler.emit import F32, Kind
 from educe.compiler.kernel import Kernel
+from educe.compiler.kernels.normalization import EXP_UNROLL
 from educe.compiler.kernels.reduction import accumulator
+from educe.compiler.kernels.rows import partial_rows
 from educe.compiler.operators.base import Call, operator, positive_axis
 from educe.compiler.operators.layout import Layout
 from educe.compiler.operators.reduction import (
@@ -45,7 +47,8 @@ def normalized_exponentials(low: Lowering, x: Tensor, axis: int, *, log: bool) -
     out = low.empty(x.kind, x.shape, _dense_like(x, inputs[0]))
     layout = Layout.of([out], inputs, [axis] if x.rank else [])
     lanes = low.target.lanes
-    length = layout.inner if layout.contiguous else layout.middle * lanes
+    partials = partial_rows(layout.middle, lanes, EXP_UNROLL)
+    length = layout.inner if layout.contiguous else (layout.middle + partials) * lanes
     width = layout.width(lanes)
     low.launch(
         Kernel.of(

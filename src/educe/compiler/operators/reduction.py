@@ -11,7 +11,8 @@ import numpy as np
 
 from educe.compiler.emit import Kind
 from educe.compiler.kernel import Kernel
-from educe.compiler.kernels.reduction import accumulator
+from educe.compiler.kernels.reduction import UNROLL, accumulator
+from educe.compiler.kernels.rows import partial_rows
 from educe.compiler.operators.base import Call, NotCompiled, operator, positive_axis
 from educe.compiler.operators.layout import Layout
 from educe.compiler.operators.movement import integers
@@ -20,9 +21,10 @@ from educe.compiler.tensor import Tensor, dtype_of, memory_order, strides_in_ord
 if TYPE_CHECKING:
     from educe.compiler.lowering import Lowering
 
-_ROW_BLOCK = 16384
-_COLUMN_BLOCK = 2048
+# Elements of a reduced dimension that are reduced at once: a longer one is split, whatever its layout.
+_BLOCK = 4096
 _MAX_COLUMNS, _MIN_COLUMNS = 1024, 128
+_MAX_PARTIALS = 8192
 # Rows up to this length are not reduced in vectors, but next to each other.
 _SHORT = 8
 
@@ -133,8 +135,8 @@ def reduced(
     if layout.contiguous and layout.inner <= _SHORT:
         layout = Layout.of([seen], inputs, axes, contiguous=False)
     length = layout.inner if layout.contiguous else layout.middle
-    most = _ROW_BLOCK if layout.contiguous else _COLUMN_BLOCK
-    blocks = -(-length // most) if length > 2 * most else 1
+    blocks = -(-length // _BLOCK) if length > 2 * _BLOCK else 1
+    length = _BLOCK if blocks > 1 else length
     out = low.empty(kind or x.kind, shape, strides)
     written, finish = out, how.finish
     if blocks > 1:
@@ -142,7 +144,8 @@ def reduced(
         layout = layout.with_blocks(step, scale)
         parts = (*(scale * stride for stride in strides), step)
         written, finish = low.empty(accumulator(expression.kind), (*shape, blocks), parts), ""
-    width = 1 if layout.contiguous else _width(low, layout.rows * blocks, layout.inner)
+    partials = partial_rows(length, low.target.lanes, UNROLL)
+    width = 1 if layout.contiguous else _width(low, layout.rows * blocks, layout.inner, partials)
     columns = 1 if layout.contiguous else -(-layout.inner // width)
     low.launch(
         Kernel.of(
@@ -162,7 +165,7 @@ def reduced(
             layout.middle,
             layout.inner,
             blocks,
-            most if blocks > 1 else length,
+            length,
             count,
             columns,
             width,
@@ -170,8 +173,8 @@ def reduced(
         ],
         extent=layout.rows * blocks * columns,
         flops=x.size * (1 + expression.flops),
-        bytes=sum(min(each.size, x.size) * each.kind.size_bytes for each in inputs),
-        scratch_bytes=2 * (width + low.target.lanes) * accumulator(expression.kind).size_bytes,
+        bytes=sum(each.size * each.kind.size_bytes for each in (written, *inputs)),
+        scratch_bytes=partials * (width + low.target.lanes) * accumulator(expression.kind).size_bytes,
     )
     if blocks == 1:
         return out
@@ -179,10 +182,12 @@ def reduced(
     return low.reshape(total, shape)
 
 
-def _width(low: Lowering, units: int, inner: int) -> int:
+def _width(low: Lowering, units: int, inner: int, partials: int) -> int:
     """Return how many columns are one unit: as many as leave enough units for all threads."""
     width = _MAX_COLUMNS
-    while width > _MIN_COLUMNS and low.threads > 1 and units * (inner // width) < 4 * low.threads:
+    while width > _MIN_COLUMNS and (
+        width * partials > _MAX_PARTIALS or (low.threads > 1 and units * (inner // width) < 4 * low.threads)
+    ):
         width //= 2
     return max(min(width, inner), 1)
 
