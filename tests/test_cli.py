@@ -51,9 +51,18 @@ class TestPredict:
         assert len(zebra["model"]["sha256"]) == 64
         assert zebra["engine"] == "native"
         assert zebra["card"] == {"source": "educe.toml", "guessed": False}
-        assert set(zebra["seconds"]) == {"preprocess", "run", "postprocess"}
+        assert set(zebra["seconds"]) == {"preprocess", "run", "postprocess", "compile"}
         assert set(zebra) == {"input", "task", "predictions", "model", "engine", "card", "seconds"}
         assert bee["predictions"][0]["label"] == "bee"
+
+    def test_compiling_is_told_apart(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("EDUCE_CACHE", str(tmp_path))
+        arguments = ("predict", "zoo/mnist", "zoo/mnist/inputs/7.png")
+        (answer,) = lines(educe(*arguments, "--json"))
+        assert answer["seconds"]["run"] < answer["seconds"]["compile"]
+        assert ", after compiling for " in educe(*arguments).stdout
+        assert "by native, after compiling for " in educe(*arguments, "zoo/mnist/inputs/1.png").stderr
+        assert "compiling" not in educe(*arguments, "--engine", "onnxruntime").stdout
 
     @pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="no pipes that break")
     def test_a_reader_that_goes_away_ends_it_quietly(self) -> None:
@@ -330,6 +339,7 @@ class TestOtherCommands:
         (found,) = lines(done)
         assert done.returncode == 0, done.stderr
         assert found["agree"]
+        assert "┃ relative ┃\n" in educe("verify", "zoo/mnist", "--against", "reference").stdout
         assert found["differences"][0]["max_relative"] < 1e-4
         strict = educe("verify", "zoo/kws", "--against", "reference", "--tolerance", "1e-15", "--json",
                        "--data", "zoo/kws/inputs/yes.wav")  # fmt: skip

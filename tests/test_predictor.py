@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -17,6 +18,7 @@ from educe.model.card import Card, ImageInput
 from educe.tasks.answer import Prediction
 from educe.tasks.base import Findings, Item, Task, TaskOptions
 from educe.tasks.predictor import Named, Predictor
+from tests.conformance.cases import model, node
 
 
 def sums_model(batch: int | str = "N") -> educe.Model:
@@ -62,6 +64,9 @@ class Spy:
     def run(self, feeds, state=None):
         self.rows.append(len(next(iter(feeds.values()))))
         return self.inner.run(feeds, state)
+
+    def compile_seconds(self):
+        return self.inner.compile_seconds()
 
 
 def spied(model: educe.Model, batch: int | None = None) -> tuple[Predictor, Spy]:
@@ -244,8 +249,31 @@ def test_times(zoo):
     times = [answer.seconds for answer in answers]
     for one in times:
         assert min(one.preprocess, one.run, one.postprocess) > 0
-    total = sum(one.preprocess + one.run + one.postprocess for one in times)
+    total = sum(one.preprocess + one.run + one.postprocess + one.compile for one in times)
     assert total <= passed
+
+
+def test_compiling_is_no_part_of_a_run(zoo):
+    predictor = educe.predictor(zoo / "breast_cancer" / "model.onnx", threads=1)
+    rows = zoo / "breast_cancer" / "inputs" / "patients.csv"
+    first, again = (next(predictor.stream(rows)).seconds for _ in range(2))
+    assert first.compile > again.compile == 0
+    assert "compile" not in msgspec.to_builtins(again)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lambda: next(predictor.stream(rows)).seconds.compile).result() == 0
+
+
+def test_compiling_between_segments_is_no_part_of_the_run_either():
+    nodes = [node("NonZero", "x", "n"), node("Transpose", "n", "t"), node("GatherND", "x t")]
+    executable = educe.compile(educe.load(model(nodes, {"x": "f32[3]"}, {"y": "f32[N]"})))
+    spent = []
+    for values in ([1, 2, 3], [1, 2, 3], [0, 1, 2]):
+        before = executable.compile_seconds()
+        executable.run({"x": np.array(values, np.float32)})
+        spent.append(executable.compile_seconds() - before)
+    assert spent[0] > 0
+    assert spent[1] == 0
+    assert spent[2] > 0
 
 
 def test_what_an_answer_rests_on(zoo):

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
+
 import pytest
 
 from educe.cli.screen import (
@@ -12,6 +17,7 @@ from educe.cli.screen import (
     print_facts,
     print_json,
     printable,
+    working,
 )
 from educe.errors import InputError
 
@@ -66,3 +72,30 @@ def test_a_stranger_cannot_drive_the_terminal(capsys: pytest.CaptureFixture[str]
 def test_json_holds_names_that_are_no_text(capsys: pytest.CaptureFixture[str]) -> None:
     print_json({"input": "\udcff.png", "score": float("nan"), "files": ["\udcff", 1]})
     assert capsys.readouterr().out == '{"input":"\ufffd.png","score":null,"files":["\ufffd",1]}\n'
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminals of our own")
+@pytest.mark.parametrize(("seconds", "is_shown"), [(0.8, True), (0.0, False)])
+def test_what_takes_long_says_so_on_a_terminal(seconds: float, is_shown: bool) -> None:
+    code = f"""
+import time
+from educe.cli.screen import working
+with working("compiling [x]"):
+    time.sleep({seconds})
+"""
+    terminal, end = os.openpty()
+    with os.fdopen(terminal, "rb") as reader:
+        subprocess.run(
+            [sys.executable, "-c", code], stderr=end, env={**os.environ, "TERM": "xterm"}, check=True
+        )
+        os.set_blocking(terminal, False)
+        shown = reader.read() or b""
+    os.close(end)
+    assert (b"compiling [x]" in shown) == is_shown
+    assert is_shown or shown == b""
+
+
+def test_what_takes_long_is_silent_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
+    with working("compiling"):
+        time.sleep(0.6)
+    assert "".join(capsys.readouterr()) == ""

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from educe import api, engines
 from educe.cli import options
-from educe.cli.screen import errors, format_seconds, output, print_error, print_json
+from educe.cli.screen import errors, format_seconds, output, print_error, print_json, working
 from educe.engines.base import Executable
 from educe.errors import EduceError, OptionError
 from educe.limits import format_bytes
@@ -55,7 +55,8 @@ def command(
     exit_status = 0
     for path in models:
         try:
-            rows = _bench(path, names, threads, batch or 1, seconds, memory)
+            with working(f"measuring {path}"):
+                rows = _bench(path, names, threads, batch or 1, seconds, memory)
         except EduceError as error:
             print_error(error.located(path))
             exit_status = max(exit_status, error.exit_status)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from educe import api, store
 from educe.cli import options
-from educe.cli.screen import output, print_json
+from educe.cli.screen import output, print_json, working
 from educe.engines.native import NativeExecutable
 from educe.errors import OptionError
 from educe.limits import format_bytes
@@ -96,7 +96,11 @@ def explain(
     loaded = api.load(model)
     kept = _store()
     # Lowering makes what is missing: in a folder of its own, so that this command changes nothing.
-    with tempfile.TemporaryDirectory() as folder, _setting(CACHE.variable, folder):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _setting(CACHE.variable, folder),
+        working(f"compiling {loaded.name}"),
+    ):
         executable = api.compile(loaded, engine="native")
         assert isinstance(executable, NativeExecutable)
         segments = executable.program(random_feeds(loaded))

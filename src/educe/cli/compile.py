@@ -10,7 +10,7 @@ import typer
 
 from educe import api
 from educe.cli import options
-from educe.cli.screen import format_seconds, output, print_json, printable, terminal_width
+from educe.cli.screen import format_seconds, output, print_json, printable, terminal_width, working
 from educe.engines.native import NativeExecutable
 from educe.limits import format_bytes
 
@@ -52,9 +52,10 @@ def command(
     check_batch(loaded, batch or 1)
     made = library(host_target()).num_made
     start = time.perf_counter()
-    executable = api.compile(loaded, engine="native", threads=threads)
-    assert isinstance(executable, NativeExecutable)
-    segments = executable.program(random_feeds(loaded, batch or 1))
+    with working(f"compiling {loaded.name}"):
+        executable = api.compile(loaded, engine="native", threads=threads)
+        assert isinstance(executable, NativeExecutable)
+        segments = executable.program(random_feeds(loaded, batch or 1))
     seconds = time.perf_counter() - start
     if show is not None:
         print(printable(_listing(show, segments)))

@@ -15,7 +15,7 @@ from educe import api
 from educe.cli import options
 from educe.cli.inputs import expand_inputs
 from educe.cli.saving import Saver
-from educe.cli.screen import errors, format_seconds, output, print_error, print_json
+from educe.cli.screen import errors, format_seconds, output, print_error, print_json, working
 from educe.errors import EduceError, OptionError
 from educe.limits import DEFAULT_LIMITS
 from educe.tasks.answer import Answer, Prediction
@@ -100,7 +100,7 @@ def _play(scene: _Scene, zoo: Path, save: Path, engine: str | None) -> Iterator[
     )
     yield from failures
     table = _new_table(predictor)
-    with Saver(save / scene.model, sources) as saver:
+    with Saver(save / scene.model, sources) as saver, working(f"running {model.name}"):
         for result in predictor.results(sources):
             if result.error is not None:
                 yield result.error

@@ -13,7 +13,7 @@ import typer
 from educe import __version__, settings, store
 from educe.bench.peaks import machine, measure_peaks
 from educe.cli import options
-from educe.cli.screen import error_fields, print_facts, print_json
+from educe.cli.screen import error_fields, print_facts, print_json, working
 from educe.compiler.target import host_target
 from educe.engines import engines, get
 from educe.errors import EduceError, OptionError, UserError
@@ -34,7 +34,8 @@ _EXTRAS = {
 
 def command(json: options.JsonOption = False) -> None:
     """Show the machine, its measured peaks, the libraries installed, the settings and the limits in force."""
-    facts = _facts()
+    with working("measuring what this machine can do"):
+        facts = _facts()
     if json:
         print_json(facts)
     else:

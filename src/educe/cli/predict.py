@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,7 @@ from educe.cli.screen import (
     print_error,
     print_json,
     print_warning,
+    working,
 )
 from educe.cli.tracking import Tracker
 from educe.errors import EduceError
@@ -62,10 +64,12 @@ def command(
     json: options.JsonOption = False,
 ) -> None:
     """Answer about INPUT with MODEL: classes, boxes, segments, values or tensors."""
-    loaded = api.load(model, card=card)
-    predictor = api.predictor(
-        loaded, task=task, engine=engine, batch=batch, top=top, threshold=threshold, threads=threads
-    )
+    with working(f"reading {model}"):
+        loaded = api.load(model, card=card)
+    with working(f"compiling {loaded.name}"):
+        predictor = api.predictor(
+            loaded, task=task, engine=engine, batch=batch, top=top, threshold=threshold, threads=threads
+        )
     if loaded.card_origin.guessed:
         print_warning(
             f"the preprocessing is a guess from the model's signature (task {predictor.task.name}); "
@@ -87,6 +91,7 @@ class _Report:
         self._json = json
         self._num_answers = 0
         self._num_failures = 0
+        self._compile_seconds = 0.0
         self._exit_status = 0
 
     def run(self, sources: Sequence[Path | Named], failures: Sequence[EduceError]) -> int:
@@ -100,11 +105,14 @@ class _Report:
             self._fail(error.path or "", error)
         start = time.perf_counter()
         takes_video = self._predictor.task.takes_video
+        results = self._predictor.results(sources)
+        with working(f"compiling {self._predictor.task.model.name}"):
+            first = list(islice(results, 1))
         with Tracker(sources, takes_video=takes_video, quiet=self._json) as tracker:
-            for result in self._predictor.results(sources):
+            for result in chain(first, results):
                 self._take(result)
                 tracker.advance(result)
-        self._summarise(time.perf_counter() - start)
+        self._summarise(time.perf_counter() - start - self._compile_seconds)
         return self._exit_status
 
     def _take(self, result: Result) -> None:
@@ -114,6 +122,7 @@ class _Report:
         assert result.answer is not None
         assert result.item is not None
         self._num_answers += 1
+        self._compile_seconds += result.answer.seconds.compile
         saved = self._saver.save(result.item, result.answer) if self._saver else None
         if self._json:
             print_json(result.answer.to_dict(saved))
@@ -133,9 +142,11 @@ class _Report:
             return
         rate = self._num_answers / seconds if seconds else 0.0
         failed = f", [bold red]{self._num_failures} failed[/]" if self._num_failures else ""
+        compiling = f", after compiling for {format_seconds(self._compile_seconds)}"
         errors().print(
             f"[dim]{self._num_answers} answered[/]{failed}[dim] in {format_seconds(seconds)}, "
-            f"{rate:.1f}/s, by {self._predictor.executable.engine}[/]"
+            f"{rate:.1f}/s, by {self._predictor.executable.engine}"
+            f"{compiling if self._compile_seconds else ''}[/]"
         )
 
 
@@ -148,7 +159,8 @@ def _print_answer(answer: Answer, saved: Path | None) -> None:
         return
     times = answer.seconds
     total = times.preprocess + times.run + times.postprocess
-    console.print(f"[bold]{escape(answer.input)}[/] [dim]{format_seconds(total)}[/]", markup=True)
+    compiling = f", after compiling for {format_seconds(times.compile)}" if times.compile else ""
+    console.print(f"[bold]{escape(answer.input)}[/] [dim]{format_seconds(total)}{compiling}[/]")
     for name, array in (answer.outputs or {}).items():
         where = f" -> {saved}" if saved else ""
         console.print(f"  {name} {array.dtype}{list(array.shape)}{where}", markup=False)

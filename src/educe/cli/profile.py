@@ -15,7 +15,7 @@ from educe import api
 from educe.cli import options
 from educe.cli.chart import SUFFIXES, save_bars
 from educe.cli.feeds import feeds_of
-from educe.cli.screen import format_count, format_seconds, output, print_json
+from educe.cli.screen import format_count, format_seconds, output, print_json, working
 from educe.engines.native import NativeExecutable
 from educe.errors import OptionError
 from educe.settings import resolve_threads
@@ -55,11 +55,15 @@ def command(
 
     _check_files(chart, trace)
     loaded = api.load(model, card=card)
-    executable = api.compile(loaded, engine="native", threads=threads)
-    assert isinstance(executable, NativeExecutable)
     _, feeds = next(feeds_of(loaded, None if data is None else [data]))
-    peaks = measure_peaks(resolve_threads(threads))
-    found = profile(executable, feeds, seconds)
+    with working(f"compiling {loaded.name}"):
+        executable = api.compile(loaded, engine="native", threads=threads)
+        assert isinstance(executable, NativeExecutable)
+        executable.program(feeds)
+    with working("measuring what this machine can do"):
+        peaks = measure_peaks(resolve_threads(threads))
+    with working(f"running {loaded.name}"):
+        found = profile(executable, feeds, seconds)
     if trace is not None:
         trace.write_text(jsonlib.dumps(chrome_trace(found, loaded.name)))
     if chart is not None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 import msgspec
@@ -18,6 +20,7 @@ from educe.errors import EduceError, UnsupportedModelError
 
 # Columns of a file or a pipe, which have no width of their own.
 _PLAIN_WIDTH = 120
+_PATIENCE_SECONDS = 0.5
 _NO_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -37,6 +40,25 @@ def output() -> Console:
 def errors() -> Console:
     """Return the console of standard error, for errors, warnings and progress."""
     return _Console(stderr=True, highlight=False, emoji=False, soft_wrap=not sys.stderr.isatty())
+
+
+@contextmanager
+def working(text: str) -> Iterator[None]:
+    """Say on a terminal's standard error what goes on, once it has taken half a second."""
+    console = errors()
+    if not console.is_terminal:
+        yield
+        return
+    status = console.status(escape(text))
+    timer = threading.Timer(_PATIENCE_SECONDS, status.start)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        status.stop()
 
 
 def terminal_width() -> int | None:

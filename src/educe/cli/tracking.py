@@ -17,6 +17,7 @@ from educe.errors import EduceError
 from educe.limits import DEFAULT_LIMITS
 from educe.media.frames import is_video
 from educe.media.video import video_facts
+from educe.tasks.answer import StageSeconds
 from educe.tasks.predictor import Result
 
 
@@ -63,7 +64,7 @@ class Tracker:
         if result.answer is not None and result.answer.frame is not None:
             if self._current is None or self._current.name != result.input:
                 self._finish_video()
-                self._current = _Video(result.input)
+                self._current = _Video(result.input, result.answer.seconds)
             self._current.count(result)
 
     def __enter__(self) -> Tracker:
@@ -88,11 +89,11 @@ class Tracker:
 class _Video:
     """What was seen in one video so far."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, first: StageSeconds) -> None:
         self.name = name
         self._frames = 0
         self._labels: Counter[str] = Counter()
-        self._start = time.perf_counter()
+        self._start = time.perf_counter() - (first.preprocess + first.run + first.postprocess)
 
     def count(self, result: Result) -> None:
         assert result.answer is not None

@@ -12,7 +12,7 @@ from rich.table import Table
 from educe import api
 from educe.cli import options
 from educe.cli.feeds import feeds_of
-from educe.cli.screen import errors, output, print_json
+from educe.cli.screen import errors, output, print_json, working
 from educe.engines import compile, get
 from educe.errors import OptionError
 
@@ -55,14 +55,17 @@ def command(
     tolerance = DEFAULT_TOLERANCE if tolerance is None else tolerance
     if chosen == get(against).name:
         raise OptionError(f"{chosen} is compared with itself", remedy="name another engine with --against")
-    ours, theirs = (compile(loaded, each, threads=threads) for each in (chosen, against))
+    with working(f"compiling {loaded.name}"):
+        ours, theirs = (compile(loaded, each, threads=threads) for each in (chosen, against))
     agree = True
     for name, feeds in feeds_of(loaded, data):
-        found = compare(ours, theirs, feeds, tolerance=tolerance)
         first = None
+        with working(f"running {loaded.name}"):
+            found = compare(ours, theirs, feeds, tolerance=tolerance)
         if not found.agree:
             agree = False
-            first = first_difference(loaded, chosen, against, feeds, tolerance=tolerance, threads=threads)
+            with working("looking for the first node at which they part"):
+                first = first_difference(loaded, chosen, against, feeds, tolerance=tolerance, threads=threads)
         if json:
             print_json({"model": loaded.name, **_fields(name, found, first)})
         else:
@@ -84,18 +87,20 @@ def _print(name: str, found: Comparison, first: FirstDifference | None) -> None:
     console.print(
         f"{escape(name)}: {found.engine} and {found.against} {verdict} (to {found.tolerance:g} relative)"
     )
-    table = Table("output", "max difference", "mean difference", "relative", "")
-    for each in found.differences:
-        table.add_row(
-            escape(each.output),
-            f"{each.max_absolute:.3g}",
-            f"{each.mean_absolute:.3g}",
-            f"{each.max_relative:.3g}",
-            each.reason or "",
-        )
-    console.print(table)
+    console.print(_table(found))
     if first is not None:
         errors().print(
             f"they part first at node {escape(first.node)} ({first.operator}): "
             f"{first.difference.reason or f'{first.difference.max_relative:.3g} relative'}"
         )
+
+
+def _table(found: Comparison) -> Table:
+    table = Table("output", "max difference", "mean difference", "relative")
+    has_reasons = any(each.reason for each in found.differences)
+    if has_reasons:
+        table.add_column("reason")
+    for each in found.differences:
+        numbers = (f"{x:.3g}" for x in (each.max_absolute, each.mean_absolute, each.max_relative))
+        table.add_row(escape(each.output), *numbers, *([each.reason or ""] if has_reasons else []))
+    return table

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import mmap
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -37,6 +39,29 @@ _MEMORY_PER_CACHE = 0.25
 _OBJECTS, _SCRATCH, _CLOCK, _INPUTS, _TYPES = (
     CONTEXT_FIELDS.index(name) for name in ("objects", "scratch", "clock", "inputs", "types")
 )
+
+
+class _Stopwatch(threading.local):
+    """The seconds that each thread has spent on making programs."""
+
+    seconds = 0.0
+
+
+_STOPWATCH = _Stopwatch()
+
+
+@contextmanager
+def _compiling() -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        _STOPWATCH.seconds += time.perf_counter() - start
+
+
+def compile_seconds() -> float:
+    """Return how long this thread has been making programs during runs."""
+    return _STOPWATCH.seconds
 
 
 class Arena:
@@ -215,7 +240,8 @@ class Executor:
             return found
         with self._lock:
             if key not in self._programs:
-                self._programs[key] = self.code.lower(inputs)
+                with _compiling():
+                    self._programs[key] = self.code.lower(inputs)
                 while len(self._programs) > MAX_PROGRAMS:
                     self._programs.popitem(last=False)
                     self._ready.clear()
@@ -356,11 +382,13 @@ class Executor:
                 if key in segment.successors:
                     return segment.successors[key]
                 if step.can_call and len(segment.successors) >= MAX_VALUES:
-                    segment.otherwise = segment.otherwise or segment.resume(None)
+                    with _compiling():
+                        segment.otherwise = segment.otherwise or segment.resume(None)
                     return segment.otherwise
                 while len(segment.successors) >= MAX_PROGRAMS:
                     segment.successors.pop(next(iter(segment.successors)))
-                following = segment.resume(found)
+                with _compiling():
+                    following = segment.resume(found)
                 segment.successors[key] = following
         return following
 

@@ -134,6 +134,10 @@ class Executable:
                 del outputs[source]
         return outputs
 
+    def compile_seconds(self) -> float:
+        """Return how long this thread's runs so far have compiled, which some do for sizes new to them."""
+        return 0.0
+
     def new_state(self, batch: int = 1) -> State:
         """Return the memory of a new stream: zeros, with the unknown size of a state taken as `batch`.
 

@@ -56,6 +56,12 @@ class NativeExecutable(Executable):
                 return found
         return super().run(inputs, state)
 
+    def compile_seconds(self) -> float:
+        """Return how long this thread's runs of any model so far have compiled."""
+        from educe.compiler.executor import compile_seconds
+
+        return compile_seconds()
+
     def program(self, feeds: Mapping[str, Value]) -> list[Segment]:
         """Return the segments that a run of `feeds` goes through."""
         clocks: list[tuple[Segment, np.ndarray]] = []

@@ -55,12 +55,17 @@ class CardId(msgspec.Struct, frozen=True):
     guessed: bool
 
 
-class StageSeconds(msgspec.Struct, frozen=True):
-    """Where the time went; of a batch, each answer carries its share."""
+class StageSeconds(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where the time went; of a batch, each answer carries its share.
+
+    Attributes:
+        compile: Compiling for sizes that the engine had not met before, which is no part of `run`.
+    """
 
     preprocess: float
     run: float
     postprocess: float
+    compile: float = 0.0
 
 
 class TensorSummary(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -174,9 +174,9 @@ class Predictor:
         items = [opened.item for opened in batch]
         start = time.perf_counter()
         feeds = self.task.preprocess(items)
-        ready = time.perf_counter()
+        ready, before = time.perf_counter(), self.executable.compile_seconds()
         outputs = self._run_steps(feeds) if self.task.stepwise else self._run(feeds)
-        done = time.perf_counter()
+        done, compiling = time.perf_counter(), self.executable.compile_seconds() - before
         findings = self.task.postprocess(outputs, items)
         end = time.perf_counter()
         share = 1 / len(batch)
@@ -185,7 +185,10 @@ class Predictor:
                 opened,
                 found,
                 StageSeconds(
-                    opened.seconds + (ready - start) * share, (done - ready) * share, (end - done) * share
+                    opened.seconds + (ready - start) * share,
+                    (done - ready - compiling) * share,
+                    (end - done) * share,
+                    *([compiling * share] if compiling else []),
                 ),
             )
             for opened, found in zip(batch, findings, strict=True)
