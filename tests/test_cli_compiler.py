@@ -6,13 +6,16 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from onnx import TensorProto, helper
 from PIL import Image
 
 from educe import api
 from educe.bench.feeds import random_feeds
+from educe.bench.profile import profile
 from educe.compiler import listing
-from tests.conformance.cases import model, node
+from tests.conformance.cases import CASES, model, node, value_info
 from tests.conftest import ROOT
 from tests.test_cli import UNSUPPORTED, USER, educe, lines
 
@@ -110,6 +113,8 @@ def test_profile_has_a_row_a_chart_and_an_event_for_every_launch(tmp_path: Path)
     done = educe(*arguments, "--chart", picture, "--trace", trace)
     assert done.returncode == 0, done.stderr
     assert "of peak" in done.stdout
+    for text in ("outside of kernels: ", "above 100%: bytes that came from the caches", "GB/s from memory"):
+        assert text in done.stdout
     assert "convolution" in done.stdout
     rows = lines(educe(*arguments, "--chart", drawing, "--json"))
     assert all(row["seconds"] >= 0 and 0 <= row["share_of_peak"] < 1.5 for row in rows)
@@ -118,6 +123,37 @@ def test_profile_has_a_row_a_chart_and_an_event_for_every_launch(tmp_path: Path)
     with Image.open(picture) as opened:
         assert opened.width > 800
     assert drawing.read_text().count("<rect") == len(rows) + 1
+
+
+def test_a_profile_tells_what_is_outside_of_kernels():
+    nodes = [node("NonZero", "x", "n"), node("Transpose", "n", "t"), node("GatherND", "x t")]
+    given = api.load(model(nodes, {"x": "f32[3,4]"}, {"y": "f32[N]"}))
+    found = profile(api.compile(given), random_feeds(given), 0.02)
+    assert found.host_steps == ("NonZero NonZero_n",)
+    assert found.outside_seconds == pytest.approx(found.total_seconds - found.kernel_seconds)
+    assert 0 < found.kernel_seconds < found.total_seconds
+
+
+def test_a_profile_of_what_launches_nothing():
+    given = api.load(CASES["strings"].model)
+    found = profile(api.compile(given), random_feeds(given), 0.01)
+    assert found.kernels == ()
+    assert found.outside_seconds == found.total_seconds > 0
+
+
+def test_a_profile_of_what_never_runs_the_same():
+    short, long = (
+        helper.make_graph(nodes, "g", [], [value_info("z", "f32[4,4]")])
+        for nodes in ([node("Neg", "x", "z")], [node("MatMul", "x x", "p"), node("MatMul", "p x", "z")])
+    )
+    nodes = [
+        node("Bernoulli", "half", "drawn", dtype=TensorProto.BOOL),
+        node("If", "drawn", then_branch=short, else_branch=long),
+    ]
+    given = api.load(model(nodes, {"half": "f32[1]", "x": "f32[4,4]"}, {"y": "f32[4,4]"}))
+    feeds = {"half": np.array([0.5], np.float32), "x": np.ones((4, 4), np.float32)}
+    found = profile(api.compile(given), feeds, 0.05)
+    assert all(kernel.seconds >= 0 for kernel in found.kernels)
 
 
 def test_profile_refuses_files_that_cannot_be_written_before_it_measures():

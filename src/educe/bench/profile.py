@@ -38,11 +38,13 @@ class Profile(msgspec.Struct, frozen=True):
 
     Attributes:
         kernels: Every launch, in order.
-        total_seconds: The median of whole runs, Python included.
+        host_steps: What runs between launches in Python: operators and nodes.
+        total_seconds: The median of whole runs, as a caller sees them.
         runs: How many runs there were.
     """
 
     kernels: tuple[KernelTime, ...]
+    host_steps: tuple[str, ...]
     total_seconds: float
     runs: int
 
@@ -51,33 +53,50 @@ class Profile(msgspec.Struct, frozen=True):
         """The time of all kernels together."""
         return sum(kernel.seconds for kernel in self.kernels)
 
+    @property
+    def outside_seconds(self) -> float:
+        """What a run takes beyond its kernels."""
+        return max(0.0, self.total_seconds - self.kernel_seconds)
+
 
 def profile(executable: NativeExecutable, feeds: Mapping[str, Any], seconds: float = 2.0) -> Profile:
-    """Run `feeds` again and again for about `seconds`, and time every launch.
+    """Run `feeds` again and again for about `seconds`, and time every launch of every other run.
 
-    The processor's time stamp is read before each launch; its rate is taken from the runs themselves.
+    The processor's time stamp is read before each launch; its rate is taken from the runs themselves. The
+    runs between are as they always are, and give the time of the whole.
     """
-    executable.timed(feeds, [])
+    segments = executable.program(feeds)
+    executable.run(feeds)
     totals: list[float] = []
+    starts: list[float] = []
     stamps: list[np.ndarray] = []
-    segments: list[Segment] = []
     end = time.perf_counter() + seconds
-    first_stamp, first_time = 0, 0.0
-    rate = 0.0
     while time.perf_counter() < end or len(totals) < _FEWEST_RUNS:
         clocks: list[tuple[Segment, np.ndarray]] = []
         start = time.perf_counter()
         executable.timed(feeds, clocks)
+        run = _stamps(clocks)
+        # A run whose sizes or branches are drawn by chance may take another way.
+        if not stamps or len(run) == len(stamps[0]):
+            stamps.append(run)
+            starts.append(start)
+        start = time.perf_counter()
+        executable.run(feeds)
         totals.append(time.perf_counter() - start)
-        segments = [segment for segment, _ in clocks]
-        run = np.concatenate([clock for segment, clock in clocks if segment.launches] or [np.zeros(2)])
-        if not stamps:
-            first_stamp, first_time = int(run[0]), start
-        elif run[0] > first_stamp:
-            rate = (int(run[0]) - first_stamp) / (start - first_time)
-        stamps.append(run)
-    times = np.array(stamps, np.float64) / max(rate, 1.0)
-    return Profile(_kernels(segments, times), float(np.median(totals)), len(totals))
+    times = np.array(stamps, np.float64)
+    times /= _stamps_per_second(times[:, 0], starts)
+    steps = tuple(f"{segment.step.operator} {segment.step.node}" for segment in segments if segment.step)
+    return Profile(_kernels(segments, times), steps, float(np.median(totals)), len(totals))
+
+
+def _stamps(clocks: list[tuple[Segment, np.ndarray]]) -> np.ndarray:
+    """Return the time stamps of the segments that have launches; each has one more than those."""
+    return np.concatenate([clock for segment, clock in clocks if segment.launches] or [np.zeros(2, np.int64)])
+
+
+def _stamps_per_second(stamps: np.ndarray, starts: list[float]) -> float:
+    passed = starts[-1] - starts[0]
+    return max(1.0, float(stamps[-1] - stamps[0]) / passed) if passed else 1.0
 
 
 _FEWEST_RUNS = 5

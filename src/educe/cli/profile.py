@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from educe import api
@@ -30,6 +31,7 @@ educe profile zoo/mobilenet_v2 zoo/images/zebra.jpeg\n
 educe profile zoo/yolox_nano --threads 1 --chart yolox.svg --trace yolox.json
 """
 _SLOWEST = 25
+_STEPS = 3
 
 
 def command(
@@ -136,7 +138,27 @@ def _print(name: str, found: Profile, peaks: Peaks) -> None:
             format_count(rates["gigabytes_per_second"] * 1e9),
             f"{rates['share_of_bandwidth']:.0%}",
         )
-    output().print(table)
+    console = output()
+    console.print(table)
     hidden = len(found.kernels) - _SLOWEST
     if hidden > 0:
-        output().print(f"and {hidden} kernels that take less")
+        console.print(f"and {hidden} kernels that take less")
+    for line in _legend(found, peaks):
+        console.print(f"[dim]{escape(line)}[/]")
+
+
+def _legend(found: Profile, peaks: Peaks) -> list[str]:
+    """Return what the numbers mean, a line each."""
+    outside = found.outside_seconds
+    share = outside / max(found.total_seconds, 1e-12)
+    steps = ", ".join(found.host_steps[:_STEPS])
+    more = f" and {len(found.host_steps) - _STEPS} more" if len(found.host_steps) > _STEPS else ""
+    threads = "1 thread" if peaks.threads == 1 else f"{peaks.threads} threads"
+    peak = f"{peaks.fma_gflops:.0f} GFLOP/s f32, {peaks.read_gigabytes_per_second:.1f} GB/s from memory"
+    return [
+        f"outside of kernels: {format_seconds(outside)} ({share:.0%}): Python and memory for the outputs"
+        + (f", and on the host: {steps}{more}" if steps else ""),
+        "share: of the time in kernels",
+        f"of peak: of what {threads} can do at most here: {peak}",
+        "above 100%: bytes that came from the caches, or numbers narrower than f32",
+    ]
