@@ -139,7 +139,7 @@ def product(
                 def blocks_of_unit(number: int, row: Val = row) -> None:
                     rows = (fn.at(kind, a, row * a_row), a_row, number)
                     of_b = (fn.at(by.right, b, panel * panel_step), k_step, vectors)
-                    matrix_unit.sum_of_products(fn, by, rows, of_b, depth, tile)
+                    matrix_unit.sum_of_products(fn, by, rows, of_b, depth, tile, (following, fetch_step))
 
                 if by.has_matrix_unit:
                     _choose_unit(fn, left, blocks_of_unit, lambda: _choose(fn, left, shapes, sums))

@@ -17,7 +17,14 @@ from educe.compiler.kernels.scalars import Expression
 from educe.compiler.lowering import Product
 from educe.compiler.operators.base import Call, operator
 from educe.compiler.operators.convolution import check_bias, checked, is_mergeable, merged
-from educe.compiler.operators.product import Panels, cast, packed_panels, panel_vectors, panels_of
+from educe.compiler.operators.product import (
+    Panels,
+    cast,
+    packed_panels,
+    panel_vectors,
+    panels_of,
+    unit_blocks,
+)
 from educe.compiler.operators.quantized import as_dot_kind, centred, moved_zero, output_scale
 from educe.compiler.operators.reduction import SUM, reduced
 from educe.compiler.operators.sliding import Sliding
@@ -196,6 +203,7 @@ class _Convolution:
         panels = self._panels(pixels)
         width = panels.vectors * low.target.lanes
         count = -(-channels // width)
+        most = tile_rows(low.target, by, panels.vectors)
         rows, group = self._blocks(pixels, panels.vectors, count, whole if flat is None else 0)
         taps: list[Tensor] = []
         numbers: list[int] = []
@@ -217,7 +225,7 @@ class _Convolution:
                 *(channels, depth if flat is not None else whole, pixels, rows, -(-pixels // rows)),
                 *(group, -(-count // group), self.groups),
                 *(whole if flat is None else flat, 0, depth, panels.k_step, panels.panel_step),
-                *(0, count * panels.panel_step, panels.k_step // max(1, rows // 8)),
+                *(0, count * panels.panel_step, panels.k_step // max(1, rows // most)),
                 *numbers,
                 *(step for each in (out, *operands) for step in self._steps(each, channels)),
             ],
@@ -254,13 +262,15 @@ class _Convolution:
 
         Rows that are gathered stay in the second cache while panels pass.
         """
-        most = tile_rows(self.low.target, self.by, vectors)
-        tiles_of_rows = -(-pixels // most)
-        block = -(-tiles_of_rows // _UNITS)
+        target, size = self.low.target, self.x.kind.size_bytes
+        if not gathered and self.by.has_matrix_unit:
+            return unit_blocks(target, pixels, self.w.shape[1] * size, panels, self.groups)
+        most = tile_rows(target, self.by, vectors)
+        row_tiles = -(-pixels // most)
+        block = -(-row_tiles // _UNITS)
         if gathered:
-            row_bytes = gathered * self.x.kind.size_bytes
-            block = min(block, max(1, self.low.target.l2_bytes // (_SCRATCH_SHARE * row_bytes * most)))
-        units = -(-tiles_of_rows // block) * self.groups
+            block = min(block, max(1, target.l2_bytes // (_SCRATCH_SHARE * gathered * size * most)))
+        units = -(-row_tiles // block) * self.groups
         return block * most, -(-panels // max(1, min(panels, _UNITS // (2 * units))))
 
     def _outside_row(self) -> Tensor:
