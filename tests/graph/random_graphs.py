@@ -265,6 +265,23 @@ def reshape(b: Builder) -> None:
         b.add(b.node("Reshape", [item.name, shape_name])[0], item.dtype, same.shape)
 
 
+def turning(b: Builder) -> None:
+    """Exchange the last two dimensions, by way of three."""
+    item = b.pick(F32, min_rank=3)
+    if item is None or 0 in item.shape:
+        return
+    *before, rows, columns = item.shape
+    (shape,) = b.node("Shape", [item.name])
+    first, last = (b.weight(np.array([number])) for number in (-2, -1))
+    (length,) = b.node("Slice", [shape, first, last])
+    parts = [b.weight(np.array([-1])), length, b.weight(np.array([columns]))]
+    (flat,) = b.node("Reshape", [item.name, b.node("Concat", parts, axis=0)[0]])
+    (turned,) = b.node("Transpose", [flat], perm=[0, 2, 1])
+    (kept,) = b.node("Slice", [shape, b.weight(np.array([0])), first])
+    (wanted,) = b.node("Concat", [kept, parts[2], length], axis=0)
+    b.add(b.node("Reshape", [turned, wanted])[0], F32, (*before, columns, rows))
+
+
 def _refactored(random: Random, size: int) -> tuple[int, ...]:
     shape: list[int] = []
     while size > 1 and len(shape) < 3 and random.random() < 0.8:
@@ -574,6 +591,7 @@ EXACT: tuple[Callable[[Builder], None], ...] = (
     cast,
     transpose,
     reshape,
+    turning,
     slicing,
     joining,
     padding,

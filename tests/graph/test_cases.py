@@ -178,6 +178,28 @@ def test_scales_of_columns_fold_into_products(body: str, left: dict[str, int]) -
     assert unary(body, weights) == left
 
 
+@pytest.mark.parametrize(
+    ("wanted", "left"),
+    [("before, n, rows", {"Transpose": 1}), ("before, rows, n", {"Reshape": 2, "Transpose": 1})],
+)
+def test_a_transposition_between_two_reshapes_is_one(wanted: str, left: dict[str, int]) -> None:
+    text = f"""g (float[a, 2, b, 4] x) => (float[c, d, e, f] y)
+        <int64[1] m = {{-1}}, int64[1] n = {{4}}, int64[1] i = {{-2}}, int64[1] j = {{-1}},
+         int64[1] o = {{-9223372036854775808}}>
+        {{ s = Shape(x)  rows = Slice(s, i, j)  before = Slice(s, o, i)
+           p = Concat <axis = 0> (m, rows, n)  t = Reshape(x, p)  u = Transpose <perm = [0, 2, 1]> (t)
+           q = Concat <axis = 0> ({wanted})  y = Reshape(u, q) }}"""
+    assert operators(text).items() >= left.items()
+    assert ("Reshape" in operators(text)) == ("Reshape" in left)
+
+
+def test_nested_sizes_are_read_once_and_not_too_deep() -> None:
+    joins = "  ".join(f"s{index + 1} = Concat <axis = 0> (s{index}, s{index})" for index in range(60))
+    text = f"""g (float[a, b, c] x) => (float[d, e, f] y) {{ s0 = Shape <start = 0, end = 1> (x)  {joins}
+        t = Reshape(x, s60)  u = Transpose <perm = [0, 2, 1]> (t)  y = Reshape(u, s60) }}"""
+    assert Counter(node.op_type for node in optimize(parsed(text)).graph)["Concat"] == 60
+
+
 NUMBERS = """float one = {1.0}, float half = {0.5}, float root = {1.41421354}, float three = {3.0},
     float cube = {0.044715}, float factor = {0.797884583}, float six = {6.0}, float zero = {0.0}"""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from educe.graph.passes.base import Edit, constant, integers, is_call, maker, visited
+from educe.graph.passes.lengths import lengths, lengths_of
 
 
 class MovementChains:
@@ -12,6 +13,8 @@ class MovementChains:
 
     1. Transpose of a Transpose.
     2. Reshape of a Reshape, Flatten, Squeeze or Unsqueeze, where the last shape names no size of its input.
+    3. Transpose of the last two of three dimensions between two Reshapes that make one dimension of those
+       before, and the same ones again of that, is one of the last two of all.
     """
 
     def apply(self, model: ir.Model) -> bool:
@@ -24,6 +27,7 @@ def _visit(edit: Edit, node: ir.Node) -> None:
         _transposes(edit, node)
     elif is_call(node, "Reshape"):
         _reshapes(edit, node)
+        _turned(edit, node)
 
 
 def _transposes(edit: Edit, node: ir.Node) -> None:
@@ -47,3 +51,18 @@ def _reshapes(edit: Edit, node: ir.Node) -> None:
     output = node.outputs[0]
     edit.replace(output, edit.insert(node, "Reshape", [inner.inputs[0], node.inputs[1]], like=output))
     edit.remove([node])
+
+
+def _turned(edit: Edit, node: ir.Node) -> None:
+    turn = maker(node.inputs[0], "Transpose")
+    inner = None if turn is None else maker(turn.inputs[0], "Reshape")
+    if turn is None or inner is None or integers(turn, "perm") != [0, 2, 1]:
+        return
+    whole, flat, wanted = lengths_of(inner.inputs[0]), lengths(inner.inputs[1]), lengths(node.inputs[1])
+    if whole is None or flat is None or wanted is None or len(whole) < 3 or 0 in (*whole, *flat, *wanted):
+        return
+    *before, rows, columns = whole
+    if flat[-2:] != [rows, columns] or len(flat) != 3 or wanted != [*before, columns, rows]:
+        return
+    output, order = node.outputs[0], [*range(len(before)), len(before) + 1, len(before)]
+    edit.replace(output, edit.insert(node, "Transpose", [inner.inputs[0]], {"perm": order}, like=output))
