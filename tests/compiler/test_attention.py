@@ -155,6 +155,40 @@ def test_attention_that_is_written_as_products_and_a_softmax(dtype, tolerance):
     assert_near(executable.run(feeds)["y"], attended(q, k, v, mask, 0.25), tolerance)
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize(("axis", "copies"), [(2, 1), (1, 3)])
+def test_heads_that_a_graph_repeats_are_read_where_they_lie(axis, copies, scaled):
+    q, k, v = tensors((2, 6, 2, 20, 30, 16, 8))
+    wide = (2, 2, 3, 30) if axis == 2 else (2, 3, 2, 30)
+    nodes = [helper.make_node("Mul", ["q", "scale"], ["r"])]
+    for name in "kv":
+        nodes += [
+            helper.make_node("Unsqueeze", [name, "axes"], [f"{name}u"]),
+            helper.make_node("Expand", [f"{name}u", f"{name}w"], [f"{name}e"]),
+            helper.make_node("Reshape", [f"{name}e", "merged"], [f"{name}r"]),
+        ]
+    nodes += [
+        helper.make_node("Mul", ["kr", "scale"], ["ks"]),
+        helper.make_node("Transpose", ["ks" if scaled else "kr"], ["t"], perm=[0, 1, 3, 2]),
+        helper.make_node("MatMul", ["r", "t"], ["s"]),
+        helper.make_node("Softmax", ["s"], ["w"], axis=-1),
+        helper.make_node("MatMul", ["w", "vr"], ["y"]),
+    ]
+    nodes = [each for each in nodes if scaled or each.output[0] != "ks"]
+    feeds = {"q": q, "k": k, "v": v}
+    constants = {
+        "axes": np.array([axis]),
+        "merged": np.array([2, 6, 30, -1]),
+        "scale": np.array(0.5, "f4"),
+        "kw": np.array([*wide, 16]),
+        "vw": np.array([*wide, 8]),
+    }
+    found, made = run(nodes, feeds, constants)
+    repeated = (np.repeat(each, 3, 1) if axis == 2 else np.tile(each, (1, 3, 1, 1)) for each in (k, v))
+    assert_near(found, attended(q, *repeated, scale=0.25 if scaled else 0.5))
+    assert [each.kernel.template for each in made].count("pointwise") == copies
+
+
 def chosen(number: float, *, zeros: bool, added: bool, dtype: str = "f4"):
     """Attention whose scores are chosen: its nodes, and its constants."""
     nodes = [

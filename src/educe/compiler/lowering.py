@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,17 @@ class Product:
     launch: Callable[[Expression, Sequence[Tensor], Tensor], None]
     accepts: Callable[[Tensor], bool]
     writes: Callable[[Tensor], bool] = lambda _: False
+
+
+@dataclass(frozen=True, eq=False)
+class Repeat(Product):
+    """A lazy tensor: the elements of one that is broadcast, in another shape.
+
+    Attributes:
+        source: That one, in memory.
+    """
+
+    source: Tensor = field(kw_only=True)
 
 
 class Constants:
@@ -230,6 +241,15 @@ class Lowering:
             x = self.dense(x)
             strides = dense_strides(shape)
         return x.view(shape, strides)
+
+    def repeat(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        """Return the elements of `x`, which is broadcast, in a shape that its strides do not reach; lazy."""
+
+        def launch(expression: Expression, operands: Sequence[Tensor], out: Tensor) -> None:
+            self._launch_pointwise(expression, out.view(x.shape, dense_strides(x.shape)), (x,))
+
+        lazy = Repeat(launch, lambda _: False, source=x)
+        return Tensor(x.kind, tuple(shape), dense_strides(shape), lazy=lazy, node=self.node)
 
     def permute(self, x: Tensor, order: Sequence[int]) -> Tensor:
         """Return `x` with its dimensions in another order, without a copy."""

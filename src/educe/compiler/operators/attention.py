@@ -11,6 +11,7 @@ import numpy as np
 from educe.compiler.emit import BF16, BOOL, F16, F32, F64
 from educe.compiler.kernel import Kernel
 from educe.compiler.kernels.attention import scratch_elements
+from educe.compiler.lowering import Repeat
 from educe.compiler.operators.base import Call, NotCompiled, operator, operators
 from educe.compiler.operators.joining import concat
 from educe.compiler.operators.movement import sliced
@@ -46,10 +47,29 @@ def fused_attention(
         "undefined" if call.get("zeros", 0) else "never",
     )
     try:
-        return attention(low, q, k, v, mask, scores)
+        return attention(low, q, *_grouped(q, k, v), mask, scores)
     except ValueError:
         # The products that it stands for may broadcast to each other.
         return _unfused(low, q, k, v, mask, scores)
+
+
+def _grouped(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Return k and v with each head once, where a graph repeats them for groups of heads of q."""
+    shared = [_shared(each) for each in (k, v)]
+    heads = {each.shape[1] for each in shared}
+    is_grouped = len(heads) == 1 and all(each.shape[1] == q.shape[1] for each in (k, v))
+    return (shared[0], shared[1]) if is_grouped else (k, v)
+
+
+def _shared(x: Tensor) -> Tensor:
+    """Return (batch, heads, length, features) where `x` repeats each head several times, else `x`."""
+    if not isinstance(x.lazy, Repeat) or x.lazy.source.rank != _RANK + 1:
+        return x
+    source = x.lazy.source
+    (batch, heads, group, *rest), strides = source.shape, source.strides
+    if x.shape != (batch, heads * group, *rest) or strides[2] != 0:
+        return x
+    return source.view((batch, heads, *rest), (*strides[:2], *strides[3:]))
 
 
 @operator("Attention")

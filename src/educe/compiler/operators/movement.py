@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from educe.compiler.lowering import reshaped_strides
 from educe.compiler.operators.base import Call, known_values, operator, positive_axis
 from educe.compiler.tensor import Tensor
 
@@ -29,7 +30,18 @@ def reshape(low: Lowering, call: Call, x: Tensor, shape: Tensor) -> Tensor:
         sizes = [(x.size // rest if rest else 0) if size == -1 else size for size in sizes]
     if math.prod(sizes) != x.size or any(size < 0 for size in sizes):
         raise ValueError(f"a tensor of shape {list(x.shape)} has no shape {wanted}")
+    if (
+        x.lazy is None
+        and x.value is None
+        and _is_repeated(x)
+        and not reshaped_strides(x.shape, x.strides, sizes)
+    ):
+        return low.repeat(x, sizes)
     return low.reshape(x, sizes)
+
+
+def _is_repeated(x: Tensor) -> bool:
+    return any(size > 1 and stride == 0 for size, stride in zip(x.shape, x.strides, strict=True))
 
 
 @operator("Transpose")

@@ -120,12 +120,13 @@ def _replace(edit: Edit, node: ir.Node) -> None:
         turned, second = _unscaled(product.inputs[1])
         if q is None or turned is None or _rank(q) != rank or _rank(turned) != rank:
             continue
-        attributes: dict[str, float | int] = {"scale": inner * scale * first * second}
+        k, third = _unscaled(_untransposed(edit, node, turned))
+        attributes: dict[str, float | int] = {"scale": inner * scale * first * second * third}
         attributes |= {"softcap": cap} if cap else {}
         attributes |= {"bound": masks.number / 2} if masks.shown is not None else {}
         attributes |= {"zeros": 1} if zeros else {}
         mask = masks.made(edit, node)
-        inputs = [q, _untransposed(edit, node, turned), v, *([] if mask is None else [mask])]
+        inputs = [q, k, v, *([] if mask is None else [mask])]
         _insert(edit, node, inputs, attributes, rank)
         return
 
