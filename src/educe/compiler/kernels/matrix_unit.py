@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from educe.compiler.emit import I8, I64, U8, Function, Val, Var
+from educe.compiler.emit import I8, I64, U8, Function, Val
 from educe.compiler.kernels.dot import BLOCK_BYTES, Multiplier
 
 ROWS = 16
@@ -35,7 +35,6 @@ def sum_of_products(
     panel: tuple[Val, Val, int],
     depth: Val,
     tile: Val,
-    ahead: tuple[Var, Val],
 ) -> None:
     """Sum the products of some rows and a panel in registers and leave them in `tile`, row after row.
 
@@ -52,7 +51,6 @@ def sum_of_products(
         panel: Where the panel lies, how far its rows are apart, and how many vectors it is wide.
         depth: The length of the rows; the panel has zeros behind, up to a multiple of a register's.
         tile: Receives the sums.
-        ahead: What is fetched meanwhile, and how far it moves with each group of numbers along k.
     """
     assert by.dot is not None
     (a, a_step, left), (b, b_step, right) = rows, panel
@@ -74,7 +72,6 @@ def sum_of_products(
 
     whole = depth // numbers
     with fn.loop(0, whole) as k:
-        _fetch(fn, ahead[0], ahead[1] * (ROWS * by.right.size_bytes))
         step(fn.at(by.left, a, k * numbers), a_step, k)
     with fn.when(whole * numbers < depth):
         rest = fn.stack(by.left, left * ROWS * numbers)
@@ -84,14 +81,6 @@ def sum_of_products(
             fn.store(fn.load(by.left, last, 0, numbers, mask), rest, row * numbers)
         step(rest, fn.const(I64, numbers), whole)
     _store(fn, blocks, tile, right * BLOCK_BYTES)
-
-
-def _fetch(fn: Function, following: Var, count: Val) -> None:
-    """Ask for the next `count` bytes."""
-    start = following.get()
-    with fn.loop(0, count, BLOCK_BYTES) as place:
-        fn.prefetch(fn.at(I8, start, place), 2)
-    following.set(fn.at(I8, start, count))
 
 
 def _store(fn: Function, blocks: Sequence[tuple[int, int]], tile: Val, row_bytes: int) -> None:

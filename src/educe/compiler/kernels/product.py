@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 from educe.compiler.emit import I64, Function, Kind, Val, Var
 from educe.compiler.kernel import template
@@ -89,64 +89,140 @@ def product(
     lanes = lanes_of(target, kind)
     width = vectors * lanes
     by = multiplier(target, kind)
-    shapes = tiles(target, vectors)
     n, depth, m, block_rows, blocks, group_panels, groups, inner = (fn.size(index) for index in range(8))
     a_row, *a_batch = (fn.size(index) for index in range(8, 11))
     k_step, panel_step, *b_batch = (fn.size(index) for index in range(11, 15))
     fetch_step = fn.size(15)
-    most = tile_rows(target, by, vectors)
-    tile = fn.stack(by.total, max(most, *(rows * panels for rows, panels in shapes)) * width)
     places = (6, NUM_SIZES + 4) if has_taps else (3, NUM_SIZES)
     ends = TileEnd(fn, target, lanes, by.total, expression, access, *places)
-    unit_registers = (
-        matrix_unit.configured(fn, m >= matrix_unit.ROWS) if by.has_matrix_unit else nullcontext()
-    )
-    with unit_registers, fn.loop(fn.begin, fn.end) as unit:
+    body = _Body(fn, by, target, vectors, ends, (depth, a_row, k_step, panel_step, fetch_step))
+    with body.registers(m), fn.loop(fn.begin, fn.end) as unit:
         batch, place = unit // (groups * blocks), unit % (groups * blocks)
         batches = (batch // inner, batch % inner)
         a = fn.at(kind, fn.pointer(1), batches[0] * a_batch[0] + batches[1] * a_batch[1])
         b = fn.at(by.right, fn.pointer(2), batches[0] * b_batch[0] + batches[1] * b_batch[1])
-        starts = ends.starts(batches)
         first_row, first_panel = place % blocks * block_rows, place // blocks * group_panels
         stop_row = fn.minimum(first_row + block_rows, m)
         if has_taps:
             gathered(fn, target, kind, a, first_row, stop_row, a_row)
             a = fn.at(kind, fn.scratch, -first_row * a_row)
         stop_column = fn.minimum((first_panel + group_panels) * width, n)
-        stop_panel = (stop_column + (width - 1)) // width
+        body.write((a, b), ends.starts(batches), (first_row, stop_row), (first_panel, stop_column))
+
+
+class _Body:
+    """What a unit of work of `product` does: the products of some rows and some panels.
+
+    Args:
+        fn: The function to write.
+        by: How numbers are multiplied.
+        target: Its machine.
+        vectors: Vectors of columns in a panel.
+        ends: What ends a tile.
+        sizes: K, and the steps of a row of a, of k, from panel to panel, and of what is fetched.
+    """
+
+    def __init__(
+        self,
+        fn: Function,
+        by: Multiplier,
+        target: Target,
+        vectors: int,
+        ends: TileEnd,
+        sizes: tuple[Val, ...],
+    ) -> None:
+        self.fn, self.by, self.vectors, self.ends = fn, by, vectors, ends
+        self.depth, self.a_row, self.k_step, self.panel_step, self.fetch_step = sizes
+        self.shapes, self.lanes = tiles(target, vectors), ends.lanes
+        self.width, self.most = vectors * self.lanes, tile_rows(target, by, vectors)
+        largest = max(self.most, *(rows * panels for rows, panels in self.shapes))
+        self.tile = fn.stack(by.total, largest * self.width)
+
+    def registers(self, m: Val) -> AbstractContextManager[None]:
+        """Have the registers of a matrix unit, if there is one and it is used."""
+        if not self.by.has_matrix_unit:
+            return nullcontext()
+        return matrix_unit.configured(self.fn, m >= matrix_unit.ROWS)
+
+    def write(
+        self,
+        given: tuple[Val, Val],
+        starts: Sequence[Val],
+        rows: tuple[Val, Val],
+        columns: tuple[Val, Val],
+    ) -> None:
+        """Write the product of some rows of a and some panels of b, whose first and end are given.
+
+        Panels stay in the first cache while rows pass. A matrix unit is so fast that writing takes most time:
+        there rows stay while panels pass, and what is written lies side by side.
+        """
+        fn = self.fn
+        (first_row, stop_row), (first_panel, stop_column) = rows, columns
+        stop_panel = (stop_column + (self.width - 1)) // self.width
         block = stop_row - first_row
-        at_once = _panels_at_once(fn, block, shapes)
-        step = _rows_of_unit(fn, block, shapes[0][0]) if by.has_matrix_unit else fn.const(I64, most)
-        with fn.loop(first_panel, stop_panel, at_once) as panel:
-            column = panel * width
-            count = fn.minimum(at_once * width, stop_column - column)
-            following = fn.var(fn.at(by.right, b, (panel + at_once) * panel_step))
+        at_once = _panels_at_once(fn, block, self.shapes)
+
+        def tile(row: Val, panel: Val, step: Val, following: Var) -> None:
+            of_rows, of_panels = (row, stop_row, step), (panel, stop_panel, at_once)
+            self._tile(given, starts, of_rows, of_panels, stop_column, following)
+
+        if self.by.has_matrix_unit:
+            step = _rows_of_unit(fn, block, self.shapes[0][0])
             with fn.loop(first_row, stop_row, step) as row:
                 # Blocks of a matrix unit are whole: the last one goes over rows again that are done.
                 row = fn.select(step < matrix_unit.ROWS, row, fn.minimum(row, stop_row - step))
-                left = fn.minimum(stop_row - row, step)
+                with fn.loop(first_panel, stop_panel, at_once) as panel:
+                    tile(row, panel, step, self._following(given[1], panel + at_once))
+            return
+        with fn.loop(first_panel, stop_panel, at_once) as panel:
+            following = self._following(given[1], panel + at_once)
+            with fn.loop(first_row, stop_row, self.most) as row:
+                tile(row, panel, fn.const(I64, self.most), following)
 
-                def sums(shape: tuple[int, int], row: Val = row) -> None:
-                    rows, panels = shape
-                    of_a = [fn.at(kind, a, fn.minimum(row + r, stop_row - 1) * a_row) for r in range(rows)]
-                    of_b = [
-                        fn.at(by.right, b, fn.minimum(panel + p, stop_panel - 1) * panel_step)
-                        for p in range(panels)
-                    ]
-                    ahead = (following, fetch_step) if rows == shapes[0][0] else None
-                    sum_of_products(fn, by, of_a, of_b, tile, (vectors, lanes), depth, k_step, ahead)
+    def _following(self, b: Val, panel: Val) -> Var:
+        """Return what is fetched while the panels before are at work."""
+        return self.fn.var(self.fn.at(self.by.right, b, panel * self.panel_step))
 
-                def blocks_of_unit(number: int, row: Val = row) -> None:
-                    rows = (fn.at(kind, a, row * a_row), a_row, number)
-                    of_b = (fn.at(by.right, b, panel * panel_step), k_step, vectors)
-                    matrix_unit.sum_of_products(fn, by, rows, of_b, depth, tile, (following, fetch_step))
+    def _tile(
+        self,
+        given: tuple[Val, Val],
+        starts: Sequence[Val],
+        rows: tuple[Val, Val, Val],
+        panels: tuple[Val, Val, Val],
+        stop_column: Val,
+        following: Var,
+    ) -> None:
+        """Write a tile; of rows and panels it is given the first, the end, and how many are done at once."""
+        fn, by, (a, b) = self.fn, self.by, given
+        (row, stop_row, step), (panel, stop_panel, at_once) = rows, panels
+        left = fn.minimum(stop_row - row, step)
 
-                if by.has_matrix_unit:
-                    _choose_unit(fn, left, blocks_of_unit, lambda: _choose(fn, left, shapes, sums))
-                else:
-                    _choose(fn, left, shapes, sums)
-                tile_row = _panels_at_once(fn, left, shapes) * width
-                ends.write(tile, tile_row, row, left, starts, column, count)
+        def sums(shape: tuple[int, int]) -> None:
+            of_a = [
+                fn.at(by.left, a, fn.minimum(row + r, stop_row - 1) * self.a_row) for r in range(shape[0])
+            ]
+            of_b = [
+                fn.at(by.right, b, fn.minimum(panel + p, stop_panel - 1) * self.panel_step)
+                for p in range(shape[1])
+            ]
+            ahead = (following, self.fetch_step) if shape[0] == self.shapes[0][0] else None
+            sum_of_products(
+                fn, by, of_a, of_b, self.tile, (self.vectors, self.lanes), self.depth, self.k_step, ahead
+            )
+
+        def sums_of_unit(number: int) -> None:
+            of_a = (fn.at(by.left, a, row * self.a_row), self.a_row, number)
+            of_b = (fn.at(by.right, b, panel * self.panel_step), self.k_step, self.vectors)
+            matrix_unit.sum_of_products(fn, by, of_a, of_b, self.depth, self.tile)
+
+        if by.has_matrix_unit:
+            _choose_unit(fn, left, sums_of_unit, lambda: _choose(fn, left, self.shapes, sums))
+        else:
+            _choose(fn, left, self.shapes, sums)
+        column = panel * self.width
+        count = fn.minimum(at_once * self.width, stop_column - column)
+        tile_row = _panels_at_once(fn, left, self.shapes) * self.width
+        self.ends.write(self.tile, tile_row, row, left, starts, column, count)
 
 
 def _rows_of_unit(fn: Function, rows: Val, otherwise: int) -> Val:

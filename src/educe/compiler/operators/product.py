@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 _UNITS = 16
 """Units of work that a product is cut into, if it can be."""
 
-_BLOCK_SHARE = 4
-"""The part of the second cache that a block of rows fills is one over this."""
-
 _FEW_ROWS = 32
 """Rows of A up to which B is read where it lies, however far its rows are from each other."""
 
@@ -299,18 +296,17 @@ def _has_rows(groups: Sequence[Sequence[int]], of_b: Sequence[int]) -> bool:
     return bool(groups) and all(of_b[axis] == 0 for axis in groups[-1])
 
 
-def unit_blocks(target: Target, rows: int, row_bytes: int, panels: int, number: int) -> tuple[int, int]:
+def unit_blocks(target: Target, rows: int, panel_bytes: int, panels: int, number: int) -> tuple[int, int]:
     """Return the rows of a block and the panels of a group where a matrix unit multiplies.
 
-    It is so fast that the rows of a block must stay in the second cache while all panels of the group pass,
-    and that panels must not be read for a few rows only.
+    The panels of a group stay in the second cache while the rows pass.
     """
     most = matrix_unit.ROWS * matrix_unit.MAX_BLOCKS
+    group = max(1, min(panels, target.l2_bytes // (2 * max(panel_bytes, 1))))
     row_tiles = -(-rows // most)
-    block = max(1, min(row_tiles, target.l2_bytes // (_BLOCK_SHARE * most * max(row_bytes, 1))))
-    blocks = -(-row_tiles // block)
-    group = -(-panels // max(1, min(panels, _UNITS // (blocks * number))))
-    return -(-row_tiles // blocks) * most, group
+    blocks = min(row_tiles, -(-_UNITS // (number * -(-panels // group))))
+    groups = max(-(-panels // group), min(panels, _UNITS // (2 * number * blocks)))
+    return -(-row_tiles // blocks) * most, -(-panels // groups)
 
 
 @dataclass(frozen=True, eq=False)
@@ -411,8 +407,6 @@ class MatrixProduct:
 
     def _fetch_step(self, b: Panels, rows: int) -> int:
         """Return how far to move through the next panel with k, to be at its end after so many rows."""
-        if self.by.has_matrix_unit and rows >= matrix_unit.ROWS:
-            return -(-b.k_step // -(-rows // (matrix_unit.ROWS * matrix_unit.MAX_BLOCKS)))
         if b.panel_step != b.k_step * -(-self.a.shape[-1] // self.by.group):
             return 0
         return -(-b.k_step // max(1, rows // tiles(self.low.target, b.vectors)[0][0]))
@@ -423,7 +417,7 @@ class MatrixProduct:
         The panels of a group stay in the second cache while the rows pass.
         """
         if self.by.has_matrix_unit and m >= matrix_unit.ROWS:
-            return unit_blocks(self.low.target, m, self.a.shape[-1] * self.by.left.size_bytes, panels, number)
+            return unit_blocks(self.low.target, m, b.panel_step * self.by.right.size_bytes, panels, number)
         shapes = tiles(self.low.target, b.vectors)
         most, at_once = next(shape for shape in reversed(shapes) if shape[0] >= min(m, shapes[0][0]))
         group = -(-max(1, -(-panels * number // _UNITS)) // at_once) * at_once

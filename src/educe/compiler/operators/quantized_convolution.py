@@ -204,7 +204,7 @@ class _Convolution:
         width = panels.vectors * low.target.lanes
         count = -(-channels // width)
         most = tile_rows(low.target, by, panels.vectors)
-        rows, group = self._blocks(pixels, panels.vectors, count, whole if flat is None else 0)
+        rows, group = self._blocks(pixels, panels, count, whole if flat is None else 0)
         taps: list[Tensor] = []
         numbers: list[int] = []
         if flat is None:
@@ -257,21 +257,21 @@ class _Convolution:
 
         return packed_panels(low, w, matrix, vectors, self.by)
 
-    def _blocks(self, pixels: int, vectors: int, panels: int, gathered: int) -> tuple[int, int]:
+    def _blocks(self, pixels: int, panels: Panels, count: int, gathered: int) -> tuple[int, int]:
         """Return the pixels of a block and the panels of a group: what a unit of work does.
 
         Rows that are gathered stay in the second cache while panels pass.
         """
         target, size = self.low.target, self.x.kind.size_bytes
         if not gathered and self.by.has_matrix_unit:
-            return unit_blocks(target, pixels, self.w.shape[1] * size, panels, self.groups)
-        most = tile_rows(target, self.by, vectors)
+            return unit_blocks(target, pixels, panels.panel_step * size, count, self.groups)
+        most = tile_rows(target, self.by, panels.vectors)
         row_tiles = -(-pixels // most)
         block = -(-row_tiles // _UNITS)
         if gathered:
             block = min(block, max(1, target.l2_bytes // (_SCRATCH_SHARE * gathered * size * most)))
         units = -(-row_tiles // block) * self.groups
-        return block * most, -(-panels // max(1, min(panels, _UNITS // (2 * units))))
+        return block * most, -(-count // max(1, min(count, _UNITS // (2 * units))))
 
     def _outside_row(self) -> Tensor:
         """Return what a tap outside of the input sees."""
