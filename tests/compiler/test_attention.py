@@ -324,6 +324,47 @@ def test_rotary_embedding(interleaved, dim, rank, has_positions):
     assert_near(found, ReferenceEvaluator(wide).run(None, feeds)[0])
 
 
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("of_cos", [(5, 16), (2, 1, 5, 16), (1, 1, 5, 1)])
+@pytest.mark.parametrize("order", [(0, 2, 1, 3), (0, 1, 2, 3)])
+def test_rotation_that_is_written_as_products(order, of_cos, interleaved, dtype):
+    x, cos, sin = random((2, 5, 3, 16), dtype), random(of_cos, dtype), random((5, 16), dtype, seed=1)
+    x = x if order[1] == 2 else x.transpose(0, 2, 1, 3).copy()
+    bounds = [(0, 16, 2), (1, 16, 2)] if interleaved else [(0, 8, 1), (8, 16, 1)]
+    constants = {"last": np.array([3]), "behind": np.array([-1])}
+    nodes = [helper.make_node("Transpose", ["x"], ["z"], perm=order)]
+    for name, bound in zip("ab", bounds, strict=True):
+        numbers = [f"{name}{index}" for index in range(3)]
+        constants |= {each: np.array([value]) for each, value in zip(numbers, bound, strict=True)}
+        nodes.append(helper.make_node("Slice", ["z", *numbers[:2], "last", numbers[2]], [name]))
+    nodes.append(helper.make_node("Neg", ["b"], ["n"]))
+    if interleaved:
+        nodes += [helper.make_node("Unsqueeze", [each, "behind"], [f"{each}u"]) for each in "na"]
+        nodes += [
+            helper.make_node("Concat", ["nu", "au"], ["w"], axis=-1),
+            helper.make_node("Shape", ["w"], ["i"], end=3),
+            helper.make_node("Concat", ["i", "behind"], ["j"], axis=0),
+            helper.make_node("Reshape", ["w", "j"], ["t"]),
+        ]
+    else:
+        nodes.append(helper.make_node("Concat", ["n", "a"], ["t"], axis=-1))
+    nodes += [
+        helper.make_node("Mul", ["z", "c"], ["p"]),
+        helper.make_node("Mul", ["t", "s"], ["q"]),
+        helper.make_node("Add", ["p", "q"], ["y"]),
+    ]
+    feeds = {"x": x, "c": cos, "s": sin}
+    inputs = {name: (KINDS[dtype], each.shape) for name, each in feeds.items()}
+    executable = native(model(nodes, inputs, ["y"], constants))
+    z = x.transpose(order)
+    turned = np.empty_like(z)
+    (a, b) = (np.s_[..., slice(*bound)] for bound in bounds)
+    turned[a], turned[b] = -z[b], z[a]
+    assert_near(executable.run(feeds)["y"], z * cos + turned * sin)
+    assert sum(len(segment.launches) for segment in executable.program(feeds)) <= 3
+
+
 EQUATIONS = [
     ("ij,jk->ik", (5, 7), (7, 40)),
     ("bij,bjk->bik", (3, 5, 7), (3, 7, 9)),

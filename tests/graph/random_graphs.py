@@ -568,6 +568,36 @@ def attention(b: Builder) -> None:
     b.add(b.node("MatMul", [weights, v])[0], F32, shape)
 
 
+def rotation(b: Builder) -> None:
+    item = b.pick(F32, min_rank=1)
+    if item is None or item.shape[-1] % 2 or 0 in item.shape:
+        return
+    size, rank, interleaved = item.shape[-1], len(item.shape), b.random.random() < 0.5
+    bounds = ((0, size, 2), (1, size, 2)) if interleaved else ((0, size // 2, 1), (size // 2, 2**40, 1))
+    last = b.weight(np.array([b.random.choice((-1, rank - 1))]))
+    if interleaved or b.random.random() < 0.5:
+        parts = []
+        for start, stop, step in bounds:
+            numbers = [b.weight(np.array([each])) for each in (start, stop)]
+            parts += b.node("Slice", [item.name, *numbers, last, b.weight(np.array([step]))])
+    else:
+        parts = b.node("Split", [item.name], 2, axis=-1, num_outputs=2)
+    parts = [*b.node("Neg", [parts[1]]), parts[0]]
+    if interleaved:
+        behind = b.weight(np.array([-1]))
+        parts = [b.node("Unsqueeze", [each, behind])[0] for each in parts]
+    (turned,) = b.node("Concat", parts, axis=-1)
+    if interleaved:
+        (shape,) = b.node("Shape", [turned], start=0, end=rank - 1)
+        (turned,) = b.node("Reshape", [turned, b.node("Concat", [shape, behind], axis=0)[0]])
+    pairs = [[each, b.weight(b.array(F32, (*item.shape[1:-1], size)))] for each in (item.name, turned)]
+    for pair in pairs:
+        b.random.shuffle(pair)
+    products = [b.node("Mul", pair)[0] for pair in pairs]
+    b.random.shuffle(products)
+    b.make("Add", products, item)
+
+
 def _masked(b: Builder, scores: str, shape: Sequence[int]) -> str:
     """Return scores after a mask that is added, or one that chooses among them."""
     if b.random.random() < 0.5:
@@ -602,7 +632,7 @@ EXACT: tuple[Callable[[Builder], None], ...] = (
     again,
     branch,
 )
-ROUNDED = (*EXACT, product, convolution, activation, normalization, groups, attention)
+ROUNDED = (*EXACT, product, convolution, activation, normalization, groups, attention, rotation)
 
 
 def random_model(random: Random, exact: bool) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:

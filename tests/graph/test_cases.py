@@ -300,6 +300,33 @@ def test_attention_is_named(body: str, left: dict[str, int]) -> None:
     assert operators(text) == left
 
 
+HALVES = "a = Slice(x, zero, two, last)  b = Slice(x, two, four, last)"
+PAIRS = "a = Slice(x, zero, four, last, two)  b = Slice(x, one, four, last, two)"
+STACK = "u = Unsqueeze(n, last)  v = Unsqueeze(a, last)  w = Concat <axis = -1> (u, v)"
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        (f"{HALVES}  n = Neg(b)  t = Concat <axis = -1> (n, a)", True),
+        ("a, b = Split <axis = -1, num_outputs = 2> (x)  n = Neg(b)  t = Concat <axis = 3> (n, a)", True),
+        (f"{PAIRS}  n = Neg(b)  {STACK}  i = Shape <end = 3> (w)  j = Concat <axis = 0> (i, last)"
+         "  t = Reshape(w, j)", True),
+        (f"{PAIRS}  n = Neg(b)  {STACK}  i = Shape(x)  t = Reshape(w, i)", False),
+        (f"{PAIRS}  n = Neg(b)  t = Concat <axis = -1> (n, a)", False),
+        (f"{HALVES}  n = Neg(a)  t = Concat <axis = -1> (n, b)", False),
+        (f"{HALVES}  n = Neg(b)  t = Concat <axis = -1> (a, n)", False),
+        ("a, b = Split <axis = -1> (x, uneven)  n = Neg(b)  t = Concat <axis = -1> (n, a)", False),
+    ],
+)  # fmt: skip
+def test_rotary_embeddings_are_named(body: str, named: bool) -> None:
+    text = f"""g (float[N, 2, S, 4] x, float[S, 4] c, float[M, 1, S, 4] s) => (float[N, 2, S, 4] y)
+        <int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] two = {{2}}, int64[1] four = {{4}},
+         int64[1] last = {{-1}}, int64[2] uneven = {{1, 3}}>
+        {{ {body}  p = Mul(c, x)  q = Mul(t, s)  y = Add(q, p) }}"""
+    assert ("RotaryEmbedding" in operators(text)) == named
+
+
 SCORES = "t = Transpose <perm = [0, 1, 3, 2]> (k)  s = MatMul(q, t)"
 END = "w = Softmax(c)  y = MatMul(w, v)"
 NAMED, UNNAMED = {"Attention": 1}, {"Softmax": 1}

@@ -43,6 +43,22 @@ class Attention(OpRun):
         return ((np.nan_to_num(weights, nan=0) if attributes.get("zeros") else weights) @ v,)
 
 
+class RotaryEmbedding(OpRun):
+    """``educe.RotaryEmbedding`` by its definition."""
+
+    op_domain = "educe"
+
+    def _run(self, x: Any, cos: Any, sin: Any, **attributes: Any) -> tuple[Any]:
+        turned, half = np.empty_like(x), x.shape[-1] // 2
+        a, b = (
+            (np.s_[..., ::2], np.s_[..., 1::2])
+            if attributes["interleaved"]
+            else (np.s_[..., :half], np.s_[..., half:])
+        )
+        turned[a], turned[b] = -x[b], x[a]
+        return (x * cos + turned * sin,)
+
+
 def evaluated(model: ir.Model, feeds: Arrays) -> list[np.ndarray]:
     """Run `model` by ONNX's evaluator."""
     model = model.clone()
@@ -51,7 +67,7 @@ def evaluated(model: ir.Model, feeds: Arrays) -> list[np.ndarray]:
         model.opset_imports[""] = NEWEST_OPSET
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        evaluator = ReferenceEvaluator(ir.serde.serialize_model(model), new_ops=[Attention])
+        evaluator = ReferenceEvaluator(ir.serde.serialize_model(model), new_ops=[Attention, RotaryEmbedding])
         return [np.asarray(each) for each in evaluator.run(None, feeds)]
 
 

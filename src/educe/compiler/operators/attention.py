@@ -1,4 +1,4 @@
-"""Attention, and the rotation of its queries and keys by their positions."""
+"""Attention."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ from educe.compiler.kernels.attention import scratch_elements
 from educe.compiler.lowering import Repeat
 from educe.compiler.operators.base import Call, NotCompiled, operator, operators
 from educe.compiler.operators.joining import concat
-from educe.compiler.operators.movement import sliced
 from educe.compiler.operators.product import cast, matrix_product
-from educe.compiler.tensor import Tensor, broadcast_shape, broadcast_strides, dtype_of, strides_in_order
+from educe.compiler.tensor import (
+    Tensor,
+    broadcast_shape,
+    broadcast_strides,
+    dtype_of,
+    strides_in_order,
+)
 from educe.graph.normalize import INTERNAL_OPSET
 
 if TYPE_CHECKING:
@@ -91,8 +96,8 @@ def standard_attention(
         raise NotCompiled
     is_flat = q.rank == _RANK - 1
     if is_flat:
-        q = _heads(low, q, call.get("q_num_heads"))
-        k, v = (_heads(low, each, call.get("kv_num_heads")) for each in (k, v))
+        q = by_heads(low, q, call.get("q_num_heads"))
+        k, v = (by_heads(low, each, call.get("kv_num_heads")) for each in (k, v))
     if past_key is not None and past_value is not None:
         k, v = _joined(low, past_key, k), _joined(low, past_value, v)
     if any(each.rank != _RANK for each in (q, k, v)):
@@ -120,7 +125,7 @@ def _joined(low: Lowering, past: Tensor, new: Tensor) -> Tensor:
     return joined
 
 
-def _heads(low: Lowering, x: Tensor, heads: int | None) -> Tensor:
+def by_heads(low: Lowering, x: Tensor, heads: int | None) -> Tensor:
     """Return (batch, length, heads · features) as (batch, heads, length, features), without a copy."""
     if x.rank != _RANK - 1 or not heads or x.shape[2] % heads:
         raise ValueError(f"{x} has not {heads} heads")
@@ -337,44 +342,3 @@ def _filled(low: Lowering, mask: Tensor, keys: int) -> Tensor:
 def _vectors(target: Target, rows: int) -> int:
     """Return the vectors of rows in a block with which so many rows take least time."""
     return min(_SPEEDS, key=lambda each: -(-rows // (each * target.lanes)) * each / _SPEEDS[each])
-
-
-@operator("RotaryEmbedding")
-def rotary_embedding(
-    low: Lowering, call: Call, x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor | None = None
-) -> Tensor:
-    """Pairs of features turned by an angle of their position: Su et al., 2021, arxiv.org/abs/2104.09864."""
-    out = low.empty(x.kind, x.shape)
-    by_head = _positions_first(low, call, x)
-    turned = _positions_first(low, call, out)
-    size = int(call.get("rotary_embedding_dim", 0)) or by_head.shape[3]
-    half = size // 2
-    if size % 2 or size > by_head.shape[3] or cos.shape != sin.shape or cos.shape[-1] != half:
-        raise ValueError(f"angles {cos} and {sin} for {size} of {by_head.shape[3]} features")
-    if positions is not None:
-        rows = Call("Gather", "", INTERNAL_OPSET, {"axis": 0})
-        cos, sin = (operators()["", "Gather"](low, rows, each, positions) for each in (cos, sin))  # type: ignore[assignment]
-    if cos.shape != (*by_head.shape[:2], half):
-        raise ValueError(f"angles {cos} for {by_head.shape[0]} times {by_head.shape[1]} positions")
-    cos, sin = (low.reshape(each, (*each.shape[:2], 1, half)) for each in (cos, sin))
-    halves = (
-        (range(0, size, 2), range(1, size, 2))
-        if call.get("interleaved", 0)
-        else (range(half), range(half, size))
-    )
-    a, b = (sliced(low, by_head, 3, each) for each in halves)
-    real = low.apply("Sub", low.apply("Mul", cos, a), low.apply("Mul", sin, b))
-    imaginary = low.apply("Add", low.apply("Mul", sin, a), low.apply("Mul", cos, b))
-    for part, places in zip((real, imaginary), halves, strict=True):
-        low.write(part, sliced(low, turned, 3, places))
-    rest = range(size, by_head.shape[3])
-    if rest:
-        low.copy(sliced(low, by_head, 3, rest), sliced(low, turned, 3, rest))
-    return out
-
-
-def _positions_first(low: Lowering, call: Call, x: Tensor) -> Tensor:
-    """Return `x` as (batch, positions, heads, features), without a copy."""
-    if x.rank == _RANK:
-        return low.permute(x, (0, 2, 1, 3))
-    return low.permute(_heads(low, x, call.get("num_heads")), (0, 2, 1, 3))

@@ -15,6 +15,7 @@ from educe.graph.passes.functions import IsCompiled, expand_functions, inline_fu
 from educe.graph.passes.movement import MovementChains
 from educe.graph.passes.normalizations import Normalizations
 from educe.graph.passes.older import OlderSoftmax
+from educe.graph.passes.rotary import RotaryEmbeddings
 from educe.graph.passes.scaling import ScaleFolding
 from educe.graph.passes.simplify import CommonSubexpressions, Constants, DeadCode, Identities
 from educe.model.walk import all_graphs
@@ -40,7 +41,13 @@ def passes(is_compiled: IsCompiled) -> tuple[Sequence[Pass], Sequence[Pass]]:
         ScaleFolding(),
         DeadCode(),
     )
-    naming = Normalizations(is_compiled), Activations(is_compiled), Attentions(is_compiled), DeadCode()
+    naming = (
+        Normalizations(is_compiled),
+        Activations(is_compiled),
+        RotaryEmbeddings(is_compiled),
+        Attentions(is_compiled),
+        DeadCode(),
+    )
     return simplifying, naming
 
 
