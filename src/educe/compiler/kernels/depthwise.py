@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from educe.compiler.emit import I64, PTR, Function, Kind, Val, Var
+from educe.compiler.emit import F32, I64, PTR, Function, Kind, Val, Var
 from educe.compiler.kernel import template
 from educe.compiler.kernels.convolution import RowEnd, multiply_add, start_sums, sums
 from educe.compiler.kernels.scalars import Expression
@@ -12,6 +12,11 @@ from educe.compiler.target import Target
 
 NUM_SIZES = 9
 """Sizes of a window before the strides of what its expression reads and writes."""
+
+
+def total_kind(kind: Kind, reduction: str) -> Kind:
+    """Return the kind in which a window is reduced: for products of 8-bit numbers f32, which is exact."""
+    return F32 if kind.size_bytes == 1 and reduction == "dot" else kind
 
 
 @template("window")
@@ -51,7 +56,7 @@ def window(
     Args:
         fn: The function to write.
         target: Its machine.
-        kind: The kind of x.
+        kind: The kind of x; sums of 8-bit numbers, and their weights, are f32.
         tile: Pixels and vectors of channels that are reduced in registers.
         reduction: ``dot`` with weights for each channel, ``blend`` with weights for each pixel, ``sum`` or
             ``max``.
@@ -65,7 +70,7 @@ def window(
     width, tiles, parts, part_channels, channels, padded, line_taps, column_taps, step = (
         fn.size(index) for index in range(NUM_SIZES)
     )
-    acc = sums(fn, kind, tile, lanes)
+    acc = sums(fn, total_kind(kind, reduction), tile, lanes)
     reducer = _REDUCERS[reduction](fn, kind, acc, weights, padded)
     is_blend = reduction == "blend"
     ends = RowEnd(fn, target, expression, access, out, 8 if is_blend else 7, NUM_SIZES)
@@ -80,7 +85,7 @@ def window(
         first = part * part_channels
         with fn.loop(first, fn.minimum(first + part_channels, channels), vectors * lanes) as c:
             count = fn.minimum(channels - c, vectors * lanes)
-            start_sums(fn, acc, fn.at(kind, start, c))
+            start_sums(fn, acc, fn.at(acc[0][0].kind, start, c))
             reducer.reduce_tile(c, counts, count if has_tail else None, inner, step)
             pixels = fn.minimum(width - column, rows)
             ends.write(acc, (line, column), pixels, width, c, count if has_tail else None)
@@ -223,7 +228,7 @@ class _Reducer:
             weights = self._pixel_weights(tap * rows + r) or weights
             for v, total in enumerate(row):
                 seen = fn.load(self.kind, pixel, c + v * lanes, lanes, masks[v])
-                total.set(self._combined(total.get(), seen, weights[v]))
+                total.set(self._combined(total.get(), fn.cast(seen, total.kind), weights[v]))
 
     def _pixel(self, first: Val, r: int) -> Val:
         """Return where the channels of pixel `r` lie, of those whose addresses begin at `first`."""
@@ -243,8 +248,9 @@ class _Reducer:
 
 class _Dot(_Reducer):
     def _weights(self, tap: Val, c: Val) -> list[Val]:
-        row = self.fn.at(self.kind, self.weights, tap * self.padded + c)
-        return [self.fn.load(self.kind, row, v * self.lanes, self.lanes) for v in range(len(self.acc[0]))]
+        kind = self.acc[0][0].kind
+        row = self.fn.at(kind, self.weights, tap * self.padded + c)
+        return [self.fn.load(kind, row, v * self.lanes, self.lanes) for v in range(len(self.acc[0]))]
 
     def _combined(self, total: Val, seen: Val, weight: Val) -> Val:
         return multiply_add(self.fn, seen, weight, total)

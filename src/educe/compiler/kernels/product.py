@@ -266,18 +266,25 @@ def gathered(fn: Function, target: Target, kind: Kind, a: Val, first: Val, stop:
             with fn.loop(0, column_taps) as j:
                 offset = start + fn.load(I64, of_column, j)
                 source, to = fn.select(offset < 0, outside, fn.at(kind, a, offset)), place.get()
-                _copy(fn, kind, source, to, depth, (target.vector_bytes, 16))
+                _copy(fn, kind, source, to, depth, (target.vector_bytes, 16), target.has_masks)
                 place.set(fn.at(kind, to, depth))
 
 
-def _copy(fn: Function, kind: Kind, source: Val, to: Val, count: Val, sizes: Sequence[int]) -> None:
-    """Copy `count` numbers in vectors of some sizes in bytes, one after the other, and then one by one."""
+def _copy(
+    fn: Function, kind: Kind, source: Val, to: Val, count: Val, sizes: Sequence[int], has_masks: bool
+) -> None:
+    """Copy `count` numbers in vectors of some sizes in bytes, and the rest under a mask, or one by one."""
     done = fn.const(I64, 0)
     for lanes in sorted({size // kind.size_bytes for size in sizes}, reverse=True):
         stop = count - count % lanes
         with fn.loop(done, stop, lanes) as index:
             fn.store(fn.load(kind, source, index, lanes), to, index)
         done = stop
+        if has_masks:
+            with fn.when(done < count):
+                mask = fn.tail_mask(count - done, lanes)
+                fn.store(fn.load(kind, source, done, lanes, mask), to, done, mask)
+            return
     with fn.loop(done, count) as index:
         fn.store(fn.load(kind, source, index), to, index)
 
@@ -412,11 +419,11 @@ class TileEnd:
                 result = fn.splat(self.expression.emit(fn, values), lanes)
                 fn.store(result, places[0], column + done, mask)
 
-            whole = fn.const(I64, 0) if self.has_masks else count - count % lanes
-            if not self.has_masks:
-                with fn.loop(0, whole, lanes) as done:
-                    vector(done, None)
-            with fn.loop(whole, count, lanes) as done:
+            whole = count - count % lanes
+            with fn.loop(0, whole, lanes) as done:
+                vector(done, None)
+            with fn.when(whole < count):
+                done = whole
                 vector(done, fn.tail_mask(count - done, lanes))
 
 

@@ -25,6 +25,12 @@ def dequantize(fn: Function, x: Val, scale: Val, zero_point: Val, to: str) -> Va
     return fn.cast((fn.cast(x, F32) - fn.cast(zero_point, F32)) * fn.cast(scale, F32), KINDS[to])
 
 
+@scalar("WholeNumber")
+def whole_number(fn: Function, x: Val) -> Val:
+    """Return a float that is known to be an integer of 32 bits as one."""
+    return fn.truncate(x, I32)
+
+
 @scalar("FlipSign")
 def flip_sign(fn: Function, x: Val) -> Val:
     """Return the 8-bit integer x moved by 128 into the kind of the other sign."""

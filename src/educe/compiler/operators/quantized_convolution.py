@@ -99,23 +99,36 @@ def _convolution(
     if w_zero is not None:
         w_zero = low.reshape(w_zero, () if w_zero.size == 1 else (w_zero.size, 1, *ones))
     if groups == w.shape[0] and w.shape[1] == 1 and window.num_taps <= _EXACT_TAPS:
-        total, offset = _depthwise(low, x, w, x_zero, w_zero, window), None
+        total, offset = _depthwise(low, x, w, x_zero, w_zero, window)
     else:
         total, offset = _product(low, x, w, x_zero, w_zero, window, groups)
-    for added in (offset, bias):
-        if added is not None:
-            total = low.apply("Add", total, low.reshape(added, (w.shape[0], *ones)))
-    return total
+    added = _sum(low, [each for each in (offset, bias) if each is not None])
+    return total if added is None else low.apply("Add", total, low.reshape(added, (w.shape[0], *ones)))
+
+
+def _sum(low: Lowering, vectors: Sequence[Tensor]) -> Tensor | None:
+    """Return the sum of vectors, which is computed once for all runs if they are known."""
+    if len(vectors) < 2:
+        return vectors[0] if vectors else None
+    known = [each.value for each in vectors if each.value is not None]
+    if len(known) == len(vectors):
+        return low.constant(np.sum(known, axis=0, dtype=np.int32))
+    return low.need(low.apply("Add", *vectors))
 
 
 def _depthwise(
     low: Lowering, x: Tensor, w: Tensor, x_zero: Tensor, w_zero: Tensor | None, window: Window
-) -> Tensor:
-    """Return a convolution whose channels do not meet, by way of f32, in which it is exact."""
-    source = low.apply("Cast", centred(low, x, x_zero), to="f32")
-    weights = cast(low, centred(low, w, w_zero), F32)
-    sliding = Sliding(low, with_channels_last(low, source), window, "dot", low.need(weights))
-    return low.apply("Cast", sliding.product(), to="i32")
+) -> tuple[Tensor, Tensor | None]:
+    """Return what `_product` does where channels do not meet, by way of f32, in which it is exact."""
+    weights, offset, outside = centred(low, w, w_zero), None, 0
+    if x_zero.value is None:
+        x = low.apply("Sub", low.apply("Cast", x, to="f32"), cast(low, x_zero, F32))
+    elif x_zero.value.any():
+        outside = int(x_zero.value)
+        offset = _negative_product(low, cast(low, x_zero, I32), _sums(low, weights))
+    x, weights = with_channels_last(low, x), low.need(cast(low, weights, F32))
+    sliding = Sliding(low, x, window, "dot", weights, outside=outside)
+    return low.apply("WholeNumber", sliding.product()), offset
 
 
 def _product(
@@ -132,7 +145,7 @@ def _product(
         x, by = as_dot_kind(low, x, left)
         point = moved_zero(low, x_zero, by)
         if point is not None:
-            offset = low.need(low.apply("Neg", low.apply("Mul", point, _sums(low, weights))))
+            offset = _negative_product(low, point, _sums(low, weights))
         outside, _ = as_dot_kind(low, x_zero, left)
     else:
         x, weights = centred(low, x, x_zero), centred(low, w, w_zero)
@@ -151,6 +164,13 @@ def _product(
     shape = (x.shape[0], w.shape[0], *window.outputs)
     lazy = Product(made.launch, _accepts, _accepts)
     return Tensor(I32, shape, channels_last(shape), lazy=lazy), offset
+
+
+def _negative_product(low: Lowering, point: Tensor, sums: Tensor) -> Tensor:
+    if point.value is None or sums.value is None:
+        return low.need(low.apply("Neg", low.apply("Mul", point, sums)))
+    with np.errstate(over="ignore"):
+        return low.constant(np.negative(point.value * sums.value))
 
 
 def _sums(low: Lowering, w: Tensor) -> Tensor:

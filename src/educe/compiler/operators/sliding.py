@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from educe.compiler.kernel import Kernel
+from educe.compiler.kernels.depthwise import total_kind
 from educe.compiler.kernels.scalars import Expression
 from educe.compiler.operators.tile_end import (
     access_of,
@@ -59,7 +60,9 @@ class Sliding:
 
     def product(self) -> Tensor:
         """Return the result, which is launched when its end is known."""
-        return waiting(self.x.kind, (*self.x.shape[:2], *self.window.outputs), self.launch)
+        return waiting(
+            total_kind(self.x.kind, self.reduction), (*self.x.shape[:2], *self.window.outputs), self.launch
+        )
 
     def launch(self, expression: Expression, operands: Sequence[Tensor], out: Tensor) -> None:
         """Launch it with `expression` at its end, into `out`."""
@@ -107,7 +110,7 @@ class Sliding:
         if self.reduction == "dot":
             assert self.w is not None
             channels = self.w.shape[0]
-            bias = packed_bias(low, self.bias, kind, channels, 1, panel)
+            bias = packed_bias(low, self.bias, total_kind(kind, "dot"), channels, 1, panel)
             return [packed_taps(low, self.w, panels * panel), bias]
         start = filled_row(low, self.x, self.start)
         if self.reduction != "blend":
