@@ -438,6 +438,17 @@ def test_known_values_are_folded_as_the_evaluator_computes_them():
     folded("NonZero", x)
 
 
+@pytest.mark.parametrize("indices", [[[0, 2, -1]], [[1], [0]], [[3, 0], [1, 1]]])
+def test_known_elements_are_gathered_at_fewer_places_than_there_are(indices):
+    x, indices = np.arange(16).reshape(4, 4), np.array(indices)
+    node = helper.make_node("GatherElements", ["x", "i"], ["g"], axis=1)
+    add = helper.make_node("Add", ["g", "y"], ["z"])
+    shape = indices.shape
+    executable = native(model([node, add], {"y": (7, shape)}, ["z"], {"x": x, "i": indices}))
+    rows = np.arange(len(indices))[:, None]
+    np.testing.assert_array_equal(executable.run({"y": np.ones(shape, np.int64)})["z"], x[rows, indices] + 1)
+
+
 def test_a_look_at_sizes_keeps_an_expression_whole():
     nodes = [
         helper.make_node("Relu", ["x"], ["r"]),

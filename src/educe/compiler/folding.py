@@ -118,6 +118,14 @@ def _gather(call: Call, x: np.ndarray, indices: np.ndarray) -> np.ndarray:
     return np.asarray(np.take(x, indices, int(call.get("axis", 0))))
 
 
+@_folds("GatherElements")
+def _gather_elements(call: Call, x: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    axis = int(call.get("axis", 0)) % x.ndim
+    # The evaluator wants as many indices as elements in the other dimensions.
+    seen = tuple(slice(None if each == axis else size) for each, size in enumerate(indices.shape))
+    return np.take_along_axis(x[seen], indices, axis)
+
+
 @_folds("Concat")
 def _concat(call: Call, *parts: np.ndarray) -> np.ndarray:
     return np.concatenate(parts, int(call.get("axis", 1)))
