@@ -309,6 +309,29 @@ class TestBadInput:
         assert educe("predict", "zoo/mnist", photo, "--top", 0).returncode == USER
         assert educe("predict").returncode == USER
 
+    def test_names_that_no_file_has(self) -> None:
+        long = "x" * 400
+        for model in ("zoo/mnist", "zoo/comment_spam"):
+            self.check(educe("predict", model, long), "InputError", USER, long)
+            self.check(educe("predict", model, ""), "InputError", USER, "is empty")
+        self.check(educe("predict", "zoo/comment_spam", "you won"), "InputError", USER, "from standard input")
+        self.check(educe("inspect", long), "ModelFileError", USER, long)
+        self.check(educe("inspect", ""), "", USER, "name is empty")
+        self.check(educe("predict", "zoo/mnist", "x.png", "--save", ""), "", USER, "name is empty")
+        self.check(
+            educe("predict", "zoo/mnist", "x.png", "--save", long), "OptionError", USER, "cannot be made"
+        )
+
+    def test_data_that_cannot_be_read(self, tmp_path: Path) -> None:
+        for data, text in (("/proc/self/mem", "cannot be read"), ("absent.png", "cannot be opened")):
+            done = educe("verify", "zoo/mnist", "--against", "reference", "--data", data)
+            self.check(done, "InputError", USER, data, text)
+        done = educe("verify", "zoo/mnist", "--against", "reference", "--data", "-", stdin=b"")
+        self.check(done, "InputError", USER, "-: the file is empty")
+
+    def test_usage_names_the_command(self) -> None:
+        assert "Usage: educe predict [OPTIONS] {MODEL} {INPUT}...\n" in educe("predict").stderr
+
     def test_an_empty_folder_and_an_unmatched_pattern(self, tmp_path: Path) -> None:
         done = educe("predict", "zoo/mnist", tmp_path, "zoo/none*.png", "zoo/mnist/inputs/1.png", "--top", 1)
         self.check(done, "InputError", USER, "holds no file", "no file matches", "1 answered, 2 failed")
@@ -387,10 +410,13 @@ class TestOtherCommands:
     def test_bench_refuses_an_engine_named_twice(self) -> None:
         assert educe("bench", "zoo/mnist", "--engine", "reference,reference").returncode == USER
 
-    def test_engines_and_doctor(self) -> None:
+    def test_engines_and_doctor(self, monkeypatch: pytest.MonkeyPatch) -> None:
         names = [row["name"] for row in lines(educe("engines", "--json"))]
         assert names == ["native", "onnxruntime", "reference", "openvino"]
         assert "onnxruntime" in educe("engines").stdout
+        monkeypatch.setenv("EDUCE_ENGINE", "naive")
+        assert "EDUCE_ENGINE=naive is none of them" in educe("engines").stderr
+        monkeypatch.delenv("EDUCE_ENGINE")
         (facts,) = lines(educe("doctor", "--json"))
         assert all(peaks["fma_gflops"] > 0 for peaks in facts["peaks"])
         assert facts["machine"]["cores"] >= 1

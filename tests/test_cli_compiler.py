@@ -15,6 +15,8 @@ from educe import api
 from educe.bench.feeds import random_feeds
 from educe.bench.profile import profile
 from educe.compiler import listing
+from educe.compiler.target import host_target
+from educe.store import Key, Store
 from tests.conformance.cases import CASES, model, node, value_info
 from tests.conftest import ROOT
 from tests.test_cli import UNSUPPORTED, USER, educe, lines
@@ -156,8 +158,17 @@ def test_a_profile_of_what_never_runs_the_same():
     assert all(kernel.seconds >= 0 for kernel in found.kernels)
 
 
-def test_profile_refuses_files_that_cannot_be_written_before_it_measures():
-    for arguments in (["--chart", "/no/such/a.svg"], ["--trace", "/no/such/a.json"], ["--chart", "a.gif"]):
+def test_profile_refuses_files_that_cannot_be_written(tmp_path: Path):
+    (tmp_path / "a.svg").mkdir()
+    chart, trace = "--chart", "--trace"
+    for arguments in (
+        [chart, "/no/such/a.svg"],
+        [trace, "/no/such/a.json"],
+        [chart, "a.gif"],
+        [chart, tmp_path / "a.svg"],
+        [trace, tmp_path],
+        [trace, "/dev/full", "--seconds", 0.01],
+    ):
         done = educe("profile", "zoo/mnist", *arguments)
         assert done.returncode == USER, done.stderr
         assert "OptionError" in done.stderr
@@ -175,7 +186,11 @@ def test_the_cache_is_listed_explained_and_cleared(tmp_path: Path, monkeypatch):
     assert {"kernel"} == {entry["kind"] for entry in entries}
     assert set(entries[0]["ingredients"]) >= {"target", "compiler", "llvm"}
     assert str(tmp_path) in educe("cache", "list").stdout.replace("\n", "")
-    assert lines(educe("cache", "clear", "--json")) == [{"removed": len(entries)}]
+    Store(tmp_path, 10**9).put(Key("other", "[b]thing", ()), b"content")
+    listed = educe("cache", "list").stdout
+    assert "│ other  │ [b]thing " in listed
+    assert f"│ {host_target().name} " in listed
+    assert lines(educe("cache", "clear", "--json")) == [{"removed": len(entries) + 1}]
     monkeypatch.setenv("EDUCE_CACHE", "off")
     assert educe("cache", "list").returncode == USER
     assert educe("predict", "zoo/mnist", "zoo/mnist/inputs/7.png").returncode == 0

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from rich.table import Table
 
 from educe.cli.screen import (
     format_count,
@@ -16,6 +17,7 @@ from educe.cli.screen import (
     print_error,
     print_facts,
     print_json,
+    print_table,
     printable,
     working,
 )
@@ -99,3 +101,30 @@ def test_what_takes_long_is_silent_elsewhere(capsys: pytest.CaptureFixture[str])
     with working("compiling"):
         time.sleep(0.6)
     assert "".join(capsys.readouterr()) == ""
+
+
+def _table() -> Table:
+    table = Table("node", box=None)
+    table.add_column("time", no_wrap=True)
+    table.columns[0].min_width = 8
+    table.add_row("a node with a long name" * 10, "12.34 milliseconds")
+    return table
+
+
+def test_a_table_is_whole_where_nobody_wraps_it(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(_table())
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert "a node with a long name" * 10 in lines[1]
+
+
+def test_numbers_are_whole_on_the_narrowest_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "10")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    print_table(_table())
+    shown = capsys.readouterr().out
+    assert "12.34 milliseconds" in shown
+    assert "a node" in shown

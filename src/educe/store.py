@@ -231,7 +231,7 @@ def max_bytes() -> int:
 def is_writable(root: Path) -> bool:
     """Say whether entries can be written to `root`, which may have to be made."""
     whole = root.absolute()
-    existing = next(path for path in (whole, *whole.parents) if path.exists())
+    existing = next(path for path in (whole, *whole.parents) if os.access(path, os.F_OK))
     return existing.is_dir() and os.access(existing, os.W_OK)
 
 

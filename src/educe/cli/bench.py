@@ -12,7 +12,7 @@ from rich.table import Table
 
 from educe import api, engines
 from educe.cli import options
-from educe.cli.screen import errors, format_seconds, output, print_error, print_json, working
+from educe.cli.screen import errors, format_seconds, output, print_error, print_json, print_table, working
 from educe.engines.base import Executable
 from educe.errors import EduceError, OptionError
 from educe.limits import format_bytes
@@ -30,7 +30,10 @@ educe bench zoo/mnist zoo/kws --engine native --against onnxruntime,openvino --j
 
 
 def command(
-    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Model files, or their folders.")],
+    models: Annotated[
+        list[Path],
+        typer.Argument(parser=options.named_path, metavar="MODEL", help="Model files, or their folders."),
+    ],
     engine: Annotated[
         str | None,
         typer.Option(
@@ -71,7 +74,8 @@ def command(
 
 
 def _engine_names(engine: str | None, against: str | None) -> list[str]:
-    chosen = [*(engine or engines.get().name).split(","), *(against.split(",") if against else ())]
+    measured = engines.get().name if engine is None else engine
+    chosen = [*measured.split(","), *(against.split(",") if against else ())]
     names = [engines.get(name.strip()).name for name in chosen]
     if len(set(names)) < len(names):
         raise OptionError(f"an engine is named twice: {', '.join(names)}", remedy="name each once")
@@ -142,7 +146,7 @@ def _print(path: Path, rows: list[dict[str, Any]]) -> None:
             "" if memory is None else format_bytes(memory),
             f"{row['difference']:.0e}",
         )
-    output().print(table)
+    print_table(table)
     timed = [row for row in rows if "error" not in row]
     if len(timed) > 1:
         ratios = ", ".join(f"{row['ratio']:.2f} times as fast as {row['engine']}" for row in timed[1:])

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from educe import api, store
 from educe.cli import options
-from educe.cli.screen import output, print_json, working
+from educe.cli.screen import output, print_json, print_table, working
 from educe.engines.native import NativeExecutable
 from educe.errors import OptionError
 from educe.limits import format_bytes
 from educe.settings import CACHE
+
+_TARGET = re.compile("name='([^']*)'")
 
 app = typer.Typer(help="Show, explain or clear the code that is kept on disk.", no_args_is_help=True)
 
@@ -59,11 +61,15 @@ def list_entries(json: options.JsonOption = False) -> None:
                 }
             )
         return
-    table = Table("kind", "name", "size", "target")
+    table = Table()
+    for name in ("kind", "name", "size", "target"):
+        table.add_column(name, no_wrap=True)
     for entry in entries:
-        target = dict(entry.key.ingredients).get("target", "")
-        table.add_row(entry.key.kind, entry.key.name, format_bytes(entry.size_bytes), target.split("'")[1])
-    output().print(table)
+        key = entry.key
+        target = _TARGET.search(dict(key.ingredients).get("target", ""))
+        name, size = escape(key.name), format_bytes(entry.size_bytes)
+        table.add_row(escape(key.kind), name, size, escape(target[1]) if target else "")
+    print_table(table)
     total = sum(entry.size_bytes for entry in entries)
     output().print(
         f"{len(entries)} entries, {format_bytes(total)} of at most {format_bytes(kept.max_bytes)}, "
@@ -85,7 +91,7 @@ def clear(json: options.JsonOption = False) -> None:
 
 @app.command("explain")
 def explain(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file, or the folder of one.")],
+    model: options.ModelArgument,
     json: options.JsonOption = False,
 ) -> None:
     """Say of each kernel of MODEL whether it is kept, and if it is not, what its key differs in."""

@@ -79,7 +79,7 @@ def command(
     console = output()
     console.print(
         f"{loaded.name}: {facts['launches']} launches of {facts['kernels']} kernels for {facts['target']}, "
-        f"{facts['kernels_made']} of them made now, in {format_seconds(seconds)}; "
+        f"in {format_seconds(seconds)}; {facts['kernels_made']} made now, other sizes' included; "
         f"arena {format_bytes(facts['arena_bytes'])}, constants {format_bytes(facts['constant_bytes'])}",
         markup=False,
     )

@@ -15,7 +15,7 @@ from educe import api
 from educe.cli import options
 from educe.cli.inputs import expand_inputs
 from educe.cli.saving import Saver
-from educe.cli.screen import errors, format_seconds, output, print_error, print_json, working
+from educe.cli.screen import errors, format_seconds, print_error, print_json, print_table, working
 from educe.errors import EduceError, OptionError
 from educe.limits import DEFAULT_LIMITS
 from educe.tasks.answer import Answer, Prediction
@@ -108,7 +108,7 @@ def _play(scene: _Scene, zoo: Path, save: Path, engine: str | None) -> Iterator[
                 saver.save(result.item, result.answer)
                 _add_row(table, result.answer)
                 yield result.answer
-    output().print(table)
+    print_table(table)
 
 
 def _new_table(predictor: Predictor) -> Table:

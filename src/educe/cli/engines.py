@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from educe.cli import options
-from educe.cli.screen import output, print_json
+from educe.cli.screen import print_json, print_table, print_warning
 from educe.engines import engines
 from educe.settings import ENGINE
 
@@ -26,11 +26,15 @@ def command(json: options.JsonOption = False) -> None:
         }
         for engine in engines()
     ]
+    if not any(row["default"] for row in rows):
+        print_warning(f"{ENGINE.variable}={ENGINE.value()} is none of them")
     if json:
         for row in rows:
             print_json(row)
         return
-    table = Table("engine", "version", "devices", "default")
+    table = Table()
+    for name in ("engine", "version", "devices", "default"):
+        table.add_column(name, no_wrap=name != "devices", min_width=10)
     for row in rows:
         devices = row["devices"]
         assert isinstance(devices, list)
@@ -40,4 +44,4 @@ def command(json: options.JsonOption = False) -> None:
             ", ".join(devices),
             "yes" if row["default"] else "",
         )
-    output().print(table)
+    print_table(table)

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from educe.cli.inputs import expand_inputs
+from educe.errors import EduceError, InputError
 from educe.limits import DEFAULT_LIMITS
 from educe.model import Model
-from educe.tasks import TaskOptions, task_for
+from educe.tasks import Task, TaskOptions, task_for
+from educe.tasks.base import Item
 from educe.tasks.predictor import Named
 
 
@@ -26,11 +28,25 @@ def feeds_of(model: Model, data: list[str] | None) -> Iterator[tuple[str, dict[s
     constants, random = task.constants(), random_feeds(model)
     states = {name: random[name] for name in model.card.state}
     for source in sources:
-        content = source.source if isinstance(source, Named) else source
-        for item in task.open(content):
+        content, name = (source.source, source.name) if isinstance(source, Named) else (source, str(source))
+        for item in _items(task, content, name):
             feeds = task.preprocess([item])
             if task.stepwise:
-                feeds = {name: array[len(array) // 2] for name, array in feeds.items()}
+                feeds = {key: array[len(array) // 2] for key, array in feeds.items()}
             place = "" if item.row is None else f" row {item.row}"
-            name = source.name if isinstance(source, Named) else str(source)
             yield f"{name}{place}", {**feeds, **constants, **states}
+
+
+def _items(task: Task[Any], content: Any, name: str) -> Iterator[Item[Any]]:
+    """Yield what `content` holds.
+
+    Raises:
+        EduceError: it cannot be read.
+    """
+    try:
+        yield from task.open(content)
+    except EduceError as error:
+        raise error.located(name) from None
+    except OSError as fault:
+        cause = f"cannot be read: {fault.strerror or fault}"
+        raise InputError(cause, path=name, remedy="check the disk") from None

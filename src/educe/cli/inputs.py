@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,14 +34,21 @@ def expand_inputs(
 
 
 def _expand(argument: str, task: Task[Any], limits: Limits) -> Sequence[Path | Named]:
-    path = Path(argument)
+    if not argument:
+        raise InputError("the name of an input is empty", remedy="name a file, a folder or a pattern")
     if argument == "-":
         return [Named("-", sys.stdin.buffer if task.takes_stream else _standard_input(limits))]
-    if path.is_dir():
-        return _folder(path, task)
-    if glob.has_magic(argument) and not path.exists():
+    # Unlike a Path's, these functions answer for names that no file can have.
+    if os.path.isdir(argument):  # noqa: PTH112
+        return _folder(Path(argument), task)
+    if os.path.exists(argument):  # noqa: PTH110
+        return [Path(argument)]
+    if glob.has_magic(argument):
         return _pattern(argument)
-    return [path]
+    if task.takes_text:
+        remedy = "check the name; text itself is read from standard input, for the name -"
+        raise InputError("is no file", path=argument, remedy=remedy)
+    return [Path(argument)]
 
 
 def _standard_input(limits: Limits) -> bytes:

@@ -29,7 +29,7 @@ def run() -> None:
         _prepare()
         from educe.cli.app import app
 
-        app()
+        app(prog_name="educe")
     except EduceError as error:
         _report(error)
         sys.exit(error.exit_status)

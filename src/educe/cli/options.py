@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="A model file, or the folder of one.")]
+
+def named_path(text: str) -> Path:
+    """Return the path that `text` names; an empty one would be the current folder, which nobody meant."""
+    if not text:
+        raise typer.BadParameter("the name is empty")
+    return Path(text)
+
+
+ModelArgument = Annotated[
+    Path, typer.Argument(parser=named_path, metavar="MODEL", help="A model file, or the folder of one.")
+]
 CardOption = Annotated[
     str | None,
     typer.Option("--card", metavar="FILE|PRESET", help="A card, or a preset, instead of the model's own."),

@@ -46,7 +46,7 @@ def command(
     model: options.ModelArgument,
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT...", help="Files, folders, patterns, or - for standard input."),
+        typer.Argument(metavar="INPUT", help="Files, folders, patterns, or - for standard input."),
     ],
     task: options.TaskOption = None,
     card: options.CardOption = None,
@@ -59,7 +59,12 @@ def command(
     batch: options.BatchOption = None,
     save: Annotated[
         Path | None,
-        typer.Option("--save", metavar="DIR", help="Write annotated pictures and video, or tensors, there."),
+        typer.Option(
+            "--save",
+            parser=options.named_path,
+            metavar="DIR",
+            help="Write annotated pictures and video, or tensors, there.",
+        ),
     ] = None,
     json: options.JsonOption = False,
 ) -> None:

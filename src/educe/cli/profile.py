@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json as jsonlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +18,7 @@ from educe import api
 from educe.cli import options
 from educe.cli.chart import SUFFIXES, save_bars
 from educe.cli.feeds import feeds_of
-from educe.cli.screen import format_count, format_seconds, output, print_json, working
+from educe.cli.screen import format_count, format_seconds, output, print_json, print_table, working
 from educe.engines.native import NativeExecutable
 from educe.errors import OptionError
 from educe.settings import resolve_threads
@@ -67,9 +69,11 @@ def command(
     with working(f"running {loaded.name}"):
         found = profile(executable, feeds, seconds)
     if trace is not None:
-        trace.write_text(jsonlib.dumps(chrome_trace(found, loaded.name)))
+        with _writing(trace):
+            trace.write_text(jsonlib.dumps(chrome_trace(found, loaded.name)))
     if chart is not None:
-        save_bars(chart, _title(loaded.name, found), _bars(found, peaks))
+        with _writing(chart):
+            save_bars(chart, _title(loaded.name, found), _bars(found, peaks))
     if json:
         for kernel in found.kernels:
             print_json({**msgspec.to_builtins(kernel), **_rates(kernel, peaks)})
@@ -81,10 +85,21 @@ def _check_files(chart: Path | None, trace: Path | None) -> None:
     if chart is not None and chart.suffix not in SUFFIXES:
         raise OptionError(f"a chart is not saved as {chart.name!r}", remedy="name a file .svg or .png")
     for path in (chart, trace):
+        if path is not None and path.is_dir():
+            raise OptionError("cannot be written: it is a folder", path=path, remedy="name a file")
         if path is not None and not path.absolute().parent.is_dir():
             raise OptionError(
-                f"{path} cannot be written: its folder does not exist", remedy="make the folder first"
+                "cannot be written: its folder does not exist", path=path, remedy="make the folder first"
             )
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as fault:
+        cause = f"cannot be written: {fault.strerror or fault}"
+        raise OptionError(cause, path=path, remedy="name another file") from None
 
 
 def _title(name: str, found: Profile) -> str:
@@ -122,7 +137,7 @@ def _bars(found: Profile, peaks: Peaks) -> list[tuple[str, float, str]]:
 
 def _print(name: str, found: Profile, peaks: Peaks) -> None:
     table = Table(title=_title(name, found), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("node", overflow="fold")
+    table.add_column("node", overflow="fold", min_width=16)
     table.add_column("kernel", no_wrap=True)
     for column in ("time", "share", "FLOP/s", "of peak", "bytes/s", "of peak"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -139,7 +154,7 @@ def _print(name: str, found: Profile, peaks: Peaks) -> None:
             f"{rates['share_of_bandwidth']:.0%}",
         )
     console = output()
-    console.print(table)
+    print_table(table)
     hidden = len(found.kernels) - _SLOWEST
     if hidden > 0:
         console.print(f"and {hidden} kernels that take less")
@@ -156,8 +171,8 @@ def _legend(found: Profile, peaks: Peaks) -> list[str]:
     threads = "1 thread" if peaks.threads == 1 else f"{peaks.threads} threads"
     peak = f"{peaks.fma_gflops:.0f} GFLOP/s f32, {peaks.read_gigabytes_per_second:.1f} GB/s from memory"
     return [
-        f"outside of kernels: {format_seconds(outside)} ({share:.0%}): Python and memory for the outputs"
-        + (f", and on the host: {steps}{more}" if steps else ""),
+        f"outside of kernels: {format_seconds(outside)} ({share:.0%}): Python, memory for the outputs, "
+        + f"what else the machine does{f'; on the host: {steps}{more}' if steps else ''}",
         "share: of the time in kernels",
         f"of peak: of what {threads} can do at most here: {peak}",
         "above 100%: bytes that came from the caches, or numbers narrower than f32",

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 import msgspec
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.segment import Segment
@@ -18,8 +19,7 @@ from rich.text import Text
 
 from educe.errors import EduceError, UnsupportedModelError
 
-# Columns of a file or a pipe, which have no width of their own.
-_PLAIN_WIDTH = 120
+_UNBOUNDED = 10_000
 _PATIENCE_SECONDS = 0.5
 _NO_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -34,7 +34,7 @@ class _Console(Console):
 
 def output() -> Console:
     """Return the console of standard output, for results."""
-    return _Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+    return _Console(highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
 
 
 def errors() -> Console:
@@ -65,6 +65,17 @@ def terminal_width() -> int | None:
     """Return the columns of the terminal that shows standard output; None for a file or a pipe."""
     console = output()
     return console.width if console.is_terminal else None
+
+
+def print_table(table: Table) -> None:
+    """Print a table on standard output; what its columns do not let be wrapped is never cut short."""
+    console = output()
+    for column in table.columns:
+        if column.no_wrap:
+            column.min_width = max(cell_len(str(cell)) for cell in (column.header, *column.cells))
+    needed = console.measure(table, options=console.options.update(width=_UNBOUNDED))
+    console.width = max(console.width, needed.minimum if console.is_terminal else needed.maximum)
+    console.print(table, soft_wrap=True)
 
 
 def print_facts(rows: Sequence[tuple[str, str]]) -> None:

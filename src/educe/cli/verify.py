@@ -12,7 +12,7 @@ from rich.table import Table
 from educe import api
 from educe.cli import options
 from educe.cli.feeds import feeds_of
-from educe.cli.screen import errors, output, print_json, working
+from educe.cli.screen import errors, output, print_json, print_table, working
 from educe.engines import compile, get
 from educe.errors import OptionError
 
@@ -87,7 +87,7 @@ def _print(name: str, found: Comparison, first: FirstDifference | None) -> None:
     console.print(
         f"{escape(name)}: {found.engine} and {found.against} {verdict} (to {found.tolerance:g} relative)"
     )
-    console.print(_table(found))
+    print_table(_table(found))
     if first is not None:
         errors().print(
             f"they part first at node {escape(first.node)} ({first.operator}): "
@@ -96,7 +96,10 @@ def _print(name: str, found: Comparison, first: FirstDifference | None) -> None:
 
 
 def _table(found: Comparison) -> Table:
-    table = Table("output", "max difference", "mean difference", "relative")
+    table = Table()
+    table.add_column("output", overflow="fold", min_width=12)
+    for name in ("max difference", "mean difference", "relative"):
+        table.add_column(name, no_wrap=True)
     has_reasons = any(each.reason for each in found.differences)
     if has_reasons:
         table.add_column("reason")

@@ -37,7 +37,8 @@ def load(
     if isinstance(source, bytes):
         return _read(io.BytesIO(source), None if folder is None else folder / "model", limits)
     path = Path(source)
-    if path.is_dir():
+    # Unlike the path's own method, this one answers for names that no file can have.
+    if os.path.isdir(path):  # noqa: PTH112
         path = _only_model(path)
     with open_regular(path, error=ModelFileError) as file:
         return _read(file, path, limits)
