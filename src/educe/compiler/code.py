@@ -16,7 +16,7 @@ from educe.compiler.plan import RESERVED, Plan
 from educe.compiler.program import HostObject, HostStep, Segment, finish
 from educe.compiler.target import Target
 from educe.compiler.tensor import Buffer, Tensor, dense_strides, kind_of
-from educe.errors import InputError
+from educe.errors import EngineError, InputError
 
 Value: TypeAlias = "Tensor | HostObject"
 
@@ -191,8 +191,10 @@ class Code:
                 return self._look(low, env, call, fault, values)
             except NotCompiled:
                 pass
-            except ValueError as fault:
+            except (ValueError, OverflowError) as fault:
                 raise InputError(str(fault), place=low.place) from None
+            except MemoryError as fault:
+                raise EngineError(f"not enough memory: {fault}", place=low.place) from None
             else:
                 results = [result] if isinstance(result, Tensor) else list(result)
                 self._name(low, plan, env, call, results)
@@ -286,6 +288,7 @@ class Code:
         taken: set[Buffer] = set()
         low.node = "outputs"
         for number, name in enumerate(self.outputs):
+            low.place = f"output {name!r}"
             value = env[name]
             if not isinstance(value, Tensor):
                 outputs.append(value)

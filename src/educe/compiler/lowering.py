@@ -36,12 +36,21 @@ from educe.compiler.tensor import (
     same_strides,
     strides_in_order,
 )
+from educe.errors import EngineError, LimitError
+from educe.limits import format_bytes
+from educe.machine import memory_bytes
 
 MAX_FUSED_INPUTS = 8
 MAX_FUSED_STEPS = 48
 
 _SHARED_FROM_NS = 8000.0
 _CHUNK_NS = 4000.0
+
+# Work of one launch that is refused, as views of little memory may have any number of elements: an hour.
+_MOST_NS = 3600e9
+_LARGEST_SIZE = 2**63 - 1
+# What is smaller is not compared with the machine's memory while lowering.
+_LARGE_BYTES = 2**30
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,8 +147,20 @@ class Lowering:
         """Return a new tensor in the arena, whose content is for a launch to write."""
         shape = tuple(int(size) for size in shape)
         strides = dense_strides(shape) if strides is None else tuple(strides)
-        buffer = Buffer(math.prod(shape) * kind.size_bytes, segment=self.segment)
-        return Tensor(kind, shape, strides, 0, buffer)
+        return Tensor(kind, shape, strides, 0, self._buffer(shape, kind))
+
+    def _buffer(self, shape: Sequence[int], kind: Kind) -> Buffer:
+        """Return memory of the arena; EngineError if the machine has less."""
+        size_bytes = math.prod(shape) * kind.size_bytes
+        most = memory_bytes() if size_bytes > _LARGE_BYTES else None
+        if most is not None and size_bytes > most:
+            raise EngineError(
+                f"not enough memory: a tensor of shape {list(shape)} needs {format_bytes(size_bytes)}, "
+                f"and this machine has {format_bytes(most)}",
+                place=self.place,
+                remedy="give smaller inputs",
+            )
+        return Buffer(size_bytes, segment=self.segment)
 
     def status(self) -> Tensor:
         """Return a byte, 0 before a run, that a launch of this node sets if an index is out of range."""
@@ -174,15 +195,17 @@ class Lowering:
         """Return `x` in memory, with whatever strides it has."""
         if x.lazy is None:
             return x
-        node, self.node = self.node, x.node or self.node
+        node, place = self.node, self.place
+        if x.node and x.node != node:
+            self.node, self.place = x.node, f"node {x.node!r}"
         if isinstance(x.lazy, Product):
             product = x.lazy
-            x.buffer = x.buffer or Buffer(x.size * x.kind.size_bytes, segment=self.segment)
+            x.buffer = x.buffer or self._buffer(x.shape, x.kind)
             x.lazy = None
             product.launch(Expression((x.kind,)), (), x)
         else:
             self._launch_expression(x)
-        self.node = node
+        self.node, self.place = node, place
         return x
 
     def dense(self, x: Tensor) -> Tensor:
@@ -346,7 +369,7 @@ class Lowering:
         leaves.sort(key=lambda each: (each is not chosen, each.shape != x.shape))
         expression, operands = self._expression(x, leaves)
         is_placed = x.buffer is not None
-        x.buffer = x.buffer or Buffer(x.size * x.kind.size_bytes, segment=self.segment)
+        x.buffer = x.buffer or self._buffer(x.shape, x.kind)
         x.lazy = None
         if chosen is not None:
             x.strides = x.strides if is_placed else chosen.strides
@@ -436,7 +459,7 @@ class Lowering:
     def _launch_in_slices(self, expression: Expression, seen: Sequence[Tensor]) -> None:
         """Launch an expression of more dimensions than the kernel has loops, once for each slice."""
         shape = seen[0].shape
-        axis = memory_order(shape, seen[0].strides)[0]
+        axis = min(range(len(shape)), key=lambda axis: (shape[axis] == 1, shape[axis]))
         for index in range(shape[axis]):
             out, *operands = (
                 each.view(
@@ -463,9 +486,30 @@ class Lowering:
         scratch_bytes: int = 0,
         in_place: bool = False,
     ) -> None:
-        """Add a launch; nothing is added for one without units of work."""
+        """Add a launch; nothing is added for one without units of work.
+
+        Args:
+            kernel: What is launched.
+            outputs: What it writes.
+            inputs: What it reads.
+            sizes: Its numbers.
+            extent: Units of work.
+            flops: Operations of all units; these or `bytes` must be told.
+            bytes: Bytes that all units read and write at least.
+            scratch_bytes: Memory that each thread needs.
+            in_place: Whether the first output may lie where the first input was.
+
+        Raises:
+            LimitError: it would take a core more than an hour.
+        """
         if extent <= 0:
             return
+        if estimated_ns(flops, bytes) > _MOST_NS or max(extent, *map(abs, sizes)) > _LARGEST_SIZE:
+            raise LimitError(
+                f"{max(flops, bytes):.2g} operations would take a core more than an hour",
+                place=self.place,
+                remedy="give smaller inputs, or a model with smaller sizes",
+            )
         whole = [*outputs, *inputs]
         assert all(each.lazy is None and each.buffer is not None for each in whole)
         self.launches.append(

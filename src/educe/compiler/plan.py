@@ -90,12 +90,13 @@ class Host:
         """
         try:
             return self._outputs(inputs)
-        except (EduceError, MemoryError):
+        except EduceError:
             raise
         except Exception as fault:
             # The evaluator hides a TypeError behind one that tells of the node's attributes only.
             place = f"node {node_label(self.node)!r} ({operator_name(self.node)})"
-            raise EngineError(f"the host failed: {fault.__cause__ or fault}", place=place) from None
+            cause = "not enough memory" if isinstance(fault, MemoryError) else "the host failed"
+            raise EngineError(f"{cause}: {fault.__cause__ or fault}", place=place) from None
 
     def _outputs(self, inputs: Sequence[Any]) -> list[Any]:
         folded = None if self._folded is None else fold(self._folded, inputs)

@@ -80,7 +80,7 @@ def _suppress(
         sizes=[number, classes, places],
         extent=units,
         flops=20 * scores.size,
-        bytes=4 * scores.size,
+        bytes=4 * (scores.size + units),
         scratch_bytes=4 * FIELDS * (number + low.target.lanes),
     )
     rows, total = low.empty(I64, (units * places, 3)), low.empty(I64, (1,))
@@ -110,16 +110,17 @@ def roi_align(low: Lowering, call: Call, x: Tensor, regions: Tensor, items: Tens
         raise ValueError(f"the mode {mode!r} for {height} by {width} cells")
     number, channels = regions.shape[0], x.shape[1]
     out = low.empty(F32, (number, channels, height, width))
-    if not x.size:
+    if not x.size or math.prod(x.shape[2:]) >= 1 << 31:
         raise NotCompiled
+    samples = int(call.get("sampling_ratio", 0))
     scale = struct.unpack("<i", struct.pack("<f", call.get("spatial_scale", 1.0)))[0]
     low.launch(
         Kernel.of("roi_align", pooling=mode),
         outputs=[out],
         inputs=[low.dense(x), low.dense(regions), low.dense(cast(low, items, I64))],
-        sizes=[*x.shape, height, width, int(call.get("sampling_ratio", 0)), shifted, scale],
+        sizes=[*x.shape, height, width, samples, shifted, scale],
         extent=number * channels,
-        flops=200 * out.size,
+        flops=50 * max(samples, 2) ** 2 * out.size,
         bytes=4 * out.size,
     )
     return out

@@ -10,7 +10,7 @@ import numpy as np
 from educe.compiler.emit import I64
 from educe.compiler.kernel import Kernel
 from educe.compiler.kernels.ordering import scratch_entries
-from educe.compiler.operators.base import Call, operator, positive_axis
+from educe.compiler.operators.base import Call, NotCompiled, operator, positive_axis
 from educe.compiler.operators.layout import Layout
 from educe.compiler.operators.movement import integers
 from educe.compiler.operators.reduction import as_kind, without
@@ -49,6 +49,8 @@ def _place_of_extreme(low: Lowering, x: Tensor, axis: int, combine: str, *, last
         if 0 not in shape:
             raise ValueError(f"axis {axis} of a tensor of shape {list(x.shape)} has no element")
         return low.empty(I64, shape)
+    if x.rank and x.shape[axis] >= 1 << 31:
+        raise NotCompiled
     expression, inputs = low.fused(x)
     out = low.empty(I64, shape, strides_in_order(shape, memory_order(x.shape, inputs[0].strides)))
     strides = [0 if place in axes else stride for place, stride in enumerate(out.strides)]

@@ -137,6 +137,8 @@ class _Layer:
         for name, tensor, shape in wanted:
             if tensor is not None and tensor.shape != shape:
                 raise ValueError(f"{name} has the shape {list(tensor.shape)}, not {list(shape)}")
+        if steps >= 1 << 31:
+            raise ValueError(f"a sequence of {steps} steps is too long")
         return _Sizes(steps, rows, inputs, hidden, directions)
 
     # Weights -----------------------------------------------------------------------------------------
@@ -228,7 +230,7 @@ class _Layer:
             ],
             extent=sizes.directions * -(-sizes.rows // group),
             flops=2 * sizes.steps * sizes.rows * weights.size,
-            bytes=sizes.steps * weights.size * self.kind.size_bytes,
+            bytes=(sizes.steps * weights.size + y.size + 2 * last.size) * self.kind.size_bytes,
             scratch_bytes=4 * group * width * self.kind.size_bytes,
         )
         outputs = [y, last, last_c]

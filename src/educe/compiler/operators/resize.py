@@ -13,7 +13,7 @@ from educe.compiler.emit import F32, F64
 from educe.compiler.operators.base import Call, NotCompiled, known_values, operator, positive_axis
 from educe.compiler.operators.pooling import lowest
 from educe.compiler.operators.sliding import Sliding
-from educe.compiler.operators.window import Window, with_channels_last
+from educe.compiler.operators.window import Window, check_table, with_channels_last
 from educe.compiler.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -113,6 +113,8 @@ def _sizes(
     if given is None:
         assert scales is not None
         factors = [float(scale) for scale in scales]
+        if not all(map(math.isfinite, factors)):
+            raise ValueError(f"scales are {factors}")
         return [math.floor(size * factor) for size, factor in zip(sizes, factors, strict=True)], factors
     wanted = [int(size) for size in given]
     factors = [new / old for new, old in zip(wanted, sizes, strict=True)]
@@ -129,6 +131,7 @@ def _axis(call: Call, size: int, wanted: int, scale: float, roi: tuple[float, fl
     is_crop = coordinates == "tf_crop_and_resize"
     if size == wanted and math.isclose(scale, 1.0) and (not is_crop or roi == (0.0, 1.0)):
         return Axis.same(size)
+    check_table(wanted, 1)
     x = _coordinates(coordinates, size, wanted, scale, roi)
     mode = call.get("mode", "nearest")
     if mode == "nearest":

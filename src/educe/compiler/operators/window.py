@@ -179,6 +179,7 @@ def window_of(call: Call, sizes: Sequence[int], kernel: Sequence[int]) -> Window
         count = (-(-free // stride) if is_ceil else free // stride) + 1
         if is_ceil and (count - 1) * stride >= size + begin:
             count -= 1
+        check_table(max(count, 1), taps)
         places.append(np.arange(max(count, 0))[:, None] * stride - begin + np.arange(taps)[None, :] * step)
         ends.append(size + end)
     return Window(tuple(sizes), tuple(places), tuple(ends))
@@ -209,10 +210,17 @@ def transposed_window(call: Call, sizes: Sequence[int], kernel: Sequence[int]) -
             count = shape[axis]
         elif auto == "VALID":
             begin, count = 0, whole
+        check_table(max(count, 1), taps)
         sent = np.arange(max(count, 0))[:, None] + begin - np.arange(taps)[None, :] * step
         seen = sent // stride
         places.append(np.where(sent % stride == 0, seen, -1))
     return Window(tuple(sizes), tuple(places))
+
+
+def check_table(outputs: int, taps: int) -> None:
+    """Raise ValueError if a dimension of so many outputs and taps has too large a table of places."""
+    if outputs * taps > MAX_TABLE:
+        raise ValueError(f"{outputs} places that a kernel of {taps} slides to are too many")
 
 
 def check_kernel(

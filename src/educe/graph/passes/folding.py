@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import numpy as np
@@ -174,7 +175,8 @@ def _known_sizes(node: ir.Node) -> np.ndarray | None:
         return _shape_array(node)
     if is_call(node, "Size"):
         shape = static_shape(node.inputs[0])
-        return None if shape is None else np.array(np.prod(shape, dtype=np.int64), np.int64)
+        size = None if shape is None else math.prod(shape)
+        return None if size is None or size >= 2**63 else np.array(size, np.int64)
     if is_call(node, "Gather"):
         return _gathered_sizes(node)
     return _sliced_sizes(node) if is_call(node, "Slice") else None
