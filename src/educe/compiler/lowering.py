@@ -504,6 +504,7 @@ class Lowering:
         """
         if extent <= 0:
             return
+        assert flops > 0 or bytes > 0, kernel
         if estimated_ns(flops, bytes) > _MOST_NS or max(extent, *map(abs, sizes)) > _LARGEST_SIZE:
             raise LimitError(
                 f"{max(flops, bytes):.2g} operations would take a core more than an hour",

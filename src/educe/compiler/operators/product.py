@@ -240,7 +240,7 @@ def _packed_by_kernel(low: Lowering, b: Tensor, vectors: int, width: int, by: Mu
         outputs=[packed],
         inputs=[b],
         sizes=[n, depth, count, sizes[1], b.strides[-2], b.strides[-1], *batch_steps, steps],
-        extent=math.prod(sizes) * count,
+        extent=math.prod(sizes) * count if packed.size else 0,
         bytes=2 * packed.size * b.kind.size_bytes,
     )
     return Panels(packed, vectors, width * group, steps * width * group)

@@ -173,7 +173,7 @@ def _launch_by_path(low: Lowering, call: Call, forest: Forest, x: Tensor, out: T
         sizes=[x.shape[1], groups, forest.targets],
         extent=rows,
         flops=rows * forest.steps,
-        bytes=rows * forest.steps * 4 * x.kind.size_bytes,
+        bytes=rows * (4 * forest.steps + forest.targets) * x.kind.size_bytes,
         scratch_bytes=4 * groups * together,
     )
 
