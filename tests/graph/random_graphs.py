@@ -502,29 +502,45 @@ def normalization(b: Builder) -> None:
     item = b.pick(F32, min_rank=1)
     if item is None or 0 in item.shape:
         return
-    last = b.weight(np.array([b.random.choice((-1, len(item.shape) - 1))]))
-    value = item.name
-    if b.random.random() < 0.5:
-        (mean,) = b.node("ReduceMean", [value, last])
+    rank = len(item.shape)
+    axis = b.random.choice((rank - 1, rank - 1, b.random.randrange(rank)))
+    axes = b.weight(np.array([b.random.choice((axis, axis - rank))]))
+    epsilon, centered = b.weight(np.array(1e-2, F32)), b.random.random() < 0.6
+    mean, value, variance = "", item.name, ""
+    if centered:
+        (mean,) = b.node("ReduceMean", [value, axes])
         (value,) = b.node("Sub", [value, mean])
-    square = b.node(
-        *(
-            ("Mul", [value, value])
-            if b.random.random() < 0.5
-            else ("Pow", [value, b.weight(np.array(2, F32))])
-        )
-    )
-    (variance,) = b.node("ReduceMean", [square[0], last])
-    (total,) = b.node("Add", [variance, b.weight(np.array(1e-2, F32))])
-    (root,) = b.node("Sqrt", [total])
-    if b.random.random() < 0.5:
-        (value,) = b.node("Div", [value, root])
+    if centered and b.random.random() < 0.3:
+        (difference,) = b.node("Sub", [_mean_of_squares(b, item.name, axes), b.node("Mul", [mean, mean])[0]])
+        (variance,) = b.node("Relu", [difference])
+    variance = variance or _mean_of_squares(b, value, axes)
+    (total,) = b.node("Add", [variance, epsilon])
+    weights = [b.weight(b.array(F32, (item.shape[axis], *(1,) * (rank - 1 - axis)))) for _ in range(2)]
+    kind = b.random.randrange(4)
+    if kind == 0:
+        made = b.make("Div", [value, b.node("Sqrt", [total])[0]], item)
+    elif kind == 1:
+        made = b.make("Mul", [value, b.node("Reciprocal", b.node("Sqrt", [total]))[0]], item)
     else:
-        (value,) = b.node("Mul", [value, b.node("Reciprocal", [root])[0]])
-    made = b.add(value, F32, item.shape)
+        (inverse,) = b.node("Pow", [total, b.weight(np.array(-0.5, F32))])
+        (inverse,) = b.node("Mul", [inverse, weights[0]])
+        if kind == 3 and centered:
+            (rest,) = b.node("Sub", [weights[1], b.node("Mul", [mean, inverse])[0]])
+            b.make("Add", [b.node("Mul", [item.name, inverse])[0], rest], item)
+            return
+        made = b.make("Mul", [value, inverse], item)
     if b.random.random() < 0.7:
-        made = b.make("Mul", [made.name, b.weight(b.array(F32, item.shape[-1:]))], made)
-        b.make("Add", [made.name, b.weight(b.array(F32, item.shape[-1:]))], made)
+        if kind < 2:
+            made = b.make("Mul", [made.name, weights[0]], made)
+        b.make("Add", [made.name, weights[1]], made)
+
+
+def _mean_of_squares(b: Builder, x: str, axes: str) -> str:
+    if b.random.random() < 0.5:
+        (square,) = b.node("Mul", [x, x])
+    else:
+        (square,) = b.node("Pow", [x, b.weight(np.array(2, F32))])
+    return b.node("ReduceMean", [square, axes])[0]
 
 
 def groups(b: Builder) -> None:
