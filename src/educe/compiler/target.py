@@ -97,7 +97,7 @@ class Target:
 _AVX512 = "+avx512f,+avx512vl,+avx512bw,+avx512dq,+avx512cd,+avx2,+fma,+f16c,+bmi,+bmi2,+popcnt,+lzcnt"
 _AVX512 += ",-prefer-256-bit"
 _AVX2 = "+avx2,+fma,+f16c,+bmi,+bmi2,+popcnt,+lzcnt"
-_OF_AMX = ",+avx512vnni,+avx512bf16,+amx-tile,+amx-int8"
+_OF_AMX = ",+avx512vnni,+avx512bf16,+amx-tile,+amx-int8,+amx-bf16"
 _WIDE = (Tile(6, 4), Tile(8, 3), Tile(12, 2), Tile(14, 1))
 _NARROW = (Tile(4, 3), Tile(6, 2), Tile(8, 1))
 
@@ -107,6 +107,9 @@ _PAIRS_128 = Dot("llvm.x86.sse2.pmadd.wd", "i16", "i16", "i32", 2, adds=False)
 _VNNI_512 = Dot("llvm.x86.avx512.vpdpbusd.512", "u8", "i8", "i32", 4)
 _VNNI_256 = Dot("llvm.x86.avx512.vpdpbusd.256", "u8", "i8", "i32", 4)
 _AMX = Dot("llvm.x86.avx512.vpdpbusd.512", "u8", "i8", "i32", 4, matrix_unit="llvm.x86.tdpbusd")
+_AMX_BF16 = Dot(
+    "llvm.x86.avx512bf16.dpbf16ps.512", "bf16", "bf16", "f32", 2, matrix_unit="llvm.x86.tdpbf16ps"
+)
 _BF16_512 = Dot("llvm.x86.avx512bf16.dpbf16ps.512", "bf16", "bf16", "f32", 2)
 _SDOT = Dot("llvm.aarch64.neon.sdot.v4i32.v16i8", "i8", "i8", "i32", 4)
 _WIDENED = Dot("", "i16", "i16", "i32", 1)
@@ -127,7 +130,7 @@ def _neon(name: str, features: str, *dots: Dot) -> Target:
 TARGETS = {
     target.name: target
     for target in (
-        _avx512("avx512-amx", _OF_AMX, _AMX, _BF16_512, _PAIRS_512),
+        _avx512("avx512-amx", _OF_AMX, _AMX, _AMX_BF16, _PAIRS_512),
         _avx512("avx512-bf16", ",+avx512vnni,+avx512bf16", _VNNI_512, _BF16_512, _PAIRS_512),
         _avx512("avx512-vnni", ",+avx512vnni", _VNNI_512, _PAIRS_512),
         _avx512("avx512", "", _PAIRS_512),
@@ -143,7 +146,7 @@ TARGETS = {
 _OF_AVX512 = ("avx512f", "avx512vl", "avx512bw", "avx512dq", "avx512cd", "fma", "f16c", "bmi2")
 _OF_AVX2 = ("avx2", "fma", "f16c", "bmi2")
 _NEEDED = {
-    "avx512-amx": (*_OF_AVX512, "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8"),
+    "avx512-amx": (*_OF_AVX512, "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16"),
     "avx512-bf16": (*_OF_AVX512, "avx512_vnni", "avx512_bf16"),
     "avx512-vnni": (*_OF_AVX512, "avx512_vnni"),
     "avx512": _OF_AVX512,

@@ -1,12 +1,15 @@
-"""Tiles of a product by a matrix unit, whose registers hold 16 rows of 64 bytes (x86's AMX)."""
+"""Products by a matrix unit, whose registers hold up to 16 rows of 64 bytes (x86's AMX)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 from educe.compiler.emit import I8, I64, U8, Function, Val
 from educe.compiler.kernels.dot import BLOCK_BYTES, Multiplier
+from educe.compiler.kernels.gathering import gathered
+from educe.compiler.target import Target
 
 ROWS = 16
 MAX_BLOCKS = 2
@@ -15,83 +18,152 @@ MAX_BLOCKS = 2
 _FIRST_LEFT, _FIRST_RIGHT, _REGISTERS = 4, 6, 8
 # Palette 1; then the bytes of a row of each register, as 16 bits, and the rows of each.
 _SHAPES = [1, *[0] * 15, *[BLOCK_BYTES, 0] * _REGISTERS, *[0] * 16, *[ROWS] * _REGISTERS, *[0] * 8]
+_ROWS_AT = 48
 
 
-@contextmanager
-def configured(fn: Function, is_used: Val) -> Iterator[None]:
-    """Have the registers in the block; only if they are used, as that takes some time."""
-    shapes = fn.table(U8, _SHAPES)
-    with fn.when(is_used):
-        fn.call("llvm.x86.ldtilecfg", None, 0, shapes)
-    yield
-    with fn.when(is_used):
-        fn.call("llvm.x86.tilerelease", None, 0)
+def scratch_bytes(row_bytes: int) -> int:
+    """Return the memory that a thread needs for rows of so many bytes."""
+    return MAX_BLOCKS * ROWS * (-(-row_bytes // BLOCK_BYTES) + 1) * BLOCK_BYTES
 
 
-def sum_of_products(
-    fn: Function,
-    by: Multiplier,
-    rows: tuple[Val, Val, int],
-    panel: tuple[Val, Val, int],
-    depth: Val,
-    tile: Val,
-) -> None:
-    """Sum the products of some rows and a panel in registers and leave them in `tile`, row after row.
+class End(Protocol):
+    """Writes a tile of sums to the output."""
+
+    def write(
+        self, tile: Val, tile_row: Val, row: Val, rows: Val, starts: Sequence[Val], column: Val, count: Val
+    ) -> None:
+        """Write `rows` from `row` on, `count` columns from `column` on, from a tile of rows of `tile_row`."""
+
+
+class Body:
+    """What a unit of work of a product does: the products of some rows and some panels.
 
     ::
 
-        for k in 0..K, a register's row at a time:
-            left[r] = rows[r], right[v] = panel[v]
-            sum[r][v] += left[r] · right[v]
+        for row in rows, as many as the registers hold at a time:
+            own[r] = a[row + r], or what the taps of a pixel see, in scratch memory
+            for panel in panels:
+                for k in 0..K, a register's row at a time:
+                    left[r] = own[r][k], right[v] = panel[k][v]
+                    sum[r][v] += left[r] · right[v]
+                out[row] = expression(sum, ...)
+
+    So the rows stay in the first cache, wherever they come from, and what is written lies side by side.
 
     Args:
         fn: The function to write.
         by: How numbers are multiplied.
-        rows: Where the rows lie, how far apart, and how many registers they fill.
-        panel: Where the panel lies, how far its rows are apart, and how many vectors it is wide.
-        depth: The length of the rows; the panel has zeros behind, up to a multiple of a register's.
-        tile: Receives the sums.
+        target: Its machine.
+        vectors: Vectors of columns in a panel; it has zeros behind K, up to a multiple of a register's row.
+        ends: What ends a tile.
+        sizes: K, and the steps of a row of a, of k, and from panel to panel.
+        taps_at: The first of the sizes of `gathered`, if rows are pixels.
     """
-    assert by.dot is not None
-    (a, a_step, left), (b, b_step, right) = rows, panel
-    numbers = BLOCK_BYTES // by.left.size_bytes
-    blocks = [(r, v) for r in range(left) for v in range(right)]
-    for r, v in blocks:
-        fn.call("llvm.x86.tilezero", None, 0, _register(fn, r * MAX_BLOCKS + v))
 
-    def step(source: Val, pitch: Val, k: Val) -> None:
-        for r in range(left):
-            _load(fn, _FIRST_LEFT + r, fn.at(by.left, source, pitch * (r * ROWS)), pitch * by.left.size_bytes)
-        for v in range(right):
-            of_panel = fn.at(by.right, b, k * b_step * (numbers // by.group))
-            start = fn.at(I8, of_panel, v * BLOCK_BYTES)
-            _load(fn, _FIRST_RIGHT + v, start, b_step * by.right.size_bytes)
+    def __init__(
+        self,
+        fn: Function,
+        by: Multiplier,
+        target: Target,
+        vectors: int,
+        ends: End,
+        sizes: tuple[Val, ...],
+        taps_at: int | None,
+    ) -> None:
+        self.fn, self.by, self.vectors, self.ends = fn, by, vectors, ends
+        self.depth, self.a_row, self.k_step, self.panel_step = sizes
+        self.row_bytes, self.numbers = vectors * BLOCK_BYTES, BLOCK_BYTES // by.left.size_bytes
+        self.tile = fn.stack(U8, MAX_BLOCKS * ROWS * self.row_bytes)
+        self.target, self.taps_at = target, taps_at
+        self.steps = (self.depth + (self.numbers - 1)) // self.numbers
+        self.pitch = (self.steps + 1) * self.numbers
+        self._shapes = fn.stack(U8, BLOCK_BYTES)
+        self._configured = fn.var(fn.const(I64, 0))
+
+    @contextmanager
+    def registers(self) -> Iterator[None]:
+        """Have the registers in the block."""
+        fn = self.fn
+        fn.store(fn.load(U8, fn.table(U8, _SHAPES), 0, BLOCK_BYTES), self._shapes)
+        yield
+        fn.call("llvm.x86.tilerelease", None, 0)
+
+    def write(
+        self,
+        given: tuple[Val, Val],
+        starts: Sequence[Val],
+        rows: tuple[Val, Val],
+        panels: tuple[Val, Val],
+        stop_column: Val,
+    ) -> None:
+        """Write the product of some rows of a and some panels of b, whose first and end are given."""
+        fn, (a, b), width = self.fn, given, self.row_bytes // self.by.total.size_bytes
+        with fn.loop(rows[0], rows[1], MAX_BLOCKS * ROWS) as row:
+            left = fn.minimum(rows[1] - row, MAX_BLOCKS * ROWS)
+            self._configure(left)
+            self._fetch(a, row, left)
+            with fn.loop(*panels) as panel:
+                of_b = fn.at(self.by.right, b, panel * self.panel_step)
+                with fn.either(left > ROWS) as otherwise:
+                    self._sum(of_b, 2)
+                    otherwise()
+                    self._sum(of_b, 1)
+                count = fn.minimum(stop_column - panel * width, width)
+                self.ends.write(self.tile, fn.const(I64, width), row, left, starts, panel * width, count)
+
+    def _configure(self, rows: Val) -> None:
+        """Have registers for so many rows, if they are not for as many already: that empties them all."""
+        fn = self.fn
+        with fn.when(rows != self._configured.get()):
+            self._configured.set(rows)
+            for block in range(MAX_BLOCKS):
+                count = fn.minimum(fn.maximum(rows - block * ROWS, 1), ROWS)
+                for number in (*(block * MAX_BLOCKS + v for v in range(MAX_BLOCKS)), _FIRST_LEFT + block):
+                    fn.store(fn.extend(count, U8), self._shapes, _ROWS_AT + number)
+            fn.call("llvm.x86.ldtilecfg", None, 0, self._shapes)
+
+    def _fetch(self, a: Val, row: Val, rows: Val) -> None:
+        """Have some rows in scratch memory."""
+        fn, kind = self.fn, self.by.left
+        if self.taps_at is not None:
+            gathered(fn, self.target, kind, a, (row, row + rows), self.pitch, self.taps_at)
+            return
+        with fn.loop(0, rows) as r:
+            source, to = fn.at(kind, a, (row + r) * self.a_row), fn.at(kind, fn.scratch, r * self.pitch)
+            with fn.loop(0, self.depth, self.numbers) as k:
+                mask = fn.tail_mask(fn.minimum(self.depth - k, self.numbers), self.numbers)
+                fn.store(fn.load(kind, source, k, self.numbers, mask), to, k)
+
+    def _sum(self, b: Val, left: int) -> None:
+        """Sum the products of rows, which fill `left` registers, and leave them in the tile."""
+        fn = self.fn
+        blocks = [(r, v) for r in range(left) for v in range(self.vectors)]
+        for r, v in blocks:
+            fn.call("llvm.x86.tilezero", None, 0, _register(fn, r * MAX_BLOCKS + v))
+        with fn.loop(0, self.steps) as k:
+            self._step(b, k, blocks)
+        for r, v in blocks:
+            place = fn.at(U8, self.tile, r * ROWS * self.row_bytes + v * BLOCK_BYTES)
+            register = _register(fn, r * MAX_BLOCKS + v)
+            fn.call("llvm.x86.tilestored64", None, 0, register, place, fn.const(I64, self.row_bytes))
+
+    def _step(self, b: Val, k: Val, blocks: Sequence[tuple[int, int]]) -> None:
+        """Add the products of a register's row along k."""
+        fn, by = self.fn, self.by
+        assert by.dot is not None
+        for r in {r for r, _ in blocks}:
+            start = fn.at(by.left, fn.scratch, self.pitch * (r * ROWS) + k * self.numbers)
+            self._load(_FIRST_LEFT + r, start, self.pitch * by.left.size_bytes)
+        panel = fn.at(by.right, b, k * self.k_step * (self.numbers // by.group))
+        for v in range(self.vectors):
+            start = fn.at(U8, panel, v * BLOCK_BYTES)
+            self._load(_FIRST_RIGHT + v, start, self.k_step * by.right.size_bytes)
         for r, v in blocks:
             given = (r * MAX_BLOCKS + v, _FIRST_LEFT + r, _FIRST_RIGHT + v)
-            fn.call(by.dot.matrix_unit, None, 0, *(_register(fn, each) for each in given))  # type: ignore[union-attr]
+            fn.call(by.dot.matrix_unit, None, 0, *(_register(fn, each) for each in given))
 
-    whole = depth // numbers
-    with fn.loop(0, whole) as k:
-        step(fn.at(by.left, a, k * numbers), a_step, k)
-    with fn.when(whole * numbers < depth):
-        rest = fn.stack(by.left, left * ROWS * numbers)
-        mask = fn.tail_mask(depth - whole * numbers, numbers)
-        with fn.loop(0, left * ROWS) as row:
-            last = fn.at(by.left, a, row * a_step + whole * numbers)
-            fn.store(fn.load(by.left, last, 0, numbers, mask), rest, row * numbers)
-        step(rest, fn.const(I64, numbers), whole)
-    _store(fn, blocks, tile, right * BLOCK_BYTES)
-
-
-def _store(fn: Function, blocks: Sequence[tuple[int, int]], tile: Val, row_bytes: int) -> None:
-    for r, v in blocks:
-        place = fn.at(I8, tile, r * ROWS * row_bytes + v * BLOCK_BYTES)
-        register = _register(fn, r * MAX_BLOCKS + v)
-        fn.call("llvm.x86.tilestored64", None, 0, register, place, fn.const(I64, row_bytes))
-
-
-def _load(fn: Function, number: int, start: Val, step_bytes: Val) -> None:
-    fn.call("llvm.x86.tileloadd64", None, 0, _register(fn, number), start, step_bytes)
+    def _load(self, number: int, start: Val, step_bytes: Val) -> None:
+        self.fn.call("llvm.x86.tileloadd64", None, 0, _register(self.fn, number), start, step_bytes)
 
 
 def _register(fn: Function, number: int) -> Val:

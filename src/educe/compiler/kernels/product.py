@@ -9,6 +9,7 @@ from educe.compiler.emit import I64, Function, Kind, Val, Var
 from educe.compiler.kernel import template
 from educe.compiler.kernels import matrix_unit
 from educe.compiler.kernels.dot import Multiplier, multiplier, multiply_add
+from educe.compiler.kernels.gathering import gathered
 from educe.compiler.kernels.scalars import Expression
 from educe.compiler.target import Target
 
@@ -95,19 +96,25 @@ def product(
     fetch_step = fn.size(15)
     places = (6, NUM_SIZES + 4) if has_taps else (3, NUM_SIZES)
     ends = TileEnd(fn, target, lanes, by.total, expression, access, *places)
-    body = _Body(fn, by, target, vectors, ends, (depth, a_row, k_step, panel_step, fetch_step))
-    with body.registers(m), fn.loop(fn.begin, fn.end) as unit:
+    taps_at = NUM_SIZES if has_taps else None
+    body = (
+        matrix_unit.Body(fn, by, target, vectors, ends, (depth, a_row, k_step, panel_step), taps_at)
+        if by.has_matrix_unit
+        else _Body(fn, by, target, vectors, ends, (depth, a_row, k_step, panel_step, fetch_step))
+    )
+    with body.registers(), fn.loop(fn.begin, fn.end) as unit:
         batch, place = unit // (groups * blocks), unit % (groups * blocks)
         batches = (batch // inner, batch % inner)
         a = fn.at(kind, fn.pointer(1), batches[0] * a_batch[0] + batches[1] * a_batch[1])
         b = fn.at(by.right, fn.pointer(2), batches[0] * b_batch[0] + batches[1] * b_batch[1])
         first_row, first_panel = place % blocks * block_rows, place // blocks * group_panels
         stop_row = fn.minimum(first_row + block_rows, m)
-        if has_taps:
-            gathered(fn, target, kind, a, first_row, stop_row, a_row)
+        if has_taps and not by.has_matrix_unit:
+            gathered(fn, target, kind, a, (first_row, stop_row), a_row, NUM_SIZES)
             a = fn.at(kind, fn.scratch, -first_row * a_row)
         stop_column = fn.minimum((first_panel + group_panels) * width, n)
-        body.write((a, b), ends.starts(batches), (first_row, stop_row), (first_panel, stop_column))
+        panels = (first_panel, (stop_column + (width - 1)) // width)
+        body.write((a, b), ends.starts(batches), (first_row, stop_row), panels, stop_column)
 
 
 class _Body:
@@ -134,159 +141,58 @@ class _Body:
         self.fn, self.by, self.vectors, self.ends = fn, by, vectors, ends
         self.depth, self.a_row, self.k_step, self.panel_step, self.fetch_step = sizes
         self.shapes, self.lanes = tiles(target, vectors), ends.lanes
-        self.width, self.most = vectors * self.lanes, tile_rows(target, by, vectors)
-        largest = max(self.most, *(rows * panels for rows, panels in self.shapes))
-        self.tile = fn.stack(by.total, largest * self.width)
+        self.width = vectors * self.lanes
+        self.tile = fn.stack(by.total, max(rows * panels for rows, panels in self.shapes) * self.width)
 
-    def registers(self, m: Val) -> AbstractContextManager[None]:
-        """Have the registers of a matrix unit, if there is one and it is used."""
-        if not self.by.has_matrix_unit:
-            return nullcontext()
-        return matrix_unit.configured(self.fn, m >= matrix_unit.ROWS)
+    def registers(self) -> AbstractContextManager[None]:
+        """Do nothing: vector registers are always there."""
+        return nullcontext()
 
     def write(
         self,
         given: tuple[Val, Val],
         starts: Sequence[Val],
         rows: tuple[Val, Val],
-        columns: tuple[Val, Val],
+        panels: tuple[Val, Val],
+        stop_column: Val,
     ) -> None:
-        """Write the product of some rows of a and some panels of b, whose first and end are given.
+        """Write the product of some rows of a and some panels of b, whose first and end are given."""
+        fn, most = self.fn, self.shapes[0][0]
+        at_once = _panels_at_once(fn, rows[1] - rows[0], self.shapes)
+        with fn.loop(*panels, at_once) as panel:
+            following = fn.var(fn.at(self.by.right, given[1], (panel + at_once) * self.panel_step))
+            with fn.loop(*rows, most) as row:
+                left = fn.minimum(rows[1] - row, most)
+                self._sum(given, (row, rows[1]), (panel, panels[1]), left, following)
+                column = panel * self.width
+                count = fn.minimum(at_once * self.width, stop_column - column)
+                tile_row = _panels_at_once(fn, left, self.shapes) * self.width
+                self.ends.write(self.tile, tile_row, row, left, starts, column, count)
 
-        Panels stay in the first cache while rows pass. A matrix unit is so fast that writing takes most time:
-        there rows stay while panels pass, and what is written lies side by side.
-        """
-        fn = self.fn
-        (first_row, stop_row), (first_panel, stop_column) = rows, columns
-        stop_panel = (stop_column + (self.width - 1)) // self.width
-        block = stop_row - first_row
-        at_once = _panels_at_once(fn, block, self.shapes)
-
-        def tile(row: Val, panel: Val, step: Val, following: Var) -> None:
-            of_rows, of_panels = (row, stop_row, step), (panel, stop_panel, at_once)
-            self._tile(given, starts, of_rows, of_panels, stop_column, following)
-
-        if self.by.has_matrix_unit:
-            step = _rows_of_unit(fn, block, self.shapes[0][0])
-            with fn.loop(first_row, stop_row, step) as row:
-                # Blocks of a matrix unit are whole: the last one goes over rows again that are done.
-                row = fn.select(step < matrix_unit.ROWS, row, fn.minimum(row, stop_row - step))
-                with fn.loop(first_panel, stop_panel, at_once) as panel:
-                    tile(row, panel, step, self._following(given[1], panel + at_once))
-            return
-        with fn.loop(first_panel, stop_panel, at_once) as panel:
-            following = self._following(given[1], panel + at_once)
-            with fn.loop(first_row, stop_row, self.most) as row:
-                tile(row, panel, fn.const(I64, self.most), following)
-
-    def _following(self, b: Val, panel: Val) -> Var:
-        """Return what is fetched while the panels before are at work."""
-        return self.fn.var(self.fn.at(self.by.right, b, panel * self.panel_step))
-
-    def _tile(
+    def _sum(
         self,
         given: tuple[Val, Val],
-        starts: Sequence[Val],
-        rows: tuple[Val, Val, Val],
-        panels: tuple[Val, Val, Val],
-        stop_column: Val,
+        rows: tuple[Val, Val],
+        panels: tuple[Val, Val],
+        left: Val,
         following: Var,
     ) -> None:
-        """Write a tile; of rows and panels it is given the first, the end, and how many are done at once."""
+        """Leave the sums of a tile in its memory; rows and panels after the last are the last again."""
         fn, by, (a, b) = self.fn, self.by, given
-        (row, stop_row, step), (panel, stop_panel, at_once) = rows, panels
-        left = fn.minimum(stop_row - row, step)
 
         def sums(shape: tuple[int, int]) -> None:
             of_a = [
-                fn.at(by.left, a, fn.minimum(row + r, stop_row - 1) * self.a_row) for r in range(shape[0])
+                fn.at(by.left, a, fn.minimum(rows[0] + r, rows[1] - 1) * self.a_row) for r in range(shape[0])
             ]
             of_b = [
-                fn.at(by.right, b, fn.minimum(panel + p, stop_panel - 1) * self.panel_step)
+                fn.at(by.right, b, fn.minimum(panels[0] + p, panels[1] - 1) * self.panel_step)
                 for p in range(shape[1])
             ]
             ahead = (following, self.fetch_step) if shape[0] == self.shapes[0][0] else None
-            sum_of_products(
-                fn, by, of_a, of_b, self.tile, (self.vectors, self.lanes), self.depth, self.k_step, ahead
-            )
+            panel = (self.vectors, self.lanes)
+            sum_of_products(fn, by, of_a, of_b, self.tile, panel, self.depth, self.k_step, ahead)
 
-        def sums_of_unit(number: int) -> None:
-            of_a = (fn.at(by.left, a, row * self.a_row), self.a_row, number)
-            of_b = (fn.at(by.right, b, panel * self.panel_step), self.k_step, self.vectors)
-            matrix_unit.sum_of_products(fn, by, of_a, of_b, self.depth, self.tile)
-
-        if by.has_matrix_unit:
-            _choose_unit(fn, left, sums_of_unit, lambda: _choose(fn, left, self.shapes, sums))
-        else:
-            _choose(fn, left, self.shapes, sums)
-        column = panel * self.width
-        count = fn.minimum(at_once * self.width, stop_column - column)
-        tile_row = _panels_at_once(fn, left, self.shapes) * self.width
-        self.ends.write(self.tile, tile_row, row, left, starts, column, count)
-
-
-def _rows_of_unit(fn: Function, rows: Val, otherwise: int) -> Val:
-    """Return the rows of a tile: as many blocks of a matrix unit as there are, or those of another tile."""
-    step = fn.as_val(otherwise, rows.kind, 0)
-    for number in range(1, matrix_unit.MAX_BLOCKS + 1):
-        step = fn.select(rows >= number * matrix_unit.ROWS, number * matrix_unit.ROWS, step)
-    return step
-
-
-def _choose_unit(
-    fn: Function, left: Val, write: Callable[[int], None], write_other: Callable[[], None], number: int = 2
-) -> None:
-    """Write the tile of as many blocks of a matrix unit as `left` rows are, or the other one."""
-    if number == 0:
-        write_other()
-        return
-    with fn.either(left >= number * matrix_unit.ROWS) as otherwise:
-        write(number)
-        otherwise()
-        _choose_unit(fn, left, write, write_other, number - 1)
-
-
-def gathered(fn: Function, target: Target, kind: Kind, a: Val, first: Val, stop: Val, pitch: Val) -> None:
-    """Copy what the taps of some pixels see into scratch memory, a row of `pitch` for each pixel.
-
-    ::
-
-        for pixel in first..stop, line and column of it:
-            for i in line taps, j in column taps:
-                row[i][j] = a + lines[line][i] + columns[column][j], or what is outside if that is negative
-    """
-    lines, columns, outside = (fn.pointer(index) for index in (3, 4, 5))
-    width, line_taps, column_taps, depth = (fn.size(NUM_SIZES + index) for index in range(4))
-    with fn.loop(first, stop) as pixel:
-        of_line = fn.at(I64, lines, pixel // width * line_taps)
-        of_column = fn.at(I64, columns, pixel % width * column_taps)
-        place = fn.var(fn.at(kind, fn.scratch, (pixel - first) * pitch))
-        with fn.loop(0, line_taps) as i:
-            start = fn.load(I64, of_line, i)
-            with fn.loop(0, column_taps) as j:
-                offset = start + fn.load(I64, of_column, j)
-                source, to = fn.select(offset < 0, outside, fn.at(kind, a, offset)), place.get()
-                _copy(fn, kind, source, to, depth, (target.vector_bytes, 16), target.has_masks)
-                place.set(fn.at(kind, to, depth))
-
-
-def _copy(
-    fn: Function, kind: Kind, source: Val, to: Val, count: Val, sizes: Sequence[int], has_masks: bool
-) -> None:
-    """Copy `count` numbers in vectors of some sizes in bytes, and the rest under a mask, or one by one."""
-    done = fn.const(I64, 0)
-    for lanes in sorted({size // kind.size_bytes for size in sizes}, reverse=True):
-        stop = count - count % lanes
-        with fn.loop(done, stop, lanes) as index:
-            fn.store(fn.load(kind, source, index, lanes), to, index)
-        done = stop
-        if has_masks:
-            with fn.when(done < count):
-                mask = fn.tail_mask(count - done, lanes)
-                fn.store(fn.load(kind, source, done, lanes, mask), to, done, mask)
-            return
-    with fn.loop(done, count) as index:
-        fn.store(fn.load(kind, source, index), to, index)
+        _choose(fn, left, self.shapes, sums)
 
 
 def _panels_at_once(fn: Function, rows: Val, shapes: Sequence[tuple[int, int]]) -> Val:

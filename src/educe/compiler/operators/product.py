@@ -383,6 +383,7 @@ class MatrixProduct:
             extent=units,
             flops=out.size * (2 * self.a.shape[-1] + expression.flops),
             bytes=sum(x.size * x.kind.size_bytes for x in (self.a, out, right, *operands)),
+            scratch_bytes=self._scratch_bytes,
         )
 
     def _units(
@@ -402,6 +403,11 @@ class MatrixProduct:
         return "product", number * groups * blocks, numbers
 
     @property
+    def _scratch_bytes(self) -> int:
+        row_bytes = self.a.shape[-1] * self.by.left.size_bytes
+        return matrix_unit.scratch_bytes(row_bytes) if self.by.has_matrix_unit else 0
+
+    @property
     def _right(self) -> Tensor:
         return self.b.matrices if isinstance(self.b, Panels) else self.b
 
@@ -416,7 +422,7 @@ class MatrixProduct:
 
         The panels of a group stay in the second cache while the rows pass.
         """
-        if self.by.has_matrix_unit and m >= matrix_unit.ROWS:
+        if self.by.has_matrix_unit:
             return unit_blocks(self.low.target, m, b.panel_step * self.by.right.size_bytes, panels, number)
         shapes = tiles(self.low.target, b.vectors)
         most, at_once = next(shape for shape in reversed(shapes) if shape[0] >= min(m, shapes[0][0]))

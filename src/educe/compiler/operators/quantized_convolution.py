@@ -11,6 +11,7 @@ import numpy as np
 
 from educe.compiler.emit import F32, I32, KINDS
 from educe.compiler.kernel import Kernel
+from educe.compiler.kernels import matrix_unit
 from educe.compiler.kernels.dot import Multiplier, multiplier
 from educe.compiler.kernels.product import tile_rows
 from educe.compiler.kernels.scalars import Expression
@@ -112,7 +113,7 @@ def _sum(low: Lowering, vectors: Sequence[Tensor]) -> Tensor | None:
         return vectors[0] if vectors else None
     known = [each.value for each in vectors if each.value is not None]
     if len(known) == len(vectors):
-        return low.constant(np.sum(known, axis=0, dtype=np.int32))
+        return low.constant(np.asarray(np.sum(known, axis=0, dtype=np.int32)))
     return low.need(low.apply("Add", *vectors))
 
 
@@ -170,7 +171,7 @@ def _negative_product(low: Lowering, point: Tensor, sums: Tensor) -> Tensor:
     if point.value is None or sums.value is None:
         return low.need(low.apply("Neg", low.apply("Mul", point, sums)))
     with np.errstate(over="ignore"):
-        return low.constant(np.negative(point.value * sums.value))
+        return low.constant(np.multiply(point.value, -sums.value))
 
 
 def _sums(low: Lowering, w: Tensor) -> Tensor:
@@ -252,8 +253,14 @@ class _Convolution:
             extent=self.groups * -(-pixels // rows) * -(-count // group),
             flops=2 * out.size * window.num_taps * depth + expression.flops * out.size,
             bytes=sum(x.size * x.kind.size_bytes for x in (self.x, out, panels.matrices, *operands)),
-            scratch_bytes=rows * whole * self.x.kind.size_bytes if flat is None else 0,
+            scratch_bytes=self._scratch_bytes(rows, depth if flat is not None else whole, flat is None),
         )
+
+    def _scratch_bytes(self, rows: int, depth: int, is_gathered: bool) -> int:
+        row_bytes = depth * self.x.kind.size_bytes
+        if self.by.has_matrix_unit:
+            return matrix_unit.scratch_bytes(row_bytes)
+        return rows * row_bytes if is_gathered else 0
 
     def _steps(self, x: Tensor, channels: int) -> tuple[int, int, int]:
         """Return the strides of pixels, of the batch, which are pixels too, and of groups."""
@@ -283,7 +290,7 @@ class _Convolution:
         Rows that are gathered stay in the second cache while panels pass.
         """
         target, size = self.low.target, self.x.kind.size_bytes
-        if not gathered and self.by.has_matrix_unit:
+        if self.by.has_matrix_unit:
             return unit_blocks(target, pixels, panels.panel_step * size, count, self.groups)
         most = tile_rows(target, self.by, panels.vectors)
         row_tiles = -(-pixels // most)
