@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import ml_dtypes
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
@@ -20,6 +21,7 @@ KINDS = {
     "i8": TensorProto.INT64,
     "u1": TensorProto.UINT8,
     "i1": TensorProto.INT8,
+    "V2": TensorProto.BFLOAT16,
 }
 
 
@@ -100,6 +102,25 @@ def test_other_kinds(dtype, shapes):
     assert found.dtype == a.dtype
     expected = np.matmul(a.astype("f8"), b.astype("f8"))
     assert_near(found, expected, {"f8": 1e-14, "f2": 1e-3}.get(dtype, 0))
+
+
+@pytest.mark.parametrize("constant", [True, False], ids=["constant", "given"])
+@pytest.mark.parametrize("shapes", [SHAPES[2], SHAPES[5], SHAPES[18], ((40, 70), (70, 50))], ids=str)
+def test_bfloat16_is_summed_in_f32(shapes, constant):
+    a, b = (random(shape).astype(ml_dtypes.bfloat16) for shape in shapes)
+    found, _ = run([MATMUL], {"a": a} if constant else {"a": a, "b": b}, {"b": b} if constant else None)
+    assert found.dtype == a.dtype
+    # What is rounded in the end is half a unit of 8 bits off at most.
+    assert_near(found.astype("f4"), np.matmul(a.astype("f8"), b.astype("f8")), 2.0**-8)
+
+
+def test_bits_of_bfloat16_do_not_depend_on_the_batch_or_the_threads():
+    a, b = (random(shape).astype(ml_dtypes.bfloat16) for shape in ((70, 77), (77, 40)))
+    nodes = [MATMUL, helper.make_node("Cast", ["y"], ["z"], to=FLOAT)]
+    whole, _ = run(nodes, {"a": a}, {"b": b})
+    for first, rows in ((0, 1), (69, 1), (5, 15), (3, 16), (1, 17), (20, 33)):
+        part, _ = run(nodes, {"a": a[first : first + rows]}, {"b": b}, threads=2)
+        assert np.array_equal(part, whole[first : first + rows])
 
 
 ORDERS = ([0, 1, 2, 3], [0, 2, 1, 3], [3, 0, 2, 1])
@@ -229,25 +250,6 @@ def test_numbers_that_are_not_finite_stay_in_their_row_and_column(threads):
     touched = np.zeros((30, 50), bool)
     touched[3], touched[:, 9] = True, True
     assert np.array_equal(~np.isfinite(found), touched)
-
-
-ZEROS = [(np.uint8(12), np.uint8(7)), (None, np.int8(-3)), (np.array([1, 2, 3, 4, 5], "u1"), np.int8(4))]
-
-
-@pytest.mark.parametrize("zeros", ZEROS, ids=str)
-def test_mat_mul_integer(zeros):
-    a = random((5, 20), "u1")
-    b = random((20, 33), zeros[1].dtype)
-    given = ["" if each is None else name for name, each in zip("az", zeros, strict=True)]
-    names = ["a", "b", "za" if given[0] else "", "zb"]
-    weights = {"b": b, "zb": zeros[1]}
-    expected_a = a.astype("i4")
-    if zeros[0] is not None:
-        weights["za"] = np.asarray(zeros[0])
-        expected_a = expected_a - np.asarray(zeros[0], "i4").reshape(-1, 1)
-    found, _ = run([helper.make_node("MatMulInteger", names, ["y"])], {"a": a}, weights)
-    assert found.dtype == np.int32
-    assert np.array_equal(found, expected_a @ (b.astype("i4") - int(zeros[1])))
 
 
 @pytest.mark.parametrize("by_row", [False, True])
