@@ -429,6 +429,24 @@ def test_attention_runs_with_whatever_sizes_its_products_broadcast(
     np.testing.assert_allclose(found, evaluated(parsed(text), feeds)[0], rtol=1e-4, atol=1e-5)
 
 
+LARGE = "float[60, 10] w = {" + ", ".join(map(str, range(600))) + "}"
+
+
+def test_large_weights_are_sliced_and_transposed_at_once() -> None:
+    weights = LARGE + ", int64[1] a = {2}, int64[1] b = {5}, int64[1] c = {0}"
+    text = f"""g (float[N, 10] x) => (float[M, 3] y) <{weights}>
+        {{ d = Add(a, c)  s = Slice(w, d, b, c)  t = Transpose(s)  y = MatMul(x, t) }}"""
+    assert operators(text) == {"MatMul": 1}
+
+
+def test_large_weights_that_nobody_reads_any_more_go() -> None:
+    text = f"""g (float[N, 10] x) => (float[M, 60] y) <{LARGE}, float s = {{2.0}}>
+        {{ t = Transpose(w)  u = MatMul(x, t)  y = Mul(u, s) }}"""
+    better = optimize(parsed(text))
+    assert [node.op_type for node in better.graph] == ["MatMul"]
+    assert len(better.graph.initializers) == 1
+
+
 def test_quantized_groups_stay_and_lone_weights_are_dequantized() -> None:
     weights = "int8[3, 3] w = {1, 2, 3, 4, 5, 6, 7, 8, 9}, float s = {0.5}, int8 z = {1}, uint8 u = {128}"
     assert unary("d = DequantizeLinear(w, s, z)  y = MatMul(x, d)", weights) == {"MatMul": 1}

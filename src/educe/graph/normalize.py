@@ -143,7 +143,9 @@ def without_large_weights(graph: ir.Model) -> Iterator[onnx.ModelProto]:
     try:
         proto = ir.serde.serialize_model(graph)
     finally:
-        del main.inputs[len(main.inputs) - len(added) :]
+        for _ in added:
+            # Unlike a deletion, this tells the value that it is no input any more.
+            main.inputs.pop()
         for value in large:
             main.register_initializer(value)
     proto.ir_version = _IR_VERSION
