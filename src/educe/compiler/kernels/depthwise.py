@@ -29,6 +29,7 @@ def window(
     has_tail: bool,
     expression: Expression,
     access: tuple[str, ...],
+    neighbours: tuple[int, int] | None = None,
 ) -> None:
     """Write the reduction of what a window sees of each channel.
 
@@ -63,6 +64,8 @@ def window(
         has_tail: Whether the channels do not fill the last vectors.
         expression: What ends the reduction.
         access: For each operand, ``dense`` along the channels or the ``same`` for all.
+        neighbours: The column taps of ``dot`` and the columns from pixel to pixel, where taps see columns
+            side by side: what several pixels of a tile see is then loaded once.
     """
     rows, vectors = tile
     lanes = target.lanes
@@ -71,7 +74,7 @@ def window(
         fn.size(index) for index in range(NUM_SIZES)
     )
     acc = sums(fn, total_kind(kind, reduction), tile, lanes)
-    reducer = _REDUCERS[reduction](fn, kind, acc, weights, padded)
+    reducer = _REDUCERS[reduction](fn, kind, acc, weights, padded, neighbours)
     is_blend = reduction == "blend"
     ends = RowEnd(fn, target, expression, access, out, 8 if is_blend else 7, NUM_SIZES)
     with fn.loop(fn.begin, fn.end) as unit:
@@ -182,9 +185,16 @@ class _Reducer:
     """Reduces what the taps of a tile see, vector by vector."""
 
     def __init__(
-        self, fn: Function, kind: Kind, acc: Sequence[Sequence[Var]], weights: Val, padded: Val
+        self,
+        fn: Function,
+        kind: Kind,
+        acc: Sequence[Sequence[Var]],
+        weights: Val,
+        padded: Val,
+        neighbours: tuple[int, int] | None,
     ) -> None:
         self.fn, self.kind, self.acc, self.weights, self.padded = fn, kind, acc, weights, padded
+        self.neighbours = neighbours
         self.lanes = acc[0][0].lanes
         self._step: Val | None = None
 
@@ -247,6 +257,31 @@ class _Reducer:
 
 
 class _Dot(_Reducer):
+    def reduce(self, c: Val, counts: tuple[Val, Val], masks: Sequence[Val | None]) -> None:
+        """Reduce all taps for the channels from `c` on; an inner tile loads each column of a line once."""
+        if self._step is None or self.neighbours is None:
+            super().reduce(c, counts, masks)
+            return
+        fn, rows, (taps, step) = self.fn, len(self.acc), self.neighbours
+        pitch = self._step // step
+        with fn.loop(0, counts[0]) as a:
+            weights = [self._weights(a * taps + b, c) for b in range(taps)]
+            first = fn.load(PTR, fn.scratch, a * taps * rows)
+            for column in range((rows - 1) * step + taps):
+                self._column(column, fn.at(self.kind, first, pitch * column + c), weights, masks)
+
+    def _column(
+        self, column: int, place: Val, weights: Sequence[Sequence[Val]], masks: Sequence[Val | None]
+    ) -> None:
+        """Add what is seen in a column of a line to the sums of every pixel that sees it."""
+        fn, (taps, step) = self.fn, self.neighbours or (1, 1)
+        for v, mask in enumerate(masks):
+            seen = fn.load(self.kind, place, v * self.lanes, self.lanes, mask)
+            seen = fn.cast(seen, self.acc[0][0].kind)
+            for r, row in enumerate(self.acc):
+                if 0 <= column - r * step < taps:
+                    row[v].set(multiply_add(fn, seen, weights[column - r * step][v], row[v].get()))
+
     def _weights(self, tap: Val, c: Val) -> list[Val]:
         kind = self.acc[0][0].kind
         row = self.fn.at(kind, self.weights, tap * self.padded + c)

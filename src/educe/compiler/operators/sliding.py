@@ -25,7 +25,9 @@ from educe.compiler.tensor import Tensor, dtype_of
 
 if TYPE_CHECKING:
     from educe.compiler.lowering import Lowering
-    from educe.compiler.target import Target
+
+_MAX_LINE = 7
+"""Column taps up to which the code of a line is written without a loop."""
 
 _UNITS = 16
 """Units of work that a window is cut into at least, if it can be."""
@@ -71,7 +73,7 @@ class Sliding:
         low, window, kind = self.low, self.window, self.x.kind
         operands = [broadcast(each, out.shape) for each in operands]
         channels, width = out.shape[1], window.outputs[-1]
-        rows, vectors = _tile(low.target, channels, width, self.reduction)
+        rows, vectors = self._tile(channels, width)
         panel = vectors * low.target.lanes
         panels = -(-channels // panel)
         tiles, lines = -(-width // rows), out.shape[0] * math.prod(window.outputs[:-1])
@@ -85,6 +87,7 @@ class Sliding:
                 tile=(rows, vectors),
                 reduction=self.reduction,
                 has_tail=channels % panel != 0,
+                neighbours=self._neighbours,
                 expression=expression,
                 access=tuple(access_of(each) for each in operands),
             ),
@@ -103,6 +106,42 @@ class Sliding:
             bytes=sum(each.size * each.kind.size_bytes for each in (self.x, out, *operands)),
             scratch_bytes=16 * rows * window.num_taps,
         )
+
+    @property
+    def _neighbours(self) -> tuple[int, int] | None:
+        """The column taps and the step between pixels, where numbers are converted and taps are neighbours."""
+        columns, step = self.window.places[-1], self.window.column_step
+        taps = self.window.kernel[-1]
+        if total_kind(self.x.kind, self.reduction) is self.x.kind:
+            return None
+        if not 1 <= taps <= _MAX_LINE or not 1 <= step <= taps:
+            return None
+        return (taps, step) if bool((np.diff(columns[0]) == 1).all()) else None
+
+    def _tile(self, channels: int, width: int) -> tuple[int, int]:
+        """Return the pixels and vectors that are reduced in registers together, for the least loads."""
+        target, neighbours = self.low.target, self._neighbours
+        vectors = -(-channels // target.lanes)
+
+        def registers(tile: tuple[int, int]) -> int:
+            r, v = tile
+            return (r + neighbours[0] + 1) * v if neighbours else r * v
+
+        def cost(tile: tuple[int, int]) -> float:
+            r, v = tile
+            loads = r * (v + 1) + v
+            if neighbours:
+                taps, step = neighbours
+                loads = -(-(((r - 1) * step + 2 * taps) * v) // taps)
+            return -(-width // r) * -(-vectors // v) * (loads + 4)
+
+        most = (
+            target.registers - 3
+            if neighbours
+            else target.registers * 3 // (8 if self.reduction == "sum" else 4)
+        )
+        tiles = [(r, v) for r in range(1, 9) for v in (1, 2, 3, 4, 8)]
+        return min((tile for tile in tiles if registers(tile) <= most), key=cost)
 
     def _weights(self, panel: int, panels: int) -> list[Tensor]:
         """Return the kernel's weights and starts, and the weights of columns for ``blend``."""
@@ -131,19 +170,6 @@ class Sliding:
             start,
             shared(low, ("column weights", dtype.name, key[-1]), lambda: columns.astype(dtype)),
         ]
-
-
-def _tile(target: Target, channels: int, width: int, reduction: str) -> tuple[int, int]:
-    """Return the pixels and vectors that are reduced in registers together, for the least loads."""
-    vectors = -(-channels // target.lanes)
-    most = target.registers * 3 // (8 if reduction == "sum" else 4)
-
-    def cost(tile: tuple[int, int]) -> float:
-        r, v = tile
-        loads = r * (v + 1) + v
-        return -(-width // r) * -(-vectors // v) * (loads + 4)
-
-    return min(((r, v) for r in range(1, 9) for v in (1, 2, 3, 4, 8) if r * v <= most), key=cost)
 
 
 def packed_taps(low: Lowering, w: Tensor, channels: int) -> Tensor:
