@@ -301,36 +301,44 @@ class TileEnd:
     ) -> None:
         """Write `rows` from `row` on, `count` columns from `column` on, from a tile of rows of `tile_row`."""
         fn, lanes = self.fn, self.lanes
+        whole = count - count % lanes
         with fn.loop(0, rows) as r:
-            sums = fn.at(self.kind, tile, r * tile_row)
-            places = [
-                fn.at(kind, start, (row + r) * strides[0])
-                for kind, start, strides in zip(self.kinds, starts, self.strides, strict=True)
-            ]
-            once = {
-                index: fn.load(self.kinds[index], places[index])
-                for index, access in enumerate(self.access, 1)
-                if access == "same"
-            }
-
-            def vector(done: Val, mask: Val | None) -> None:
-                values = [fn.load(self.kind, sums, done, lanes)]
-                for index in range(1, len(places)):
-                    kind, place = self.kinds[index], places[index]
-                    values.append(
-                        fn.splat(once[index], lanes)
-                        if index in once
-                        else fn.load(kind, place, column + done, lanes, mask)
-                    )
-                result = fn.splat(self.expression.emit(fn, values), lanes)
-                fn.store(result, places[0], column + done, mask)
-
-            whole = count - count % lanes
+            vector = self._row(fn.at(self.kind, tile, r * tile_row), row + r, starts, column)
             with fn.loop(0, whole, lanes) as done:
                 vector(done, None)
-            with fn.when(whole < count):
-                done = whole
-                vector(done, fn.tail_mask(count - done, lanes))
+        with fn.when(whole < count):
+            mask = fn.tail_mask(count - whole, lanes)
+            with fn.loop(0, rows) as r:
+                self._row(fn.at(self.kind, tile, r * tile_row), row + r, starts, column)(whole, mask)
+
+    def _row(
+        self, sums: Val, row: Val, starts: Sequence[Val], column: Val
+    ) -> Callable[[Val, Val | None], None]:
+        """Return what writes a vector of a row, given how many columns are done, under a mask."""
+        fn, lanes = self.fn, self.lanes
+        places = [
+            fn.at(kind, start, row * strides[0])
+            for kind, start, strides in zip(self.kinds, starts, self.strides, strict=True)
+        ]
+        once = {
+            index: fn.load(self.kinds[index], places[index])
+            for index, access in enumerate(self.access, 1)
+            if access == "same"
+        }
+
+        def vector(done: Val, mask: Val | None) -> None:
+            values = [fn.load(self.kind, sums, done, lanes)]
+            for index in range(1, len(places)):
+                kind, place = self.kinds[index], places[index]
+                values.append(
+                    fn.splat(once[index], lanes)
+                    if index in once
+                    else fn.load(kind, place, column + done, lanes, mask)
+                )
+            result = fn.splat(self.expression.emit(fn, values), lanes)
+            fn.store(result, places[0], column + done, mask)
+
+        return vector
 
 
 @template("dots")

@@ -109,7 +109,7 @@ class Sliding:
 
     @property
     def _neighbours(self) -> tuple[int, int] | None:
-        """The column taps and the step between pixels, where numbers are converted and taps are neighbours."""
+        """The column taps and the step between pixels, if numbers are converted and taps are neighbours."""
         columns, step = self.window.places[-1], self.window.column_step
         taps = self.window.kernel[-1]
         if total_kind(self.x.kind, self.reduction) is self.x.kind:
@@ -135,11 +135,8 @@ class Sliding:
                 loads = -(-(((r - 1) * step + 2 * taps) * v) // taps)
             return -(-width // r) * -(-vectors // v) * (loads + 4)
 
-        most = (
-            target.registers - 3
-            if neighbours
-            else target.registers * 3 // (8 if self.reduction == "sum" else 4)
-        )
+        most = target.registers * 3 // (8 if self.reduction == "sum" else 4)
+        most = target.registers - 3 if neighbours else most
         tiles = [(r, v) for r in range(1, 9) for v in (1, 2, 3, 4, 8)]
         return min((tile for tile in tiles if registers(tile) <= most), key=cost)
 
