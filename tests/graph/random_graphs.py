@@ -425,6 +425,20 @@ def product(b: Builder) -> None:
     _channels(b, b.add(value, F32, shape), columns, last=True)
 
 
+def sums(b: Builder) -> None:
+    item = b.pick(F32, rank=3)
+    if item is None or 0 in item.shape:
+        return
+    labels, columns = b.random.sample("ijk", 3), b.random.randint(1, 4)
+    lengths = dict(zip(labels, item.shape, strict=True)) | {"l": columns}
+    other, out = b.random.choice((("ijl", "ikl"), ("kl", "ijl"), ("jl", "ikl"), ("ijk", "i")))
+    other, out = ("".join(b.random.sample(each, len(each))) for each in (other, out))
+    weight = b.array(F32, [lengths[label] for label in other]) / 2
+    equation = f"{''.join(labels)},{other}->{out}"
+    (value,) = b.node("Einsum", [item.name, b.weight(weight)], equation=equation)
+    b.add(value, F32, [lengths[label] for label in out])
+
+
 def convolution(b: Builder) -> None:
     item = b.pick(F32, rank=3)
     if item is None or 0 in item.shape:
@@ -648,7 +662,7 @@ EXACT: tuple[Callable[[Builder], None], ...] = (
     again,
     branch,
 )
-ROUNDED = (*EXACT, product, convolution, activation, normalization, groups, attention, rotation)
+ROUNDED = (*EXACT, product, sums, convolution, activation, normalization, groups, attention, rotation)
 
 
 def random_model(random: Random, exact: bool) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:

@@ -200,6 +200,28 @@ def test_nested_sizes_are_read_once_and_not_too_deep() -> None:
     assert Counter(node.op_type for node in optimize(parsed(text)).graph)["Concat"] == 60
 
 
+@pytest.mark.parametrize(
+    ("equation", "left"),
+    [
+        ("bij,bjk->bik", {"MatMul": 1}),
+        ("b i j, b k j -> b i k", {"MatMul": 1, "Transpose": 1}),
+        ("jbi,kjb->kib", {"MatMul": 1, "Transpose": 3}),
+        ("ibj,jbk->ikb", {"MatMul": 1, "Transpose": 3}),
+        ("bij,bjk", {"Einsum": 1}),
+        ("...ij,...jk->...ik", {"Einsum": 1}),
+        ("bij,bij->bi", {"Einsum": 1}),
+        ("bij,bkl->bik", {"Einsum": 1}),
+        ("bii,bij->bij", {"Einsum": 1}),
+        ("ijk,ikl->il", {"Einsum": 1}),
+    ],
+)
+def test_sums_by_labels_are_products(equation: str, left: dict[str, int]) -> None:
+    text = f"""g (float[3, 3, 3] x, float[3, 3, 3] z) => (float[a, ...] y)
+        {{ y = Einsum <equation = "{equation}"> (x, z) }}"""
+    rank = len(equation.replace(" ", "").partition("->")[2].replace("...", "b")) or 3
+    assert operators(text.replace("a, ...", ", ".join("abcd"[:rank]))) == left
+
+
 NUMBERS = """float one = {1.0}, float half = {0.5}, float root = {1.41421354}, float three = {3.0},
     float cube = {0.044715}, float factor = {0.797884583}, float six = {6.0}, float zero = {0.0}"""
 

@@ -10,6 +10,7 @@ from educe.graph.normalize import INTERNAL_OPSET, infer_shapes
 from educe.graph.passes.activations import Activations
 from educe.graph.passes.attention import Attentions
 from educe.graph.passes.base import Pass
+from educe.graph.passes.einsum import Einsums
 from educe.graph.passes.folding import ConstantFolding, KnownShapes, WeightDequantization
 from educe.graph.passes.functions import IsCompiled, expand_functions, inline_functions
 from educe.graph.passes.movement import MovementChains
@@ -36,6 +37,7 @@ def passes(is_compiled: IsCompiled) -> tuple[Sequence[Pass], Sequence[Pass]]:
         KnownShapes(),
         WeightDequantization(),
         Identities(),
+        Einsums(),
         MovementChains(),
         CommonSubexpressions(),
         ScaleFolding(),
