@@ -489,8 +489,10 @@ def activation(b: Builder) -> None:
             names.reverse()
         return b.node(operator, names)[0]
 
-    kind = b.random.randrange(6)
-    if kind == 0:
+    kind = b.random.randrange(7)
+    if kind == 6:
+        value = op("Div", x, op("Add", op("Exp", op("Mul", x, number(-1.5))), number(1)))
+    elif kind == 0:
         inner = op("Add", op("Erf", op("Div", x, number(math.sqrt(2)))), number(1))
         value = op("Mul", op("Mul", x, inner), number(0.5))
         if b.random.random() < 0.5:

@@ -245,6 +245,9 @@ NUMBERS = """float one = {1.0}, float half = {0.5}, float root = {1.41421354}, f
         ("a = Mul(x, three)  s = Sigmoid(a)  y = Mul(x, s)", "Swish"),
         ("a = Add(x, three)  c = Clip(a, zero, six)  p = Mul(x, c)  y = Div(p, six)", "HardSwish"),
         ("h = HardSigmoid <alpha = 0.16666667> (x)  y = Mul(x, h)", "HardSwish"),
+        ("a = Add(x, three)  r = Relu(a)  c = Min(r, six)  d = Div(c, six)  y = Mul(d, x)", "HardSwish"),
+        ("a = Add(x, three)  r = Max(zero, a)  c = Min(six, r)  p = Mul(x, c)  y = Div(p, six)", "HardSwish"),
+        ("n = Neg(x)  e = Exp(n)  o = Add(one, e)  y = Div(x, o)", "Swish"),
         ("s = Softplus(x)  t = Tanh(s)  y = Mul(x, t)", "Mish"),
         ("e = Exp(x)  o = Add(e, one)  s = Log(o)  t = Tanh(s)  y = Mul(t, x)", "Mish"),
     ],
@@ -261,6 +264,8 @@ def test_activations_are_named(body: str, name: str) -> None:
         "a = Mul(x, x)  s = Sigmoid(a)  y = Mul(x, s)",
         "a = Mul(x, wide)  s = Sigmoid(a)  y = Mul(x, s)",
         "s = Sigmoid(x)  p = Mul(s, x)  y = Add(p, s)",
+        "n = Neg(x)  e = Exp(n)  o = Add(one, e)  p = Div(x, o)  y = Add(p, e)",
+        "n = Neg(x)  e = Exp(n)  o = Add(six, e)  y = Div(x, o)",
     ],
 )
 def test_what_only_looks_like_an_activation_is_not_named(body: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TypeAlias
 
 import onnx_ir as ir
 
@@ -28,8 +29,9 @@ class Activations:
 
     1. x/2 · (1 + erf(x/√2)) and x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³))), their factors in any order, are
        Gelu: Hendrycks and Gimpel, arXiv 1606.08415.
-    2. x · sigmoid(a·x) is Swish: Ramachandran et al., arXiv 1710.05941.
-    3. x · clip(x + 3, 0, 6)/6 and x · HardSigmoid(x) with α = 1/6, β = 1/2 are HardSwish.
+    2. x · sigmoid(a·x) is Swish: Ramachandran et al., arXiv 1710.05941; so is x / (1 + exp(-a·x)).
+    3. x · clip(x + 3, 0, 6)/6 and x · HardSigmoid(x) with α = 1/6, β = 1/2 are HardSwish; the clip may be
+       min(max(., 0), 6).
     4. x · tanh(softplus(x)), and with log(1 + exp(x)) for softplus, are Mish: Misra, arXiv 1908.08681.
 
     Args:
@@ -48,19 +50,38 @@ class Activations:
         if not is_call(node, "Mul", "Div") or not is_read(node.outputs[0]):
             return
         output = node.outputs[0]
+        quotient = _quotient(node)
+        if quotient is not None:
+            self._replace(edit, node, *quotient)
+            return
         product = factors(output)
         for x, other in product.pair():
             found = _gelu(x, other, product) or _swish(x, other, product) or _hard_swish(x, other, product)
             found = found or _mish(x, other, product)
             if found is not None:
-                name, attributes = found
-                version = NEWEST_OPSET if name == "Swish" else None
-                if self._is_compiled("", name, NEWEST_OPSET) and has_rank_of(output, x):
-                    edit.replace(output, edit.insert(node, name, [x], attributes, output, version))
+                self._replace(edit, node, x, found)
                 return
 
+    def _replace(self, edit: Edit, node: ir.Node, x: ir.Value, found: _Found) -> None:
+        output, (name, attributes) = node.outputs[0], found
+        version = NEWEST_OPSET if name == "Swish" else None
+        if self._is_compiled("", name, NEWEST_OPSET) and has_rank_of(output, x):
+            edit.replace(output, edit.insert(node, name, [x], attributes, output, version))
 
-_Found = tuple[str, dict[str, float | str]]
+
+_Found: TypeAlias = "tuple[str, dict[str, float | str]]"
+
+
+def _quotient(node: ir.Node) -> tuple[ir.Value, _Found] | None:
+    """Return x and Swish where `node` is x / (1 + exp(-a · x))."""
+    x, below = node.inputs
+    exponential = maker(one_plus(below), "Exp") if node.op_type == "Div" else None
+    if exponential is None or x is None or exponential.inputs[0] is None:
+        return None
+    if not is_read_once(exponential.outputs[0]):
+        return None
+    argument = factors(exponential.inputs[0])
+    return (x, ("Swish", {"alpha": -argument.scale})) if argument.is_power(x) else None
 
 
 def _gelu(x: ir.Value, other: ir.Value, product: Factors) -> _Found | None:
@@ -118,15 +139,36 @@ def _hard_swish(x: ir.Value, other: ir.Value, product: Factors) -> _Found | None
         alpha, beta = hard.attributes.get_float("alpha", 0.2), hard.attributes.get_float("beta", 0.5)
         same = hard.inputs[0] is x and is_near(alpha, 1 / 6) and beta == 0.5 and product.scale == 1
         return ("HardSwish", {}) if same else None
-    clip = maker(other, "Clip")
-    if clip is None or len(clip.inputs) != 3 or not is_near(product.scale, 1 / 6):
+    clipped = _clipped_to_six(other)
+    if clipped is None or not is_near(product.scale, 1 / 6):
         return None
-    total = maker(clip.inputs[0], "Add")
-    if total is None or scalar(clip.inputs[1]) != 0 or scalar(clip.inputs[2]) != 6:
+    total = maker(clipped, "Add")
+    if total is None:
         return None
     a, b = total.inputs
     same = (a is x and scalar(b) == 3) or (b is x and scalar(a) == 3)
     return ("HardSwish", {}) if same else None
+
+
+def _clipped_to_six(value: ir.Value) -> ir.Value | None:
+    """Return x where `value` is x between 0 and 6."""
+    clip = maker(value, "Clip")
+    if clip is not None:
+        fits = len(clip.inputs) == 3 and scalar(clip.inputs[1]) == 0 and scalar(clip.inputs[2]) == 6
+        return clip.inputs[0] if fits else None
+    least = _other(maker(value, "Min"), 6)
+    positive = maker(least, "Relu")
+    if positive is not None:
+        return positive.inputs[0]
+    return _other(maker(least, "Max"), 0)
+
+
+def _other(node: ir.Node | None, number: float) -> ir.Value | None:
+    """Return the input of `node` beside a constant `number`."""
+    if node is None or len(node.inputs) != 2:
+        return None
+    a, b = node.inputs
+    return a if scalar(b) == number else b if scalar(a) == number else None
 
 
 def _mish(x: ir.Value, other: ir.Value, product: Factors) -> _Found | None:
