@@ -15,6 +15,8 @@ from educe.engines.native import NativeExecutable
 from educe.errors import EngineError, InputError
 from tests.compiler.models import FLOAT, model, native
 
+pytestmark = pytest.mark.usefixtures("unguarded")
+
 
 def embedding() -> NativeExecutable:
     """A table of 7 rows, looked up and scaled, with the rows themselves as a second output."""
@@ -40,7 +42,7 @@ def check(outputs: dict[str, Any] | None, given: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def executable() -> NativeExecutable:
+def executable(unguarded: None) -> NativeExecutable:
     made = embedding()
     check(made.run(feeds(1, 2)), feeds(1, 2))
     assert type(made.executor.answer) is type(len)

@@ -34,12 +34,6 @@ def chain():
     return model(nodes, {"x": (FLOAT, ["n", 257])}, ["y"])
 
 
-@pytest.fixture
-def _plain_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have runs lend memory from each other, which they do not between guard pages."""
-    monkeypatch.delenv("EDUCE_GUARD", raising=False)
-
-
 def expected(x: np.ndarray) -> np.ndarray:
     wide = x.astype(np.float64)
     return (np.exp(wide) + wide) * wide
@@ -74,7 +68,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(threads):
     assert np.array_equal(native(made, threads=threads).run({"x": x})["y"], alone)
 
 
-@pytest.mark.usefixtures("_plain_memory")
+@pytest.mark.usefixtures("unguarded")
 def test_workers_of_others_stay_out_of_a_run_that_has_no_memory_for_them():
     node = helper.make_node("TopK", ["x", "k"], ["y", ""], axis=1)
     executable = native(model([node], {"x": (FLOAT, ["n", 5000])}, ["y"], {"k": np.array([4900])}), threads=2)
@@ -100,7 +94,7 @@ def test_rows_do_not_depend_on_their_neighbours():
         assert np.array_equal(executable.run({"x": x[start:stop]})["y"], whole[start:stop])
 
 
-@pytest.mark.usefixtures("_plain_memory")
+@pytest.mark.usefixtures("unguarded")
 def test_new_sizes_compile_nothing_and_memory_stays_that_of_the_largest():
     executable = native(chain())
     largest = np.ones((2000, 257), np.float32)
@@ -178,7 +172,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     assert done.stdout.strip() == "0", done.stderr
 
 
-@pytest.mark.usefixtures("_plain_memory")
+@pytest.mark.usefixtures("unguarded")
 def test_a_run_that_needs_more_memory_than_there_is_fails_and_the_next_one_does_not():
     nodes = [helper.make_node("Expand", ["x", "s"], ["e"]), helper.make_node("Neg", ["e"], ["y"])]
     made = model(nodes, {"x": (FLOAT, [1]), "s": (TensorProto.INT64, [2])}, ["y"])
