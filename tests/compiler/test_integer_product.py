@@ -6,8 +6,16 @@ import itertools
 
 import numpy as np
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
+from educe.compiler.code import Code
+from educe.compiler.executor import Executor
+from educe.compiler.library import library
+from educe.compiler.runtime import runtime
+from educe.compiler.target import TARGETS, host_target
+from educe.engines.native import prepared
+from educe.errors import OptionError
+from tests.compiler.models import model
 from tests.compiler.test_product import random, run
 
 KINDS = list(itertools.product(("u1", "i1"), repeat=2))
@@ -199,3 +207,26 @@ def test_quantised_products_are_rounded_half_to_even_within_bounds(kinds, to):
     bounds = np.iinfo(to)
     assert found.dtype == to
     assert np.array_equal(found, np.clip(np.rint(scaled.astype("f4")) + 7, bounds.min, bounds.max))
+
+
+X86 = [name for name, target in TARGETS.items() if not target.is_arm]
+
+
+@pytest.mark.parametrize("name", X86)
+def test_every_instruction_set_of_this_machine_gives_the_same_sums(name):
+    try:
+        target = host_target(name)
+    except OptionError:
+        pytest.skip(f"this machine does not run {name} code")
+    a, b, p, q = integers((19, 70), "i1"), integers((70, 35), "u1"), np.array(-7, "i1"), np.array(3, "u1")
+    node = helper.make_node("MatMulInteger", ["a", "b", "p", "q"], ["y"])
+    made = prepared(
+        model([node], {"a": (TensorProto.INT8, a.shape)}, ["y"], {"b": b, "p": p, "q": q}), "none"
+    )
+    code = Code(made.graph, made.opset_imports, target, 1, library(target), refused)
+    (found,) = Executor(code, runtime()).run([a])
+    assert np.array_equal(found, product(a, b, p, q))
+
+
+def refused(code):
+    raise AssertionError(f"a body with outputs {code.outputs}")

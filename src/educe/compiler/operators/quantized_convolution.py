@@ -18,14 +18,15 @@ from educe.compiler.kernels.scalars import Expression
 from educe.compiler.lowering import Product
 from educe.compiler.operators.base import Call, operator
 from educe.compiler.operators.convolution import check_bias, checked, is_mergeable, merged
-from educe.compiler.operators.product import (
+from educe.compiler.operators.panels import (
+    UNITS,
     Panels,
-    cast,
     packed_panels,
     panel_vectors,
     panels_of,
     unit_blocks,
 )
+from educe.compiler.operators.product import cast
 from educe.compiler.operators.quantized import as_dot_kind, centred, moved_zero, output_scale
 from educe.compiler.operators.reduction import SUM, reduced
 from educe.compiler.operators.sliding import Sliding
@@ -35,9 +36,6 @@ from educe.compiler.tensor import Tensor, channels_last, dtype_of
 
 if TYPE_CHECKING:
     from educe.compiler.lowering import Lowering
-
-_UNITS = 16
-"""Units of work that a convolution is cut into, if it can be."""
 
 _SCRATCH_SHARE = 4
 """The part of the second cache that gathered rows fill is one over this."""
@@ -294,11 +292,11 @@ class _Convolution:
             return unit_blocks(target, pixels, panels.panel_step * size, count, self.groups)
         most = tile_rows(target, self.by, panels.vectors)
         row_tiles = -(-pixels // most)
-        block = -(-row_tiles // _UNITS)
+        block = -(-row_tiles // UNITS)
         if gathered:
             block = min(block, max(1, target.l2_bytes // (_SCRATCH_SHARE * gathered * size * most)))
         units = -(-row_tiles // block) * self.groups
-        return block * most, -(-count // max(1, min(count, _UNITS // (2 * units))))
+        return block * most, -(-count // max(1, min(count, UNITS // (2 * units))))
 
     def _outside_row(self) -> Tensor:
         """Return what a tap outside of the input sees."""
