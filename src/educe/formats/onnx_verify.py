@@ -43,6 +43,8 @@ _MESSAGE_FIELDS = {
 }
 
 _NAMES = ("name", "input", "output")
+# Its operators trust what they are given, such as numbers of pages.
+_OWN_DOMAIN = "educe"
 
 
 def verify(proto: onnx.ModelProto, limits: Limits, weights: Mapping[int, np.ndarray]) -> None:
@@ -159,6 +161,12 @@ class _Verifier:
     def _check_operator(self, node: onnx.NodeProto, domains: set[str], place: str) -> None:
         if not node.op_type:
             raise ModelFileError("names no operator", place=place)
+        if node.domain == _OWN_DOMAIN and (node.domain, node.op_type) not in self._functions:
+            raise ModelFileError(
+                f"is of the domain {_OWN_DOMAIN!r}, which is for graphs that Educe makes itself",
+                place=place,
+                remedy="export the model with standard operators",
+            )
         standard = node.domain in ("", "ai.onnx") and domains & {"", "ai.onnx"}
         if not (standard or node.domain in domains or (node.domain, node.op_type) in self._functions):
             raise ModelFileError(

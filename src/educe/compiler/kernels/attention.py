@@ -91,12 +91,12 @@ def attention(
     of_q, of_k, of_v = _strides(fn, 8, 4), _strides(fn, 12, 3), _strides(fn, 15, 3)
     of_out, of_mask = _strides(fn, 18, 4), _strides(fn, 22, 4)
     q_scratch = fn.scratch
-    s = fn.at(F32, q_scratch, _padded(fn, target, features) * width)
+    s = fn.at(F32, q_scratch, padded_features(fn, target, features) * width)
     block_elements = (KEYS + tiles(target, vectors)[0][0]) * width
     masks = fn.at(F32, s, block_elements)
     o = fn.at(F32, masks, block_elements)
     tables = [fn.stack(I64, width) for _ in range(4)]
-    state = _State(fn, vectors, lanes)
+    state = State(fn, vectors, lanes)
     with fn.loop(fn.begin, fn.end) as unit:
         head, first = unit // blocks, unit % blocks * width
         batch, head = head // heads, head % heads
@@ -108,29 +108,30 @@ def attention(
         k = fn.at(F32, fn.pointer(2), batch * of_k[0] + head * of_k[1])
         v = fn.at(F32, fn.pointer(3), batch * of_v[0] + head * of_v[1])
         with fn.loop(0, vectors) as part:
-            _turn(fn, q, tables[0], part, features, fn.at(F32, q_scratch, part * lanes), width, lanes, scale)
-        with fn.loop(0, _padded(fn, target, v_features) * vectors) as row:
+            turn(fn, q, tables[0], part, features, fn.at(F32, q_scratch, part * lanes), width, lanes, scale)
+        with fn.loop(0, padded_features(fn, target, v_features) * vectors) as row:
             fn.store(fn.const(F32, 0, lanes), o, row * lanes)
         state.start()
         seen = _seen(fn, tables[3], width, keys) if causal else keys
         with fn.loop(0, seen, KEYS) as start:
             count = fn.minimum(seen - start, KEYS)
-            _scores(fn, target, (k, of_k[2]), q_scratch, s, start, count, features, vectors)
+            scores_of_block(fn, target, (k, of_k[2]), q_scratch, s, start, count, features, vectors)
             here = fn.at(F32, bias, start)
             if mask == "matrix":
                 with fn.loop(0, vectors) as part:
-                    _turn(fn, here, tables[2], part, count, fn.at(F32, masks, part * lanes), width, lanes)
-            ends = _Ends(softcap, mask, bound, causal, here, masks, tables[3])
-            _softmax_block(fn, state, s, start, count, ends)
-            _weigh(fn, target, fn.at(F32, v, start * of_v[2]), of_v[2], s, o, count, v_features, state)
-        _write(fn, state, o, out, tables[1], fn.minimum(rows - first, width), v_features, zeros)
+                    turn(fn, here, tables[2], part, count, fn.at(F32, masks, part * lanes), width, lanes)
+            ends = Ends(softcap, mask, bound, causal, here, masks, tables[3])
+            softmax_of_block(fn, state, s, start, count, ends)
+            weigh(fn, target, fn.at(F32, v, start * of_v[2]), of_v[2], s, o, count, v_features, state)
+        write_rows(fn, state, o, out, tables[1], fn.minimum(rows - first, width), v_features, zeros)
 
 
 def _strides(fn: Function, first: int, number: int) -> list[Val]:
     return [fn.size(first + index) for index in range(number)]
 
 
-def _padded(fn: Function, target: Target, features: Val) -> Val:
+def padded_features(fn: Function, target: Target, features: Val) -> Val:
+    """Return `padded` of a number of features that the run knows."""
     unit = max(target.lanes, 8)
     return (features + (unit - 1)) // unit * unit
 
@@ -165,7 +166,7 @@ def _seen(fn: Function, limits: Val, width: int, keys: Val) -> Val:
     return fn.minimum(keys, most.get() + 1)
 
 
-def _turn(
+def turn(
     fn: Function,
     source: Val,
     table: Val,
@@ -204,7 +205,7 @@ def _transpose(fn: Function, tile: Val, n: int) -> None:
         step *= 2
 
 
-def _scores(
+def scores_of_block(
     fn: Function,
     target: Target,
     keys: tuple[Val, Val],
@@ -225,7 +226,7 @@ def _scores(
         sum_of_products(fn, by, of_k, [q], place, (vectors, target.lanes), features, fn.const(I64, width))
 
 
-class _State:
+class State:
     """What is known of each row so far: the largest score, the sum of weights, the last correction."""
 
     def __init__(self, fn: Function, vectors: int, lanes: int) -> None:
@@ -248,7 +249,7 @@ class _State:
 
 
 @dataclass(frozen=True)
-class _Ends:
+class Ends:
     """What becomes of scores before the softmax; the mask of the block, as it is and turned."""
 
     softcap: float
@@ -277,7 +278,7 @@ class _Ends:
         return total if self.bound is None else fn.select(mask <= self.bound, mask, total)
 
 
-def _softmax_block(fn: Function, state: _State, s: Val, start: Val, count: Val, ends: _Ends) -> None:
+def softmax_of_block(fn: Function, state: State, s: Val, start: Val, count: Val, ends: Ends) -> None:
     """Replace the scores of a block of keys by their weights, and bring `state` up to date."""
     lanes = state.lanes
     width = state.vectors * lanes
@@ -305,7 +306,7 @@ def _softmax_block(fn: Function, state: _State, s: Val, start: Val, count: Val, 
         state.set(state.total, part, total.get())
 
 
-def _weigh(
+def weigh(
     fn: Function,
     target: Target,
     v: Val,
@@ -314,7 +315,7 @@ def _weigh(
     o: Val,
     count: Val,
     features: Val,
-    state: _State,
+    state: State,
 ) -> None:
     """Correct the sums of all features and add those of a block of keys, ``o[feature, row]``."""
     vectors, lanes = state.vectors, state.lanes
@@ -340,8 +341,8 @@ def _weigh(
                 fn.store(acc[i][part].get(), o, (feature + i) * width + part * lanes)
 
 
-def _write(
-    fn: Function, state: _State, o: Val, out: Val, table: Val, rows: Val, features: Val, zeros: str
+def write_rows(
+    fn: Function, state: State, o: Val, out: Val, table: Val, rows: Val, features: Val, zeros: str
 ) -> None:
     """Divide the sums by their weights and store the rows of the output."""
     vectors, lanes = state.vectors, state.lanes

@@ -1,0 +1,152 @@
+"""Attention over pages, and writing to them, against NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper
+
+from educe import formats
+from educe.compiler.kernels.paged_attention import rows_of_item
+from educe.compiler.target import host_target
+from educe.errors import ModelFileError
+from educe.formats.onnx_types import read_signature
+from educe.model import Model
+from educe.model.digest import Digest
+from tests.compiler.models import FLOAT, native
+
+
+def items_of(lengths: list[tuple[int, int]], group: int, rows: int) -> np.ndarray:
+    """Return the items of sequences that have so many keys before their so many new tokens."""
+    items, token = [], 0
+    for sequence, (before, count) in enumerate(lengths):
+        for first in range(0, count * group, rows):
+            items.append((token, first, min(rows, count * group - first), sequence, before))
+        token += count
+    return np.array(items, np.int64).reshape(-1, 5)
+
+
+def expected(
+    q: np.ndarray,
+    keys: list[np.ndarray],
+    values: list[np.ndarray],
+    lengths: Any,
+    scale: float,
+    window: int,
+    softcap: float,
+) -> np.ndarray:
+    out, token = np.zeros_like(q), 0
+    for (before, count), k, v in zip(lengths, keys, values, strict=True):
+        group = q.shape[1] // k.shape[1]
+        for number in range(count):
+            last = before + number + 1
+            first = max(0, last - window) if window else 0
+            for head in range(q.shape[1]):
+                scores = scale * (k[first:last, head // group].astype(float) @ q[token, head].astype(float))
+                if softcap:
+                    scores = softcap * np.tanh(scores / softcap)
+                weights = np.exp(scores - scores.max())
+                out[token, head] = weights / weights.sum() @ v[first:last, head // group]
+            token += 1
+    return out
+
+
+def own_model(nodes: list[onnx.NodeProto], inputs: dict[str, Any]) -> Model:
+    """Return a model of Educe's own operators, which no file may have."""
+    graph = helper.make_graph(
+        nodes,
+        "pages",
+        [helper.make_tensor_value_info(name, *declared) for name, declared in inputs.items()],
+        [helper.make_tensor_value_info("y", FLOAT, inputs["q"][1])],
+    )
+    opsets = [helper.make_opsetid("", 24), helper.make_opsetid("educe", 1)]
+    proto = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    with pytest.raises(ModelFileError, match="which is for graphs that Educe makes itself"):
+        formats.load(proto.SerializeToString())
+    return Model(ir.from_proto(proto), read_signature(proto.graph), "pages", None, Digest([]), 0, {})
+
+
+LENGTHS = {
+    "one token of each": [(0, 1), (5, 1), (31, 1), (130, 1)],
+    "a prompt": [(0, 77)],
+    "prompts and tokens": [(12, 40), (3, 1), (0, 9), (64, 1), (100, 33)],
+}
+
+
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS.keys())
+@pytest.mark.parametrize(("heads", "group", "features"), [(2, 7, 64), (1, 1, 8), (3, 4, 40), (1, 20, 16)])
+@pytest.mark.parametrize(("page", "window", "softcap"), [(16, 0, 0.0), (32, 11, 0.0), (16, 0, 5.0)])
+def test_tokens_see_the_keys_of_their_own_pages(
+    rng, lengths, heads, group, features, page, window, softcap
+) -> None:
+    tokens = sum(count for _, count in lengths)
+    needed = [-(-(before + count) // page) for before, count in lengths]
+    pages = sum(needed) + 3
+    order = rng.permutation(pages)
+    table = np.full((len(lengths), max(needed) + 1), -1, np.int32)
+    pools = rng.standard_normal((2, pages, heads, page, features)).astype(np.float32)
+    q, k, v = (
+        rng.standard_normal((tokens, each, features)).astype(np.float32)
+        for each in (heads * group, heads, heads)
+    )
+    slots, keys, values, token = np.empty(tokens, np.int64), [], [], 0
+    for number, (before, count) in enumerate(lengths):
+        own, order = order[: needed[number]], order[needed[number] :]
+        table[number, : len(own)] = own
+        places = np.arange(before, before + count)
+        slots[token : token + count] = own[places // page] * page + places % page
+        for pool, new, rows in ((pools[0], k, keys), (pools[1], v, values)):
+            whole = pool[own].transpose(0, 2, 1, 3).reshape(-1, heads, features)[: before + count].copy()
+            whole[before:] = new[token : token + count]
+            rows.append(whole)
+        token += count
+    nodes = [
+        helper.make_node("CacheWrite", ["k_pool", "k", "slots"], ["k_now"], domain="educe"),
+        helper.make_node("CacheWrite", ["v_pool", "v", "slots"], ["v_now"], domain="educe"),
+        helper.make_node(
+            "PagedAttention",
+            ["q", "k_now", "v_now", "table", "items"],
+            ["y"],
+            domain="educe",
+            scale=0.3,
+            window=window,
+            softcap=softcap,
+        ),
+    ]
+    inputs = {
+        "q": (FLOAT, q.shape),
+        "k": (FLOAT, k.shape),
+        "v": (FLOAT, v.shape),
+        "k_pool": (FLOAT, pools[0].shape),
+        "v_pool": (FLOAT, pools[0].shape),
+        "slots": (TensorProto.INT64, [tokens]),
+        "table": (TensorProto.INT32, table.shape),
+        "items": (TensorProto.INT64, ["n", 5]),
+    }
+    made = own_model(nodes, inputs)
+    items = items_of(lengths, group, rows_of_item(host_target()))
+    before = pools.copy()
+    bits = []
+    for threads in (1, 2):
+        pools[...] = before
+        feeds = {
+            "q": q,
+            "k": k,
+            "v": v,
+            "k_pool": pools[0],
+            "v_pool": pools[1],
+            "slots": slots,
+            "table": table,
+            "items": items,
+        }
+        bits.append(native(made, threads=threads).run(feeds)["y"])
+    np.testing.assert_allclose(
+        bits[0], expected(q, keys, values, lengths, 0.3, window, softcap), rtol=2e-5, atol=2e-5
+    )
+    np.testing.assert_array_equal(bits[0], bits[1])
+    changed = (pools != before).any(axis=(0, 2, 4))
+    assert set(np.flatnonzero(changed)) <= set(slots.tolist())
