@@ -77,6 +77,8 @@ class Body:
         self.target, self.taps_at = target, taps_at
         self.steps = (self.depth + (self.numbers - 1)) // self.numbers
         self.pitch = (self.steps + 1) * self.numbers
+        self.whole = self.depth - self.depth % self.numbers
+        self.rest = fn.tail_mask(self.depth - self.whole, self.numbers)
         self._shapes = fn.stack(U8, BLOCK_BYTES)
         self._configured = fn.var(fn.const(I64, 0))
 
@@ -130,9 +132,10 @@ class Body:
             return
         with fn.loop(0, rows) as r:
             source, to = fn.at(kind, a, (row + r) * self.a_row), fn.at(kind, fn.scratch, r * self.pitch)
-            with fn.loop(0, self.depth, self.numbers) as k:
-                mask = fn.tail_mask(fn.minimum(self.depth - k, self.numbers), self.numbers)
-                fn.store(fn.load(kind, source, k, self.numbers, mask), to, k)
+            with fn.loop(0, self.whole, self.numbers) as k:
+                fn.store(fn.load(kind, source, k, self.numbers), to, k)
+            with fn.when(self.whole < self.depth):
+                fn.store(fn.load(kind, source, self.whole, self.numbers, self.rest), to, self.whole)
 
     def _sum(self, b: Val, left: int) -> None:
         """Sum the products of rows, which fill `left` registers, and leave them in the tile."""
