@@ -1,0 +1,108 @@
+"""Weights are read as they are written, and bound to what an architecture declares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from educe.errors import ModelFileError, UnsupportedModelError
+from educe.model.checkpoint import Checkpoint, Weight, size_in_bytes
+from educe.model.encodings import ENCODINGS
+
+DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U64": np.uint64,
+    "U32": np.uint32,
+    "U16": np.uint16,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+
+
+def weight(name: str, *shape: int) -> Weight:
+    values = np.arange(np.prod(shape), dtype=np.float32)
+    return Weight(name, shape, "F32", values.view(np.uint8))
+
+
+def checkpoint(*weights: Weight) -> Checkpoint:
+    return Checkpoint("llama", {}, {w.name: w for w in weights}, None, {}, Path("here"), [b"abc"])
+
+
+@pytest.mark.parametrize("encoding", DTYPES)
+@pytest.mark.parametrize("offset", [0, 1, 3])
+def test_numbers_are_decoded_from_any_offset(encoding: str, offset: int) -> None:
+    dtype = np.dtype(DTYPES[encoding])
+    values = np.random.default_rng(0).integers(0, 2, (5, 3)).astype(dtype)
+    memory = np.zeros(values.nbytes + offset, np.uint8)
+    memory[offset:] = values.reshape(-1).view(np.uint8)
+    read = Weight("w", (5, 3), encoding, memory[offset:])
+    np.testing.assert_array_equal(read.array(), values.astype(np.float32))
+    np.testing.assert_array_equal(read.rows(1, 4), values[1:4].astype(np.float32))
+    assert read.array().dtype == np.float32
+    assert read.array().flags.aligned
+    assert read.num_elements == 15
+
+
+def test_every_plain_encoding_is_tested() -> None:
+    assert {name for name, known in ENCODINGS.items() if known.block_elements == 1} == set(DTYPES)
+
+
+def test_aligned_f32_is_not_copied() -> None:
+    read = weight("w", 4, 3)
+    assert np.shares_memory(read.array(), read.data)
+    assert np.shares_memory(read.rows(1, 2), read.data)
+
+
+def test_scales_multiply_rows() -> None:
+    values = np.array([[1, -2], [3, 4], [5, -128]], np.int8)
+    scales = np.array([0.5, 2, 0.25], np.float32)
+    read = Weight("w", (3, 2), "I8", values.view(np.uint8).reshape(-1), scales)
+    np.testing.assert_array_equal(read.array(), [[0.5, -1], [6, 8], [1.25, -32]])
+    np.testing.assert_array_equal(read.rows(1, 3), [[6, 8], [1.25, -32]])
+    assert read.cut(1, 3, "v").name == "v"
+
+
+def test_scalars_and_empty_weights_have_sizes() -> None:
+    assert size_in_bytes((), "F16") == 2
+    assert Weight("w", (0, 3), "F32", np.empty(0, np.uint8)).array().shape == (0, 3)
+
+
+def test_binding_returns_what_is_declared() -> None:
+    model = checkpoint(weight("a", 2, 3), weight("b", 3), weight("freq", 1))
+    bound = model.bind({"a": [2, 3], "b": [3], "head": [2, 3]}, tied={"head": "a"}, ignored="freq")
+    assert bound["head"] is bound["a"]
+    assert bound["b"].shape == (3,)
+
+
+def test_binding_names_what_is_missing_of_another_shape_and_left_over() -> None:
+    model = checkpoint(weight("a", 2, 3), weight("b", 3))
+    with pytest.raises(ModelFileError, match="lacks weights that the architecture 'llama' has: c, d"):
+        model.bind({"a": [2, 3], "c": [1], "d": [1]})
+    with pytest.raises(ModelFileError, match=r"a is \[2, 3\], not \[3, 2\]"):
+        model.bind({"a": [3, 2], "b": [3]})
+    with pytest.raises(UnsupportedModelError, match="does not use: b"):
+        model.bind({"a": [2, 3]})
+
+
+def test_many_missing_weights_are_counted() -> None:
+    with pytest.raises(ModelFileError, match=r"w\.0, w\.1, w\.2, w\.3, w\.4 and 4 more"):
+        checkpoint().bind({f"w.{i}": [1] for i in range(9)})
+
+
+def test_facts() -> None:
+    model = checkpoint(weight("a", 2, 3), weight("b", 3))
+    assert (model.num_parameters, model.size_bytes) == (9, 3)
+    assert model.digest.hexdigest().startswith("ba7816bf")
+    assert "llama" in repr(model)
