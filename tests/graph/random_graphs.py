@@ -422,6 +422,10 @@ def product(b: Builder) -> None:
         turned = b.random.randrange(2)
         names = [item.name, b.weight(weight.T if turned else weight), *bias]
         value = b.node("Gemm", names, transB=turned, alpha=0.5, beta=b.random.choice((1.0, 0.25)))[0]
+    if b.random.random() < 0.2:
+        (parted,) = b.node("Reshape", [value, b.weight(np.array([shape[0], 1, -1]))])
+        b.add(b.node(b.random.choice(("Relu", "Tanh")), [parted])[0], F32, (shape[0], 1, columns))
+        return
     _channels(b, b.add(value, F32, shape), columns, last=True)
 
 

@@ -193,6 +193,26 @@ def test_a_transposition_between_two_reshapes_is_one(wanted: str, left: dict[str
     assert ("Reshape" in operators(text)) == ("Reshape" in left)
 
 
+@pytest.mark.parametrize(
+    ("activation", "moves"),
+    [
+        ('Gelu <approximate = "tanh"> (t)', True),
+        ("LeakyRelu <alpha = 0.2> (t)", True),
+        ("Relu(t)", True),
+        ("PRelu(t, s)", False),
+        ("Add(t, s)", False),
+    ],
+)
+def test_activations_end_products(activation: str, moves: bool) -> None:
+    text = f"""g (float[N, 3] x) => (float[a, b, c] y) <float[3, 4] w = {{{", ".join(map(str, range(12)))}}},
+        int64[3] i = {{0, 2, -1}}, float s = {{0.5}}>
+        {{ p = Gemm(x, w)  t = Reshape(p, i)  y = {activation} }}"""
+    operators(text)
+    kinds = [node.op_type for node in optimize(parsed(text)).graph]
+    assert (kinds[-1] == "Reshape") == moves
+    assert len(kinds) == 3
+
+
 def test_nested_sizes_are_read_once_and_not_too_deep() -> None:
     joins = "  ".join(f"s{index + 1} = Concat <axis = 0> (s{index}, s{index})" for index in range(60))
     text = f"""g (float[a, b, c] x) => (float[d, e, f] y) {{ s0 = Shape <start = 0, end = 1> (x)  {joins}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from educe.graph.passes.base import Edit, constant, integers, is_call, maker, visited
+from educe.graph.passes.base import Edit, constant, integers, is_call, is_read_once, maker, visited
 from educe.graph.passes.lengths import lengths, lengths_of
+
+_ACTIVATIONS = ("Gelu", "Swish", "Relu", "Tanh", "Sigmoid", "HardSwish", "Mish", "Elu", "LeakyRelu")
 
 
 class MovementChains:
@@ -15,6 +17,7 @@ class MovementChains:
     2. Reshape of a Reshape, Flatten, Squeeze or Unsqueeze, where the last shape names no size of its input.
     3. Transpose of the last two of three dimensions between two Reshapes that make one dimension of those
        before, and the same ones again of that, is one of the last two of all.
+    4. An activation after a Reshape of a product stands before it, where the product can end with it.
     """
 
     def apply(self, model: ir.Model) -> bool:
@@ -28,6 +31,8 @@ def _visit(edit: Edit, node: ir.Node) -> None:
     elif is_call(node, "Reshape"):
         _reshapes(edit, node)
         _turned(edit, node)
+    elif is_call(node, *_ACTIVATIONS):
+        _activated(edit, node)
 
 
 def _transposes(edit: Edit, node: ir.Node) -> None:
@@ -66,3 +71,17 @@ def _turned(edit: Edit, node: ir.Node) -> None:
         return
     output, order = node.outputs[0], [*range(len(before)), len(before) + 1, len(before)]
     edit.replace(output, edit.insert(node, "Transpose", [inner.inputs[0]], {"perm": order}, like=output))
+
+
+def _activated(edit: Edit, node: ir.Node) -> None:
+    reshape = maker(node.inputs[0], "Reshape")
+    source = None if reshape is None else reshape.inputs[0]
+    if reshape is None or source is None or not is_read_once(reshape.outputs[0]) or not is_read_once(source):
+        return
+    if maker(source, "Gemm", "MatMul", "Conv") is None:
+        return
+    output, first = node.outputs[0], {name: each.value for name, each in node.attributes.items()}
+    value = edit.insert(node, node.op_type, [source], first, source, node.version)
+    second = {name: each.value for name, each in reshape.attributes.items()}
+    edit.replace(output, edit.insert(node, "Reshape", [value, reshape.inputs[1]], second, output))
+    edit.remove([node])
