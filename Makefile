@@ -38,7 +38,7 @@ test-aarch64: $(VENV)/installed  ## Run programs as AArch64 code under QEMU (qem
 test-guard: $(VENV)/installed  ## Run the kernels' tests with untouchable pages around every buffer of the arena.
 	EDUCE_GUARD=1 $(BIN)/python -m pytest -n auto tests/compiler tests/conformance
 
-test-deep: $(VENV)/installed  ## Compare many random graphs before and after the passes.
+test-deep: $(VENV)/installed  ## Compare many random graphs before and after the passes, and as machine code.
 	$(BIN)/python -m pytest -n auto tests/graph --hypothesis-profile=deep
 
 check: $(VENV)/installed  ## Lint, check types and layers.
