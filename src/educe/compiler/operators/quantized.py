@@ -76,22 +76,27 @@ def output_scale(low: Lowering, a_scale: Tensor, b_scale: Tensor, y_scale: Tenso
         return low.constant(of_a * of_b / of_y)
 
 
-def as_dot_kind(low: Lowering, x: Tensor, kind: Kind) -> tuple[Tensor, int]:
-    """Return 8-bit integers in the kind of an instruction's side, and by how much that moved them."""
+def moved_by(x: Tensor, kind: Kind) -> int:
+    """Return by how much 8-bit integers move to be of the kind of an instruction's side."""
     if x.kind not in (U8, I8):
         raise NotCompiled
-    if x.kind is kind:
-        return x, 0
-    if kind.size_bytes > 1:
-        return cast(low, x, kind), 0
-    by = 128 if x.kind is I8 else -128
+    if x.kind is kind or kind.size_bytes > 1:
+        return 0
+    return 128 if x.kind is I8 else -128
+
+
+def as_dot_kind(low: Lowering, x: Tensor, kind: Kind) -> Tensor:
+    """Return 8-bit integers in another 8-bit kind, moved by what `moved_by` says."""
+    by = moved_by(x, kind)
+    if not by:
+        return x
     if x.value is None:
-        return low.need(low.apply("FlipSign", x)), by
+        return low.need(low.apply("FlipSign", x))
 
     def moved(value: np.ndarray) -> np.ndarray:
         return (value.astype(np.int16) + by).astype(dtype_of(kind))
 
-    return low.derived(x, ("moved", by), moved), by
+    return low.derived(x, ("moved", by), moved)
 
 
 def centred(low: Lowering, x: Tensor, zero: Tensor | None) -> Tensor:
@@ -130,9 +135,8 @@ def _product(low: Lowering, a: Tensor, b: Tensor, a_zero: Tensor | None, b_zero:
     if left.size_bytes > 1:
         return matrix_product(low, centred(low, a, a_zero), centred(low, b, b_zero))
     depth = low.constant(np.int32(a.shape[-1]))
-    a, of_a = as_dot_kind(low, a, left)
-    b, of_b = as_dot_kind(low, b, right)
-    p, q = moved_zero(low, a_zero, of_a), moved_zero(low, b_zero, of_b)
+    p, q = moved_zero(low, a_zero, moved_by(a, left)), moved_zero(low, b_zero, moved_by(b, right))
+    a, b = as_dot_kind(low, a, left), as_dot_kind(low, b, right)
     total = matrix_product(low, a, b)
     if p is not None:
         total = low.apply("Sub", total, low.apply("Mul", p, _sums(low, b, b.rank - 2)))

@@ -27,7 +27,7 @@ from educe.compiler.operators.panels import (
     unit_blocks,
 )
 from educe.compiler.operators.product import cast
-from educe.compiler.operators.quantized import as_dot_kind, centred, moved_zero, output_scale
+from educe.compiler.operators.quantized import as_dot_kind, centred, moved_by, moved_zero, output_scale
 from educe.compiler.operators.reduction import SUM, reduced
 from educe.compiler.operators.sliding import Sliding
 from educe.compiler.operators.tile_end import access_of, broadcast, flat_stride
@@ -139,13 +139,12 @@ def _product(
     """
     left, right = (KINDS[name] for name in (low.target.integer_dot.left, low.target.integer_dot.right))
     offset = None
-    weights, moved = as_dot_kind(low, w, right)
-    if left.size_bytes == 1 and moved_zero(low, w_zero, moved) is None:
-        x, by = as_dot_kind(low, x, left)
-        point = moved_zero(low, x_zero, by)
+    if left.size_bytes == 1 and moved_zero(low, w_zero, moved_by(w, right)) is None:
+        point = moved_zero(low, x_zero, moved_by(x, left))
+        x, weights = as_dot_kind(low, x, left), as_dot_kind(low, w, right)
         if point is not None:
             offset = _negative_product(low, point, _sums(low, weights))
-        outside, _ = as_dot_kind(low, x_zero, left)
+        outside = as_dot_kind(low, x_zero, left)
     else:
         x, weights = centred(low, x, x_zero), centred(low, w, w_zero)
         outside = low.constant(np.zeros((), np.int16))
