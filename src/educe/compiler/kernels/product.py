@@ -54,6 +54,7 @@ def product(
     expression: Expression,
     access: tuple[str, ...],
     has_taps: bool = False,
+    has_rest: bool = False,
 ) -> None:
     """Write ``out[row, column] = expression(sum over k of a[row, k] * b[k, column], operands...)``.
 
@@ -86,6 +87,7 @@ def product(
         expression: What ends the sum.
         access: For each operand, ``dense`` along the columns or the ``same`` for all.
         has_taps: Whether rows of a are pixels of a convolution, whose taps lie apart.
+        has_rest: Whether K is no multiple of the numbers that are summed at once.
     """
     lanes = lanes_of(target, kind)
     width = vectors * lanes
@@ -100,7 +102,7 @@ def product(
     body = (
         matrix_unit.Body(fn, by, target, vectors, ends, (depth, a_row, k_step, panel_step), taps_at)
         if by.has_matrix_unit
-        else _Body(fn, by, target, vectors, ends, (depth, a_row, k_step, panel_step, fetch_step))
+        else _Body(fn, by, target, vectors, ends, (depth, a_row, k_step, panel_step, fetch_step), has_rest)
     )
     with body.registers(), fn.loop(fn.begin, fn.end) as unit:
         batch, place = unit // (groups * blocks), unit % (groups * blocks)
@@ -127,6 +129,7 @@ class _Body:
         vectors: Vectors of columns in a panel.
         ends: What ends a tile.
         sizes: K, and the steps of a row of a, of k, from panel to panel, and of what is fetched.
+        has_rest: Whether there are numbers behind the last whole step.
     """
 
     def __init__(
@@ -137,8 +140,9 @@ class _Body:
         vectors: int,
         ends: TileEnd,
         sizes: tuple[Val, ...],
+        has_rest: bool,
     ) -> None:
-        self.fn, self.by, self.vectors, self.ends = fn, by, vectors, ends
+        self.fn, self.by, self.vectors, self.ends, self.has_rest = fn, by, vectors, ends, has_rest
         self.depth, self.a_row, self.k_step, self.panel_step, self.fetch_step = sizes
         self.shapes, self.lanes = tiles(target, vectors), ends.lanes
         self.width = vectors * self.lanes
@@ -190,7 +194,8 @@ class _Body:
             ]
             ahead = (following, self.fetch_step) if shape[0] == self.shapes[0][0] else None
             panel = (self.vectors, self.lanes)
-            sum_of_products(fn, by, of_a, of_b, self.tile, panel, self.depth, self.k_step, ahead)
+            depth, rest = self.depth, self.has_rest
+            sum_of_products(fn, by, of_a, of_b, self.tile, panel, depth, self.k_step, ahead, rest)
 
         _choose(fn, left, self.shapes, sums)
 
@@ -226,6 +231,7 @@ def sum_of_products(
     depth: Val,
     k_step: Val,
     ahead: tuple[Var, Val] | None = None,
+    has_rest: bool = False,
 ) -> None:
     """Sum the products of rows and panels in registers and leave them in `tile`, row after row."""
     vectors, lanes = panel
@@ -247,9 +253,8 @@ def sum_of_products(
             fn.prefetch(pointer.get())
             pointer.set(fn.at(by.right, pointer.get(), fetch_step))
         step(k, lambda start: by.load_left(fn, start, k, lanes))
-    if by.group > 1:
-        with fn.when(steps * by.group < depth):
-            step(steps, lambda start: by.load_last(fn, start, depth, lanes))
+    if has_rest:
+        step(steps, lambda start: by.load_last(fn, start, depth, lanes))
     for r, row in enumerate(acc):
         for c, total in enumerate(row):
             fn.store(total.get(), tile, (r * len(columns) + c) * lanes)

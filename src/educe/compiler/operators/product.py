@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -240,7 +240,7 @@ class MatrixProduct:
                 kind=self.a.kind,
                 expression=expression,
                 access=tuple("dense" if self._along(each) == 1 else "same" for each in seen),
-                **({"vectors": self.b.vectors} if isinstance(self.b, Panels) else {}),
+                **(self._choices(self.b) if isinstance(self.b, Panels) else {}),
             ),
             outputs=[out],
             inputs=[self.a, right, *seen],
@@ -266,6 +266,10 @@ class MatrixProduct:
         steps = [self.b.k_step, self.b.panel_step, *of_b, self._fetch_step(self.b, min(block, m))]
         numbers = [self.n, depth, m, block, blocks, group, groups, batch[1], *of_a, *steps]
         return "product", number * groups * blocks, numbers
+
+    def _choices(self, b: Panels) -> dict[str, Any]:
+        has_rest = not self.by.has_matrix_unit and self.a.shape[-1] % self.by.group != 0
+        return {"vectors": b.vectors, "has_rest": has_rest}
 
     @property
     def _scratch_bytes(self) -> int:

@@ -236,6 +236,7 @@ class _Convolution:
                 expression=expression,
                 access=tuple(access_of(each) for each in operands),
                 has_taps=flat is None,
+                has_rest=flat is not None and not by.has_matrix_unit and depth % by.group != 0,
             ),
             outputs=[out],
             inputs=[self.x, panels.matrices, *taps, *operands],
