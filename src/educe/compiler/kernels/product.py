@@ -233,7 +233,10 @@ def sum_of_products(
     ahead: tuple[Var, Val] | None = None,
     has_rest: bool = False,
 ) -> None:
-    """Sum the products of rows and panels in registers and leave them in `tile`, row after row."""
+    """Sum the products of rows and panels in registers and leave them in `tile`, row after row.
+
+    With a rest, `depth` is no multiple of the numbers that are summed at once.
+    """
     vectors, lanes = panel
     columns = [(start, v) for start in of_b for v in range(vectors)]
     acc = [[fn.var(fn.const(by.total, 0, lanes)) for _ in columns] for _ in of_a]
