@@ -69,6 +69,13 @@ class Weight:
             None if self.scales is None else self.scales[start:stop],
         )
 
+    def taken(self, order: np.ndarray) -> Weight:
+        """Return a copy whose row i is this weight's row ``order[i]``, each as it is written."""
+        rows = self.data.reshape(self.shape[0], -1)
+        scales = None if self.scales is None else self.scales[order]
+        shape = (len(order), *self.shape[1:])
+        return Weight(self.name, shape, self.encoding, rows[order].reshape(-1), scales)
+
     def renamed(self, name: str) -> Weight:
         """Return this weight under another name, over the same memory."""
         return dataclasses.replace(self, name=name)
