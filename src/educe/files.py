@@ -71,7 +71,7 @@ def open_beneath(folder: Path, relative: str) -> BinaryIO:
             inner = os.open(part, flags, dir_fd=descriptor)
             os.close(descriptor)
             descriptor = inner
-    except OSError as fault:
+    except (OSError, ValueError) as fault:
         os.close(descriptor)
         raise _beneath_error(folder / relative, fault) from None
     return _regular(descriptor, folder / relative, ModelFileError)
@@ -92,19 +92,23 @@ def _regular(descriptor: int, path: str | os.PathLike[str], error: type[UserErro
 
 
 def _open_error(path: str | os.PathLike[str], fault: Exception, error: type[UserError]) -> UserError:
-    reason = fault.strerror if isinstance(fault, OSError) and fault.strerror else str(fault)
     remedy = "check the name" if isinstance(fault, FileNotFoundError) else None
-    return error(f"cannot be opened: {reason}", path=path, remedy=remedy)
+    return error(f"cannot be opened: {_reason(fault)}", path=path, remedy=remedy)
 
 
-def _beneath_error(path: Path, fault: OSError) -> ModelFileError:
-    # Linux answers ELOOP for a link at the end of the path and ENOTDIR for one inside it.
-    if path.is_symlink() or any(parent.is_symlink() for parent in path.parents):
+def _reason(fault: Exception) -> str:
+    return fault.strerror if isinstance(fault, OSError) and fault.strerror else str(fault)
+
+
+def _beneath_error(path: Path, fault: Exception) -> ModelFileError:
+    # Linux answers ELOOP for a link at the end of the path and ENOTDIR for one inside it. The path's own
+    # method raises for names that no file can have.
+    if any(os.path.islink(part) for part in (path, *path.parents)):  # noqa: PTH114
         return ModelFileError(
             "is reached through a symbolic link, which may lead anywhere",
             path=path,
             remedy="copy the file itself into the model's folder (cp -L)",
         )
     return ModelFileError(
-        f"cannot be opened: {fault.strerror}", path=path, remedy="check that it was copied too"
+        f"cannot be opened: {_reason(fault)}", path=path, remedy="check that it was copied too"
     )

@@ -1,0 +1,84 @@
+"""The files of a language model to a `Checkpoint`: the kind is decided by content, never by name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+from educe.errors import EduceError, ModelFileError
+from educe.files import open_regular
+from educe.formats import ctranslate2, huggingface, llama2c
+from educe.formats.folder import Folder
+from educe.formats.sniff import HEAD_BYTES, refuse
+from educe.limits import DEFAULT_LIMITS, Limits
+from educe.model.checkpoint import Checkpoint
+
+_SINGLE_FILES = ("*.gguf", "*.bin")
+
+
+def load(source: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> Checkpoint:
+    """Read a language model from its own files.
+
+    Args:
+        source: A folder as Hugging Face or CTranslate2 lay it out, a llama2.c ``.bin`` file, or the folder of
+            one.
+
+    Raises:
+        ModelFileError: a file is missing or broken; the error says which, and how to get it.
+        UnsupportedFormatError: the file is of a kind that Educe does not read.
+        UnsupportedModelError: the network is of a kind that Educe does not read.
+        LimitError: a file is larger than `limits` allow.
+    """
+    path = Path(source)
+    try:
+        if not os.path.isdir(path):  # noqa: PTH112
+            return _load_file(path, limits)
+        return _load_folder(path, limits)
+    except EduceError as error:
+        raise error.located(path) from None
+
+
+def recognises(path: Path) -> bool:
+    """Say whether `path` looks like a language model's own files, rather than an ONNX model."""
+    if not os.path.isdir(path):  # noqa: PTH112
+        with open_regular(path, error=ModelFileError) as file:
+            return _is_llama2c(file)
+    return not any(path.glob("*.onnx")) and any(
+        any(path.glob(pattern)) for pattern in (huggingface.CONFIG, "*.safetensors", *_SINGLE_FILES)
+    )
+
+
+def _load_folder(path: Path, limits: Limits) -> Checkpoint:
+    folder = Folder(path, limits)
+    if folder.has(ctranslate2.MODEL):
+        content = folder.map(ctranslate2.MODEL)
+        if ctranslate2.sniff(content[:HEAD_BYTES].tobytes()):
+            return ctranslate2.load(path, limits)
+    single = _single_file(path)
+    if single is not None and not any(path.glob("*.safetensors")):
+        return _load_file(single, limits)
+    return huggingface.load(path, limits)
+
+
+def _single_file(folder: Path) -> Path | None:
+    """Return the only file in `folder` that holds a whole model, if there is one."""
+    found = sorted(folder.glob("*.gguf"))
+    for path in sorted(folder.glob("*.bin")):
+        if not path.is_symlink() and path.is_file():
+            with open_regular(path, error=ModelFileError) as file:
+                found += [path] if _is_llama2c(file) else []
+    return found[0] if len(found) == 1 else None
+
+
+def _load_file(path: Path, limits: Limits) -> Checkpoint:
+    with open_regular(path, error=ModelFileError) as file:
+        head = file.read(HEAD_BYTES)
+        if _is_llama2c(file):
+            return llama2c.load(path, limits)
+    raise refuse(head, path)
+
+
+def _is_llama2c(file: BinaryIO) -> bool:
+    file.seek(0)
+    return llama2c.sniff(file.read(llama2c.HEADER_BYTES), file.seek(0, os.SEEK_END))
