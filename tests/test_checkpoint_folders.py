@@ -274,7 +274,24 @@ def test_every_truncation_of_every_file_is_read_or_refused(tmp_path: Path) -> No
 
 
 def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
-    for content, cause in ((b"", "empty"), (b"\x80\x04x", "pickle"), (b"hello", "begins with")):
+    weights = weights_file(arrays("a"))
+    for content, cause in (
+        (b"", "empty"),
+        (b"\x80\x04x", "pickle"),
+        (b"hello", "begins with"),
+        (weights, "give the whole folder"),
+    ):
         (tmp_path / "file").write_bytes(content)
         with pytest.raises(EduceError, match=cause):
             checkpoint.load(tmp_path / "file")
+
+
+def test_language_models_are_told_from_onnx(tmp_path: Path, zoo: Path) -> None:
+    assert checkpoint.recognises(single(tmp_path / "model"))
+    assert checkpoint.recognises(write(tmp_path / "unconfigured", model__safetensors=b""))
+    assert all(checkpoint.recognises(zoo / name) for name in ("stories260K", "transliteration"))
+    assert checkpoint.recognises(zoo / "stories260K" / "stories260K.bin")
+    exported = write(tmp_path / "exported", config__json={})
+    write(exported / "onnx", model__onnx=b"")
+    for other in (zoo / "mnist", zoo / "mnist" / "model.onnx", zoo / "images", exported):
+        assert not checkpoint.recognises(other)

@@ -224,6 +224,8 @@ def test_the_settings_of_translation_are_read(tmp_path: Path, rng: np.random.Gen
     found = checkpoint.load(folder(tmp_path, content, config)).generation
     assert found["decoder_start_token_id"] == 2
     assert found["add_source_eos"] is True
+    with pytest.raises(UnsupportedModelError, match="layer_norm_epsilon"):
+        checkpoint.load(folder(tmp_path, content, {"layer_norm_epsilon": 1e-6}))
     with pytest.raises(ModelFileError, match="no word of the target vocabulary"):
         checkpoint.load(folder(tmp_path, content, {"decoder_start_token": ["<s>"]}))
 

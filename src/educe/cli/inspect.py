@@ -8,8 +8,10 @@ import msgspec
 
 from educe import api
 from educe.cli import options
+from educe.cli.checkpoint_facts import checkpoint_facts, checkpoint_rows
 from educe.cli.screen import format_count, print_facts, print_json, print_warning
 from educe.engines import engines
+from educe.formats import checkpoint
 from educe.limits import format_bytes
 from educe.model import Model, Signature
 from educe.model.card import Card
@@ -17,7 +19,8 @@ from educe.model.card import Card
 EXAMPLES = """
 [bold]Examples[/]\n
 educe inspect zoo/yolox_nano/model.onnx\n
-educe inspect zoo/silero_vad/model.onnx --json
+educe inspect zoo/silero_vad/model.onnx --json\n
+educe inspect zoo/stories260K
 """
 
 
@@ -26,7 +29,17 @@ def command(
     card: options.CardOption = None,
     json: options.JsonOption = False,
 ) -> None:
-    """Show MODEL's signature, task, preprocessing and where it comes from, size, operations and hash."""
+    """Show MODEL's signature, task, preprocessing and where it comes from, size, operations and hash.
+
+    Of a language model's own files: its architecture, sizes, encodings of weights, and tokenizer.
+    """
+    if card is None and checkpoint.recognises(model):
+        facts = checkpoint_facts(checkpoint.load(model))
+        if json:
+            print_json(facts)
+        else:
+            print_facts(checkpoint_rows(facts))
+        return
     loaded = api.load(model, card=card)
     facts = _facts(loaded)
     if json:

@@ -14,7 +14,10 @@ from educe.formats.sniff import HEAD_BYTES, refuse
 from educe.limits import DEFAULT_LIMITS, Limits
 from educe.model.checkpoint import Checkpoint
 
-_SINGLE_FILES = ("*.gguf", "*.bin")
+_REMEDY = (
+    "Educe reads language models from folders with config.json and safetensors, llama2.c's .bin files and "
+    "CTranslate2's folders: give the whole folder"
+)
 
 
 def load(source: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> Checkpoint:
@@ -40,13 +43,14 @@ def load(source: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> Che
 
 
 def recognises(path: Path) -> bool:
-    """Say whether `path` looks like a language model's own files, rather than an ONNX model."""
+    """Say whether `path` holds a language model's own files, sound or not, rather than an ONNX model."""
     if not os.path.isdir(path):  # noqa: PTH112
         with open_regular(path, error=ModelFileError) as file:
             return _is_llama2c(file)
-    return not any(path.glob("*.onnx")) and any(
-        any(path.glob(pattern)) for pattern in (huggingface.CONFIG, "*.safetensors", *_SINGLE_FILES)
-    )
+    if any(path.glob("*.onnx")) or any(path.glob("onnx/*.onnx")):
+        return False
+    named = any((path / name).is_file() for name in (huggingface.CONFIG, ctranslate2.MODEL))
+    return named or any(path.glob("*.safetensors")) or _single_file(path) is not None
 
 
 def _load_folder(path: Path, limits: Limits) -> Checkpoint:
@@ -76,7 +80,7 @@ def _load_file(path: Path, limits: Limits) -> Checkpoint:
         head = file.read(HEAD_BYTES)
         if _is_llama2c(file):
             return llama2c.load(path, limits)
-    raise refuse(head, path)
+    raise refuse(head, path, remedy=_REMEDY)
 
 
 def _is_llama2c(file: BinaryIO) -> bool:

@@ -30,6 +30,7 @@ _MAX_VARIABLES = 1_000_000
 _TYPES = ("F32", "I8", "I16", "I32", "F16", "BF16")
 _OLD_TYPES = {4: "F32", 2: "I16", 1: "I8"}
 _QUANTIZED = ("I8", "I16")
+_EPSILON = 1e-5
 _SETTINGS = {
     "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>",
     "add_source_bos": False, "add_source_eos": False,
@@ -243,6 +244,12 @@ def _settings(
     starts_with = "bos_token" if attributes.get("with_target_bos", 1) else "eos_token"
     start = given.get("decoder_start_token", given[starts_with])
     path = folder.path / MODEL
+    if given.get("layer_norm_epsilon") not in (None, _EPSILON):
+        raise UnsupportedModelError(
+            f"has the layer_norm_epsilon {shown(given['layer_norm_epsilon'])}, where Educe reads {_EPSILON}",
+            path=folder.path / "config.json",
+            remedy="use the Hugging Face folder that it was converted from",
+        )
     return {
         "bos_token_id": _id(target, given["bos_token"], path),
         "eos_token_id": _id(target, given["eos_token"], path),

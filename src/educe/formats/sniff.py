@@ -8,7 +8,7 @@ from educe.errors import ModelFileError, UnsupportedFormatError
 
 HEAD_BYTES = 4096
 
-_READABLE = "Educe reads ONNX models"
+_REMEDY = "Educe reads ONNX models: export it to ONNX"
 _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"GGUF", "a GGUF model"),
     (4, b"TFL3", "a TensorFlow Lite model"),
@@ -28,8 +28,14 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
-def refuse(head: bytes, path: Path | None) -> ModelFileError | UnsupportedFormatError:
-    """Return the error for a file that no format recognises: what it is instead, and what to do."""
+def refuse(
+    head: bytes, path: Path | None, *, remedy: str = _REMEDY
+) -> ModelFileError | UnsupportedFormatError:
+    """Return the error for a file that no format recognises: what it is instead, and what to do.
+
+    Args:
+        remedy: What can be read instead, for a file that is sound in itself.
+    """
     if not head:
         return ModelFileError("the file is empty", path=path, remedy="download or export it again")
     if head.startswith(_LFS_POINTER):
@@ -45,15 +51,15 @@ def refuse(head: bytes, path: Path | None) -> ModelFileError | UnsupportedFormat
         )
     for offset, magic, what in _MAGIC:
         if head[offset : offset + len(magic)] == magic:
-            return UnsupportedFormatError(f"is {what}", path=path, remedy=f"{_READABLE}: export it to ONNX")
+            return UnsupportedFormatError(f"is {what}", path=path, remedy=remedy)
     if _is_safetensors(head):
         return UnsupportedFormatError(
             "is a safetensors file: weights without a graph",
             path=path,
-            remedy=f"{_READABLE}: export it to ONNX",
+            remedy=remedy,
         )
     return ModelFileError(
-        f"is no model that Educe knows; it begins with {head[:8]!r}", path=path, remedy=_READABLE
+        f"is no model that Educe knows; it begins with {head[:8]!r}", path=path, remedy=remedy
     )
 
 

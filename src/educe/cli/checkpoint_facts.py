@@ -1,0 +1,63 @@
+"""What ``educe inspect`` shows of a language model's own files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from educe.cli.screen import format_count
+from educe.limits import format_bytes
+from educe.model.checkpoint import Checkpoint, TokenizerFiles
+
+_CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length")
+
+
+def checkpoint_facts(model: Checkpoint) -> dict[str, Any]:
+    """Return the facts of a checkpoint, as JSON shows them."""
+    encodings = Counter[str]()
+    for weight in model.weights.values():
+        encodings[weight.encoding] += weight.num_elements
+    return {
+        "path": str(model.path),
+        "sha256": model.digest.hexdigest(),
+        "size_bytes": model.size_bytes,
+        "model_type": model.model_type,
+        "num_parameters": model.num_parameters,
+        "num_weights": len(model.weights),
+        "encodings": dict(encodings.most_common()),
+        "context_length": next((model.config[f] for f in _CONTEXT_FIELDS if f in model.config), None),
+        "tokenizer": _tokenizer(model.tokenizer),
+        "chat_template": None if model.tokenizer is None else model.tokenizer.chat_template,
+        "config": dict(model.config),
+        "generation": dict(model.generation),
+        "notes": list(model.notes),
+    }
+
+
+def checkpoint_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the facts as lines for people."""
+    encodings = ", ".join(f"{name} {format_count(count)}" for name, count in facts["encodings"].items())
+    context, template = facts["context_length"], facts["chat_template"]
+    return [
+        ("model", facts["path"]),
+        ("sha256", facts["sha256"]),
+        ("size", format_bytes(facts["size_bytes"])),
+        ("architecture", facts["model_type"]),
+        ("parameters", f"{format_count(facts['num_parameters'])} in {facts['num_weights']:,} weights"),
+        ("encodings", encodings),
+        ("context", "unknown" if context is None else f"{context} tokens"),
+        ("tokenizer", ", ".join(facts["tokenizer"]) or "none"),
+        ("chat template", "none" if template is None else f"{len(template):,} characters"),
+        *(("note", note) for note in facts["notes"]),
+    ]
+
+
+def _tokenizer(tokenizer: TokenizerFiles | None) -> list[str]:
+    """Return the files, and the tables with their sizes."""
+    if tokenizer is None:
+        return []
+    tables = {"source": tokenizer.source, "target": tokenizer.target}
+    sizes = [
+        f"{name}: {table.model}, {len(table.tokens):,} tokens" for name, table in tables.items() if table
+    ]
+    return [*tokenizer.files, *sizes]
