@@ -77,9 +77,10 @@ def command(
         print_json(facts)
         return
     console = output()
+    others = ", other sizes' included" if facts["kernels_made"] > facts["kernels"] else ""
     console.print(
         f"{loaded.name}: {facts['launches']} launches of {facts['kernels']} kernels for {facts['target']}, "
-        f"in {format_seconds(seconds)}; {facts['kernels_made']} made now, other sizes' included; "
+        f"in {format_seconds(seconds)} ({facts['kernels_made']} kernels made now{others}); "
         f"arena {format_bytes(facts['arena_bytes'])}, constants {format_bytes(facts['constant_bytes'])}",
         markup=False,
     )

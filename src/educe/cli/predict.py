@@ -41,6 +41,8 @@ educe predict zoo/breast_cancer/model.onnx zoo/breast_cancer/inputs/patients.csv
 cat README.md | educe predict zoo/magika/model.onnx -
 """
 
+_NOTICED_SECONDS = 0.1
+
 
 def command(
     model: options.ModelArgument,
@@ -97,6 +99,7 @@ class _Report:
         self._num_answers = 0
         self._num_failures = 0
         self._compile_seconds = 0.0
+        self._is_single = False
         self._exit_status = 0
 
     def run(self, sources: Sequence[Path | Named], failures: Sequence[EduceError]) -> int:
@@ -106,6 +109,7 @@ class _Report:
             sources: What to answer about.
             failures: What kept arguments from being sources.
         """
+        self._is_single = len(sources) + len(failures) == 1
         for error in failures:
             self._fail(error.path or "", error)
         start = time.perf_counter()
@@ -132,7 +136,7 @@ class _Report:
         if self._json:
             print_json(result.answer.to_dict(saved))
         elif result.answer.frame is None:
-            _print_answer(result.answer, saved)
+            _print_answer(result.answer, saved, self._is_single)
 
     def _fail(self, name: str, error: EduceError) -> None:
         self._num_failures += 1
@@ -147,15 +151,13 @@ class _Report:
             return
         rate = self._num_answers / seconds if seconds else 0.0
         failed = f", [bold red]{self._num_failures} failed[/]" if self._num_failures else ""
-        compiling = f", after compiling for {format_seconds(self._compile_seconds)}"
         errors().print(
-            f"[dim]{self._num_answers} answered[/]{failed}[dim] in {format_seconds(seconds)}, "
-            f"{rate:.1f}/s, by {self._predictor.executable.engine}"
-            f"{compiling if self._compile_seconds else ''}[/]"
+            f"[dim]{self._num_answers} answered[/]{failed}[dim] in {format_seconds(seconds)}, {rate:.1f}/s, "
+            f"by {self._predictor.executable.engine}{_compiling(self._compile_seconds)}[/]"
         )
 
 
-def _print_answer(answer: Answer, saved: Path | None) -> None:
+def _print_answer(answer: Answer, saved: Path | None, is_single: bool) -> None:
     console = output()
     predictions = answer.top(10**9)
     if answer.row is not None:
@@ -164,7 +166,7 @@ def _print_answer(answer: Answer, saved: Path | None) -> None:
         return
     times = answer.seconds
     total = times.preprocess + times.run + times.postprocess
-    compiling = f", after compiling for {format_seconds(times.compile)}" if times.compile else ""
+    compiling = _compiling(times.compile) if is_single else ""
     console.print(f"[bold]{escape(answer.input)}[/] [dim]{format_seconds(total)}{compiling}[/]")
     for name, array in (answer.outputs or {}).items():
         where = f" -> {saved}" if saved else ""
@@ -173,6 +175,11 @@ def _print_answer(answer: Answer, saved: Path | None) -> None:
         console.print("  " + _prediction_line(prediction))
     if not predictions and answer.outputs is None:
         console.print("  [dim]nothing found[/]")
+
+
+def _compiling(seconds: float) -> str:
+    """Return words about the time of compiling, if it was long enough to be noticed."""
+    return f", after compiling for {format_seconds(seconds)}" if seconds >= _NOTICED_SECONDS else ""
 
 
 def _score(score: float) -> str:
