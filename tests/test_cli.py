@@ -496,6 +496,32 @@ run()
         )
         assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
+    @pytest.mark.parametrize(
+        "more", [["engines"], ["engines", "--json"], ["compile", "zoo/mnist", "--show", "asm"]]
+    )
+    def test_an_output_that_is_full(self, more: list[str]) -> None:
+        command = f"{sys.executable} -m educe {' '.join(more)} > /dev/full"
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, cwd=ROOT)
+        assert done.returncode == USER
+        assert "the output cannot be written: No space left on device" in done.stderr
+        assert "OptionError" in done.stderr
+        assert "Exception ignored" not in done.stderr
+
+    @pytest.mark.parametrize(
+        ("closed", "more", "status", "text"),
+        [
+            (">&-", "engines", 0, ""),
+            (">&-", "predict zoo/mnist zoo/mnist/inputs/7.png --json", 0, ""),
+            ("2>&-", "inspect absent", USER, ""),
+            ("<&-", "predict zoo/mnist -", USER, "the file is empty"),
+        ],
+    )
+    def test_a_stream_that_is_closed(self, closed: str, more: str, status: int, text: str) -> None:
+        command = f"{sys.executable} -m educe {more} {closed}"
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, cwd=ROOT)
+        assert done.returncode == status, done.stderr
+        assert text in done.stderr
+
     def test_an_encoding_that_lacks_characters(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PYTHONIOENCODING", "ascii")
         for arguments in (["inspect", "absent.onnx"], ["engines"], ["predict", "zoo/mnist", "é.png"]):
