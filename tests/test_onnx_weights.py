@@ -161,5 +161,6 @@ def test_arrays_start_on_cache_lines(shape) -> None:
 
 
 def test_more_memory_than_there_is_is_an_error() -> None:
-    with pytest.raises(MemoryError, match="bytes"):
-        pages.empty(2**60, np.uint8)
+    for size in (2**60, 2**63, 2**80):
+        with pytest.raises(MemoryError, match="bytes"):
+            pages.empty(size, np.uint8)

@@ -1,11 +1,17 @@
-"""What this process may use of its machine: cores and memory, as affinity and control groups bound them."""
+"""What this process may use of its machine: cores and memory, as affinity and control groups bound them.
+
+And locks that outlive what a process does with itself: forking.
+"""
 
 from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from weakref import WeakSet
 
 _CGROUP = Path("/proc/self/cgroup")
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
@@ -62,3 +68,38 @@ def _cgroup_folders() -> Iterator[Path]:
             for folder in (relative, *relative.parents):
                 if folder.parts and ".." not in folder.parts:
                     yield _CGROUP_ROOT / folder
+
+
+class ForkedLock:
+    """A reentrant lock that a forked child finds open, whichever thread of its parent held it.
+
+    That thread is not in the child, so that nobody would ever open the lock.
+    """
+
+    def __init__(self) -> None:
+        self.renew()
+        _LOCKS.add(self)
+
+    def renew(self) -> None:
+        """Have a new lock, which nobody holds."""
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        # The thread that forked may have held the lock of its parent.
+        with suppress(RuntimeError):
+            self._lock.release()
+
+
+_LOCKS: WeakSet[ForkedLock] = WeakSet()
+
+
+def _renew_locks() -> None:
+    for lock in tuple(_LOCKS):
+        lock.renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)

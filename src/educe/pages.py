@@ -35,5 +35,5 @@ def empty(shape: int | Sequence[int], dtype: np.dtype[Any] | type) -> np.ndarray
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_POPULATE", 0)
     try:
         return np.frombuffer(mmap.mmap(-1, size_bytes, flags=flags), dtype).reshape(sizes)
-    except OSError as fault:
-        raise MemoryError(f"{size_bytes} bytes: {fault.strerror}") from None
+    except (OSError, OverflowError) as fault:
+        raise MemoryError(f"{size_bytes} bytes: {fault}") from None

@@ -143,6 +143,39 @@ def test_threads_may_call_it_side_by_side(executable: NativeExecutable) -> None:
     assert not wrong
 
 
+def test_shapes_that_take_turns_keep_their_functions(executable: NativeExecutable) -> None:
+    made = set()
+    for given in (feeds(1), feeds(1, 2), feeds(3, 4, 5)) * 20:
+        check(executable.run(given), given)
+        made.add(id(executable.executor.answer))
+    assert len(made) == 3
+
+
+def test_inputs_live_until_the_run_ends(executable: NativeExecutable) -> None:
+    answer = executable.executor.answer
+    assert answer is not None
+    given: dict[str, Any] = {}
+
+    def forget(phase: str, _: dict[str, int]) -> None:
+        if phase == "start":
+            given.clear()
+
+    gc.collect()
+    threshold = gc.get_threshold()
+    gc.set_threshold(7)
+    gc.callbacks.append(forget)
+    try:
+        for number in range(3000):
+            rows = number % 7, (number * 5 + 1) % 7
+            given.update(feeds(*rows))
+            found = answer(given)
+            if found is not None:
+                check(found, feeds(*rows))
+    finally:
+        gc.callbacks.remove(forget)
+        gc.set_threshold(*threshold)
+
+
 def test_it_outlives_what_made_it() -> None:
     made = embedding()
     check(made.run(feeds(1, 2)), feeds(1, 2))

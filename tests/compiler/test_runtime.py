@@ -173,6 +173,29 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 @pytest.mark.usefixtures("unguarded")
+def test_a_child_that_is_forked_while_others_compile_does_not_wait_for_them():
+    made = chain()
+    executable = native(made)
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with library(host_target())._lock, executable.executor._lock:
+            held.set()
+            go_on.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(60)
+    child = os.fork()
+    if not child:
+        signal.alarm(60)
+        x = np.ones((7, 257), np.float32)
+        os._exit(not np.allclose(executable.run({"x": x})["y"], expected(x), rtol=1e-5))
+    go_on.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
+
+
 def test_a_run_that_needs_more_memory_than_there_is_fails_and_the_next_one_does_not():
     nodes = [helper.make_node("Expand", ["x", "s"], ["e"]), helper.make_node("Neg", ["e"], ["y"])]
     made = model(nodes, {"x": (FLOAT, [1]), "s": (TensorProto.INT64, [2])}, ["y"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -91,7 +92,7 @@ def _answer() -> Function:
 
     `own` is an array that holds the fields of a block: `_BLOCK_FIELDS`, the names of inputs and of outputs,
     and for each output the arguments of `numpy.empty`. All of Python that may run other Python code comes
-    before the context is touched, which another call could use meanwhile.
+    before the context is touched, which another call could use meanwhile; inputs are held until the end.
 
     ::
 
@@ -105,7 +106,7 @@ def _answer() -> Function:
     """
     fn = Function("educe_answer", [PTR, PTR], PTR)
     own, feeds = fn.arguments
-    refused, failed = fn.fresh("refused"), fn.fresh("failed")
+    refused, failed, done = fn.fresh("refused"), fn.fresh("failed"), fn.fresh("done")
     block = fn.load(PTR, fn.at(I8, own, ARRAY_DATA))
     context, empty, none, status = (
         fn.load(PTR, block, _BLOCK_FIELDS.index(name)) for name in ("context", "empty", "none", "status")
@@ -116,14 +117,17 @@ def _answer() -> Function:
     )
     names = fn.at(I64, block, len(_BLOCK_FIELDS))
     values = fn.stack(PTR, _MAX_VALUES)
-    result_at = fn.var(fn.const(PTR, 0))
+    result_at, num_held = fn.var(fn.const(PTR, 0)), fn.var(fn.const(I64, 0))
 
     _go_on_if(fn, fn.load(I64, fn.at(I8, feeds, _CLASS)) == dict_class, refused)
     _go_on_if(fn, fn.call("PyDict_Size", I64, 0, feeds) == num_inputs, refused)
     with fn.loop(0, num_inputs) as index:
         value = fn.call("PyDict_GetItem", PTR, 0, feeds, fn.load(PTR, names, index))
         _go_on_if(fn, _is_there(fn, value), refused)
+        # From here on other Python code may run, which may take it out of the dict.
+        fn.call("Py_IncRef", None, 0, value)
         fn.store(value, values, index)
+        num_held.set(num_held.get() + 1)
 
     result = fn.call("PyDict_New", PTR, 0)
     result_at.set(result)
@@ -150,15 +154,21 @@ def _answer() -> Function:
         met.set(met.get() | fn.load(I8, status, index))
         fn.store(fn.const(I8, 0), status, index)
     _go_on_if(fn, met.get() == 0, refused)
-    fn.ret(result)
+    fn.line(f"br label %{done}")
 
     fn.label(refused)
     fn.call("Py_DecRef", None, 0, result_at.get())
     fn.call("Py_IncRef", None, 0, none)
-    fn.ret(none)
+    result_at.set(none)
+    fn.line(f"br label %{done}")
     fn.label(failed)
     fn.call("Py_DecRef", None, 0, result_at.get())
-    fn.ret(fn.const(PTR, 0))
+    result_at.set(fn.const(PTR, 0))
+    fn.line(f"br label %{done}")
+    fn.label(done)
+    with fn.loop(0, num_held.get()) as index:
+        fn.call("Py_DecRef", None, 0, fn.load(PTR, values, index))
+    fn.ret(result_at.get())
     return fn
 
 
@@ -192,6 +202,14 @@ class _Method(ctypes.Structure):
         ("flags", ctypes.c_int),
         ("text", ctypes.c_char_p),
     )
+
+
+@cache
+def _method(address: int) -> _Method:
+    """Return the description of a builtin function, which must outlive every function made of it."""
+    method = _Method(b"run", address, _TAKES_ONE_ARGUMENT, b"Return the outputs for a dict of inputs.")
+    keep(method)
+    return method
 
 
 def builtin(
@@ -228,12 +246,10 @@ def builtin(
     )  # fmt: skip
     block = np.array([*fields, *map(id, (*names, *arguments))], np.int64).view(_Block)
     block.held = (names, arguments, status_at, held)
-    method = _Method(b"run", address, _TAKES_ONE_ARGUMENT, b"Return the outputs for a dict of inputs.")
-    keep(method)
     make = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)(
         ("PyCFunction_NewEx", ctypes.pythonapi)
     )
-    made: Answer = make(ctypes.addressof(method), block, None)
+    made: Answer = make(ctypes.addressof(_method(address)), block, None)
     return made
 
 

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
@@ -22,7 +22,7 @@ from educe.compiler.runtime import Runtime
 from educe.compiler.target import Target
 from educe.compiler.tensor import Tensor, dtype_of
 from educe.errors import EngineError
-from educe.machine import memory_bytes
+from educe.machine import ForkedLock, memory_bytes
 from educe.pages import empty
 
 MAX_PROGRAMS = 64
@@ -122,6 +122,9 @@ class Ready:
         inputs: Arrays like those that it was made for.
         runtime: The process's threads.
         threads: Threads that a run may use.
+
+    Attributes:
+        answer: The program as a builtin function; None if it is none.
     """
 
     def __init__(
@@ -137,6 +140,7 @@ class Ready:
         self.is_brief = _is_brief(segment, runtime.target)
         self.call = runtime.call_briefly if self.is_brief else runtime.call
         self.free: list[Context] = []
+        self.answer: Answer | None = None
         self.memory_bytes = segment.arena_bytes + segment.scratch_bytes * threads
         self._runtime, self._threads = runtime, threads
 
@@ -162,7 +166,7 @@ class Ready:
         arena = Arena(self.memory_bytes)
         context.lend(arena, self.segment.arena_bytes)
         made = [(name, *each) for name, each in zip(outputs, self.outputs, strict=True)]
-        held = (context, arena, self)
+        held = (context, arena, self.types, self.segment)
         return builtin(self._runtime.answer, context.address, context.status, inputs, made, held)
 
 
@@ -227,16 +231,18 @@ class Executor:
         self._arenas = Arenas()
         self._keep_arenas = keep_arenas
         self._programs: OrderedDict[Any, Segment] = OrderedDict()
-        self._ready: dict[Any, Ready] = {}
         self._last: Ready | None = None
         self.answer: Answer | None = None
-        self._lock = threading.RLock()
+        self._lock = ForkedLock()
 
     def program(self, inputs: Sequence[Any]) -> Segment:
         """Return the program for inputs of these shapes, lowered at their first use."""
         key = tuple(_key(value) for value in inputs)
         found = self._programs.get(key)
         if found is not None:
+            # Another thread may have dropped it meanwhile.
+            with suppress(KeyError):
+                self._programs.move_to_end(key)
             return found
         with self._lock:
             if key not in self._programs:
@@ -244,7 +250,6 @@ class Executor:
                     self._programs[key] = self.code.lower(inputs)
                 while len(self._programs) > MAX_PROGRAMS:
                     self._programs.popitem(last=False)
-                    self._ready.clear()
             return self._programs[key]
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
@@ -259,14 +264,13 @@ class Executor:
         values = [_contiguous(value) for value in inputs]
         segment = self.program(values)
         if segment.has_objects:
-            key = tuple(_key(value) for value in values)
-            ready = self._ready.get(key)
+            ready = segment.ready
             if ready is None:
-                # Another thread may empty the table at any time.
-                ready = self._ready[key] = Ready(segment, values, self._runtime, self.code.threads)
-            self._last = ready
-            if self._keep_arenas:
-                self.answer = ready.builtin(self.code.inputs, self.code.outputs)
+                ready = Ready(segment, values, self._runtime, self.code.threads)
+                if self._keep_arenas:
+                    ready.answer = ready.builtin(self.code.inputs, self.code.outputs)
+                segment.ready = ready
+            self._last, self.answer = ready, ready.answer
             found = self.run_again(values)
             if found is not None:
                 return found
@@ -447,7 +451,7 @@ class _Frame:
 
 
 def _guarded(segment: Segment, total: int) -> Arena:
-    """Return memory in which touching a page of `segment.guards` ends the process; it is never freed."""
+    """Return memory in which touching a page of `segment.guards` ends the process."""
     libc = ctypes.CDLL(None, use_errno=True)
     arena = Arena(0)
     arena.memory = np.frombuffer(mmap.mmap(-1, total + PAGE), np.uint8)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -12,8 +11,10 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
+from educe.machine import ForkedLock
+
 # The evaluator's nodes keep what they computed, and change the process's warning filters while they run.
-_ONE_AT_A_TIME = threading.RLock()
+_ONE_AT_A_TIME = ForkedLock()
 
 
 class HostCall:

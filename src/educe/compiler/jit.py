@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from functools import cache
 from importlib.metadata import version
 from typing import Any
 
 from educe.compiler.target import Target
+from educe.machine import ForkedLock
 
-_LOCK = threading.RLock()
+_LOCK = ForkedLock()
 
 
 def object_code(text: str, target: Target) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
@@ -12,6 +11,7 @@ from educe.compiler import jit
 from educe.compiler.kernel import Kernel
 from educe.compiler.loader import Loader
 from educe.compiler.target import Target, host_target
+from educe.machine import ForkedLock
 from educe.store import Key, store
 
 
@@ -23,7 +23,7 @@ class Library:
         self.num_made = 0
         self._loader = Loader()
         self._addresses: dict[str, int] = {}
-        self._lock = threading.Lock()
+        self._lock = ForkedLock()
 
     def prepare(self, kernels: Iterable[Kernel]) -> None:
         """Load every kernel that is not loaded yet, made anew if the store does not have it."""

@@ -11,11 +11,11 @@ import ctypes
 import mmap
 import platform
 import struct
-import threading
 from dataclasses import dataclass
 from functools import cache
 
 from educe.errors import InternalError
+from educe.machine import ForkedLock
 
 _PAGE = mmap.PAGESIZE
 _ALLOC, _NOBITS, _RELA, _SYMTAB = 0x2, 8, 4, 2
@@ -77,7 +77,7 @@ class Loader:
 
     def __init__(self) -> None:
         self._addresses: dict[str, int] = {}
-        self._lock = threading.Lock()
+        self._lock = ForkedLock()
 
     def load(self, contents: list[bytes]) -> None:
         """Load object files; their global functions are found by `address`.

@@ -144,6 +144,7 @@ class Segment:
         guards: Offsets of the pages that nobody may touch, in a guarded plan.
         buffers: The buffers of the arena.
         expected: Kernels that programs for other sizes would launch.
+        ready: What the executor keeps for runs of a whole program.
         has_objects: Whether it is a whole program between arrays: its bases then start with every input and
             every output, so that a run can name the arrays themselves.
     """
@@ -163,6 +164,7 @@ class Segment:
     guards: list[int] = field(default_factory=list)
     buffers: list[Buffer] = field(default_factory=list)
     expected: list[Kernel] = field(default_factory=list)
+    ready: Any = None
     has_objects: bool = False
 
 

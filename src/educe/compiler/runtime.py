@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import threading
 from functools import cache
 
 from educe.compiler import calling, jit
@@ -26,7 +25,7 @@ from educe.compiler.emit import BOOL, I8, I32, I64, PTR, Function, Val
 from educe.compiler.library import origin, stored
 from educe.compiler.loader import Loader, keep
 from educe.compiler.target import Target, host_target
-from educe.machine import usable_cores
+from educe.machine import ForkedLock, usable_cores
 from educe.store import Key
 
 MAX_POINTERS = 64
@@ -300,12 +299,12 @@ class Runtime:
         start = ctypes.addressof(self._memory)
         self.pool = start + (-start) % (8 * _LINE)
         self._libc = ctypes.CDLL(None)
+        self._lock = ForkedLock()
         self._empty()
         os.register_at_fork(after_in_child=self._empty)
 
     def _empty(self) -> None:
         """Have a pool without workers, as it also is in a forked child, whatever they did in its parent."""
-        self._lock = threading.Lock()
         self._arguments: list[ctypes.Array[ctypes.c_int64]] = []
         ctypes.memset(self.pool, 0, 8 * _POOL_WORDS)
         self._libc.pthread_mutex_init(ctypes.c_void_p(self.pool + 8 * _MUTEX), None)

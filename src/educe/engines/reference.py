@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -16,11 +15,12 @@ from onnx.reference.op_run import OpRun, RuntimeContextError
 
 from educe.engines.base import Engine, Executable, Options, Support, Value
 from educe.errors import EngineError, Problem
+from educe.machine import ForkedLock
 from educe.model import Model
 from educe.model.walk import STANDARD_DOMAINS, graph_nodes, node_label, versioned_operator
 
 # The evaluator's nodes keep what they computed, and change the process's warning filters while they run.
-_ONE_AT_A_TIME = threading.Lock()
+_ONE_AT_A_TIME = ForkedLock()
 
 
 class GlobalMaxPool(OpRun):

@@ -33,13 +33,15 @@ class Digest:
         """Return the hash as hexadecimal digits, once it is known."""
         if self._thread is not None:
             self._thread.join()
-        if not self._found:
-            # A forked child has the parent's thread no longer.
-            self._compute()
-        return self._found
+        # A forked child has the parent's thread no longer.
+        return self._found or self._compute()
 
-    def _compute(self) -> None:
+    def _compute(self) -> str:
+        parts = self._parts
         digest = hashlib.sha256()
-        for part in self._parts:
+        for part in parts:
             digest.update(part)
-        self._found, self._parts, self._thread = digest.hexdigest(), (), None
+        if not self._found:
+            self._found = digest.hexdigest()
+            self._parts = ()
+        return self._found
