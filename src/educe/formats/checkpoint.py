@@ -8,15 +8,15 @@ from typing import BinaryIO
 
 from educe.errors import EduceError, ModelFileError
 from educe.files import open_regular
-from educe.formats import ctranslate2, huggingface, llama2c
+from educe.formats import ctranslate2, gguf, huggingface, llama2c
 from educe.formats.folder import Folder
 from educe.formats.sniff import HEAD_BYTES, refuse
 from educe.limits import DEFAULT_LIMITS, Limits
 from educe.model.checkpoint import Checkpoint
 
 _REMEDY = (
-    "Educe reads language models from folders with config.json and safetensors, llama2.c's .bin files and "
-    "CTranslate2's folders: give the whole folder"
+    "Educe reads language models from folders with config.json and safetensors, GGUF files, llama2.c's .bin "
+    "files and CTranslate2's folders: give the whole folder"
 )
 
 
@@ -24,8 +24,8 @@ def load(source: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> Che
     """Read a language model from its own files.
 
     Args:
-        source: A folder as Hugging Face or CTranslate2 lay it out, a llama2.c ``.bin`` file, or the folder of
-            one.
+        source: A folder as Hugging Face or CTranslate2 lay it out, a GGUF or llama2.c ``.bin`` file, or the
+            folder of one.
 
     Raises:
         ModelFileError: a file is missing or broken; the error says which, and how to get it.
@@ -46,7 +46,7 @@ def recognises(path: Path) -> bool:
     """Say whether `path` holds a language model's own files, sound or not, rather than an ONNX model."""
     if not os.path.isdir(path):  # noqa: PTH112
         with open_regular(path, error=ModelFileError) as file:
-            return _is_llama2c(file)
+            return gguf.sniff(file.read(HEAD_BYTES)) or _is_llama2c(file)
     if any(path.glob("*.onnx")) or any(path.glob("onnx/*.onnx")):
         return False
     named = any((path / name).is_file() for name in (huggingface.CONFIG, ctranslate2.MODEL))
@@ -78,6 +78,8 @@ def _single_file(folder: Path) -> Path | None:
 def _load_file(path: Path, limits: Limits) -> Checkpoint:
     with open_regular(path, error=ModelFileError) as file:
         head = file.read(HEAD_BYTES)
+        if gguf.sniff(head):
+            return gguf.load(path, limits)
         if _is_llama2c(file):
             return llama2c.load(path, limits)
     raise refuse(head, path, remedy=_REMEDY)

@@ -10,7 +10,6 @@ HEAD_BYTES = 4096
 
 _REMEDY = "Educe reads ONNX models: export it to ONNX"
 _MAGIC: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"GGUF", "a GGUF model"),
     (4, b"TFL3", "a TensorFlow Lite model"),
     (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file, such as Keras saves"),
     (0, b"PK\x03\x04", "a zip file, such as PyTorch or Keras saves"),
@@ -25,6 +24,7 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"RIFF", "a RIFF file (WAV, WebP or AVI)"),
     (0, b"%PDF", "a PDF file"),
 )
+_GGUF = b"GGUF"
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -48,6 +48,12 @@ def refuse(
             "is a web page, not a model: the download went wrong",
             path=path,
             remedy="open the file to see what the server said, then download it again",
+        )
+    if head.startswith(_GGUF):
+        return UnsupportedFormatError(
+            "is a GGUF model: a language model, without a graph",
+            path=path,
+            remedy="educe.generator(path) opens it, and educe chat on the command line",
         )
     for offset, magic, what in _MAGIC:
         if head[offset : offset + len(magic)] == magic:
