@@ -27,6 +27,7 @@ LAYERS = {
     "cards": 2,
     "compiler": 3,
     "engines": 4,
+    "generate": 6,
     "tasks": 7,
     "api": 8,
     "bench": 9,

@@ -1,0 +1,1 @@
+"""Text from language models: tokenizers, chat templates, sequences, sampling, constrained output."""

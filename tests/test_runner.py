@@ -1,0 +1,93 @@
+"""Steps of a language model: a real one continues its published story, whatever runs beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from educe.errors import UnsupportedModelError
+from educe.formats import checkpoint
+from educe.generate.runner import Runner, Slice, program_size
+from educe.model.checkpoint import Checkpoint
+from tests.conftest import ROOT
+
+STORIES = ROOT / "zoo" / "stories260K"
+CASES = json.loads((STORIES / "expected.json").read_text())["cases"]
+PAGE, MAX_PAGES = 16, 32
+
+
+@pytest.fixture(scope="module")
+def model() -> Checkpoint:
+    return checkpoint.load(STORIES / "stories260K.bin")
+
+
+@pytest.fixture(scope="module")
+def runner(model: Checkpoint) -> Runner:
+    return Runner(model, 4 * MAX_PAGES, MAX_PAGES, PAGE)
+
+
+def pages_of(number: int) -> range:
+    return range(number * MAX_PAGES, (number + 1) * MAX_PAGES)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["prompt"] or "nothing")
+def test_stories_are_continued_word_for_word(runner: Runner, case) -> None:
+    ids = list(case["prompt_ids"])
+    logits = runner.run([Slice(ids, 0, pages_of(0))])[0]
+    for token, expected in case["next_token_top5"]:
+        assert abs(logits[token] - expected) < 1e-3
+    while len(ids) < len(case["greedy_ids"]):
+        ids.append(int(logits.argmax()))
+        logits = runner.run([Slice(ids[-1:], len(ids) - 1, pages_of(0))])[0]
+    assert ids == case["greedy_ids"]
+
+
+def test_bits_do_not_depend_on_what_runs_beside_a_sequence_nor_on_how_it_is_cut(runner: Runner) -> None:
+    texts = [case["greedy_ids"] for case in CASES]
+    alone = [runner.run([Slice(text[:90], 0, pages_of(0), 90)]) for text in texts]
+    for cut in (1, 7, 33, 89):
+        first = [Slice(text[:cut], 0, pages_of(number), cut) for number, text in enumerate(texts)]
+        rest = [Slice(text[cut:90], cut, pages_of(number), 90 - cut) for number, text in enumerate(texts)]
+        found = [runner.run(part) for part in (first, rest)]
+        for number, expected in enumerate(alone):
+            np.testing.assert_array_equal(found[0][number * cut : (number + 1) * cut], expected[:cut])
+            size = 90 - cut
+            np.testing.assert_array_equal(found[1][number * size : (number + 1) * size], expected[cut:])
+
+
+def test_rounded_weights_stay_close(model: Checkpoint, runner: Runner) -> None:
+    rounded = Runner(model, MAX_PAGES, MAX_PAGES, PAGE, precision="int8")
+    losses = []
+    for each in (runner, rounded):
+        loss = []
+        for case in CASES:
+            ids = case["greedy_ids"]
+            logits = each.run([Slice(ids, 0, range(MAX_PAGES), len(ids))]).astype(np.float64)
+            chances = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+            loss.append(-chances[np.arange(len(ids) - 1), ids[1:]].mean())
+        losses.append(np.mean(loss))
+    assert abs(losses[1] - losses[0]) < 0.01
+
+
+def test_weights_that_are_missing_or_left_over_are_named(model: Checkpoint) -> None:
+    weights = dict(model.weights)
+    name = "model.layers.3.mlp.up_proj.weight"
+    found = weights.pop(name)
+    with pytest.raises(UnsupportedModelError, match=f"the weight '{name}' is missing"):
+        Runner(with_weights(model, weights), 1, 1)
+    extra = {**weights, name: found, "model.layers.5.mlp.up_proj.weight": found}
+    with pytest.raises(UnsupportedModelError, match=r"no place in this architecture: model\.layers\.5"):
+        Runner(with_weights(model, extra), 1, 1)
+
+
+def with_weights(model: Checkpoint, weights) -> Checkpoint:
+    return dataclasses.replace(model, weights=weights)
+
+
+def test_sizes_grow_by_halves() -> None:
+    assert [program_size(count) for count in (1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 17, 24, 25, 100)] == [
+        1, 2, 3, 4, 6, 6, 8, 12, 12, 16, 24, 24, 32, 128,
+    ]  # fmt: skip
