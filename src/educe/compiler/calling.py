@@ -134,14 +134,8 @@ def _answer() -> Function:
     _go_on_if(fn, _is_there(fn, result), failed)
     with fn.loop(0, num_outputs) as index:
         arguments = fn.at(I64, names, num_inputs + num_outputs + index * 2)
-        null = fn.const(PTR, 0)
-        made = fn.call("PyObject_Vectorcall", PTR, 0, empty, arguments, fn.const(I64, 2), null)
-        _go_on_if(fn, _is_there(fn, made), failed)
-        stored = fn.call("PyDict_SetItem", I32, 0, result, fn.load(PTR, names, num_inputs + index), made)
-        # The dict holds it from here on.
-        fn.call("Py_DecRef", None, 0, made)
-        _go_on_if(fn, stored == 0, failed)
-        fn.store(made, values, num_inputs + index)
+        name = fn.load(PTR, names, num_inputs + index)
+        fn.store(_new_output(fn, result, name, empty, arguments, failed), values, num_inputs + index)
 
     bases = fn.load(PTR, context, CONTEXT_FIELDS.index("bases"))
     with fn.loop(0, num_inputs + num_outputs) as index:
@@ -170,6 +164,16 @@ def _answer() -> Function:
         fn.call("Py_DecRef", None, 0, fn.load(PTR, values, index))
     fn.ret(result_at.get())
     return fn
+
+
+def _new_output(fn: Function, result: Val, name: Val, empty: Val, arguments: Val, failed: str) -> Val:
+    """Return a new array, which the dict `result` holds under `name`; go to `failed` without one."""
+    made = fn.call("PyObject_Vectorcall", PTR, 0, empty, arguments, fn.const(I64, 2), fn.const(PTR, 0))
+    _go_on_if(fn, _is_there(fn, made), failed)
+    stored = fn.call("PyDict_SetItem", I32, 0, result, name, made)
+    fn.call("Py_DecRef", None, 0, made)
+    _go_on_if(fn, stored == 0, failed)
+    return made
 
 
 def _is_there(fn: Function, pointer: Val) -> Val:
