@@ -1,0 +1,218 @@
+"""`Tokenizer`: text to the ids of a model's tokens and back, whole or as a stream."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from educe.errors import InputError, ModelFileError
+from educe.generate import pieces, tokenizer_files
+from educe.generate.faults import as_error
+from educe.generate.isolation import ExhaustedError, Worker
+from educe.generate.template import is_unicode
+from educe.generate.tokenizer_json import GUARD
+from educe.generate.vocabularies import Parts
+from educe.limits import DEFAULT_LIMITS, Limits
+
+if TYPE_CHECKING:
+    from educe.model.checkpoint import TokenizerFiles, Vocabulary
+
+_CPU_SECONDS = 0.5
+_CHARACTERS_PER_SECOND = 100_000
+
+
+class Tokenizer:
+    """Cuts text into a model's tokens. It is immutable and may be used by several threads at once.
+
+    Attributes:
+        bos: The id that begins a text, if there is one.
+        eos: The ids of which each ends a text.
+        pad: The id that fills a batch, if there is one.
+        special: The ids that stand for no text.
+    """
+
+    def __init__(
+        self, parts: Parts, *, worker: Worker | None = None, limits: Limits = DEFAULT_LIMITS
+    ) -> None:
+        self.bos, self.eos, self.pad = parts.bos, parts.eos, parts.pad
+        self._parts = parts
+        self._core = parts.core
+        self._worker = worker
+        self._limits = limits
+        added = parts.core.get_added_tokens_decoder()
+        self.special = frozenset(index for index, token in added.items() if token.special)
+        self._added = {index: token.content for index, token in added.items()}
+        self._pieces: dict[int, bytes] = {}
+
+    @classmethod
+    def from_files(cls, files: TokenizerFiles, limits: Limits = DEFAULT_LIMITS) -> Tokenizer:
+        """Return the tokenizer of a checkpoint's files; for translation, that of the language read.
+
+        Raises:
+            ModelFileError: the files are broken, or none of them is a tokenizer.
+            UnsupportedModelError: the tokenizer is of a kind that Educe does not know.
+        """
+        parts, worker = tokenizer_files.parts(files)
+        return cls(parts, worker=worker, limits=limits)
+
+    @classmethod
+    def from_vocabulary(cls, vocabulary: Vocabulary, limits: Limits = DEFAULT_LIMITS) -> Tokenizer:
+        """Return the tokenizer of a vocabulary's tables.
+
+        Raises:
+            ModelFileError: the tables do not fit each other.
+            UnsupportedModelError: the tokenizer is of a kind that Educe does not know.
+        """
+        return cls(tokenizer_files.of_tables(vocabulary), limits=limits)
+
+    @cached_property
+    def vocabulary_size(self) -> int:
+        """One more than the largest id."""
+        return 1 + max(self._core.get_vocab(with_added_tokens=True).values(), default=-1)
+
+    def encode(self, text: str, add_special: bool = True, *, parse_special: bool = False) -> list[int]:
+        """Return the ids of a text.
+
+        Args:
+            text: Any text.
+            add_special: Whether what begins and ends a text is added.
+            parse_special: Whether special tokens written in the text count as such, as in a rendered
+                template; in what a user says they are text like any other.
+
+        Raises:
+            InputError: the text has lone surrogates.
+            LimitError: it is larger than `limits.text_bytes`.
+            ModelFileError: the tokenizer fails, or takes too long.
+        """
+        if not is_unicode(text):
+            raise InputError("the text has half a character, a lone surrogate", remedy="give valid Unicode")
+        self._limits.check("text_bytes", len(text.encode()))
+        ids = self._cut(text if parse_special else self.guard(text), add_special)
+        return [*self._parts.prefix, *ids, *self._parts.suffix] if add_special else ids
+
+    def guard(self, text: str) -> str:
+        """Return a text whose special tokens `encode` takes as text even with `parse_special`.
+
+        It is what a user's words are put through before they go into a chat template.
+        """
+        return self._guarded.sub(_separate, text)
+
+    @cached_property
+    def _guarded(self) -> re.Pattern[str]:
+        contents = {self._added[index] for index in self.special} | {GUARD}
+        longest_first = sorted(filter(None, contents), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first)))
+
+    def _cut(self, text: str, add_special: bool) -> list[int]:
+        if self._worker is not None:
+            return self._cut_apart(text, add_special)
+        with as_error(_failure):
+            ids: list[int] = self._core.encode(text, add_special_tokens=add_special).ids
+        return ids
+
+    def _cut_apart(self, text: str, add_special: bool) -> list[int]:
+        assert self._worker is not None
+        seconds = _CPU_SECONDS + len(text) / _CHARACTERS_PER_SECOND
+        try:
+            answer: dict[str, Any] = self._worker.ask([text, add_special], cpu_seconds=seconds)
+        except ExhaustedError as fault:
+            raise _failure(f"cutting this text {fault}") from None
+        if "ids" not in answer:
+            raise _failure(answer["fault"])
+        ids: list[int] = answer["ids"]
+        return ids
+
+    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+        """Return the text of ids; bytes that are no UTF-8 become U+FFFD.
+
+        Raises:
+            InputError: there is no token of such an id.
+        """
+        decoder = self.stream(skip_special)
+        return "".join([*map(decoder.push, ids), decoder.finish()])
+
+    def stream(self, skip_special: bool = True, *, after: Iterable[int] = ()) -> Decoder:
+        """Return what makes text of one id after the other, where the ids `after` went before."""
+        decoder = Decoder(self, skip_special)
+        for index in after:
+            decoder.push(index)
+        decoder.finish()
+        return decoder
+
+    def token_bytes(self, index: int) -> bytes:
+        """Return what a token adds to a text; a special one's name.
+
+        Raises:
+            InputError: there is no token of this id.
+        """
+        found = self._pieces.get(index)
+        if found is None:
+            found = self._pieces[index] = self._spell(index)
+        return found
+
+    def _spell(self, index: int) -> bytes:
+        token = self._added.get(index) if index in self.special else self._token(index)
+        if token is None:
+            raise InputError(
+                f"there is no token of the id {index}",
+                remedy=f"ids are whole numbers from 0 to {self.vocabulary_size - 1:,}",
+            )
+        if index in self._added and self._parts.spelling is not pieces.sentencepiece:
+            return token.encode()
+        return token.encode() if index in self.special else self._parts.spelling(token)
+
+    def _token(self, index: int) -> str | None:
+        if not 0 <= index < 2**32:
+            return None
+        token: str | None = self._core.id_to_token(index)
+        return token
+
+    @property
+    def drops_space(self) -> bool:
+        """Whether a space before the first token is the tokenizer's own addition."""
+        return self._parts.drops_space
+
+
+class Decoder:
+    """Makes text of ids, one after the other; never half a character, and in all just what `decode` gives."""
+
+    def __init__(self, tokenizer: Tokenizer, skip_special: bool) -> None:
+        self._tokenizer = tokenizer
+        self._skip_special = skip_special
+        self._drops_space = tokenizer.drops_space
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, index: int) -> str:
+        """Return the characters that the token of this id completes.
+
+        Raises:
+            InputError: there is no token of such an id.
+        """
+        added = self._tokenizer.token_bytes(index)
+        if not added or (self._skip_special and index in self._tokenizer.special):
+            return ""
+        if self._drops_space:
+            added = added.removeprefix(b" ")
+            self._drops_space = False
+        return self._utf8.decode(added)
+
+    def finish(self) -> str:
+        """Return U+FFFD for a character that was begun and not completed; the decoder may be used on."""
+        rest = self._utf8.decode(b"", final=True)
+        self._utf8.reset()
+        return rest
+
+
+def _separate(found: re.Match[str]) -> str:
+    return "".join(letter + GUARD for letter in found[0])
+
+
+def _failure(cause: str) -> ModelFileError:
+    return ModelFileError(
+        f"the tokenizer fails: {cause}",
+        place="tokenizer",
+        remedy="use the files that came with the model, or give another text",
+    )

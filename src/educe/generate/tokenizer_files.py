@@ -1,0 +1,149 @@
+"""Which of a folder's files is the tokenizer, and what the others say of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from educe.errors import ModelFileError, UnsupportedModelError
+from educe.generate import sentencepiece, tokenizer_json, vocabularies
+from educe.generate.isolation import Worker
+from educe.generate.vocabularies import Parts
+from educe.model.checkpoint import TokenizerFiles, Vocabulary
+
+_SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+_NAMES = ("bos", "eos", "pad", "unk", "cls", "sep")
+_BERT = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
+
+
+def parts(files: TokenizerFiles) -> tuple[Parts, Worker | None]:
+    """Return the parts of the tokenizer in `files`, and the worker that cuts its texts if it needs one.
+
+    Raises:
+        ModelFileError: the files are broken, or none of them is a tokenizer.
+        UnsupportedModelError: the tokenizer is of a kind that is not known.
+    """
+    found = files.files
+    if "tokenizer.json" in found:
+        return _of_json(found)
+    if files.source is not None:
+        return of_tables(files.source), None
+    return of_tables(_vocabulary(found)), None
+
+
+def of_tables(vocabulary: Vocabulary) -> Parts:
+    """Return the parts of a tokenizer of tables."""
+    built = vocabularies.build(vocabulary)
+    tokenizer_json.guarded(built.core)
+    return built
+
+
+def _of_json(files: Mapping[str, bytes]) -> tuple[Parts, Worker | None]:
+    content = files["tokenizer.json"]
+    outline = tokenizer_json.outline(content)
+    spelling, drops_space = tokenizer_json.spelling(outline)
+    worker = None
+    if tokenizer_json.unknown_patterns(outline):
+        worker = Worker("educe.generate.tokenizer_json:cutter", content.decode())
+        content = tokenizer_json.without_cutting(content).encode()
+    core = tokenizer_json.read(content)
+    ids = core.get_vocab(with_added_tokens=True)
+    if len(set(ids.values())) < len(ids):
+        raise _error("tokenizer.json", "gives one id to two tokens")
+    special = _named(files, ids)
+    ends = {special[name] for name in ("eos",) if name in special}
+    known = {ids[token] for token in vocabularies.END_TOKENS if token in ids}
+    made = Parts(core, spelling, drops_space)
+    bos, pad = special.get("bos"), special.get("pad")
+    return dataclasses.replace(made, bos=bos, eos=frozenset(ends | known), pad=pad), worker
+
+
+def _named(files: Mapping[str, bytes], ids: Mapping[str, int]) -> dict[str, int]:
+    """Return the ids of the special tokens that the tokenizer's settings name."""
+    settings = _object(files, "special_tokens_map.json") | _object(files, "tokenizer_config.json")
+    named: dict[str, int] = {}
+    for name in _NAMES:
+        token = settings.get(f"{name}_token")
+        token = token.get("content") if isinstance(token, dict) else token
+        if isinstance(token, str) and token in ids:
+            named[name] = ids[token]
+    return named
+
+
+def _vocabulary(files: Mapping[str, bytes]) -> Vocabulary:
+    if "vocab.json" in files and "merges.txt" in files:
+        return _gpt2(files)
+    if "vocab.txt" in files:
+        return _bert(files)
+    for name in _SENTENCEPIECE:
+        if name in files:
+            return _sentencepiece(files, name)
+    raise UnsupportedModelError(
+        f"has a tokenizer in {', '.join(sorted(files)) or 'no file'}, which Educe does not read",
+        remedy="put the model's tokenizer.json into the folder",
+    )
+
+
+def _gpt2(files: Mapping[str, bytes]) -> Vocabulary:
+    ids = _object(files, "vocab.json")
+    tokens = sorted(ids, key=lambda token: ids[token] if type(ids[token]) is int else -1)
+    if [ids[token] for token in tokens] != list(range(len(tokens))):
+        raise _error("vocab.json", f"has {len(tokens):,} tokens whose ids are not 0 to {len(tokens) - 1:,}")
+    lines = _text(files, "merges.txt").split("\n")
+    merges = [line.rstrip("\r") for line in lines if line.strip() and not line.startswith("#version")]
+    special = _named(files, ids)
+    if "<|endoftext|>" in ids:
+        special = {"bos": ids["<|endoftext|>"], "eos": ids["<|endoftext|>"]} | special
+    settings = _object(files, "tokenizer_config.json")
+    options = {"add_bos_token": settings.get("add_bos_token") is True}
+    return Vocabulary("gpt2", tuple(tokens), merges=tuple(merges), special=special, options=options)
+
+
+def _bert(files: Mapping[str, bytes]) -> Vocabulary:
+    lines = _text(files, "vocab.txt").split("\n")
+    tokens = [line.rstrip("\r") for line in (lines if lines[-1] else lines[:-1])]
+    ids = {token: index for index, token in enumerate(tokens)}
+    special = {name: ids[token] for name, token in _BERT.items() if token in ids} | _named(files, ids)
+    lowercase = _object(files, "tokenizer_config.json").get("do_lower_case", True)
+    return Vocabulary("bert", tuple(tokens), special=special, options={"lowercase": lowercase is not False})
+
+
+def _sentencepiece(files: Mapping[str, bytes], name: str) -> Vocabulary:
+    if name == "sentencepiece.bpe.model" and "vocab.json" in files:
+        raise UnsupportedModelError(
+            "numbers its SentencePiece tokens in vocab.json, which Educe does not read",
+            remedy="put the model's tokenizer.json into the folder",
+        )
+    vocabulary = sentencepiece.parse(files[name])
+    settings = _object(files, "tokenizer_config.json")
+    is_t5 = str(settings.get("tokenizer_class", "")).startswith(("T5", "MT5"))
+    options = {
+        **vocabulary.options,
+        "add_bos_token": settings.get("add_bos_token") is True,
+        "add_eos_token": settings.get("add_eos_token", is_t5) is True,
+    }
+    return dataclasses.replace(vocabulary, options=options)
+
+
+def _object(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
+    """Return the JSON object in a file; an empty one if there is no such file."""
+    try:
+        found = json.loads(files.get(name, b"{}"))
+    except (ValueError, RecursionError) as fault:
+        raise _error(name, f"is broken JSON: {str(fault)[:200]}") from None
+    if not isinstance(found, dict):
+        raise _error(name, f"is a JSON {type(found).__name__}, not an object")
+    return found
+
+
+def _text(files: Mapping[str, bytes], name: str) -> str:
+    try:
+        return files[name].decode()
+    except UnicodeDecodeError as fault:
+        raise _error(name, f"is no UTF-8 text at byte {fault.start:,}") from None
+
+
+def _error(name: str, cause: str) -> ModelFileError:
+    return ModelFileError(cause, place=name, remedy="download the file again")

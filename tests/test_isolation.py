@@ -1,0 +1,71 @@
+"""The process in which a stranger's program runs: bounded in time and memory, and gone when it should be."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from educe.generate.isolation import ExhaustedError, Worker
+
+
+def maker(source: str) -> Callable[[Any], Any]:
+    """Return what the workers of these tests run."""
+
+    def answer(request: Any) -> Any:
+        if request == "loop":
+            while True:
+                pass
+        if request == "memory":
+            return len(b"x" * 2**40)
+        return [source, request]
+
+    return answer
+
+
+def test_requests_are_answered_one_after_the_other() -> None:
+    worker = Worker("tests.test_isolation:maker", "s\n€")
+    assert worker.ask({"a": [1, None, "é\n"]}, cpu_seconds=1) == ["s\n€", {"a": [1, None, "é\n"]}]
+    assert worker.ask(2, cpu_seconds=1) == ["s\n€", 2]
+
+
+@pytest.mark.parametrize("request_", ["loop", "memory"])
+def test_what_takes_too_much_is_stopped_and_the_next_request_answered(request_: str) -> None:
+    worker = Worker("tests.test_isolation:maker", "s")
+    with pytest.raises(ExhaustedError, match="takes more than"):
+        worker.ask(request_, cpu_seconds=0.2)
+    assert worker.ask(1, cpu_seconds=1) == ["s", 1]
+
+
+def test_threads_take_turns() -> None:
+    worker = Worker("tests.test_isolation:maker", "s")
+    answers: dict[int, Any] = {}
+    threads = [
+        threading.Thread(target=lambda i=i: answers.update({i: worker.ask(i, cpu_seconds=1)}))
+        for i in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == {i: ["s", i] for i in range(8)}
+
+
+def test_what_cannot_be_sent_leaves_no_answer_behind() -> None:
+    worker = Worker("tests.test_isolation:maker", "s")
+    with pytest.raises(TypeError):
+        worker.ask(object(), cpu_seconds=1)
+    assert worker.ask(1, cpu_seconds=1) == ["s", 1]
+
+
+def test_the_process_ends_with_its_worker() -> None:
+    worker = Worker("tests.test_isolation:maker", "s")
+    worker.ask(1, cpu_seconds=1)
+    process = worker._process
+    assert process is not None
+    del worker
+    gc.collect()
+    assert process.returncode is not None

@@ -1,0 +1,291 @@
+"""Tokenizers: the ids of the originals, exact round trips, streams, special tokens that users write."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import os
+import random
+from pathlib import Path
+
+import pytest
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer as Library
+
+from educe.errors import InputError, LimitError
+from educe.formats.llama2c import read_vocabulary
+from educe.generate import pieces
+from educe.generate.tokenizer import Tokenizer
+from educe.limits import Limits
+from educe.model.checkpoint import TokenizerFiles, Vocabulary
+
+ROUNDS = int(os.environ.get("EDUCE_TEST_TEXTS", "500"))
+ENDOFTEXT = "<|endoftext|>"
+
+
+def unpacked(zoo: Path, name: str) -> bytes:
+    return lzma.decompress((zoo / "tokenizers" / f"{name}.xz").read_bytes())
+
+
+def gpt2_files(zoo: Path) -> dict[str, bytes]:
+    merges = unpacked(zoo, "gpt2_merges.txt")
+    letters = list(pieces.BYTES)
+    pairs = merges.decode().split("\n")[1:-1]
+    tokens = [*letters, *(pair.replace(" ", "") for pair in pairs), ENDOFTEXT]
+    vocab = {token: index for index, token in enumerate(tokens)}
+    return {"vocab.json": json.dumps(vocab).encode(), "merges.txt": merges}
+
+
+@pytest.fixture(scope="module")
+def gpt2(zoo: Path) -> Tokenizer:
+    return Tokenizer.from_files(TokenizerFiles(files=gpt2_files(zoo)))
+
+
+@pytest.fixture(scope="module")
+def bert(zoo: Path) -> Tokenizer:
+    return Tokenizer.from_files(
+        TokenizerFiles(files={"vocab.txt": unpacked(zoo, "bert_base_uncased_vocab.txt")})
+    )
+
+
+@pytest.fixture(scope="module")
+def wiki(zoo: Path) -> Tokenizer:
+    content = unpacked(zoo, "sentencepiece_en_wiki_10k.model")
+    return Tokenizer.from_files(TokenizerFiles(files={"tokenizer.model": content}))
+
+
+@pytest.fixture(scope="module")
+def stories(zoo: Path) -> Tokenizer:
+    path = zoo / "stories260K" / "tok512.bin"
+    return Tokenizer.from_vocabulary(read_vocabulary(path.read_bytes(), 512, path))
+
+
+@pytest.fixture(scope="module")
+def gguf_gpt2(zoo: Path) -> Tokenizer:
+    files = gpt2_files(zoo)
+    vocab = json.loads(files["vocab.json"])
+    merges = tuple(files["merges.txt"].decode().split("\n")[1:-1])
+    types = tuple(3 if token == ENDOFTEXT else 1 for token in vocab)
+    return Tokenizer.from_vocabulary(
+        Vocabulary(
+            "gpt2",
+            tuple(vocab),
+            types=types,
+            merges=merges,
+            special={"eos": 50256},
+            options={"pre": "llama-bpe"},
+        )
+    )
+
+
+def byte_json(tokens: list[str], special: list[AddedToken], **changes: object) -> bytes:
+    """A tokenizer.json of bytes, with no merges, and special tokens."""
+    letters = [*pieces.BYTES, *tokens]
+    library = Library(models.BPE({letter: index for index, letter in enumerate(letters)}, []))
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = decoders.ByteLevel()
+    library.add_special_tokens(special)
+    return json.dumps(json.loads(library.to_str()) | changes).encode()
+
+
+def from_json(content: bytes, **settings: object) -> Tokenizer:
+    files = {"tokenizer.json": content, "tokenizer_config.json": json.dumps(settings).encode()}
+    return Tokenizer.from_files(TokenizerFiles(files=files))
+
+
+def random_text(draw: random.Random) -> str:
+    ranges = (
+        (0x20, 0x7F),
+        (0x20, 0x250),
+        (0x370, 0x5FF),
+        (0x3040, 0xA000),
+        (0x1F300, 0x1FA00),
+        (0, 0x10FFFF),
+    )
+    letters = (chr(draw.randint(*draw.choice(ranges))) for _ in range(draw.randint(0, 40)))
+    return "".join(letter for letter in letters if not "\ud800" <= letter <= "\udfff")
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bert_uncased", "sentencepiece_en_10k"])
+def test_the_ids_are_those_of_the_originals(zoo: Path, name: str, request: pytest.FixtureRequest) -> None:
+    fixtures = {"gpt2": "gpt2", "bert_uncased": "bert", "sentencepiece_en_10k": "wiki"}
+    tokenizer = request.getfixturevalue(fixtures[name])
+    for case in json.loads((zoo / "tokenizers" / "expected.json").read_text()):
+        assert tokenizer.encode(case["text"]) == case[name]
+
+
+def test_prompts_of_stories_are_cut_as_llama2c_cuts_them(zoo: Path, stories: Tokenizer) -> None:
+    for case in json.loads((zoo / "stories260K" / "expected.json").read_text())["cases"]:
+        assert stories.encode(case["prompt"]) == case["prompt_ids"]
+        assert stories.decode(case["greedy_ids"]).startswith(case["prompt"])
+
+
+def test_a_story_goes_on_where_its_prompt_ends(stories: Tokenizer) -> None:
+    prompt, whole = stories.encode("Once upon"), stories.encode("Once upon a time")
+    decoder = stories.stream(after=prompt)
+    added = "".join([*map(decoder.push, whole[len(prompt) :]), decoder.finish()])
+    assert stories.decode(prompt) + added == "Once upon a time"
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gguf_gpt2", "stories"])
+def test_random_texts_come_back_whole_and_streamed(name: str, request: pytest.FixtureRequest) -> None:
+    tokenizer = request.getfixturevalue(name)
+    draw = random.Random(7)
+    for _ in range(ROUNDS):
+        text = random_text(draw).replace("\u2581", "")
+        ids = tokenizer.encode(text)
+        decoder = tokenizer.stream()
+        pushed = [decoder.push(index) for index in ids]
+        assert "".join(pushed) + decoder.finish() == tokenizer.decode(ids) == text
+        assert all("\ufffd" not in part for part in pushed if "\ufffd" not in text)
+
+
+def test_random_ids_stream_to_just_what_they_decode_to(gpt2: Tokenizer, stories: Tokenizer) -> None:
+    draw = random.Random(8)
+    for tokenizer in (gpt2, stories):
+        for _ in range(200):
+            ids = [draw.randrange(min(400, tokenizer.vocabulary_size)) for _ in range(20)]
+            decoder = tokenizer.stream()
+            streamed = "".join([*map(decoder.push, ids), decoder.finish()])
+            data = b"".join(tokenizer.token_bytes(i) for i in ids if i not in tokenizer.special)
+            data = data.removeprefix(b" ") if tokenizer.drops_space else data
+            assert streamed == tokenizer.decode(ids) == data.decode("utf-8", "replace")
+
+
+def test_sentencepiece_itself_cuts_random_texts_alike(zoo: Path, wiki: Tokenizer) -> None:
+    sentencepiece = pytest.importorskip("sentencepiece")
+    original = sentencepiece.SentencePieceProcessor(
+        model_proto=unpacked(zoo, "sentencepiece_en_wiki_10k.model")
+    )
+    draw = random.Random(9)
+    for _ in range(ROUNDS):
+        text = "".join(draw.choices("aaabeth   sionrTé日\u00a0\u3000.,0ﬁ½\t\u200b", k=draw.randint(0, 40)))
+        assert wiki.encode(text) == original.encode(text), text
+
+
+def test_a_character_is_never_halved(gpt2: Tokenizer) -> None:
+    ids = gpt2.encode("😀!")
+    decoder = gpt2.stream()
+    pushed = [decoder.push(index) for index in ids]
+    assert pushed == [*[""] * (len(ids) - 2), "😀", "!"]
+    assert len(ids) > 2
+    decoder = gpt2.stream()
+    assert decoder.push(ids[0]) == ""
+    assert decoder.finish() == "\ufffd"
+
+
+def test_special_tokens_in_a_users_text_are_text(gpt2: Tokenizer) -> None:
+    text = f"a{ENDOFTEXT}b"
+    assert 50256 not in gpt2.encode(text)
+    assert gpt2.decode(gpt2.encode(text)) == text
+    assert gpt2.encode(text, parse_special=True) == [64, 50256, 65]
+    assert gpt2.decode([64, 50256, 65]) == "ab"
+    assert gpt2.decode([64, 50256, 65], skip_special=False) == text
+
+
+def test_what_is_guarded_is_text_in_a_prompt_too() -> None:
+    special = [AddedToken(name) for name in ("<|a|>", "|>x", "<s>")]
+    tokenizer = from_json(byte_json([], special))
+    text = "<|a|>x <s>\ufdd0\ufdd1 |>x"
+    plain = tokenizer.encode(text)
+    assert not set(plain) & tokenizer.special
+    assert tokenizer.decode(plain) == text
+    prompt = tokenizer.encode(f"<s>{tokenizer.guard(text)}<s>", parse_special=True)
+    mark = tokenizer.encode("<s>", parse_special=True)
+    assert prompt == mark + plain + mark
+
+
+def test_special_tokens_of_the_normalized_kind_are_found_too() -> None:
+    tokenizer = from_json(byte_json([], [AddedToken("<s>", normalized=True)]))
+    assert len(tokenizer.encode("<s>", parse_special=True)) == 1
+    assert len(tokenizer.encode("<s>")) == 3
+
+
+def test_settings_name_the_special_ids() -> None:
+    special = [AddedToken(name) for name in ("<b>", "<e>", "<|im_end|>", "<p>")]
+    tokenizer = from_json(
+        byte_json([], special), bos_token="<b>", eos_token={"content": "<e>"}, pad_token="<p>", unk_token=None
+    )
+    assert (tokenizer.bos, tokenizer.eos, tokenizer.pad) == (256, {257, 258}, 259)
+    assert tokenizer.vocabulary_size == 260
+    assert tokenizer.token_bytes(257) == b"<e>"
+
+
+def test_a_json_of_its_own_template_begins_and_ends_texts() -> None:
+    library = Library.from_str(byte_json([], [AddedToken("<s>")]).decode())
+    library.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 256)])
+    tokenizer = from_json(library.to_str().encode())
+    assert tokenizer.encode("a") == [256, *tokenizer.encode("a", add_special=False)]
+
+
+def test_an_unknown_expression_is_cut_in_a_worker(zoo: Path) -> None:
+    cut = {"type": "Split", "pattern": {"Regex": "[ab]+|."}, "behavior": "Isolated", "invert": False}
+    plain = json.loads(byte_json(["ab"], [AddedToken("<s>")]))
+    both = {"type": "Sequence", "pretokenizers": [cut, plain["pre_tokenizer"]]}
+    tokenizer = from_json(byte_json(["ab"], [AddedToken("<s>")], pre_tokenizer=both))
+    for text in ("ab c", "é<s>", ""):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.encode("<s>", parse_special=True) == [257]
+
+
+def test_sentencepiece_in_a_json_drops_the_space_that_it_added() -> None:
+    vocab = {"<unk>": 0, "\u2581": 1, "a": 2, "\u2581a": 3}
+    library = Library(models.BPE(vocab, [("\u2581", "a")], unk_token="<unk>"))
+    library.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    )
+    library.decoder = decoders.Sequence(
+        [
+            decoders.Replace("\u2581", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    tokenizer = from_json(library.to_str().encode())
+    assert tokenizer.encode("a a") == [3, 3]
+    assert tokenizer.decode([3, 3]) == "a a"
+    assert tokenizer.token_bytes(3) == b" a"
+
+
+def test_unigram_takes_the_likeliest_cut() -> None:
+    tokens = ("<pad>", "</s>", "<unk>", "\u2581", "a", "b", "ab", "\u2581ab")
+    scores = (0.0, 0.0, 0.0, -2.0, -3.0, -3.0, -4.0, -7.5)
+    special = {"eos": 1, "unk": 2, "pad": 0}
+    tokenizer = Tokenizer.from_vocabulary(
+        Vocabulary("t5", tokens, scores, (3, 3, 2, 1, 1, 1, 1, 1), special=special)
+    )
+    assert tokenizer.encode("ab") == [3, 6, 1]
+    assert tokenizer.decode([3, 6, 1]) == "ab"
+
+
+def test_words_are_looked_up() -> None:
+    tokenizer = Tokenizer.from_vocabulary(Vocabulary("words", ("a", "b", "<unk>"), special={"unk": 2}))
+    assert tokenizer.encode("b a c") == [1, 0, 2]
+    assert tokenizer.decode([1, 0]) == "b a"
+
+
+@pytest.mark.parametrize("index", [-1, 50257, 2**32, 2**70])
+def test_an_id_that_is_none_is_refused(gpt2: Tokenizer, index: int) -> None:
+    with pytest.raises(InputError, match="no token of the id"):
+        gpt2.decode([index])
+
+
+def test_half_a_character_is_refused(gpt2: Tokenizer) -> None:
+    with pytest.raises(InputError, match="surrogate"):
+        gpt2.encode("a\ud800")
+
+
+def test_a_text_may_be_too_long(zoo: Path) -> None:
+    tokenizer = Tokenizer.from_files(TokenizerFiles(files=gpt2_files(zoo)), Limits(text_bytes=3))
+    assert tokenizer.encode("abc")
+    with pytest.raises(LimitError):
+        tokenizer.encode("é" * 2)
+
+
+@pytest.mark.parametrize("letter", ["a", ".", " ", "日", "\n"])
+@pytest.mark.parametrize("name", ["gpt2", "gguf_gpt2", "stories", "wiki", "bert"])
+def test_a_huge_text_of_one_letter_takes_no_long(
+    name: str, letter: str, request: pytest.FixtureRequest
+) -> None:
+    assert request.getfixturevalue(name).encode(letter * 100_000) is not None
