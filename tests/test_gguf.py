@@ -143,6 +143,7 @@ def test_a_folder_of_one_gguf_file_is_that_model(tmp_path: Path, rng: np.random.
 def test_the_kind_is_told_by_content(tmp_path: Path, rng: np.random.Generator) -> None:
     path = write(tmp_path / "m.onnx", "qwen2", KEYS, names("qwen2", decoder_weights(rng)))
     assert checkpoint.load(path).model_type == "qwen2"
+    assert checkpoint.recognises(path)
     with pytest.raises(UnsupportedFormatError, match=r"is a GGUF model.*educe\.generator\(path\) opens it"):
         educe.load(path)
 

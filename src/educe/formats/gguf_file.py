@@ -44,7 +44,7 @@ _SMALLEST_STRING, _SMALLEST_ARRAY = 8, 12
 _SMALLEST_PAIR = 8 + 1 + 4 + 1
 _SMALLEST_TENSOR = 8 + 1 + 4 + 8 + 4 + 8
 _DEEPEST_ARRAY = 4
-_MOST_TEXTS = 1 << 21
+_MOST_TEXTS = 1 << 20
 """In all metadata; the largest vocabularies have 0.8 million with their merges."""
 _TEXTS_OF_AN_ARRAY = 64
 """As how many texts an inner array counts."""
