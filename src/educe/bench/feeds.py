@@ -45,7 +45,11 @@ def random_feeds(
     # The content comes first: it tells which named size is the batch.
     for name in sorted(model.signature.inputs, key=lambda name: name != content):
         value = model.signature.inputs[name]
-        feeds[name] = _random(rng, name, value, model.card, known, name == content)
+        try:
+            feeds[name] = _random(rng, name, value, model.card, known, name == content)
+        except MemoryError as fault:
+            remedy = "take a smaller batch, or smaller sizes"
+            raise InputError(f"not enough memory: {fault}", place=f"input {name!r}", remedy=remedy) from None
     return {name: feeds[name] for name in model.signature.inputs}
 
 

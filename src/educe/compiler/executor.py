@@ -209,7 +209,11 @@ class Context:
     def check(self) -> None:
         """Raise EngineError if the run met an index out of range; no other run may use this context then."""
         if 1 in self.status:
-            raise EngineError("an index is out of range", place=self.checks[self.status.index(1)])
+            raise EngineError(
+                "an index is out of range",
+                place=self.checks[self.status.index(1)],
+                remedy="the inputs name an element that a table does not have: check them",
+            )
 
 
 class Executor:
