@@ -248,6 +248,30 @@ def test_sentencepiece_in_a_json_drops_the_space_that_it_added() -> None:
     assert tokenizer.token_bytes(3) == b" a"
 
 
+def test_a_vocabulary_of_llama_3_begins_texts_and_takes_whole_tokens() -> None:
+    tokens = ("a", "b", "c", "ab", "abc", "<|begin_of_text|>", "<|eot_id|>")
+    types = (1, 1, 1, 1, 1, 3, 3)
+    special, merges = {"bos": 5}, ("a b",)
+    for pre, ids in (("llama-bpe", [5, 4]), ("qwen2", [3, 2])):
+        vocabulary = Vocabulary("gpt2", tokens, (), types, merges, special, {"pre": pre})
+        tokenizer = Tokenizer.from_vocabulary(vocabulary)
+        assert tokenizer.encode("abc") == ids
+        assert tokenizer.eos == {6}
+
+
+def test_an_unknown_letter_is_the_token_of_that_kind() -> None:
+    vocabulary = Vocabulary("llama", ("<x>", "a"), (0.0, 0.0), (2, 1), options={"add_space_prefix": False})
+    assert Tokenizer.from_vocabulary(vocabulary).encode("aé") == [1, 0]
+
+
+def test_a_users_own_tokens_are_found_in_any_text() -> None:
+    tokens = ("<unk>", "a", "\u2581", "\u2581\u2581", "<tool>")
+    vocabulary = Vocabulary("llama", tokens, (0.0,) * 5, (2, 1, 1, 4, 4), options={"add_space_prefix": False})
+    tokenizer = Tokenizer.from_vocabulary(vocabulary)
+    assert tokenizer.encode("a  a<tool>a") == [1, 3, 1, 4, 1]
+    assert tokenizer.decode([1, 3, 1, 4, 1]) == "a  a<tool>a"
+
+
 def test_unigram_takes_the_likeliest_cut() -> None:
     tokens = ("<pad>", "</s>", "<unk>", "\u2581", "a", "b", "ab", "\u2581ab")
     scores = (0.0, 0.0, 0.0, -2.0, -3.0, -3.0, -4.0, -7.5)

@@ -16,11 +16,14 @@ from educe.model.checkpoint import Vocabulary
 if TYPE_CHECKING:
     import tokenizers
 
-_UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 2, 3, 4, 5, 6
+_UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6
 _MERGED = (1, _USER_DEFINED)
 _ENDS = ("eos", "eot", "eom")
 # GGUF files often name one end alone; these end an answer wherever a vocabulary has them as control tokens.
 END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>")
+# With these pre-tokenizers a piece that is a token is taken whole, whatever the merges make of it, and files
+# that do not say so mean that texts begin with bos.
+_WHOLE_FIRST = ("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "tekken")
 
 
 @dataclass(frozen=True)
@@ -96,15 +99,11 @@ def _gpt2(vocabulary: Vocabulary) -> tuple[tokenizers.Tokenizer, Spelling]:
     from tokenizers import Tokenizer, models
 
     name = vocabulary.options.get("pre", "gpt-2")
-    core = Tokenizer(models.BPE(_ids(vocabulary), _pairs(vocabulary.merges), ignore_merges=_is_whole(name)))
+    pairs = _pairs(vocabulary.merges)
+    core = Tokenizer(models.BPE(_ids(vocabulary), pairs, ignore_merges=name in _WHOLE_FIRST))
     core.pre_tokenizer = pretokenizers.by_name(name)
     _add_tokens(core, vocabulary)
     return core, pieces.byte_level
-
-
-def _is_whole(name: str) -> bool:
-    """Say whether a piece that is a token is taken as it is, whatever the merges make of it."""
-    return name in ("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "tekken", "llama4", "gpt-4o")
 
 
 def _pairs(merges: Sequence[str]) -> list[tuple[str, str]]:
@@ -120,7 +119,7 @@ def _pairs(merges: Sequence[str]) -> list[tuple[str, str]]:
 def _llama(vocabulary: Vocabulary) -> tuple[tokenizers.Tokenizer, Spelling]:
     from tokenizers import Tokenizer, models
 
-    unknown = vocabulary.special.get("unk")
+    unknown = _unknown(vocabulary)
     model = models.BPE(
         _ids(vocabulary),
         _merges_by_score(vocabulary),
@@ -154,7 +153,7 @@ def _unigram(vocabulary: Vocabulary) -> tuple[tokenizers.Tokenizer, Spelling]:
     scores = vocabulary.scores or (0.0,) * len(vocabulary.tokens)
     model = models.Unigram(
         list(zip(vocabulary.tokens, scores, strict=True)),
-        vocabulary.special.get("unk"),
+        _unknown(vocabulary),
         _BYTE in vocabulary.types,
     )
     core = Tokenizer(model)
@@ -225,6 +224,10 @@ def _of_kind(vocabulary: Vocabulary, kind: int) -> Iterable[int]:
     return (index for index, found in enumerate(vocabulary.types) if found == kind)
 
 
+def _unknown(vocabulary: Vocabulary) -> int | None:
+    return vocabulary.special.get("unk", next(iter(_of_kind(vocabulary, _UNKNOWN)), None))
+
+
 def _has_space_prefix(vocabulary: Vocabulary) -> bool:
     return vocabulary.model in ("llama", "t5") and bool(vocabulary.options.get("add_space_prefix", True))
 
@@ -235,7 +238,8 @@ def _around(vocabulary: Vocabulary) -> tuple[tuple[int, ...], tuple[int, ...]]:
     if vocabulary.model == "bert":
         begin, end = special.get("cls", special.get("bos")), special.get("sep", special.get("eos"))
         return _some(begin), _some(end)
-    begins = options.get("add_bos_token", vocabulary.model == "llama")
+    is_begun = vocabulary.model == "llama" or options.get("pre") in _WHOLE_FIRST
+    begins = options.get("add_bos_token", is_begun)
     ends = options.get("add_eos_token", vocabulary.model == "t5")
     return (
         _some(special.get("bos") if begins else None),
