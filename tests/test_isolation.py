@@ -14,6 +14,8 @@ from educe.generate.isolation import ExhaustedError, Worker
 
 def maker(source: str) -> Callable[[Any], Any]:
     """Return what the workers of these tests run."""
+    while source == "loop":
+        pass
 
     def answer(request: Any) -> Any:
         if request == "loop":
@@ -27,21 +29,27 @@ def maker(source: str) -> Callable[[Any], Any]:
 
 
 def test_requests_are_answered_one_after_the_other() -> None:
-    worker = Worker("tests.test_isolation:maker", "s\n€")
+    worker = Worker("tests.test_isolation:maker", "s\n€", start_seconds=1)
     assert worker.ask({"a": [1, None, "é\n"]}, cpu_seconds=1) == ["s\n€", {"a": [1, None, "é\n"]}]
     assert worker.ask(2, cpu_seconds=1) == ["s\n€", 2]
 
 
 @pytest.mark.parametrize("request_", ["loop", "memory"])
 def test_what_takes_too_much_is_stopped_and_the_next_request_answered(request_: str) -> None:
-    worker = Worker("tests.test_isolation:maker", "s")
+    worker = Worker("tests.test_isolation:maker", "s", start_seconds=1)
     with pytest.raises(ExhaustedError, match="takes more than"):
         worker.ask(request_, cpu_seconds=0.2)
     assert worker.ask(1, cpu_seconds=1) == ["s", 1]
 
 
+def test_a_program_that_never_starts_is_stopped() -> None:
+    worker = Worker("tests.test_isolation:maker", "loop", start_seconds=0.1)
+    with pytest.raises(ExhaustedError):
+        worker.ask(1, cpu_seconds=10)
+
+
 def test_threads_take_turns() -> None:
-    worker = Worker("tests.test_isolation:maker", "s")
+    worker = Worker("tests.test_isolation:maker", "s", start_seconds=1)
     answers: dict[int, Any] = {}
     threads = [
         threading.Thread(target=lambda i=i: answers.update({i: worker.ask(i, cpu_seconds=1)}))
@@ -55,14 +63,14 @@ def test_threads_take_turns() -> None:
 
 
 def test_what_cannot_be_sent_leaves_no_answer_behind() -> None:
-    worker = Worker("tests.test_isolation:maker", "s")
+    worker = Worker("tests.test_isolation:maker", "s", start_seconds=1)
     with pytest.raises(TypeError):
         worker.ask(object(), cpu_seconds=1)
     assert worker.ask(1, cpu_seconds=1) == ["s", 1]
 
 
 def test_the_process_ends_with_its_worker() -> None:
-    worker = Worker("tests.test_isolation:maker", "s")
+    worker = Worker("tests.test_isolation:maker", "s", start_seconds=1)
     worker.ask(1, cpu_seconds=1)
     process = worker._process
     assert process is not None

@@ -38,10 +38,11 @@ class Worker:
     Args:
         maker: Which function makes that function of `source`, as ``module:name``.
         source: The stranger's text.
+        start_seconds: Processor time of making it.
     """
 
-    def __init__(self, maker: str, source: str) -> None:
-        self._setup = (maker, source)
+    def __init__(self, maker: str, source: str, *, start_seconds: float) -> None:
+        self._setup = (maker, source, start_seconds)
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._end: Callable[[], Any]
@@ -62,7 +63,7 @@ class Worker:
                     self._stop()
             if not line:
                 raise ExhaustedError(
-                    f"takes more than {cpu_seconds:.2g} seconds of a processor, or {MEMORY_BYTES >> 30} GiB"
+                    f"takes more than {cpu_seconds:.1f} seconds of a processor, or {MEMORY_BYTES >> 30} GiB"
                 )
             return json.loads(line)
 
@@ -114,14 +115,14 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def serve() -> None:
     """Answer requests on standard input until it ends: the child's side."""
     _bound_memory()
-    maker, source = json.loads(sys.stdin.buffer.readline())
+    maker, source, start_seconds = json.loads(sys.stdin.buffer.readline())
     module, _, name = maker.partition(":")
-    make = getattr(importlib.import_module(module), name)
-    answer: Callable[[Any], Any] | None = None
+    make: Callable[[str], Callable[[Any], Any]] = getattr(importlib.import_module(module), name)
+    _bound_time(start_seconds)
+    answer = make(source)
     for line in iter(sys.stdin.buffer.readline, b""):
         message = json.loads(line)
         _bound_time(message["cpu_seconds"])
-        answer = answer or make(source)
         reply = answer(message["request"])
         _bound_time(0)
         sys.stdout.buffer.write(json.dumps(reply).encode() + b"\n")

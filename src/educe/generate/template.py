@@ -39,7 +39,7 @@ class ChatTemplate:
         limits.check("card_bytes", len(text.encode("utf-8", "surrogatepass")))
         self.text = text
         self._limits = limits
-        self._worker = Worker("educe.generate.template:renderer", text)
+        self._worker = Worker("educe.generate.template:renderer", text, start_seconds=CPU_SECONDS)
 
     def render(
         self,

@@ -14,6 +14,8 @@ from educe.generate.vocabularies import Parts
 from educe.model.checkpoint import TokenizerFiles, Vocabulary
 
 _SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+# A file of the largest size that is allowed takes a few seconds.
+_START_SECONDS = 20.0
 _NAMES = ("bos", "eos", "pad", "unk", "cls", "sep")
 _BERT = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
 
@@ -46,7 +48,8 @@ def _of_json(files: Mapping[str, bytes]) -> tuple[Parts, Worker | None]:
     spelling, drops_space = tokenizer_json.spelling(outline)
     worker = None
     if tokenizer_json.unknown_patterns(outline):
-        worker = Worker("educe.generate.tokenizer_json:cutter", content.decode())
+        maker = "educe.generate.tokenizer_json:cutter"
+        worker = Worker(maker, content.decode(), start_seconds=_START_SECONDS)
         content = tokenizer_json.without_cutting(content).encode()
     core = tokenizer_json.read(content)
     ids = core.get_vocab(with_added_tokens=True)
