@@ -1,4 +1,4 @@
-"""Stop strings: text is released as soon as it can no longer become one, and cut where the first is complete."""
+"""Stop strings: text is released as soon as it cannot become one, and cut at the first that is complete."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 class StopStrings:
     """What one stream of text still holds back for the sake of its stop strings.
 
-    The first stop is the one that is complete first; of those that end with the same character, the longest. So the
-    answer does not depend on how the text is cut into tokens.
+    The first stop is the one that is complete first; of those that end with the same character, the longest.
+    So the answer does not depend on how the text is cut into tokens.
 
     Attributes:
         found: The stop string that has ended the text; None before.
@@ -46,7 +46,7 @@ class StopStrings:
         return held
 
     def _advance(self, character: str) -> str:
-        """Take one character by Knuth, Morris and Pratt, and return the longest stop that it completes, or ''."""
+        """Take a character (Knuth, Morris and Pratt, 1977); return the longest stop that it ends, if any."""
         longest = ""
         for index, stop in enumerate(self._stops):
             matched = self._matched[index]

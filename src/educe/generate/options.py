@@ -1,0 +1,126 @@
+"""`SamplingOptions`: how the next token is chosen, and when a text ends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from educe.errors import OptionError
+
+MOST_LOGPROBS = 20
+_LARGEST_SEED = 2**64 - 1
+# Below this the choice is the largest logit's, as in vLLM.
+_GREEDY_BELOW = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """How the next token is chosen, and when a text ends; `sampling` has the order of what they do.
+
+    Attributes:
+        temperature: What logits are divided by; 0 takes the likeliest token.
+        top_k: Only so many likeliest tokens; 0 is all. Equals of the last one stay.
+        top_p: Only the likeliest tokens that hold this share of the probability.
+        min_p: Only tokens with at least this share of the likeliest token's probability.
+        typical_p: Only the tokens of most typical information that hold this share (Meister et al., 2023).
+        repetition_penalty: What a positive logit of a token of prompt or text is divided by, a negative
+            times.
+        presence_penalty: What is taken from the logit of a token that the text has.
+        frequency_penalty: What is taken from it for each time.
+        logit_bias: What is added to the logits of these tokens.
+        seed: The number that decides every draw; None takes one by chance.
+        n: How many texts for one prompt.
+        logprobs: How many of the likeliest tokens come with their log-probabilities; 0 is the chosen one's
+            alone, None is none.
+        stop: Texts that end the text, and are not part of it.
+        max_tokens: Most tokens; None is as many as the context holds.
+        min_tokens: Fewest tokens before one that ends the text.
+        ignore_eos: A token that ends the text is one like any other.
+
+    Raises:
+        OptionError: a value that it cannot have; its `place` is the field's name.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    n: int = 1
+    logprobs: int | None = None
+    stop: Sequence[str] = ()
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        for name, (least, most) in _REALS.items():
+            _check_number(name, getattr(self, name), least, most, False)
+        for name, (least, most) in _COUNTS.items():
+            value = getattr(self, name)
+            if value is not None or name not in _OPTIONAL:
+                _check_number(name, value, least, most, True)
+        self._check_rest()
+
+    def _check_rest(self) -> None:
+        for name in ("top_p", "typical_p", "repetition_penalty"):
+            if getattr(self, name) <= 0:
+                raise _wrong(name, getattr(self, name), "more than 0", "1.0 leaves it out")
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise _wrong("min_tokens", self.min_tokens, f"at most max_tokens={self.max_tokens}", "lower it")
+        if isinstance(self.stop, str) or not all(isinstance(stop, str) and stop for stop in self.stop):
+            raise _wrong("stop", self.stop, "a sequence of texts that are not empty", 'such as ("END",)')
+        if not isinstance(self.ignore_eos, bool):
+            raise _wrong("ignore_eos", self.ignore_eos, "True or False", "give one of them")
+        for token, bias in self.logit_bias.items():
+            _check_number("logit_bias", token, 0, math.inf, True)
+            _check_number("logit_bias", bias, -100, 100, False)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken."""
+        return self.temperature < _GREEDY_BELOW
+
+    @property
+    def penalises(self) -> bool:
+        """Whether the logits depend on the tokens before them."""
+        return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1, 0, 0)
+
+
+_REALS: dict[str, tuple[float, float]] = {
+    "temperature": (0, 100),
+    "top_p": (0, 1),
+    "min_p": (0, 1),
+    "typical_p": (0, 1),
+    "repetition_penalty": (0, 100),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
+}
+_COUNTS: dict[str, tuple[float, float]] = {
+    "top_k": (0, math.inf),
+    "seed": (0, _LARGEST_SEED),
+    "n": (1, 1024),
+    "logprobs": (0, MOST_LOGPROBS),
+    "max_tokens": (1, math.inf),
+    "min_tokens": (0, math.inf),
+}
+_OPTIONAL = ("seed", "logprobs", "max_tokens")
+
+
+def _check_number(name: str, value: Any, least: float, most: float, whole: bool) -> None:
+    if type(value) in ((int,) if whole else (int, float)) and least <= value <= most:
+        return
+    what = "a whole number" if whole else "a number"
+    bounds = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+    raise _wrong(name, value, f"{what} {bounds}", "give such a number, or leave it out")
+
+
+def _wrong(name: str, value: object, expected: str, remedy: str) -> OptionError:
+    return OptionError(f"{name} is {value!r}; it has to be {expected}", place=name, remedy=remedy)
