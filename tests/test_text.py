@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from educe.errors import (
     CardError,
     InputError,
     LimitError,
-    MissingLibraryError,
     ModelFileError,
     OptionError,
 )
@@ -286,12 +284,6 @@ def test_hostile_tokenizer_names_and_sizes(tmp_path):
     path = saved(outside, CARD + 'tokenizer = "../tokenizer.json"')
     with pytest.raises((ModelFileError, CardError)):
         educe.predictor(path)
-
-
-def test_the_missing_library_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(MissingLibraryError, match=r"educe\[text\]"):
-        educe.predictor(saved(tmp_path))
 
 
 def test_the_card_must_fit_the_model(tmp_path):

@@ -27,7 +27,6 @@ educe doctor
 _EXTRAS = {
     "video": ("av",),
     "audio": ("soundfile", "soxr"),
-    "text": ("tokenizers",),
     "openvino": ("openvino",),
 }
 

@@ -53,7 +53,7 @@ def refuse(
         return UnsupportedFormatError(
             "is a GGUF model: a language model, without a graph",
             path=path,
-            remedy="educe.generator(path) opens it, and educe chat on the command line",
+            remedy="educe inspect shows what it holds; running it is not in this version",
         )
     for offset, magic, what in _MAGIC:
         if head[offset : offset + len(magic)] == magic:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from educe.errors import CardError, InputError, MissingLibraryError
+from educe.errors import CardError, InputError
 from educe.files import open_beneath
 from educe.limits import Limits
 from educe.media.text import read_lines, read_text
@@ -170,10 +170,8 @@ class TextClassification(Task[str]):
 
 
 def _read_tokenizer(model: Model, name: str, limits: Limits) -> Tokenizer:
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        raise MissingLibraryError("tokenizers", extra="text", purpose="text classification") from None
+    from tokenizers import Tokenizer
+
     folder = model.card_origin.folder
     if folder is None:
         raise CardError(
