@@ -19,6 +19,9 @@ class Limits:
         model_bytes: Largest model file, without its external data. 2 GiB is protobuf's own bound.
         external_bytes: Largest sum of a model's external data, or of the weight files of a checkpoint.
         header_bytes: Largest description of the weights in a file, or in an index of files.
+        grammar_bytes: Largest JSON schema, regular expression or grammar that a text has to follow.
+        grammar_depth: Deepest nesting of such a schema.
+        grammar_rules: Most lines of such a grammar, names in a schema, or texts to choose from.
         num_nodes: Most nodes in a model, subgraphs and functions included.
         graph_depth: Deepest nesting of subgraphs, and longest chain of function calls.
         card_bytes: Largest card, label or JSON file beside a model.
@@ -36,6 +39,9 @@ class Limits:
     model_bytes: int = 2**31 - 1
     external_bytes: int = 2**40
     header_bytes: int = 16 * 2**20
+    grammar_bytes: int = 256 * 2**10
+    grammar_depth: int = 64
+    grammar_rules: int = 2_000
     num_nodes: int = 1_000_000
     graph_depth: int = 64
     card_bytes: int = 4 * 2**20

@@ -17,7 +17,8 @@ MOST_DEVIATION = 3.5
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     weights = np.exp(logits.astype(np.float64) - logits.max())
-    return weights / weights.sum()
+    probabilities: np.ndarray = weights / weights.sum()
+    return probabilities
 
 
 def keep_smallest(order: np.ndarray, probabilities: np.ndarray, share: float) -> np.ndarray:

@@ -85,8 +85,7 @@ class Draft:
 
 
 class SamplingState:
-    """What the sampler knows of one sequence: its options, its tokens, its place in the stream of random
-    numbers.
+    """What the sampler knows of one sequence: its options, its tokens, its place among the random numbers.
 
     Args:
         options: How its tokens are chosen.

@@ -1,0 +1,263 @@
+"""Constraints: what a text has to follow, as a mask over its next token, through `llguidance`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from educe.errors import InternalError, OptionError
+from educe.limits import DEFAULT_LIMITS, Limits
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+# Between two tokens of JSON: nothing, a space, or a new line with its indentation; never without end.
+_WHITESPACE = r"( |\n {0,32})"
+
+
+class Vocabulary(Protocol):
+    """What a constraint needs of a tokenizer."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of ids."""
+
+    @property
+    def eos(self) -> Sequence[int]:
+        """The ids of which each ends a text."""
+
+    def token_bytes(self, index: int) -> bytes:
+        """Return what the token adds to a text; nothing for a special one."""
+
+
+class Constraint:
+    """The place of one text in its grammar; used by one thread at a time."""
+
+    def __init__(self, matcher: LLMatcher, ended: int = 0) -> None:
+        self._matcher = matcher
+        # The tokens taken after a text that nothing can follow: the matcher takes no more.
+        self._ended = ended
+
+    def mask(self) -> np.ndarray:
+        """Return a bit for each token that may come next, u8[(size + 7) // 8], the lowest first; not to be
+        written.
+
+        Raises:
+            OptionError: the grammar takes more work than the limits of one step allow.
+        """
+        mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        if self._matcher.is_error():
+            raise _refused("grammar", self._matcher.get_error())
+        return mask
+
+    def advance(self, token: int) -> None:
+        """Take the next token, which the mask allows.
+
+        Raises:
+            InternalError: the mask does not allow it.
+        """
+        if self.finished and self.mask()[token // 8] >> token % 8 & 1:
+            self._ended += 1
+        elif self._matcher.try_consume_tokens([token]) != 1:
+            raise InternalError(f"token {token} does not follow the grammar")
+
+    def roll_back(self, count: int) -> None:
+        """Forget the last `count` tokens."""
+        ended = min(count, self._ended)
+        if count > ended and not self._matcher.rollback(count - ended):
+            raise InternalError(f"a text has fewer tokens than the {count} to be taken back")
+        self._ended -= ended
+
+    @property
+    def complete(self) -> bool:
+        """Whether the text may end here."""
+        return bool(self._matcher.is_accepting())
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing may follow but the end."""
+        return bool(self._matcher.is_stopped())
+
+    def copy(self) -> Constraint:
+        """Return a constraint at the same place, for another text."""
+        return Constraint(self._matcher.deep_copy(), self._ended)
+
+
+class ConstraintCompiler:
+    """Makes constraints for one vocabulary; making the compiler takes a second for a large one.
+
+    Args:
+        vocabulary: The tokenizer's.
+        size: How many logits the model gives; the ids that the tokenizer lacks are never allowed.
+        limits: The bounds on grammars.
+    """
+
+    def __init__(
+        self, vocabulary: Vocabulary, *, size: int | None = None, limits: Limits = DEFAULT_LIMITS
+    ) -> None:
+        self._limits = limits
+        self._tokenizer = _tokenizer(vocabulary, vocabulary.vocabulary_size if size is None else size)
+
+    def json_schema(self, schema: dict[str, Any] | bool | str) -> Constraint:
+        """Return a constraint to JSON that the schema, as an object or as text, describes.
+
+        Raises:
+            OptionError: it is no schema, uses keywords that have no grammar, or nothing can satisfy it.
+            LimitError: it is larger, deeper or has more parts than the limits allow.
+        """
+        from llguidance import LLMatcher
+
+        try:
+            text = schema if isinstance(schema, str) else json.dumps(schema)
+            self._limits.check("grammar_bytes", len(text.encode()))
+            parsed = json.loads(text)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise _refused("json_schema", str(error)) from error
+        if not isinstance(parsed, dict | bool):
+            raise _refused("json_schema", f"a schema is an object, not {type(parsed).__name__}")
+        self._check_tree(parsed)
+        whole = parsed if isinstance(parsed, dict) else {"anyOf": [parsed]}
+        style: Any = {"whitespace_pattern": _WHITESPACE, "whitespace_flexible": True, "lenient": False}
+        return self._compile("json_schema", LLMatcher.grammar_from_json_schema(whole, overrides=style))
+
+    def json_object(self) -> Constraint:
+        """Return a constraint to any JSON object."""
+        return self.json_schema({"type": "object"})
+
+    def regex(self, pattern: str) -> Constraint:
+        """Return a constraint to texts that `pattern` matches as a whole; its syntax is Rust's, without
+        look-around.
+
+        Raises:
+            OptionError: it is no regular expression.
+            LimitError: it is longer than the limits allow.
+        """
+        from llguidance import LLMatcher
+
+        self._limits.check("grammar_bytes", len(pattern.encode(errors="surrogatepass")))
+        return self._compile("regex", LLMatcher.grammar_from_regex(pattern))
+
+    def choice(self, texts: Sequence[str]) -> Constraint:
+        """Return a constraint to one of `texts`.
+
+        Raises:
+            OptionError: there is none, or one is empty.
+            LimitError: there are more than the limits allow.
+        """
+        if isinstance(texts, str) or not texts or not all(isinstance(text, str) and text for text in texts):
+            raise _refused("choice", "it has to be a sequence of texts that are not empty")
+        self._limits.check("grammar_rules", len(texts))
+        return self.grammar("start: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in texts))
+
+    def grammar(self, text: str) -> Constraint:
+        """Return a constraint to a grammar in Lark's notation, or in the EBNF of llama.cpp (``root ::= …``).
+
+        Raises:
+            OptionError: it is no grammar, or no text satisfies it.
+            LimitError: it is longer or has more lines than the limits allow.
+        """
+        from llguidance import LLMatcher
+        from llguidance.gbnf_to_lark import any_to_lark
+
+        self._limits.check("grammar_bytes", len(text.encode(errors="surrogatepass")))
+        self._limits.check("grammar_rules", len(text.splitlines()))
+        try:
+            lark = any_to_lark(text)
+        except Exception as error:  # a parser of another's, on a stranger's text
+            raise _refused("grammar", str(error)) from error
+        return self._compile("grammar", LLMatcher.grammar_from_lark(lark))
+
+    def _check_tree(self, schema: object) -> None:
+        """Check depth and number of names: a grammar is as deep as its chain of references is long."""
+        level, depth, names = [schema], 0, 0
+        while level:
+            self._limits.check("grammar_depth", depth)
+            names += sum(len(node) for node in level if isinstance(node, dict))
+            self._limits.check("grammar_rules", names)
+            level = [child for node in level for child in _children(node)]
+            depth += 1
+
+    def _compile(self, place: str, grammar: str) -> Constraint:
+        from llguidance import LLMatcher
+
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=_work())
+        if matcher.is_error():
+            raise _refused(place, matcher.get_error())
+        mask = matcher.compute_bitmask()
+        if matcher.is_error() or not any(mask):
+            raise _refused(place, matcher.get_error() or "no text satisfies it")
+        return Constraint(matcher)
+
+
+def _children(node: object) -> list[object]:
+    if isinstance(node, dict):
+        return list(node.values())
+    return node if isinstance(node, list) else []
+
+
+def _work() -> Any:
+    """Return the bounds on the work that one grammar may be: under a second to build, less for a step."""
+    from llguidance import LLParserLimits
+
+    return LLParserLimits(
+        initial_lexer_fuel=1_000_000,
+        step_lexer_fuel=200_000,
+        step_max_items=50_000,
+        max_lexer_states=50_000,
+        max_grammar_size=100_000,
+        verbose_errors=False,
+    )
+
+
+def _tokenizer(vocabulary: Vocabulary, size: int) -> LLTokenizer:
+    from llguidance import LLTokenizer
+
+    if not vocabulary.eos:
+        raise OptionError("the tokenizer names no token that ends a text", remedy="give the model's own")
+    known = vocabulary.vocabulary_size
+    tokens = [vocabulary.token_bytes(index) if index < known else b"" for index in range(size)]
+    # What adds nothing to a text gets a name of its own, and is never allowed.
+    special = [index for index, token in enumerate(tokens) if not token]
+    for index in {*special, *vocabulary.eos}:
+        tokens[index] = b"<%d>" % index
+    words: Any = _Words(tokens, sorted({*special, *vocabulary.eos}), list(vocabulary.eos))
+    return LLTokenizer(words, n_vocab=size, eos_token=list(vocabulary.eos))
+
+
+class _Words:
+    """A vocabulary as `llguidance` takes it."""
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+
+    def __init__(self, tokens: list[bytes], special: list[int], eos: list[int]) -> None:
+        self.tokens = tokens
+        self.special_token_ids = special
+        self.eos_token_id = eos[0]
+        named = set(special)
+        self._ids = {token: index for index, token in enumerate(tokens) if index not in named}
+        self._longest = max(map(len, self._ids), default=0)
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        """Return tokens of `text`, each the longest that fits: how a text that is forced is written."""
+        rest = text.encode() if isinstance(text, str) else text
+        ids: list[int] = []
+        while rest:
+            size = next((n for n in range(self._longest, 0, -1) if rest[:n] in self._ids), 0)
+            if not size:
+                break
+            ids.append(self._ids[rest[:size]])
+            rest = rest[size:]
+        return ids
+
+
+def _refused(place: str, cause: str) -> OptionError:
+    first = cause.split("\n<state>")[0].strip()[:300]
+    return OptionError(
+        f"the constraint cannot be used: {first}",
+        place=place,
+        remedy="correct it, or leave out what it has no grammar for",
+    )

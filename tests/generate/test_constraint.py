@@ -1,0 +1,239 @@
+"""Constrained texts: whatever a random model prefers, what it finishes is valid."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+from educe.errors import InternalError, LimitError, OptionError
+from educe.generate.constraint import Constraint, ConstraintCompiler
+from educe.generate.options import SamplingOptions
+from educe.generate.sampling import Draft, Sampler, SamplingState
+
+WORDS = [b'{"', b'":', b'","', b'"}', b"true", b"null", b"12", b"-3.5", b"ab", b"\n  ", b"], [", "é".encode()]
+# The text of every byte, some words, two tokens without text, and two that end.
+TOKENS = [*(bytes([value]) for value in range(256)), *WORDS, b"", b"", b"", b""]
+EOS = [len(TOKENS) - 2, len(TOKENS) - 1]
+SIZE = len(TOKENS) + 5
+NUM_SCHEMAS = int(os.environ.get("EDUCE_TEST_SCHEMAS", "40"))
+
+
+class Words:
+    vocabulary_size = len(TOKENS)
+    eos = EOS
+
+    def token_bytes(self, index: int) -> bytes:
+        return TOKENS[index]
+
+
+@pytest.fixture(scope="module")
+def compiler() -> ConstraintCompiler:
+    return ConstraintCompiler(Words(), size=SIZE)
+
+
+def generate(constraint: Constraint, rng: np.random.Generator, most: int = 600) -> tuple[str, bool]:
+    """Give the text that random logits make, and whether it is finished."""
+    state = SamplingState(SamplingOptions(seed=1), end_ids=EOS, constraint=constraint)
+    lean = np.zeros(SIZE, np.float32)
+    lean[[*b'"}],', *EOS]] = 3
+    for _ in range(most):
+        logits = (rng.normal(size=(1, SIZE)) + lean).astype(np.float32)
+        token = Sampler().sample(logits, [state])[0].token
+        if state.ends(token):
+            return b"".join(TOKENS[token] for token in state.tokens[:-1]).decode(), True
+    return "", False
+
+
+def random_schema(rng: np.random.Generator, depth: int = 0) -> dict[str, Any]:
+    kinds = ["string", "integer", "number", "boolean", "null", "enum", "const", "pattern"]
+    kind = str(rng.choice(kinds if depth > 2 else [*kinds, *["object", "array", "anyOf"] * 3]))
+    low, more = int(rng.integers(0, 4)), int(rng.integers(0, 4))
+    if kind == "object":
+        names = [f"k{index}" for index in range(1 + low)]
+        properties = {name: random_schema(rng, depth + 1) for name in names}
+        required = [name for name in names if rng.random() < 0.7]
+        return {
+            "type": "object",
+            "properties": properties,
+            "required": required,
+            "additionalProperties": bool(rng.random() < 0.2),
+        }
+    if kind == "array":
+        return {
+            "type": "array",
+            "items": random_schema(rng, depth + 1),
+            "minItems": low,
+            "maxItems": low + more,
+        }
+    return {
+        "anyOf": lambda: {"anyOf": [random_schema(rng, depth + 1) for _ in range(1 + low)]},
+        "string": lambda: {"type": "string", "minLength": low, "maxLength": low + more},
+        "integer": lambda: {"type": "integer", "minimum": -low, "maximum": low + 100 * more},
+        "number": lambda: {"type": "number", "exclusiveMinimum": low, "maximum": low + more + 1},
+        "enum": lambda: {"enum": [1, "two", None, [3], {"four": 4.5}][: 1 + low]},
+        "const": lambda: {"const": [low, {"a": "é"}, "x\ny", True][more]},
+        "pattern": lambda: {"type": "string", "pattern": "^[a-c]{1,4}(-[0-9]+)?$"},
+    }.get(kind, lambda: {"type": kind})()
+
+
+def test_what_random_models_finish_satisfies_random_schemas(compiler: ConstraintCompiler) -> None:
+    finished = 0
+    for number in range(NUM_SCHEMAS):
+        rng = np.random.default_rng(number)
+        schema = random_schema(rng)
+        text, done = generate(compiler.json_schema(schema), rng)
+        if done:
+            jsonschema.validate(json.loads(text), schema)
+        finished += done
+    assert finished >= 0.95 * NUM_SCHEMAS
+
+
+def test_a_json_object_is_one(compiler: ConstraintCompiler, rng: np.random.Generator) -> None:
+    texts = [generate(compiler.json_object(), rng) for _ in range(10)]
+    assert all(isinstance(json.loads(text), dict) for text, done in texts if done)
+    assert any(done for _, done in texts)
+
+
+@pytest.mark.parametrize("pattern", [r"[a-f]{3}", r"(ab|cd)*\.[0-9]{1,3}", "é+"])
+def test_a_regular_expression_matches(pattern: str, compiler: ConstraintCompiler) -> None:
+    for seed in range(5):
+        text, done = generate(compiler.regex(pattern), np.random.default_rng(seed))
+        assert done
+        assert re.fullmatch(pattern, text)
+
+
+def test_one_of_the_texts_is_chosen(compiler: ConstraintCompiler) -> None:
+    texts = ["yes", "no", 'a "quoted" one', "é\n\\"]
+    made = [generate(compiler.choice(texts), np.random.default_rng(seed)) for seed in range(30)]
+    assert {text for text, _ in made} == set(texts)
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    ['start: "(" start ")" | "x"', 'root ::= "(" root ")" | "x"'],
+    ids=["lark", "ebnf"],
+)
+def test_a_grammar_is_followed(grammar: str, compiler: ConstraintCompiler) -> None:
+    for seed in range(5):
+        text, done = generate(compiler.grammar(grammar), np.random.default_rng(seed))
+        depth = len(text) // 2
+        assert done
+        assert text == "(" * depth + "x" + ")" * depth
+
+
+def test_the_mask_of_a_place_comes_back_after_a_draft(compiler: ConstraintCompiler) -> None:
+    constraint = compiler.choice(["axc", "axd"])
+    masks = [constraint.mask()]
+    for token in b"axd":
+        constraint.advance(token)
+        masks.append(constraint.mask())
+    assert constraint.complete
+    assert constraint.finished
+    other = constraint.copy()
+    constraint.advance(EOS[0])
+    constraint.roll_back(3)
+    assert not constraint.complete
+    np.testing.assert_array_equal(constraint.mask(), masks[1])
+    assert other.finished
+    with pytest.raises(InternalError, match="does not follow"):
+        constraint.advance(ord("q"))
+    np.testing.assert_array_equal(constraint.mask(), masks[1])
+    with pytest.raises(InternalError, match="fewer tokens"):
+        constraint.roll_back(2)
+
+
+def test_the_end_may_be_any_of_its_tokens_and_nothing_without_text(compiler: ConstraintCompiler) -> None:
+    constraint = compiler.choice(["a"])
+    constraint.advance(ord("a"))
+    allowed = np.flatnonzero(np.unpackbits(constraint.mask(), bitorder="little"))
+    assert allowed.tolist() == EOS
+
+
+def test_a_draft_that_breaks_the_grammar_is_not_accepted(
+    compiler: ConstraintCompiler, rng: np.random.Generator
+) -> None:
+    state = SamplingState(SamplingOptions(temperature=0), end_ids=EOS, constraint=compiler.choice(["abc"]))
+    logits = rng.normal(size=(5, SIZE)).astype(np.float32)
+    chosen = Sampler().verify(logits, state, Draft([TOKENS.index(b"ab"), *b"xcc"]))
+    assert [TOKENS[choice.token] for choice in chosen] == [b"ab", b"c"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        ("json_schema", {"type": "objec"}),
+        ("json_schema", "{"),
+        ("json_schema", "3"),
+        ("json_schema", False),
+        ("json_schema", {"const": {1, 2}}),
+        ("json_schema", {"type": "string", "minLength": 5, "maxLength": 3}),
+        ("json_schema", {"allOf": [{"type": "string"}, {"type": "integer"}]}),
+        ("json_schema", {"type": "array", "uniqueItems": True}),
+        ("json_schema", {"$ref": "https://example.com/schema"}),
+        ("json_schema", {"$ref": "#/$defs/none"}),
+        ("json_schema", "[" * 100_000),
+        ("regex", "(a|"),
+        ("regex", "(?=a)b"),
+        ("regex", "(" * 5000 + "a" + ")" * 5000),
+        ("choice", []),
+        ("choice", [""]),
+        ("choice", "ab"),
+        ("grammar", ""),
+        ("grammar", "start: nothing"),
+        ("grammar", "root ::= ("),
+        ("grammar", "start: " + "(" * 5000 + '"a"' + ")" * 5000),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_cannot_be_is_refused(kind: str, given: object, compiler: ConstraintCompiler) -> None:
+    with pytest.raises(OptionError) as caught:
+        getattr(compiler, kind)(given)
+    assert caught.value.place in (kind, "grammar")
+    assert caught.value.remedy
+
+
+def nested(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(depth):
+        schema = {"items": schema}
+    return schema
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "limit"),
+    [
+        ("json_schema", nested(80), "grammar_depth"),
+        ("json_schema", {"properties": {f"p{n}": True for n in range(3000)}}, "grammar_rules"),
+        ("json_schema", {"description": "x" * 300_000}, "grammar_bytes"),
+        ("regex", "a" * 300_000, "grammar_bytes"),
+        ("choice", [str(number) for number in range(3000)], "grammar_rules"),
+        ("grammar", "\n".join(f'r{n}: r{n + 1} "b"' for n in range(9000)), "grammar_rules"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_constraint_beyond_the_limits_is_refused(
+    kind: str, given: object, limit: str, compiler: ConstraintCompiler
+) -> None:
+    with pytest.raises(LimitError, match=limit):
+        getattr(compiler, kind)(given)
+
+
+def test_the_longest_chains_within_the_limits_are_compiled(compiler: ConstraintCompiler) -> None:
+    links = {f"d{n}": {"$ref": f"#/$defs/d{n + 1}"} for n in range(990)}
+    compiler.json_schema({"$ref": "#/$defs/d0", "$defs": {**links, "d990": {"type": "string"}}}).mask()
+    rules = "\n".join(f'r{n}: r{n + 1} "b"' for n in range(1990))
+    compiler.grammar(f'start: r0\n{rules}\nr1990: "a"').mask()
+
+
+def test_a_vocabulary_without_an_end_is_refused() -> None:
+    class Endless(Words):
+        eos: list[int] = []  # noqa: RUF012
+
+    with pytest.raises(OptionError, match="names no token that ends"):
+        ConstraintCompiler(Endless())
