@@ -236,11 +236,13 @@ class Code:
         call: Call,
         results: Sequence[Value | None],
     ) -> None:
+        varies = self.has_free_sizes and any(_may_vary(env.get(name)) for name in call.inputs if name)
         for name, result in zip(call.outputs, results, strict=False):
             if not name or name not in plan.uses:
                 continue
             assert result is not None, call
             if isinstance(result, Tensor):
+                result.varies |= varies
                 shared = any(result is other for other in env.values())
                 result.uses = plan.uses[name] + (result.uses if shared else 0)
                 if isinstance(result.lazy, Product) and not result.node:
@@ -279,6 +281,7 @@ class Code:
         low = Lowering(self.target, self.threads, self.constants)
         for name, content in zip(names, contents, strict=True):
             learned = low.constant(np.array(content))
+            learned.varies = True
             learned.uses = env[name].uses  # type: ignore[union-attr]
             env[name] = learned
 
@@ -351,8 +354,21 @@ def _copied(value: Value) -> Value:
     if not isinstance(value, Tensor):
         return value
     return Tensor(
-        value.kind, value.shape, value.strides, value.offset, value.buffer, value.value, None, value.uses
+        value.kind,
+        value.shape,
+        value.strides,
+        value.offset,
+        value.buffer,
+        value.value,
+        None,
+        value.uses,
+        varies=value.varies,
     )
+
+
+def _may_vary(value: Value | None) -> bool:
+    """Say whether a value is another one for other inputs, or for other sizes of them."""
+    return not isinstance(value, Tensor) or value.value is None or value.varies
 
 
 def _all_known(values: Sequence[Value | None]) -> bool:

@@ -8,6 +8,7 @@ its channels last is one whose strides say so.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -140,6 +141,7 @@ class Lowering:
         self.place = ""
         self.kept: dict[str, Any] = {}
         self.expected: list[Kernel] = []
+        self._shared: dict[Hashable, Tensor] = {}
 
     # Tensors -----------------------------------------------------------------------------------------
 
@@ -179,6 +181,13 @@ class Lowering:
         assert kind is not None, array.dtype
         buffer = self.constants.buffer(array) if kept else Buffer(array.nbytes, "constant", constant=array)
         return Tensor(kind, array.shape, dense_strides(array.shape), 0, buffer, value=array)
+
+    def shared(self, key: Hashable, make: Callable[[], np.ndarray]) -> Tensor:
+        """Return the constant under `key`, made at its first use; it lives as long as what reads it."""
+        if key not in self._shared:
+            self._shared[key] = self.constant(aligned(make()))
+        found = self._shared[key]
+        return dataclasses.replace(found)
 
     def derived(self, source: Tensor, key: Hashable, make: Callable[[np.ndarray], np.ndarray]) -> Tensor:
         """Return a constant made from the constant `source`, once for each `key` if that one is kept."""
@@ -579,7 +588,7 @@ def _restrided(value: np.ndarray, strides: Sequence[int]) -> np.ndarray:
 
 
 def _is_scalar_constant(x: Tensor) -> bool:
-    return x.value is not None and x.size == 1
+    return x.value is not None and x.size == 1 and not x.varies
 
 
 def _access(step: int, length: int) -> str:

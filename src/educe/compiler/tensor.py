@@ -90,6 +90,7 @@ class Tensor:
         lazy: What would compute it, until something needs it in memory.
         uses: How often it is read.
         node: The node of the graph that made it.
+        varies: Whether its `value` is another one for other sizes of the inputs.
     """
 
     kind: Kind
@@ -101,6 +102,7 @@ class Tensor:
     lazy: Any = None
     uses: int = 1
     node: str = ""
+    varies: bool = False
 
     @property
     def size(self) -> int:

@@ -73,8 +73,8 @@ def paged_attention(
 
     Pointers: out, q, pool of k, pool of v, table of pages (i32), items. Sizes: features, heads of k, window;
     strides of q and of out: token, head; of the pools: page, head, key; of the table: sequence;
-    heads of q for each of k; pages of the pools, and of a sequence at most. A number of a page outside of
-    the pools is that of the nearest.
+    heads of q for each of k; pages of the pools, and of a sequence at most; tokens; sequences. A page or a
+    sequence that is not there is the nearest that is; an item of tokens that are not there is left out.
 
     Args:
         fn: The function to write.
@@ -89,7 +89,7 @@ def paged_attention(
     features, heads, window = (fn.size(index) for index in range(3))
     of_q, of_out = (fn.size(3), fn.size(4)), (fn.size(5), fn.size(6))
     of_pool, of_table, group = (fn.size(7), fn.size(8), fn.size(9)), fn.size(10), fn.size(11)
-    pages, most_pages = fn.size(12), fn.size(13)
+    pages, most_pages, num_tokens, num_sequences = (fn.size(index) for index in range(12, 16))
     q_scratch = fn.scratch
     s = fn.at(F32, q_scratch, padded_features(fn, target, features) * width)
     block_elements = (page + tiles(target, VECTORS)[0][0]) * width
@@ -100,7 +100,11 @@ def paged_attention(
     with fn.loop(fn.begin, fn.end) as unit:
         item = fn.at(I64, fn.pointer(5), unit // heads * ITEM_WORDS)
         token, first, rows, sequence, place = (fn.load(I64, item, word) for word in range(ITEM_WORDS))
-        with fn.when(rows > 0):
+        rows = fn.minimum(rows, width)
+        last = token + (first + rows - 1) // group
+        inside = (token >= 0) & (first >= 0) & (place >= 0) & (last < num_tokens)
+        sequence = _within(fn, sequence, num_sequences)
+        with fn.when(inside & (rows > 0)):
             head = unit % heads
             _fill_tables(fn, tables, width, (first, rows, group), of_q, of_out, place)
             q = fn.at(F32, fn.pointer(1), token * of_q[0] + head * group * of_q[1])

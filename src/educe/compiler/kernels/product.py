@@ -378,7 +378,7 @@ def dots(fn: Function, target: Target, kind: Kind, expression: Expression, acces
     m, depth, block_rows, blocks, inner = (fn.size(index) for index in range(5))
     a_row, *a_batch = (fn.size(index) for index in range(5, 8))
     b_batch = (fn.size(8), fn.size(9))
-    tile = fn.stack(kind, lanes)
+    tile = fn.stack(kind, max(lanes, DOT_ROWS))
     ends = TileEnd(fn, target, lanes, kind, expression, access, first_size=10)
     whole = depth - depth % lanes
     mask = fn.tail_mask(depth - whole, lanes)

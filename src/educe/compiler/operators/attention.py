@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from educe.compiler.emit import BF16, BOOL, F16, F32, F64
+from educe.compiler.emit import BF16, BOOL, F16, F32, F64, I64
 from educe.compiler.kernel import Kernel
 from educe.compiler.kernels.attention import scratch_elements
 from educe.compiler.lowering import Repeat
@@ -106,7 +106,7 @@ def standard_attention(
     is_causal = bool(call.get("is_causal", 0))
     mask = _whole_mask(low, call, q, k, mask, lengths, ahead)
     scores = Scores(
-        float(call.get("scale") or 1 / math.sqrt(max(q.shape[-1], 1))),
+        float(call.get("scale", 1 / math.sqrt(max(q.shape[-1], 1)))),
         float(call.get("softcap", 0.0)),
         zeros="unseen",
         ahead=ahead if is_causal and lengths is None else None,
@@ -150,23 +150,29 @@ def _whole_mask(
     left, right = int(call.get("left_window_size", -1)), int(call.get("right_window_size", -1))
     if min(left, right) < -1:
         raise ValueError(f"a window of {left} and {right} keys")
-    place = np.arange(keys) - np.arange(queries).reshape(-1, 1)
     if left >= 0 or right >= 0:
         if lengths is not None:
             raise NotCompiled
+        place = _distances(low, queries, keys)
         is_hidden = ((left >= 0) & (ahead - place > left)) | ((right >= 0) & (place - ahead > right))
         parts.append(low.constant(np.where(is_hidden, -np.inf, 0).astype(dtype_of(q.kind))))
     if lengths is not None:
         known = low.reshape(lengths, (lengths.size, 1, 1, 1))
         parts.append(_additive(low, low.apply("Less", low.constant(np.arange(keys)), known), q))
         if call.get("is_causal", 0):
-            last = low.constant(place.astype(np.int64) + (queries - 1))
+            last = low.constant(_distances(low, queries, keys) + (queries - 1))
             parts.append(_additive(low, low.apply("Less", last, known), q))
     total = parts[0] if parts else None
     for part in parts[1:]:
         assert total is not None
         total = low.apply("Add", total, part)
     return total
+
+
+def _distances(low: Lowering, queries: int, keys: int) -> np.ndarray:
+    """Return how far each key is after each query, i64[queries, keys]."""
+    low.empty(I64, (queries, keys))
+    return np.arange(keys, dtype=np.int64) - np.arange(queries, dtype=np.int64).reshape(-1, 1)
 
 
 def _additive(low: Lowering, mask: Tensor, q: Tensor) -> Tensor:

@@ -29,7 +29,6 @@ from educe.compiler.operators.window import (
     Window,
     filled_row,
     numbers,
-    shared,
     transposed_window,
     window_of,
     with_channels_last,
@@ -79,7 +78,7 @@ def conv(low: Lowering, call: Call, x: Tensor, w: Tensor, bias: Tensor | None = 
     kind = x.kind
     x, w, bias = _as_computed(low, x, w, bias)
     if groups == 1 and is_mergeable(x, window):
-        zero = shared(low, ("zero", x.kind.name), lambda: np.zeros((), dtype_of(x.kind)))
+        zero = low.shared(("zero", x.kind.name), lambda: np.zeros((), dtype_of(x.kind)))
         x, w, window = merged(low, x, w, window, zero)
     return _narrow(
         low, _Convolution(low, with_channels_last(low, x), low.need(w), bias, window, groups), kind

@@ -179,7 +179,7 @@ def affine_grid(low: Lowering, call: Call, theta: Tensor, size: Tensor) -> Tenso
         grid = np.meshgrid(*lines, indexing="ij")
         return np.stack([*grid[::-1], np.ones(sizes)], -1).reshape(-1, rank + 1).astype(dtype)
 
-    table = low.constant(low.constants.made(("affine", tuple(sizes), corners, dtype.name), places))
+    table = low.shared(("affine", tuple(sizes), corners, dtype.name), places)
     found = matrix_product(low, table, low.permute(theta, (0, 2, 1)))
     return low.reshape(cast(low, found, F32), (items, *sizes, rank))
 

@@ -30,12 +30,14 @@ def paged_attention(
         raise NotCompiled
     if k_pool.rank != _POOL_RANK or k_pool.shape != v_pool.shape or k_pool.strides != v_pool.strides:
         raise ValueError(f"pools {k_pool} and {v_pool}")
+    _check_pool(k_pool)
+    _check_pool(v_pool)
     if items.kind is not I64 or items.shape[1:] != (ITEM_WORDS,):
         raise ValueError(f"items {items}")
     _, heads, page, features = k_pool.shape
     if q.rank != _POOL_RANK - 1 or q.shape[1] % heads or q.shape[2] != features:
         raise ValueError(f"attention of {q} over {k_pool}")
-    q, k_pool, v_pool = low.need(q), low.need(k_pool), low.need(v_pool)
+    q = low.need(q)
     table, items = low.dense(table), low.dense(items)
     if q.strides[-1] != 1:
         q = low.dense(q)
@@ -59,7 +61,7 @@ def paged_attention(
             *k_pool.strides[:3],
             table.strides[0],
             q.shape[1] // heads,
-            *(k_pool.shape[0], table.shape[1]),
+            *(k_pool.shape[0], table.shape[1], q.shape[0], table.shape[0]),
         ],
         extent=items.shape[0] * heads,
         flops=4 * q.size * keys,
@@ -81,7 +83,8 @@ def cache_write(low: Lowering, call: Call, pool: Tensor, new: Tensor, slots: Ten
         raise NotCompiled
     if pool.rank != _POOL_RANK or new.shape != (slots.size, pool.shape[1], pool.shape[3]):
         raise ValueError(f"{new} does not fit {pool}")
-    pool, new, slots = low.need(pool), low.need(new), low.dense(slots)
+    _check_pool(pool)
+    new, slots = low.need(new), low.dense(slots)
     if new.strides[-1] != 1:
         new = low.dense(new)
     pages, heads, page, features = pool.shape
@@ -95,3 +98,9 @@ def cache_write(low: Lowering, call: Call, pool: Tensor, new: Tensor, slots: Ten
         flops=0,
     )
     return pool
+
+
+def _check_pool(pool: Tensor) -> None:
+    """Raise ValueError unless `pool` is an input of the graph whose features lie side by side."""
+    if pool.buffer is None or pool.buffer.slot != "input" or pool.strides[-1] != 1:
+        raise ValueError(f"a cache is an input of the graph, not {pool}")

@@ -10,7 +10,7 @@ import numpy as np
 from educe.compiler.emit import BOOL, F32, F64, Kind
 from educe.compiler.operators.base import Call, NotCompiled, operator
 from educe.compiler.operators.sliding import Sliding
-from educe.compiler.operators.window import Window, shared, window_of, with_channels_last
+from educe.compiler.operators.window import Window, window_of, with_channels_last
 from educe.compiler.tensor import Tensor, dtype_of
 
 if TYPE_CHECKING:
@@ -97,4 +97,4 @@ def _counts(low: Lowering, total: Tensor, window: Window, *, with_padding: bool)
         return low.constant(counts.reshape(-1)[:1].reshape((1,) * total.rank))
     whole: Sequence[int] = (total.shape[0], 1, *counts.shape)
     key = ("counts", window.key, with_padding, total.shape[0], total.kind.name)
-    return shared(low, key, lambda: np.broadcast_to(counts, whole))
+    return low.shared(key, lambda: np.broadcast_to(counts, whole))

@@ -197,8 +197,7 @@ class _Layer:
 
     def _zeros(self, shape: Sequence[int]) -> Tensor:
         low, dtype = self.low, dtype_of(self.kind)
-        made = low.constants.made(("zeros", tuple(shape), dtype.name), lambda: np.zeros(shape, dtype))
-        return low.constant(made)
+        return low.shared(("zeros", tuple(shape), dtype.name), lambda: np.zeros(shape, dtype))
 
     # Launches ----------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from educe.compiler.operators.tile_end import (
     pixel_strides,
     waiting,
 )
-from educe.compiler.operators.window import Window, filled_row, shared
+from educe.compiler.operators.window import Window, filled_row
 from educe.compiler.tensor import Tensor, dtype_of
 
 if TYPE_CHECKING:
@@ -163,9 +163,9 @@ class Sliding:
             return whole.astype(dtype)
 
         return [
-            shared(low, ("line weights", dtype.name, batch, key), lines),
+            low.shared(("line weights", dtype.name, batch, key), lines),
             start,
-            shared(low, ("column weights", dtype.name, key[-1]), lambda: columns.astype(dtype)),
+            low.shared(("column weights", dtype.name, key[-1]), lambda: columns.astype(dtype)),
         ]
 
 

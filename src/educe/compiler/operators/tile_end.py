@@ -10,7 +10,6 @@ import numpy as np
 from educe.compiler.emit import Kind
 from educe.compiler.kernels.scalars import Expression
 from educe.compiler.lowering import Product
-from educe.compiler.operators.window import shared
 from educe.compiler.tensor import Tensor, broadcast_strides, channels_last, dtype_of
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def packed_bias(
     whole = -(-channels // panel) * panel
     if bias is None:
         dtype = dtype_of(kind)
-        return shared(low, ("zeros", dtype.name, groups * whole), lambda: np.zeros(groups * whole, dtype))
+        return low.shared(("zeros", dtype.name, groups * whole), lambda: np.zeros(groups * whole, dtype))
 
     def make(value: np.ndarray) -> np.ndarray:
         return np.pad(value.reshape(groups, channels), ((0, 0), (0, whole - channels)))

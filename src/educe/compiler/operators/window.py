@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -110,8 +110,8 @@ class Window:
         if lines * self.line_taps + columns * self.kernel[-1] > MAX_TABLE:
             raise ValueError(f"a window of {list(self.kernel)} over {list(self.sizes)} is too large")
         return (
-            shared(low, ("lines", self.key, batch, outer), lambda: self._lines(batch, outer)),
-            shared(low, ("columns", self.key, x.strides[-1]), lambda: self._offsets(-1, x.strides[-1])),
+            low.shared(("lines", self.key, batch, outer), lambda: self._lines(batch, outer)),
+            low.shared(("columns", self.key, x.strides[-1]), lambda: self._offsets(-1, x.strides[-1])),
         )
 
     def _offsets(self, axis: int, stride: int) -> np.ndarray:
@@ -127,16 +127,11 @@ class Window:
         return offsets
 
 
-def shared(low: Lowering, key: tuple[object, ...], make: Callable[[], np.ndarray]) -> Tensor:
-    """Return the constant under `key`, which all nodes share."""
-    return low.constant(low.constants.made(key, make))
-
-
 def filled_row(low: Lowering, x: Tensor, value: float | int | bool) -> Tensor:
     """Return what a tap outside of `x` sees: `value` in every channel."""
     count = x.shape[1] + MAX_VECTORS * low.target.lanes
     dtype = dtype_of(x.kind)
-    return shared(low, ("filled", dtype.name, count, str(value)), lambda: np.full(count, value, dtype))
+    return low.shared(("filled", dtype.name, count, str(value)), lambda: np.full(count, value, dtype))
 
 
 def with_channels_last(low: Lowering, x: Tensor) -> Tensor:
