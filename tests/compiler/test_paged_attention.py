@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from educe import formats
 from educe.compiler.kernels.paged_attention import rows_of_item
 from educe.compiler.target import host_target
-from educe.errors import ModelFileError
+from educe.errors import InputError, ModelFileError
 from educe.formats.onnx_types import read_signature
 from educe.model import Model
 from educe.model.digest import Digest
@@ -150,3 +150,45 @@ def test_tokens_see_the_keys_of_their_own_pages(
     np.testing.assert_array_equal(bits[0], bits[1])
     changed = (pools != before).any(axis=(0, 2, 4))
     assert set(np.flatnonzero(changed)) <= set(slots.tolist())
+
+
+def test_items_of_what_is_not_there_are_left_out(rng) -> None:
+    q = rng.standard_normal((3, 4, 8)).astype(np.float32)
+    pools = rng.standard_normal((2, 2, 2, 16, 8)).astype(np.float32)
+    node = helper.make_node(
+        "PagedAttention", ["q", "k_pool", "v_pool", "table", "items"], ["y"], domain="educe", scale=0.3
+    )
+    inputs = {
+        "q": (FLOAT, q.shape),
+        "k_pool": (FLOAT, pools[0].shape),
+        "v_pool": (FLOAT, pools[0].shape),
+        "table": (TensorProto.INT32, [1, 2]),
+        "items": (TensorProto.INT64, ["n", 5]),
+    }
+    executable = native(own_model([node], inputs), threads=1)
+    feeds = {"q": q, "k_pool": pools[0], "v_pool": pools[1], "table": np.array([[1, 0]], np.int32)}
+    right = (0, 0, 6, 0, 20)
+    expected = executable.run({**feeds, "items": np.array([right], np.int64)})["y"]
+    top = 2**63 - 1
+    for wrong in ((top, 4, 4, 0, 0), (3, 0, 1, 0, 0), (-1, 0, 1, 0, 0), (0, top, 2, 0, 0), (0, 0, 1, 0, -9)):
+        found = executable.run({**feeds, "items": np.array([right, wrong], np.int64)})["y"]
+        np.testing.assert_array_equal(found[:3].reshape(-1)[:48], expected.reshape(-1)[:48])
+
+
+@pytest.mark.parametrize("table", [np.zeros((0, 2), np.int32), np.zeros((1, 0), np.int32)])
+def test_no_pages_are_an_error(rng, table) -> None:
+    q = rng.standard_normal((1, 1, 8)).astype(np.float32)
+    pool = rng.standard_normal((2, 1, 16, 8)).astype(np.float32)
+    node = helper.make_node(
+        "PagedAttention", ["q", "k_pool", "v_pool", "table", "items"], ["y"], domain="educe"
+    )
+    inputs = {
+        "q": (FLOAT, q.shape),
+        "k_pool": (FLOAT, pool.shape),
+        "v_pool": (FLOAT, pool.shape),
+        "table": (TensorProto.INT32, table.shape),
+        "items": (TensorProto.INT64, ["n", 5]),
+    }
+    feeds = {"q": q, "k_pool": pool, "v_pool": pool, "table": table, "items": np.zeros((1, 5), np.int64)}
+    with pytest.raises(InputError, match="pages"):
+        native(own_model([node], inputs)).run(feeds)

@@ -102,7 +102,8 @@ def paged_attention(
         token, first, rows, sequence, place = (fn.load(I64, item, word) for word in range(ITEM_WORDS))
         rows = fn.minimum(rows, width)
         last = token + (first + rows - 1) // group
-        inside = (token >= 0) & (first >= 0) & (place >= 0) & (last < num_tokens)
+        inside = (token >= 0) & (token < num_tokens) & (first >= 0) & (first < num_tokens * group)
+        inside = inside & (place >= 0) & (last < num_tokens)
         sequence = _within(fn, sequence, num_sequences)
         with fn.when(inside & (rows > 0)):
             head = unit % heads

@@ -24,7 +24,7 @@ def paged_attention(
 
     Inputs: q of (tokens, heads, features); pools of (pages, heads of k, keys of a page, features); the pages
     of each sequence (sequences, most pages), i32; items (n, 5), i64, as `kernels.paged_attention` has them,
-    whose tokens and sequences nothing checks.
+    those of tokens that are not there left out.
     """
     if any(each.kind is not F32 for each in (q, k_pool, v_pool)) or table.kind is not I32:
         raise NotCompiled
@@ -34,7 +34,9 @@ def paged_attention(
     _check_pool(v_pool)
     if items.kind is not I64 or items.shape[1:] != (ITEM_WORDS,):
         raise ValueError(f"items {items}")
-    _, heads, page, features = k_pool.shape
+    pages, heads, page, features = k_pool.shape
+    if not pages or not table.size:
+        raise ValueError(f"{pages} pages, and {list(table.shape)} of sequences")
     if q.rank != _POOL_RANK - 1 or q.shape[1] % heads or q.shape[2] != features:
         raise ValueError(f"attention of {q} over {k_pool}")
     q = low.need(q)
