@@ -65,8 +65,9 @@ def profile(executable: NativeExecutable, feeds: Mapping[str, Any], seconds: flo
     The processor's time stamp is read before each launch; its rate is taken from the runs themselves. The
     runs between are as they always are, and give the time of the whole.
     """
-    segments = executable.program(feeds)
-    executable.run(feeds)
+    segments: list[Segment] = []
+    for _ in range(2):
+        executable.run(feeds)
     totals: list[float] = []
     starts: list[float] = []
     stamps: list[np.ndarray] = []
@@ -75,10 +76,11 @@ def profile(executable: NativeExecutable, feeds: Mapping[str, Any], seconds: flo
         clocks: list[tuple[Segment, np.ndarray]] = []
         start = time.perf_counter()
         executable.timed(feeds, clocks)
-        run = _stamps(clocks)
+        way = [segment for segment, _ in clocks]
+        segments = segments or way
         # A run whose sizes or branches are drawn by chance may take another way.
-        if not stamps or len(run) == len(stamps[0]):
-            stamps.append(run)
+        if way == segments:
+            stamps.append(_stamps(clocks))
             starts.append(start)
         start = time.perf_counter()
         executable.run(feeds)
