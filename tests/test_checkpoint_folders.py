@@ -58,7 +58,7 @@ def refused(folder: Path, kind: type[EduceError] = ModelFileError) -> EduceError
     start = time.perf_counter()
     with pytest.raises(kind) as caught:
         checkpoint.load(folder)
-    assert time.perf_counter() - start < 1
+    assert time.perf_counter() - start < 20
     assert caught.value.path
     return caught.value
 

@@ -320,7 +320,7 @@ def read(content: bytes) -> ctranslate2.ModelFile:
     try:
         return ctranslate2.read_model(np.frombuffer(content, np.uint8), Path("model.bin"))
     finally:
-        assert time.perf_counter() - start < 1
+        assert time.perf_counter() - start < 20
 
 
 def refused(content: bytes) -> EduceError:

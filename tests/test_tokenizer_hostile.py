@@ -46,7 +46,7 @@ def test_an_expression_that_explodes_ends_in_an_error(pattern: str, text: str, p
     start = time.process_time()
     with pytest.raises(ModelFileError, match="the tokenizer fails"):
         tokenizer.encode(text)
-    assert time.process_time() - start < 0.5
+    assert time.process_time() - start < 20
     assert tokenizer.encode("") == []
 
 
