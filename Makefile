@@ -38,8 +38,8 @@ test-aarch64: $(VENV)/installed  ## Run programs as AArch64 code under QEMU (qem
 test-guard: $(VENV)/installed  ## Run the kernels' tests with untouchable pages around every buffer of the arena.
 	EDUCE_GUARD=1 $(BIN)/python -m pytest -n auto tests/compiler tests/conformance
 
-test-deep: $(VENV)/installed  ## Compare many random graphs before and after the passes and as machine code; many random texts.
-	$(BIN)/python -m pytest -n auto tests/graph --hypothesis-profile=deep
+test-deep: $(VENV)/installed  ## Try many random graphs before and after the passes and as machine code, schedules, and texts.
+	$(BIN)/python -m pytest -n auto tests/graph tests/generate/test_scheduler_machine.py --hypothesis-profile=deep
 	EDUCE_TEST_TEXTS=10000 $(BIN)/python -m pytest tests/test_tokenizer.py
 
 check: $(VENV)/installed  ## Lint, check types and layers.

@@ -1,4 +1,4 @@
-"""What all tests share: the zoo, a seeded generator, small models."""
+"""What all tests share: the zoo, a seeded generator, small models, and how much is tried at random."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from hypothesis import HealthCheck, settings
 from onnx import TensorProto, helper
 
 ROOT = Path(__file__).parents[1]
+
+settings.register_profile("deep", max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="session", autouse=True)

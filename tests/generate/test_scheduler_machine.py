@@ -35,6 +35,7 @@ class Generation(RuleBasedStateMachine):
         super().__init__()
         self.sequences: list[Sequence] = []
         self.ended: dict[Sequence, str] = {}
+        self.in_flight = False
 
     @initialize(
         shape=st.sampled_from([(24, 1), (9, 3), (8, 4), (12, 4)]),
@@ -98,14 +99,12 @@ class Generation(RuleBasedStateMachine):
         if sequence := self.pick(choice):
             self.scheduler.finish(sequence, reason)  # type: ignore[arg-type]
 
-    @rule(guess=tokens, num_right=st.integers(0, 6))
-    def draft(self, guess: list[int], num_right: int) -> None:
-        for sequence in self.scheduler.running:
-            sequence.draft = [*self.cache.expected(sequence)[len(sequence.output) :][:num_right], *guess]
-
-    @rule(count=st.integers(1, 4))
-    def run(self, count: int) -> None:
+    @rule(count=st.integers(1, 4), guess=tokens, num_right=st.integers(0, 6))
+    def run(self, count: int, guess: list[int], num_right: int) -> None:
         for _ in range(count if self.scheduler.has_work else 0):
+            for sequence in self.scheduler.running:
+                right = self.cache.expected(sequence)[len(sequence.output) :]
+                sequence.draft = [*right[:num_right], *guess]
             step = self.plan()
             if step.rows:
                 self.scheduler.commit(step, self.cache.run(step))
@@ -131,6 +130,7 @@ class Generation(RuleBasedStateMachine):
         """Plan a step, and check its policy."""
         asked = [each for each in self.sequences if each.is_cancelled and each.state is not State.FINISHED]
         before = set(self.scheduler.running)
+        self.in_flight = True
         step = self.scheduler.step()
         assert set(step.cancelled) == set(asked)
         self.check_policy(step, before - {*step.cancelled})
@@ -167,6 +167,7 @@ class Generation(RuleBasedStateMachine):
 
     @invariant()
     def check(self) -> None:
+        self.in_flight = False
         scheduler, blocks = self.scheduler, self.scheduler.blocks
         held = set(chain.from_iterable(each.table.blocks for each in scheduler.running))
         assert blocks.num_used == len(held)
@@ -186,11 +187,11 @@ class Generation(RuleBasedStateMachine):
                 assert self.ended.setdefault(sequence, str(sequence.finish_reason)) == sequence.finish_reason
 
     def teardown(self) -> None:
-        if not hasattr(self, "scheduler"):
+        if not hasattr(self, "scheduler") or self.in_flight:
             return
         left = sum(len(each.tokens) + each.num_remaining + 1 for each in self.sequences)
         while self.scheduler.has_work:
-            self.run(1)
+            self.run(1, [], 0)
             left -= 1
             assert left > 0
         assert self.scheduler.blocks.num_used == 0
@@ -208,7 +209,7 @@ def test_the_scheduler_under_everything_at_once() -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         Generation,
         settings=settings(
-            max_examples=250 if is_deep else 30,
+            max_examples=400 if is_deep else 60,
             stateful_step_count=60 if is_deep else 40,
             derandomize=not is_deep,
             deadline=None,
@@ -218,4 +219,4 @@ def test_the_scheduler_under_everything_at_once() -> None:
     )
     assert Generation.num_steps > (10_000 if is_deep else 300)
     kinds = {"submitted", "refused", "preempted", "copied", "drafted", "forked", "chunked", "shared"}
-    assert kinds <= {kind for kind, count in Generation.seen.items() if count}, Generation.seen
+    assert not is_deep or all(Generation.seen[kind] > 100 for kind in kinds), Generation.seen

@@ -195,7 +195,8 @@ class Scheduler:
     def _plan_drafts(self) -> None:
         used = sum(self._plan.values())
         reads_prompts = any(each.num_pending > 1 for each in self._plan)
-        room = (self._size(used) if reads_prompts else self.token_budget) - used
+        most = self._size(used) if reads_prompts else self.token_budget
+        room = min(most, self.token_budget) - used
         for sequence in list(self._plan):
             num_drafts = min(len(sequence.draft), sequence.num_remaining - 1, room)
             if num_drafts > 0 and sequence.num_pending == 1 and not sequence.forks:
