@@ -198,6 +198,39 @@ def test_prompts_that_begin_alike_are_read_once_even_at_once() -> None:
     assert all(each.output == cache.expected(each) for each in ends)
 
 
+def test_a_higher_priority_does_not_wait_for_another_to_read_its_beginning() -> None:
+    cache = plain(token_budget=9)
+    submitted(cache, sequence(30, priority=1))
+    cache.go()
+    (high,) = submitted(cache, sequence(30))
+    assert high in counts(cache.go())
+
+
+def test_what_has_been_read_but_is_not_cached_is_not_waited_for() -> None:
+    cache = plain()
+    low, high = sequence(24, 20, priority=1), sequence(24, 1)
+    submitted(cache, low)
+    cache.go()
+    submitted(cache, high)
+    assert counts(cache.go()) == {high: 8, low: 8}
+    submitted(cache, sequence(32, 1, first=1, priority=1))
+    while len(cache.scheduler.running) + len(cache.scheduler.waiting) > 1:
+        cache.go()
+    (again,) = submitted(cache, sequence(24, 1, priority=1))
+    step = cache.go()
+    assert next(row.positions for row in step.rows if row.sequence is again) == range(16, 24)
+
+
+def test_blocks_are_left_for_those_that_write() -> None:
+    cache = plain(num_blocks=5)
+    writer, waiting = submitted(cache, sequence(4, 8), sequence(12, 1, first=1))
+    assert counts(cache.go()) == {writer: 4, waiting: 12}
+    cache.finish()
+    cache = plain(num_blocks=4)
+    writer, waiting = submitted(cache, sequence(4, 8), sequence(12, 1, first=1))
+    assert counts(cache.go()) == {writer: 4}
+
+
 def test_samples_of_one_prompt_read_it_once_and_part_by_copies() -> None:
     cache = plain()
     samples = cache.submit(sequence(6, 5), 3)
@@ -282,6 +315,13 @@ def test_a_draft_does_not_reach_beyond_the_last_token() -> None:
     cache.go()
     one.draft = [0] * 9
     assert only(cache.go()).num_drafts == 1
+
+
+def test_no_draft_follows_a_prompt_of_several_samples() -> None:
+    cache = plain()
+    samples = cache.submit(sequence(1, 8), 2)
+    samples[0].draft = cache.expected(samples[0])
+    assert (only(cache.go()).num_drafts, samples[0].draft) == (0, ())
 
 
 def test_a_draft_takes_no_block_that_another_needs() -> None:

@@ -144,10 +144,12 @@ class BlockManager:
             table.num_sealed = index + 1
 
     def truncate(self, table: BlockTable, num_tokens: int) -> None:
-        """Return the blocks beyond the first `num_tokens`, last ones first: so they are evicted first."""
+        """Return the blocks beyond the first `num_tokens`, which are all that are computed, or 0 for all.
+
+        The last ones are returned, and so evicted, first.
+        """
         while len(table.blocks) > self.blocks_for(num_tokens):
             self._release(table.blocks.pop())
-        table.num_sealed = min(table.num_sealed, len(table.blocks))
 
     def _extend_digests(self, table: BlockTable, tokens: Sequence[int], num_tokens: int) -> None:
         size, digests = self.block_size, table.digests
