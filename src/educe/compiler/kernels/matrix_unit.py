@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
 from educe.compiler.emit import I8, I64, U8, Function, Val
 from educe.compiler.kernels.dot import BLOCK_BYTES, Multiplier
 from educe.compiler.kernels.gathering import gathered
+from educe.compiler.kernels.tile_end import TileEnd
 from educe.compiler.target import Target
 
 ROWS = 16
@@ -24,15 +24,6 @@ _ROWS_AT = 48
 def scratch_bytes(row_bytes: int) -> int:
     """Return the memory that a thread needs for rows of so many bytes."""
     return MAX_BLOCKS * ROWS * (-(-row_bytes // BLOCK_BYTES) + 1) * BLOCK_BYTES
-
-
-class End(Protocol):
-    """Writes a tile of sums to the output."""
-
-    def write(
-        self, tile: Val, tile_row: Val, row: Val, rows: Val, starts: Sequence[Val], column: Val, count: Val
-    ) -> None:
-        """Write `rows` from `row` on, `count` columns from `column` on, from a tile of rows of `tile_row`."""
 
 
 class Body:
@@ -66,7 +57,7 @@ class Body:
         by: Multiplier,
         target: Target,
         vectors: int,
-        ends: End,
+        ends: TileEnd,
         sizes: tuple[Val, ...],
         taps_at: int | None,
     ) -> None:
