@@ -11,57 +11,7 @@ from educe.compiler.target import Target
 
 
 @template("panels")
-def panels(fn: Function, target: Target, kind: Kind, vectors: int, is_dense: bool) -> None:
-    """Write ``out[batch, panel, k, column] = b[batch, k, panel * width + column]``, zeros after the last.
-
-    ::
-
-        for unit in begin..end:                          # one of a batch, a panel
-            for k in 0..K:
-                for v in vectors: out[unit, k, v] = b[k, panel, v], the columns from N on masked
-
-    Pointers: out, b. Sizes: N, K, panels, size of the inner batch dimension; strides of b: k, column, outer,
-    inner.
-
-    Args:
-        fn: The function to write.
-        target: Its machine.
-        kind: The kind of both.
-        vectors: Vectors of columns in a panel.
-        is_dense: Whether neighbouring columns lie next to each other.
-    """
-    lanes = lanes_of(target, kind)
-    width = vectors * lanes
-    n, depth, count, inner, k_stride, column_stride, outer_stride, inner_stride = (
-        fn.size(index) for index in range(8)
-    )
-    out, b = fn.pointer(0), fn.pointer(1)
-    with fn.loop(fn.begin, fn.end) as unit:
-        batch, first = unit // count, unit % count * width
-        source = fn.at(kind, b, batch // inner * outer_stride + batch % inner * inner_stride)
-        source = fn.at(kind, source, first * column_stride)
-        packed = fn.at(kind, out, unit * depth * width)
-        masks = [fn.tail_mask(fn.minimum(n - first, width) - v * lanes, lanes) for v in range(vectors)]
-
-        def copy(row: Val, k: Val, masks: Sequence[Val | None]) -> None:
-            for v in range(vectors):
-                if is_dense:
-                    value = fn.load(kind, row, v * lanes, lanes, masks[v])
-                else:
-                    indices = (fn.lane_numbers(lanes) + v * lanes) * column_stride
-                    value = fn.gather(kind, row, indices, masks[v] or fn.const(BOOL, True, lanes))
-                fn.store(value, packed, k * width + v * lanes)
-
-        with fn.either(first + width <= n) as otherwise:
-            with fn.loop(0, depth) as k:
-                copy(fn.at(kind, source, k * k_stride), k, [None] * vectors)
-            otherwise()
-            with fn.loop(0, depth) as k:
-                copy(fn.at(kind, source, k * k_stride), k, masks)
-
-
-@template("grouped_panels")
-def grouped_panels(fn: Function, target: Target, kind: Kind, vectors: int, group: int) -> None:
+def panels(fn: Function, target: Target, kind: Kind, vectors: int, group: int, is_dense: bool) -> None:
     """Write ``out[batch, panel, step, column, i] = b[batch, step * group + i, panel * width + column]``.
 
     ::
@@ -71,7 +21,8 @@ def grouped_panels(fn: Function, target: Target, kind: Kind, vectors: int, group
                 for v in vectors:
                     out[unit, step, v] = rows b[step * group ...][panel, v], element by element in turn
 
-    Zeros stand behind the last column and row. Pointers: out, b. Sizes: those of `panels`, steps.
+    Zeros stand behind the last column and row. Pointers: out, b. Sizes: N, K, panels, size of the inner batch
+    dimension; strides of b: k, column, outer, inner; steps.
 
     Args:
         fn: The function to write.
@@ -79,15 +30,25 @@ def grouped_panels(fn: Function, target: Target, kind: Kind, vectors: int, group
         kind: The kind of both.
         vectors: Vectors of columns in a panel.
         group: Neighbours along k that lie side by side.
+        is_dense: Whether neighbouring columns lie next to each other.
     """
     lanes = lanes_of(target, kind)
     width = vectors * lanes
-    n, depth, count, inner, k_stride, _, outer_stride, inner_stride = (fn.size(index) for index in range(8))
-    out, b = fn.pointer(0), fn.pointer(1)
-    steps, whole = fn.size(8), depth // group
+    n, depth, count, inner, k_stride, column_stride, outer_stride, inner_stride, steps = (
+        fn.size(index) for index in range(9)
+    )
+    out, b, whole = fn.pointer(0), fn.pointer(1), depth // group
+
+    def columns(row: Val, v: int, mask: Val | None) -> Val:
+        if is_dense:
+            return fn.load(kind, row, v * lanes, lanes, mask)
+        indices = (fn.lane_numbers(lanes) + v * lanes) * column_stride
+        return fn.gather(kind, row, indices, mask or fn.const(BOOL, True, lanes))
+
     with fn.loop(fn.begin, fn.end) as unit:
         batch, first = unit // count, unit % count * width
-        source = fn.at(kind, b, batch // inner * outer_stride + batch % inner * inner_stride + first)
+        source = fn.at(kind, b, batch // inner * outer_stride + batch % inner * inner_stride)
+        source = fn.at(kind, source, first * column_stride)
         packed = fn.at(kind, out, unit * steps * (width * group))
         masks = [fn.tail_mask(fn.minimum(n - first, width) - v * lanes, lanes) for v in range(vectors)]
 
@@ -97,7 +58,7 @@ def grouped_panels(fn: Function, target: Target, kind: Kind, vectors: int, group
                 for i in range(group):
                     k = step * group + i
                     row = fn.at(kind, source, (fn.minimum(k, depth - 1) if is_last else k) * k_stride)
-                    value = fn.load(kind, row, v * lanes, lanes, mask)
+                    value = columns(row, v, mask)
                     rows.append(fn.select(k < depth, value, fn.const(kind, 0, lanes)) if is_last else value)
                 fn.store(interleaved(fn, rows), packed, step * (width * group) + v * lanes * group)
 
@@ -107,8 +68,9 @@ def grouped_panels(fn: Function, target: Target, kind: Kind, vectors: int, group
             otherwise()
             with fn.loop(0, whole) as step:
                 copy(step, masks, False)
-        with fn.loop(whole, steps) as step:
-            copy(step, masks, True)
+        if group > 1:
+            with fn.loop(whole, steps) as step:
+                copy(step, masks, True)
 
 
 def interleaved(fn: Function, rows: Sequence[Val]) -> Val:

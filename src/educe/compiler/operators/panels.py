@@ -93,13 +93,8 @@ def _packed_by_kernel(low: Lowering, b: Tensor, vectors: int, width: int, by: Mu
     count, steps = -(-n // width), -(-depth // by.multiple) * by.multiple // group
     packed = low.empty(b.kind, (*batch, count, steps, width * group))
     sizes, (batch_steps,) = walked(groups, batch, [b.strides[:-2]])
-    kernel = (
-        Kernel.of("panels", kind=b.kind, vectors=vectors, is_dense=b.strides[-1] == 1)
-        if group == 1
-        else Kernel.of("grouped_panels", kind=b.kind, vectors=vectors, group=group)
-    )
     low.launch(
-        kernel,
+        Kernel.of("panels", kind=b.kind, vectors=vectors, group=group, is_dense=b.strides[-1] == 1),
         outputs=[packed],
         inputs=[b],
         sizes=[n, depth, count, sizes[1], b.strides[-2], b.strides[-1], *batch_steps, steps],
