@@ -75,8 +75,6 @@ class Runner:
             for layer, cache in enumerate(step.caches)
             for name in ("keys", "values")
         }
-        for pool in self._pools.values():
-            pool[...] = 0
 
     def run(self, slices: Sequence[Slice]) -> np.ndarray:
         """Run tokens of some sequences, and return their logits, f32[wanted, vocabulary].

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from educe.compiler.kernels.paged_attention import ITEM_WORDS
 from educe.errors import UnsupportedModelError
 from educe.model.checkpoint import Weight
 
 OPSET = 24
-ITEM_WORDS = 5
 _MOST_NAMED = 5
 _MOST = 127
 
@@ -75,11 +75,11 @@ class StepGraph:
         """Say whether there is a weight of this name."""
         return name in self._weights
 
-    def weight(self, name: str, shape: Sequence[int] | None = None) -> ir.Value:
+    def weight(self, name: str) -> ir.Value:
         """Return a weight as f32.
 
         Raises:
-            UnsupportedModelError: there is none, or it has another shape.
+            UnsupportedModelError: there is none.
         """
         if name not in self._initializers:
             found = self._weights.get(name)
@@ -88,11 +88,7 @@ class StepGraph:
                 raise UnsupportedModelError(reason, remedy="download the model again")
             self._used.add(name)
             self._initializers[name] = self._constant(found.array(), name)
-        value = self._initializers[name]
-        if shape is not None and tuple(shape) != tuple(self._weights[name].shape):
-            given = list(self._weights[name].shape)
-            raise UnsupportedModelError(f"the weight {name!r} is {given}, its configuration {list(shape)}")
-        return value
+        return self._initializers[name]
 
     def call(self, operator: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any) -> ir.Value:
         """Return the output of a node."""
@@ -139,25 +135,21 @@ class StepGraph:
             self._rows[x] = self.call("Cast", rounded, to=int(ir.DataType.INT8)), scale
         return self._rows[x]
 
-    def rms_norm(self, x: ir.Value, name: str, epsilon: float, offset: float = 0.0) -> ir.Value:
-        """Return x over the root of its mean square, times (offset + weight): arxiv.org/abs/1910.07467."""
-        scale = self.weight(name)
-        if offset:
-            scale = self.number(f"{name}+{offset}", self._weights[name].array() + np.float32(offset))
-        return self.call("RMSNormalization", x, scale, axis=-1, epsilon=epsilon)
+    def rms_norm(self, x: ir.Value, name: str, epsilon: float) -> ir.Value:
+        """Return x over the root of its mean square, times a weight: arxiv.org/abs/1910.07467."""
+        return self.call("RMSNormalization", x, self.weight(name), axis=-1, epsilon=epsilon)
 
     def silu(self, x: ir.Value) -> ir.Value:
         """Return x · sigmoid(x)."""
         return self.call("Mul", x, self.call("Sigmoid", x))
 
-    def rotate(self, x: ir.Value, heads: int, rotated: int, interleaved: bool = False) -> ir.Value:
+    def rotate(self, x: ir.Value, heads: int, rotated: int) -> ir.Value:
         """Return [T, heads · features], the first `rotated` features of each head turned by the position."""
         cos, sin = (self._input(name, ir.DataType.FLOAT, ["T", rotated // 2]) for name in ("cos", "sin"))
         whole = self.call(
             "RotaryEmbedding",
             *(self.call("Unsqueeze", each, self.shape(0)) for each in (x, cos, sin)),
             num_heads=heads,
-            interleaved=int(interleaved),
             rotary_embedding_dim=rotated,
         )
         return self.call("Squeeze", whole, self.shape(0))
@@ -171,7 +163,6 @@ class StepGraph:
         layout: CacheLayout,
         scale: float,
         window: int = 0,
-        softcap: float = 0.0,
     ) -> ir.Value:
         """Return attention of [T, heads · features] over the next layer's pages, with k and v written."""
         number, self.num_heads = len(self.caches), heads
@@ -191,7 +182,6 @@ class StepGraph:
             domain="educe",
             scale=scale,
             window=window,
-            softcap=softcap,
         )
         return self.call("Reshape", out, self.shape(-1, heads * layout.features))
 
@@ -207,17 +197,13 @@ class StepGraph:
         """Return a list of sizes, as Reshape and others take it."""
         return self.number(f"sizes {sizes}", np.array(sizes, np.int64))
 
-    def finish(self, logits: ir.Value, ignored: Sequence[str] = ()) -> ir.Model:
-        """Return the graph.
-
-        Args:
-            logits: The output.
-            ignored: Ends of names of weights that need not be used.
+    def finish(self, logits: ir.Value) -> ir.Model:
+        """Return the graph, whose output is `logits`.
 
         Raises:
             UnsupportedModelError: weights are left over.
         """
-        left = sorted(name for name in self._weights.keys() - self._used if not name.endswith(tuple(ignored)))
+        left = sorted(self._weights.keys() - self._used)
         if left:
             named = ", ".join(left[:_MOST_NAMED])
             raise UnsupportedModelError(f"{len(left)} weights have no place in this architecture: {named}")

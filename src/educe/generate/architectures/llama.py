@@ -23,7 +23,6 @@ def llama(step: StepGraph, config: Mapping[str, Any]) -> ir.Model:
     def project(name: str, x: ir.Value) -> ir.Value:
         return step.linear(x, f"{name}.weight", f"{name}.bias")
 
-    interleaved = bool(config.get("rope_interleaved", False))
     x = step.embedding("model.embed_tokens.weight", step.tokens)
     for layer in range(layers):
         at = f"model.layers.{layer}"
@@ -31,7 +30,7 @@ def llama(step: StepGraph, config: Mapping[str, Any]) -> ir.Model:
         q, k, v = (project(f"{at}.self_attn.{part}_proj", h) for part in "qkv")
         q = _normed(step, q, f"{at}.self_attn.q_norm.weight", heads, features, epsilon)
         k = _normed(step, k, f"{at}.self_attn.k_norm.weight", layout.heads, features, epsilon)
-        q, k = (step.rotate(each, n, features, interleaved) for each, n in ((q, heads), (k, layout.heads)))
+        q, k = (step.rotate(each, n, features) for each, n in ((q, heads), (k, layout.heads)))
         a = step.attention(q, k, v, heads, layout, features**-0.5, window)
         x = step.call("Add", x, project(f"{at}.self_attn.o_proj", a))
         h = step.rms_norm(x, f"{at}.post_attention_layernorm.weight", epsilon)
