@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -351,19 +352,7 @@ def _described(value: Any, slot: str, number: int) -> Value:
 
 
 def _copied(value: Value) -> Value:
-    if not isinstance(value, Tensor):
-        return value
-    return Tensor(
-        value.kind,
-        value.shape,
-        value.strides,
-        value.offset,
-        value.buffer,
-        value.value,
-        None,
-        value.uses,
-        varies=value.varies,
-    )
+    return dataclasses.replace(value, lazy=None, node="") if isinstance(value, Tensor) else value
 
 
 def _may_vary(value: Value | None) -> bool:
