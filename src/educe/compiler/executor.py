@@ -166,7 +166,7 @@ class Ready:
         arena = Arena(self.memory_bytes)
         context.lend(arena, self.segment.arena_bytes)
         made = [(name, *each) for name, each in zip(outputs, self.outputs, strict=True)]
-        held = (context, arena, self.types, self.segment)
+        held = (context, arena, self.types, self._dtypes, self.segment)
         return builtin(self._runtime.answer, context.address, context.status, inputs, made, held)
 
 
