@@ -12,6 +12,7 @@ from educe.compiler.emit import Function
 from educe.compiler.kernel import Kernel
 from educe.compiler.library import library
 from educe.compiler.target import TARGETS, host_target
+from educe.model import Model
 from tests.compiler.models import FLOAT, model, native
 
 
@@ -42,6 +43,36 @@ def test_tables_of_sizes_go_with_their_programs() -> None:
         executable.run({"x": np.ones((1, 3, size, size + 1), np.float32)})
         counts.append(len(executable.executor.code.constants._buffers))
     assert counts[-1] == counts[1]
+
+
+def sized(operator: str) -> Model:
+    """A model whose operator makes tables, or numbers, of the size of its input."""
+    if operator == "OneHot":
+        nodes = [
+            helper.make_node("Shape", ["x"], ["depth"]),
+            helper.make_node("OneHot", ["x", "depth", "values"], ["y"]),
+        ]
+        return model(
+            nodes, {"x": (TensorProto.INT64, ["n"])}, ["y"], {"values": np.array([0, 1], np.float32)}
+        )
+    if operator == "Trilu":
+        return model([helper.make_node("Trilu", ["x"], ["y"])], {"x": (FLOAT, ["n", "n"])}, ["y"])
+    node = helper.make_node("LSTM", ["x", "w", "r"], ["", "y"], hidden_size=4)
+    weights = np.random.default_rng(0).standard_normal((2, 1, 16, 4)).astype(np.float32)
+    return model([node], {"x": (FLOAT, ["n", 1, 4])}, ["y"], {"w": weights[0], "r": weights[1]})
+
+
+@pytest.mark.parametrize("operator", ["OneHot", "Trilu", "LSTM"])
+def test_more_sizes_leave_neither_kernels_nor_constants(operator: str) -> None:
+    executable = native(sized(operator))
+
+    def run(size: int) -> tuple[int, int]:
+        shape = {"OneHot": (size,), "Trilu": (size, size), "LSTM": (size, 1, 4)}[operator]
+        executable.run({"x": np.zeros(shape, np.int64 if operator == "OneHot" else np.float32)})
+        return len(library(host_target())), len(executable.executor.code.constants._buffers)
+
+    first = [run(size) for size in range(2, 6)][-1]
+    assert [run(size) for size in range(6, 30)][-1] == first
 
 
 def test_causal_attention_takes_no_memory_for_the_pairs_of_its_positions() -> None:

@@ -263,10 +263,9 @@ class Lowering:
         if shape == x.shape:
             return x
         if x.value is not None:
-            viewed = self.dense(x)
-            return Tensor(
-                x.kind, shape, dense_strides(shape), viewed.offset, viewed.buffer, x.value.reshape(shape)
-            )
+            seen = self.dense(x).view(shape, dense_strides(shape))
+            seen.value = x.value.reshape(shape)
+            return seen
         x = self.need(x)
         strides = reshaped_strides(x.shape, x.strides, shape)
         if strides is None:

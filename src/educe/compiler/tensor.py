@@ -123,7 +123,7 @@ class Tensor:
         """Return the same memory seen with other sizes and strides."""
         assert self.lazy is None
         place = self.offset if offset is None else offset
-        return Tensor(self.kind, tuple(shape), tuple(strides), place, self.buffer)
+        return Tensor(self.kind, tuple(shape), tuple(strides), place, self.buffer, varies=self.varies)
 
     def __repr__(self) -> str:
         return f"<Tensor {self.kind}{list(self.shape)}>"

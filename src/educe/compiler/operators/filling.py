@@ -88,6 +88,7 @@ def one_hot(low: Lowering, call: Call, indices: Tensor, depth: Tensor, values: T
     if places.kind.name != "i64":
         places = low.apply("Cast", places, to="i64")
     zero, length = (low.constant(np.array(each, np.int64)) for each in (0, number))
+    length.varies = depth.varies
     places = low.apply("Where", low.apply("Less", places, zero), low.apply("Add", places, length), places)
     ramp_shape = [number if each == axis else 1 for each in range(rank)]
     own = ramp(low, number, ramp_shape)
@@ -98,8 +99,7 @@ def one_hot(low: Lowering, call: Call, indices: Tensor, depth: Tensor, values: T
 
 def ramp(low: Lowering, number: int, shape: tuple[int, ...] | list[int]) -> Tensor:
     """Return the constant 0, 1, 2, ... of `shape`."""
-    made = low.constants.made(("ramp", number), lambda: np.arange(number))
-    return low.reshape(low.constant(made), shape)
+    return low.reshape(low.shared(("ramp", number), lambda: np.arange(number)), shape)
 
 
 def _repeated(

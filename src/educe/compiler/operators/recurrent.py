@@ -263,10 +263,8 @@ class _Layer:
     def _lengths(self) -> Tensor:
         low, sizes = self.low, self.sizes
         if self.lengths is None:
-            whole = low.constants.made(
-                ("lengths", sizes.steps, sizes.rows), lambda: np.full(sizes.rows, sizes.steps, np.int32)
-            )
-            return low.constant(whole)
+            key = ("lengths", sizes.steps, sizes.rows)
+            return low.shared(key, lambda: np.full(sizes.rows, sizes.steps, np.int32))
         return low.dense(self.lengths)
 
     def _tile(self, rows: int) -> int:
