@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -139,20 +140,21 @@ def _product(low: Lowering, a: Tensor, b: Tensor, a_zero: Tensor | None, b_zero:
     a, b = as_dot_kind(low, a, left), as_dot_kind(low, b, right)
     total = matrix_product(low, a, b)
     if p is not None:
-        total = low.apply("Sub", total, low.apply("Mul", p, _sums(low, b, b.rank - 2)))
+        total = low.apply("Sub", total, low.apply("Mul", p, sums(low, b, [b.rank - 2])))
     if q is not None:
-        of_row = _sums(low, a, a.rank - 1)
+        of_row = sums(low, a, [a.rank - 1])
         if p is not None:
             of_row = low.apply("Sub", of_row, low.apply("Mul", p, depth))
         total = low.apply("Sub", total, low.apply("Mul", q, low.need(of_row)))
     return total
 
 
-def _sums(low: Lowering, x: Tensor, axis: int) -> Tensor:
-    """Return the sums of narrow integers along an axis, in i32, the axis kept."""
+def sums(low: Lowering, x: Tensor, axes: Sequence[int]) -> Tensor:
+    """Return the sums of narrow integers along some axes, in i32, the axes kept."""
+    along = tuple(axes)
     if x.value is not None:
-        return low.derived(x, ("sums", axis), lambda value: value.sum(axis, np.int32, keepdims=True))
-    return reduced(low, low.apply("Cast", low.need(x), to="i32"), [axis], SUM)
+        return low.derived(x, ("sums", along), lambda value: value.sum(along, np.int32, keepdims=True))
+    return reduced(low, low.apply("Cast", low.need(x), to="i32"), along, SUM)
 
 
 def _along(low: Lowering, given: Tensor, x: Tensor, axis: int) -> Tensor:

@@ -27,8 +27,7 @@ from educe.compiler.operators.panels import (
     unit_blocks,
 )
 from educe.compiler.operators.product import cast
-from educe.compiler.operators.quantized import as_dot_kind, centred, moved_by, moved_zero, output_scale
-from educe.compiler.operators.reduction import SUM, reduced
+from educe.compiler.operators.quantized import as_dot_kind, centred, moved_by, moved_zero, output_scale, sums
 from educe.compiler.operators.sliding import Sliding
 from educe.compiler.operators.tile_end import access_of, broadcast, flat_stride
 from educe.compiler.operators.window import MAX_VECTORS, Window, filled_row, window_of, with_channels_last
@@ -124,7 +123,7 @@ def _depthwise(
         x = low.apply("Sub", low.apply("Cast", x, to="f32"), cast(low, x_zero, F32))
     elif x_zero.value.any():
         outside = int(x_zero.value)
-        offset = _negative_product(low, cast(low, x_zero, I32), _sums(low, weights))
+        offset = _negative_product(low, cast(low, x_zero, I32), weights)
     x, weights = with_channels_last(low, x), low.need(cast(low, weights, F32))
     sliding = Sliding(low, x, window, "dot", weights, outside=outside)
     return low.apply("WholeNumber", sliding.product()), offset
@@ -143,7 +142,7 @@ def _product(
         point = moved_zero(low, x_zero, moved_by(x, left))
         x, weights = as_dot_kind(low, x, left), as_dot_kind(low, w, right)
         if point is not None:
-            offset = _negative_product(low, point, _sums(low, weights))
+            offset = _negative_product(low, point, weights)
         outside = as_dot_kind(low, x_zero, left)
     else:
         x, weights = centred(low, x, x_zero), centred(low, w, w_zero)
@@ -164,20 +163,13 @@ def _product(
     return Tensor(I32, shape, channels_last(shape), lazy=lazy), offset
 
 
-def _negative_product(low: Lowering, point: Tensor, sums: Tensor) -> Tensor:
-    if point.value is None or sums.value is None:
-        return low.need(low.apply("Neg", low.apply("Mul", point, sums)))
+def _negative_product(low: Lowering, point: Tensor, w: Tensor) -> Tensor:
+    """Return what takes a zero point off each channel's sums: minus the point times its weights."""
+    total = low.reshape(sums(low, w, range(1, w.rank)), (w.shape[0],))
+    if point.value is None or total.value is None:
+        return low.need(low.apply("Neg", low.apply("Mul", point, total)))
     with np.errstate(over="ignore"):
-        return low.constant(np.multiply(point.value, -sums.value))
-
-
-def _sums(low: Lowering, w: Tensor) -> Tensor:
-    """Return the sum of each channel's weights."""
-    axes = tuple(range(1, w.rank))
-    if w.value is not None:
-        return low.derived(w, "sums", lambda value: value.sum(axes, np.int32))
-    wide = low.apply("Cast", low.need(w), to="i32")
-    return low.reshape(reduced(low, wide, axes, SUM), (w.shape[0],))
+        return low.constant(np.multiply(point.value, -total.value))
 
 
 def _accepts(x: Tensor) -> bool:
