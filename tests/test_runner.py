@@ -72,6 +72,24 @@ def test_rounded_weights_stay_close(model: Checkpoint, runner: Runner) -> None:
     assert abs(losses[1] - losses[0]) < 0.01
 
 
+def test_windows_are_those_that_the_configuration_asks_for(model: Checkpoint, runner: Runner) -> None:
+    ids = CASES[0]["greedy_ids"][:60]
+
+    def logits(model_type: str, **more: int | bool) -> np.ndarray:
+        config = {**model.config, "sliding_window": 8, **more}
+        changed = dataclasses.replace(model, model_type=model_type, config=config)
+        return Runner(changed, MAX_PAGES, MAX_PAGES, PAGE).run([Slice(ids, 0, range(MAX_PAGES), 60)])
+
+    whole = runner.run([Slice(ids, 0, range(MAX_PAGES), 60)])
+    layers = model.config["num_hidden_layers"]
+    windowed = logits("mistral")
+    np.testing.assert_array_equal(windowed[:8], whole[:8])
+    assert np.abs(windowed[8:] - whole[8:]).max() > 0.1
+    np.testing.assert_array_equal(logits("qwen2"), whole)
+    np.testing.assert_array_equal(logits("qwen2", use_sliding_window=True), windowed)
+    np.testing.assert_array_equal(logits("qwen2", use_sliding_window=True, max_window_layers=layers), whole)
+
+
 def test_weights_that_are_missing_or_left_over_are_named(model: Checkpoint) -> None:
     weights = dict(model.weights)
     name = "model.layers.3.mlp.up_proj.weight"

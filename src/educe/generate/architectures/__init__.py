@@ -9,11 +9,11 @@ import onnx_ir as ir
 
 from educe.errors import UnsupportedModelError, nearest
 from educe.generate.architectures.base import CacheLayout, StepGraph
-from educe.generate.architectures.llama import llama
+from educe.generate.architectures.llama import llama, qwen
 
 Build: TypeAlias = Callable[[StepGraph, Mapping[str, Any]], ir.Model]
 
-ARCHITECTURES: dict[str, Build] = {"llama": llama, "mistral": llama, "qwen2": llama, "qwen3": llama}
+ARCHITECTURES: dict[str, Build] = {"llama": llama, "mistral": llama, "qwen2": qwen, "qwen3": qwen}
 """What builds the graph of each model type, as Hugging Face names it."""
 
 

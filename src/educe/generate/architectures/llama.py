@@ -11,14 +11,16 @@ from educe.generate.architectures.base import CacheLayout, StepGraph
 
 
 def llama(step: StepGraph, config: Mapping[str, Any]) -> ir.Model:
-    """Build `llama` (arxiv.org/abs/2302.13971, 2307.09288), `mistral`, `qwen2` and `qwen3`.
+    """Build `llama` (arxiv.org/abs/2302.13971, 2307.09288) and `mistral` (arxiv.org/abs/2310.06825).
 
     Biases and norms of queries and keys are there where the weights have them.
     """
     heads, layers = int(config["num_attention_heads"]), int(config["num_hidden_layers"])
     features = int(config.get("head_dim") or config["hidden_size"] // heads)
     layout = CacheLayout(int(config.get("num_key_value_heads") or heads), features)
-    epsilon, window = float(config.get("rms_norm_eps", 1e-6)), int(config.get("sliding_window") or 0)
+    epsilon = float(config.get("rms_norm_eps", 1e-6))
+    window = int(config.get("sliding_window") or 0) if config.get("use_sliding_window", True) else 0
+    first_windowed = int(config.get("max_window_layers", 0))
 
     def project(name: str, x: ir.Value) -> ir.Value:
         return step.linear(x, f"{name}.weight", f"{name}.bias")
@@ -31,7 +33,8 @@ def llama(step: StepGraph, config: Mapping[str, Any]) -> ir.Model:
         q = _normed(step, q, f"{at}.self_attn.q_norm.weight", heads, features, epsilon)
         k = _normed(step, k, f"{at}.self_attn.k_norm.weight", layout.heads, features, epsilon)
         q, k = (step.rotate(each, n, features) for each, n in ((q, heads), (k, layout.heads)))
-        a = step.attention(q, k, v, heads, layout, features**-0.5, window)
+        seen = window if layer >= first_windowed else 0
+        a = step.attention(q, k, v, heads, layout, features**-0.5, seen)
         x = step.call("Add", x, project(f"{at}.self_attn.o_proj", a))
         h = step.rms_norm(x, f"{at}.post_attention_layernorm.weight", epsilon)
         gate, up = (project(f"{at}.mlp.{part}_proj", h) for part in ("gate", "up"))
@@ -40,6 +43,11 @@ def llama(step: StepGraph, config: Mapping[str, Any]) -> ir.Model:
     x = step.rms_norm(step.call("Gather", x, step.rows), "model.norm.weight", epsilon)
     head = "lm_head.weight" if step.has("lm_head.weight") else "model.embed_tokens.weight"
     return step.finish(step.linear(x, head))
+
+
+def qwen(step: StepGraph, config: Mapping[str, Any]) -> ir.Model:
+    """Build `qwen2` (arxiv.org/abs/2407.10671) and `qwen3`, which have windows only where they ask for them."""
+    return llama(step, {"use_sliding_window": False, **config})
 
 
 def _normed(step: StepGraph, x: ir.Value, name: str, heads: int, features: int, epsilon: float) -> ir.Value:
