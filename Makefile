@@ -19,7 +19,7 @@ $(VENV)/installed-parity: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt 'torch==2.13.0'
 	touch $@
 
-demo: $(VENV)/installed  ## Run every model of the zoo on real input.
+demo: $(VENV)/installed  ## Run a model of every task on real input.
 	$(BIN)/educe demo --save demo-out
 
 test: $(VENV)/installed  ## Run the tests, in random order, on all cores.

@@ -61,7 +61,7 @@ def command(
     engine: options.EngineOption = None,
     json: options.JsonOption = False,
 ) -> None:
-    """Run every model of the zoo on real pictures, video, sounds, files, texts and tables."""
+    """Run models of every task on real pictures, video, sounds, files, texts and tables."""
     folder = zoo or _find_zoo()
     start = time.perf_counter()
     exit_status = 0
