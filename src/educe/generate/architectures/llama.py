@@ -46,7 +46,7 @@ def llama(step: StepGraph, config: Mapping[str, Any]) -> ir.Model:
 
 
 def qwen(step: StepGraph, config: Mapping[str, Any]) -> ir.Model:
-    """Build `qwen2` (arxiv.org/abs/2407.10671) and `qwen3`, which have windows only where they ask for them."""
+    """Build `qwen2` (arxiv.org/abs/2407.10671) and `qwen3`, whose windows their configuration asks for."""
     return llama(step, {"use_sliding_window": False, **config})
 
 
