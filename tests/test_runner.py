@@ -10,7 +10,8 @@ import pytest
 
 from educe.errors import UnsupportedModelError
 from educe.formats import checkpoint
-from educe.generate.runner import Runner, Slice, program_size
+from educe.generate.runner import Runner, program_size
+from educe.generate.step import Slice
 from educe.model.checkpoint import Checkpoint
 from tests.conftest import ROOT
 

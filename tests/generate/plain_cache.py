@@ -82,7 +82,7 @@ class PlainCache:
         return steps
 
     def _check_rows(self, step: Step) -> None:
-        slots = list(chain.from_iterable(row.slots for row in step.rows))
+        slots = list(chain.from_iterable(map(self._slots, step.rows)))
         assert len(slots) == len(set(slots)) == step.num_tokens <= self.scheduler.token_budget
         holders = Counter(chain.from_iterable(each.table.blocks for each in self.scheduler.running))
         assert all(holders[slot // self.size] == 1 for slot in slots)
@@ -90,16 +90,19 @@ class PlainCache:
     def _write(self, row: Row) -> None:
         sequence, count = row.sequence, len(row.tokens)
         whole = [*sequence.tokens[: row.positions.start], *row.tokens]
-        assert count == len(row.positions) == len(row.slots) > 0
+        assert count > 0
         assert len(row.blocks) == self.scheduler.blocks.blocks_for(row.positions.stop)
-        for position, slot in zip(row.positions, row.slots, strict=True):
-            assert slot == row.blocks[position // self.size] * self.size + position % self.size
         assert row.tokens[: count - row.num_drafts] == tuple(
             sequence.tokens[row.positions.start : row.positions.stop - row.num_drafts]
         )
-        self.memory.update(zip(row.slots, contents(sequence.salt, whole)[-count:], strict=True))
+        self.memory.update(zip(self._slots(row), contents(sequence.salt, whole)[-count:], strict=True))
         self.num_read += count
         self.num_logits[sequence] += row.num_logits
+
+    def _slots(self, row: Row) -> list[int]:
+        return [
+            row.blocks[position // self.size] * self.size + position % self.size for position in row.positions
+        ]
 
     def _read(self, row: Row) -> None:
         whole = [*row.sequence.tokens[: row.positions.start], *row.tokens]

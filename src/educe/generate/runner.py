@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -15,26 +14,10 @@ from educe.engines.native import NativeEngine
 from educe.formats.onnx_types import read_signature
 from educe.generate.architectures import StepGraph, architecture
 from educe.generate.rotary import Rotary
+from educe.generate.step import Slice
 from educe.model import Model
 from educe.model.checkpoint import Checkpoint
 from educe.pages import empty
-
-
-@dataclass(frozen=True)
-class Slice:
-    """What a step runs of one sequence.
-
-    Attributes:
-        tokens: The tokens, in order.
-        start: The place of the first in its sequence.
-        pages: The pages of the sequence's keys and values, those of these tokens included.
-        num_logits: For how many tokens at the end logits are wanted.
-    """
-
-    tokens: Sequence[int]
-    start: int
-    pages: Sequence[int]
-    num_logits: int = 1
 
 
 class Runner:
@@ -87,10 +70,12 @@ class Runner:
         width = rows_of_item(host_target())
         for number, part in enumerate(slices):
             count = len(part.tokens)
-            place = np.arange(part.start, part.start + count)
+            place = np.array(part.positions)
             tokens += part.tokens
             places.append(place)
-            slots.append(np.asarray(part.pages, np.int64)[place // self.page] * self.page + place % self.page)
+            slots.append(
+                np.asarray(part.blocks, np.int64)[place // self.page] * self.page + place % self.page
+            )
             rows += range(first + count - part.num_logits, first + count)
             total = count * self._group
             items += [
@@ -100,7 +85,7 @@ class Runner:
         size = program_size(first)
         table = np.zeros((program_size(len(slices)), self._max_pages), np.int32)
         for number, part in enumerate(slices):
-            table[number, : len(part.pages)] = part.pages
+            table[number, : len(part.blocks)] = part.blocks
         cos, sin = self._rotary.rows(_padded(np.concatenate(places), size))
         feeds = {
             "tokens": _padded(np.array(tokens, np.int64), size),

@@ -285,17 +285,16 @@ class Scheduler:
         self._preempted.append(sequence)
 
     def _row(self, sequence: Sequence, num_tokens: int) -> Row:
-        start, size = sequence.num_computed, self.blocks.block_size
+        start = sequence.num_computed
         end = start + num_tokens
         num_drafts = max(0, num_tokens - sequence.num_pending)
-        blocks = tuple(sequence.table.blocks[: self.blocks.blocks_for(end)])
         return Row(
             sequence=sequence,
             tokens=(*sequence.tokens[start:end], *sequence.draft[:num_drafts]),
-            positions=range(start, end),
-            slots=tuple(blocks[position // size] * size + position % size for position in range(start, end)),
-            blocks=blocks,
+            start=start,
+            blocks=tuple(sequence.table.blocks[: self.blocks.blocks_for(end)]),
             num_logits=max(0, end - max(start, sequence.next_logits)),
+            span=sequence.num_prompt + sequence.max_tokens,
             num_drafts=num_drafts,
             samples=(sequence, *sequence.forks) if end >= len(sequence.tokens) else (),
         )

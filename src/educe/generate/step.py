@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
 
 from educe.generate.blocks import Copy
@@ -9,27 +10,42 @@ from educe.generate.sequence import Sequence
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Slice:
+    """Some tokens of one text, to be run in one step.
+
+    Attributes:
+        tokens: The tokens, in order.
+        start: The position of the first of them in the text.
+        blocks: The table of blocks of the text's keys and values, as far as the last of the tokens.
+        num_logits: For how many tokens at the end logits are wanted.
+        span: How many positions the text may have in the end, by which some models scale all positions; 0 if
+            it ends with these tokens.
+    """
+
+    tokens: Tokens[int]
+    start: int
+    blocks: Tokens[int]
+    num_logits: int = 1
+    span: int = 0
+
+    @property
+    def positions(self) -> range:
+        """The tokens' positions in the text."""
+        return range(self.start, self.start + len(self.tokens))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row(Slice):
     """What a step runs of one sequence.
 
     Attributes:
         sequence: The sequence.
-        tokens: The tokens to read; the last `num_drafts` of them are a guess.
-        positions: Their positions in the sequence.
-        slots: Where their keys and values are written: block times block size, plus the place in the block.
-        blocks: The table of blocks, as far as the last of the positions.
-        num_logits: For how many tokens at the end logits are wanted.
         num_drafts: How many tokens at the end are a guess.
         samples: Who takes a token from the last logits, or several as far as a guess holds; nobody in the
             midst of a prompt, and all samples of a prompt at its end.
     """
 
     sequence: Sequence
-    tokens: tuple[int, ...]
-    positions: range
-    slots: tuple[int, ...]
-    blocks: tuple[int, ...]
-    num_logits: int
     num_drafts: int
     samples: tuple[Sequence, ...]
 
