@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 
 STORIES = ROOT / "zoo" / "stories260K"
 CASES = json.loads((STORIES / "expected.json").read_text())["cases"]
-PAGE, MAX_PAGES = 16, 32
+BLOCK, MAX_BLOCKS = 16, 32
 
 
 @pytest.fixture(scope="module")
@@ -27,31 +27,37 @@ def model() -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def runner(model: Checkpoint) -> Runner:
-    return Runner(model, 4 * MAX_PAGES, MAX_PAGES, PAGE)
+    return runner_of(model, 4 * MAX_BLOCKS)
 
 
-def pages_of(number: int) -> range:
-    return range(number * MAX_PAGES, (number + 1) * MAX_PAGES)
+def runner_of(model: Checkpoint, num_blocks: int = MAX_BLOCKS, precision: str = "f32") -> Runner:
+    runner = Runner(model, max_length=MAX_BLOCKS * BLOCK, block_size=BLOCK, precision=precision)
+    runner.allocate(num_blocks)
+    return runner
+
+
+def blocks_of(number: int) -> range:
+    return range(number * MAX_BLOCKS, (number + 1) * MAX_BLOCKS)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["prompt"] or "nothing")
 def test_stories_are_continued_word_for_word(runner: Runner, case) -> None:
     ids = list(case["prompt_ids"])
-    logits = runner.run([Slice(ids, 0, pages_of(0))])[0]
+    logits = runner.run([Slice(ids, 0, blocks_of(0))])[0]
     for token, expected in case["next_token_top5"]:
         assert abs(logits[token] - expected) < 1e-3
     while len(ids) < len(case["greedy_ids"]):
         ids.append(int(logits.argmax()))
-        logits = runner.run([Slice(ids[-1:], len(ids) - 1, pages_of(0))])[0]
+        logits = runner.run([Slice(ids[-1:], len(ids) - 1, blocks_of(0))])[0]
     assert ids == case["greedy_ids"]
 
 
 def test_bits_do_not_depend_on_what_runs_beside_a_sequence_nor_on_how_it_is_cut(runner: Runner) -> None:
     texts = [case["greedy_ids"] for case in CASES]
-    alone = [runner.run([Slice(text[:90], 0, pages_of(0), 90)]) for text in texts]
+    alone = [runner.run([Slice(text[:90], 0, blocks_of(0), 90)]) for text in texts]
     for cut in (1, 7, 33, 89):
-        first = [Slice(text[:cut], 0, pages_of(number), cut) for number, text in enumerate(texts)]
-        rest = [Slice(text[cut:90], cut, pages_of(number), 90 - cut) for number, text in enumerate(texts)]
+        first = [Slice(text[:cut], 0, blocks_of(number), cut) for number, text in enumerate(texts)]
+        rest = [Slice(text[cut:90], cut, blocks_of(number), 90 - cut) for number, text in enumerate(texts)]
         found = [runner.run(part) for part in (first, rest)]
         for number, expected in enumerate(alone):
             np.testing.assert_array_equal(found[0][number * cut : (number + 1) * cut], expected[:cut])
@@ -60,13 +66,13 @@ def test_bits_do_not_depend_on_what_runs_beside_a_sequence_nor_on_how_it_is_cut(
 
 
 def test_rounded_weights_stay_close(model: Checkpoint, runner: Runner) -> None:
-    rounded = Runner(model, MAX_PAGES, MAX_PAGES, PAGE, precision="int8")
+    rounded = runner_of(model, precision="int8")
     losses = []
     for each in (runner, rounded):
         loss = []
         for case in CASES:
             ids = case["greedy_ids"]
-            logits = each.run([Slice(ids, 0, range(MAX_PAGES), len(ids))]).astype(np.float64)
+            logits = each.run([Slice(ids, 0, range(MAX_BLOCKS), len(ids))]).astype(np.float64)
             chances = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
             loss.append(-chances[np.arange(len(ids) - 1), ids[1:]].mean())
         losses.append(np.mean(loss))
@@ -79,9 +85,9 @@ def test_windows_are_those_that_the_configuration_asks_for(model: Checkpoint, ru
     def logits(model_type: str, **more: int | bool) -> np.ndarray:
         config = {**model.config, "sliding_window": 8, **more}
         changed = dataclasses.replace(model, model_type=model_type, config=config)
-        return Runner(changed, MAX_PAGES, MAX_PAGES, PAGE).run([Slice(ids, 0, range(MAX_PAGES), 60)])
+        return runner_of(changed).run([Slice(ids, 0, range(MAX_BLOCKS), 60)])
 
-    whole = runner.run([Slice(ids, 0, range(MAX_PAGES), 60)])
+    whole = runner.run([Slice(ids, 0, range(MAX_BLOCKS), 60)])
     layers = model.config["num_hidden_layers"]
     windowed = logits("mistral")
     np.testing.assert_array_equal(windowed[:8], whole[:8])
@@ -96,10 +102,10 @@ def test_weights_that_are_missing_or_left_over_are_named(model: Checkpoint) -> N
     name = "model.layers.3.mlp.up_proj.weight"
     found = weights.pop(name)
     with pytest.raises(UnsupportedModelError, match=f"the weight '{name}' is missing"):
-        Runner(with_weights(model, weights), 1, 1)
+        runner_of(with_weights(model, weights))
     extra = {**weights, name: found, "model.layers.5.mlp.up_proj.weight": found}
     with pytest.raises(UnsupportedModelError, match=r"no place in this architecture: model\.layers\.5"):
-        Runner(with_weights(model, extra), 1, 1)
+        runner_of(with_weights(model, extra))
 
 
 def with_weights(model: Checkpoint, weights) -> Checkpoint:

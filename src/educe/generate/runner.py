@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -13,21 +14,24 @@ from educe.engines.base import Options
 from educe.engines.native import NativeEngine
 from educe.formats.onnx_types import read_signature
 from educe.generate.architectures import StepGraph, architecture
+from educe.generate.blocks import Copy
 from educe.generate.rotary import Rotary
 from educe.generate.step import Slice
 from educe.model import Model
 from educe.model.checkpoint import Checkpoint
 from educe.pages import empty
 
+_ELEMENT_BYTES = 4
+
 
 class Runner:
-    """A language model, ready to run.
+    """A language model, ready to run when it has a cache.
 
     Args:
         checkpoint: The model.
-        num_pages: Pages of the cache.
-        max_pages: The most pages that a sequence has.
-        page: Tokens of a page.
+        max_length: Most tokens of a text.
+        max_sequences: Most texts in a step.
+        block_size: Tokens of a block of the cache.
         precision: How products of weights are computed: ``f32``, or ``int8``.
         threads: Threads of a step; the machine's cores if absent.
 
@@ -38,44 +42,60 @@ class Runner:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        num_pages: int,
-        max_pages: int,
-        page: int = 64,
+        *,
+        max_length: int,
+        max_sequences: int = 16,
+        block_size: int = 64,
         precision: str = "f32",
         threads: int | None = None,
     ) -> None:
-        step = StepGraph(checkpoint.weights, page, precision)
+        step = StepGraph(checkpoint.weights, block_size, precision)
         graph = architecture(checkpoint.model_type)(step, checkpoint.config)
         layout = step.caches[0]
-        self.page, self._max_pages = page, max_pages
+        self.block_size, self.max_sequences = block_size, max_sequences
+        self._max_blocks = -(-max_length // block_size)
         self._group = step.num_heads // layout.heads
         self._rotary = Rotary(checkpoint.config, layout.features)
         signature = read_signature(ir.to_proto(graph).graph)
         model = Model(graph, signature, checkpoint.model_type, checkpoint.path, checkpoint.digest, 0, {})
         self._executable = NativeEngine().compile(model, Options(threads=threads))
-        self._pools = {
-            f"{name}.{layer}": empty((num_pages, cache.heads, page, cache.features), np.float32)
+        self._layouts = {
+            f"{name}.{layer}": (cache.heads, block_size, cache.features)
             for layer, cache in enumerate(step.caches)
             for name in ("keys", "values")
         }
+        self._pools: dict[str, np.ndarray] = {}
+
+    @property
+    def block_bytes(self) -> int:
+        """Memory of one block of the cache, in all layers."""
+        return sum(math.prod(shape) for shape in self._layouts.values()) * _ELEMENT_BYTES
+
+    def allocate(self, num_blocks: int) -> None:
+        """Give the cache so many blocks; their memory is taken when they are first written."""
+        self._pools = {name: empty((num_blocks, *shape), np.float32) for name, shape in self._layouts.items()}
+
+    def copy(self, copies: Iterable[Copy]) -> None:
+        """Copy blocks of the cache, from and to, in their order."""
+        for source, target in copies:
+            for pool in self._pools.values():
+                pool[target] = pool[source]
 
     def run(self, slices: Sequence[Slice]) -> np.ndarray:
-        """Run tokens of some sequences, and return their logits, f32[wanted, vocabulary].
+        """Run tokens of some texts, and return their logits, f32[wanted, vocabulary].
 
-        Keys and values are written to the pages. A token's logits do not depend on what runs beside it.
+        Keys and values are written to the blocks. A token's logits do not depend on what runs beside it.
         """
         tokens: list[int] = []
         rows: list[int] = []
         places, slots, items, first = [], [], [], 0
         width = rows_of_item(host_target())
         for number, part in enumerate(slices):
-            count = len(part.tokens)
+            count, size = len(part.tokens), self.block_size
             place = np.array(part.positions)
             tokens += part.tokens
             places.append(place)
-            slots.append(
-                np.asarray(part.blocks, np.int64)[place // self.page] * self.page + place % self.page
-            )
+            slots.append(np.asarray(part.blocks, np.int64)[place // size] * size + place % size)
             rows += range(first + count - part.num_logits, first + count)
             total = count * self._group
             items += [
@@ -83,21 +103,28 @@ class Runner:
             ]
             first += count
         size = program_size(first)
-        table = np.zeros((program_size(len(slices)), self._max_pages), np.int32)
+        table = np.zeros((self.max_sequences, self._max_blocks), np.int32)
         for number, part in enumerate(slices):
             table[number, : len(part.blocks)] = part.blocks
         cos, sin = self._rotary.rows(_padded(np.concatenate(places), size))
         feeds = {
             "tokens": _padded(np.array(tokens, np.int64), size),
-            "rows": _padded(np.array(rows, np.int64), program_size(len(rows))),
+            "rows": _padded(np.array(rows, np.int64), self._num_rows(len(rows), size)),
             "slots": _padded(np.concatenate(slots), size, -1),
             "table": table,
-            "items": _padded(np.array(items, np.int64), program_size(len(items))),
+            "items": _padded(np.array(items, np.int64), -(-size * self._group // width) + self.max_sequences),
             "cos": cos,
             "sin": sin,
         }
         logits: np.ndarray = self._executable.run({**feeds, **self._pools})["logits"]
         return logits[: len(rows)]
+
+    def _num_rows(self, count: int, size: int) -> int:
+        """Return for how many tokens to compute logits: one of few numbers, so that programs are few."""
+        few = 1
+        while few < count:
+            few *= 4
+        return min(few, size)
 
 
 def program_size(count: int) -> int:
