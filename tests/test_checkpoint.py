@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from educe.errors import ModelFileError, UnsupportedModelError
+from educe.model.binding import Binding
 from educe.model.checkpoint import Checkpoint, Weight, size_in_bytes
 from educe.model.encodings import ENCODINGS
 
@@ -79,26 +80,66 @@ def test_scalars_and_empty_weights_have_sizes() -> None:
     assert Weight("w", (0, 3), "F32", np.empty(0, np.uint8)).array().shape == (0, 3)
 
 
-def test_binding_returns_what_is_declared() -> None:
+def test_a_transposed_matrix_is_written_as_it_was() -> None:
+    values = np.arange(6, dtype=np.float16).reshape(2, 3)
+    turned = Weight("w", (2, 3), "F16", values.view(np.uint8).reshape(-1)).transposed()
+    assert (turned.shape, turned.encoding) == ((3, 2), "F16")
+    np.testing.assert_array_equal(turned.array(), values.T)
+
+
+def test_what_is_taken_is_what_there_is() -> None:
     model = checkpoint(weight("a", 2, 3), weight("b", 3), weight("freq", 1))
-    bound = model.bind({"a": [2, 3], "b": [3], "head": [2, 3]}, tied={"head": "a"}, ignored="freq")
-    assert bound["head"] is bound["a"]
-    assert bound["b"].shape == (3,)
+    binding = Binding(model)
+    assert "a" in binding
+    assert "c" not in binding
+    assert binding.take("a", (2, 3)) is binding.take("a", (2, 3)) is model.weights["a"]
+    binding.take("b", (3,))
+    binding.ignore("fr.q")
+    binding.finish()
 
 
-def test_binding_names_what_is_missing_of_another_shape_and_left_over() -> None:
+def test_joined_weights_are_cut_and_turned() -> None:
+    binding = Binding(checkpoint(weight("a", 2, 3), weight("b", 3, 2)))
+    binding.cut("a", (2, 3), {"second": 1, "first": 1}, order=np.array([1, 0]))
+    binding.transpose("b", (3, 2))
+    found = [binding.take(*each) for each in (("first", (1, 3)), ("second", (1, 3)), ("b", (2, 3)))]
+    arrays = [each.array().tolist() for each in found if each]
+    assert arrays == [[[0, 1, 2]], [[3, 4, 5]], [[0, 2, 4], [1, 3, 5]]]
+    binding.finish()
+
+
+def test_what_is_missing_of_another_shape_or_left_over_is_named() -> None:
     model = checkpoint(weight("a", 2, 3), weight("b", 3))
+
+    def finish(*taken: tuple[str, tuple[int, ...]]) -> None:
+        binding = Binding(model)
+        for name, shape in taken:
+            binding.take(name, shape)
+        binding.finish()
+
     with pytest.raises(ModelFileError, match="lacks weights that the architecture 'llama' has: c, d"):
-        model.bind({"a": [2, 3], "c": [1], "d": [1]})
+        finish(("a", (2, 3)), ("c", (1,)), ("d", (1,)))
     with pytest.raises(ModelFileError, match=r"a is \[2, 3\], not \[3, 2\]"):
-        model.bind({"a": [3, 2], "b": [3]})
+        finish(("a", (3, 2)), ("b", (3,)))
     with pytest.raises(UnsupportedModelError, match="does not use: b"):
-        model.bind({"a": [2, 3]})
-
-
-def test_many_missing_weights_are_counted() -> None:
+        finish(("a", (2, 3)))
     with pytest.raises(ModelFileError, match=r"w\.0, w\.1, w\.2, w\.3, w\.4 and 4 more"):
-        checkpoint().bind({f"w.{i}": [1] for i in range(9)})
+        finish(*((f"w.{i}", (1,)) for i in range(9)))
+
+
+def test_parts_of_what_is_missing_are_not_named() -> None:
+    binding = Binding(checkpoint())
+    binding.cut("whole", (2, 3), {"part": 2})
+    assert binding.take("part", (2, 3)) is None
+    with pytest.raises(ModelFileError, match=r"has: whole \("):
+        binding.finish()
+
+
+def test_a_hostile_number_of_layers_ends_early() -> None:
+    binding = Binding(checkpoint())
+    taken = (binding.take(f"layers.{layer}", (1,)) for layer in range(10**9))
+    with pytest.raises(ModelFileError, match="lacks weights"):
+        any(taken)
 
 
 def test_facts() -> None:

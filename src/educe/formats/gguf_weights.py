@@ -123,7 +123,7 @@ class Weights(Mapping[str, Weight]):
         return [
             name
             for name, undo in self._undo.items()
-            if undo is _transposed and _is_quantised(self._as_written[name])
+            if undo is Weight.transposed and _is_quantised(self._as_written[name])
         ]
 
     def __getitem__(self, name: str) -> Weight:
@@ -182,7 +182,7 @@ def _undoing(name: str, tensor: Weight, config: Mapping[str, Any]) -> _Undo | No
     if model_type in ("gemma2", "gemma3_text") and name.endswith("norm.weight"):
         return _less_one
     if model_type == "gpt2" and len(tensor.shape) == 2 and stem in _GPT2_LAYER:
-        return _transposed
+        return Weight.transposed
     return None
 
 
@@ -197,20 +197,8 @@ def _reordering(tensor: Weight, sizes: tuple[int, ...], axis: int) -> _Undo:
 
 
 def _less_one(weight: Weight) -> Weight:
-    return _of_floats(weight, weight.array() - np.float32(1))
-
-
-def _transposed(weight: Weight) -> Weight:
-    if _is_quantised(weight):
-        return _of_floats(weight, weight.array().T)
-    rows, columns = weight.shape
-    data = np.ascontiguousarray(weight.data.reshape(rows, columns, -1).swapaxes(0, 1))
-    return dataclasses.replace(weight, shape=(columns, rows), data=data.reshape(-1))
-
-
-def _of_floats(weight: Weight, values: np.ndarray) -> Weight:
-    data = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
-    return Weight(weight.name, values.shape, "F32", data)
+    values = weight.array() - np.float32(1)
+    return Weight(weight.name, weight.shape, "F32", values.reshape(-1).view(np.uint8))
 
 
 def _is_quantised(weight: Weight) -> bool:

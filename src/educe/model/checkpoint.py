@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from educe.errors import ModelFileError, UnsupportedModelError
 from educe.model.digest import Digest
 from educe.model.encodings import ENCODINGS
-
-_MOST_NAMED = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +71,16 @@ class Weight:
         scales = None if self.scales is None else self.scales[order]
         shape = (len(order), *self.shape[1:])
         return Weight(self.name, shape, self.encoding, rows[order].reshape(-1), scales)
+
+    def transposed(self) -> Weight:
+        """Return a copy of a matrix with rows and columns exchanged; as f32 where it is written in blocks."""
+        rows, columns = self.shape
+        if ENCODINGS[self.encoding].block_elements > 1 or self.scales is not None:
+            data, encoding = self.array().T, "F32"
+        else:
+            data, encoding = self.data.reshape(rows, columns, -1).swapaxes(0, 1), self.encoding
+        data = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+        return Weight(self.name, (columns, rows), encoding, data)
 
     def renamed(self, name: str) -> Weight:
         """Return this weight under another name, over the same memory."""
@@ -177,68 +183,5 @@ class Checkpoint:
         """Size of all files."""
         return sum(memoryview(part).nbytes for part in self.content)
 
-    def bind(
-        self,
-        declared: Mapping[str, Sequence[int]],
-        *,
-        tied: Mapping[str, str] | None = None,
-        ignored: str = r"(?!)",
-    ) -> dict[str, Weight]:
-        """Return the weights that an architecture declares, all of them and no others.
-
-        Args:
-            declared: The shape of every weight by its name.
-            tied: Weights that may be absent, and the name of the weight that then stands for each.
-            ignored: A regular expression for whole names that may be left unused.
-
-        Raises:
-            ModelFileError: weights are missing or have another shape.
-            UnsupportedModelError: weights are left over, so that the architecture is not this one.
-        """
-        found = {
-            name: self.weights.get(name) or self.weights.get((tied or {}).get(name, "")) for name in declared
-        }
-        bound = {name: weight for name, weight in found.items() if weight is not None}
-        self._refuse_missing(declared.keys() - bound.keys())
-        self._refuse_misshapen(declared, bound)
-        used = {weight.name for weight in bound.values()}
-        self._refuse_unused(name for name in self.weights.keys() - used if not re.fullmatch(ignored, name))
-        return bound
-
-    def _refuse_missing(self, names: Iterable[str]) -> None:
-        if listed := _listed(names):
-            raise ModelFileError(
-                f"lacks weights that the architecture {self.model_type!r} has: {listed}",
-                path=self.path,
-                remedy="download the model again, all its weight files and its configuration",
-            )
-
-    def _refuse_misshapen(self, declared: Mapping[str, Sequence[int]], bound: Mapping[str, Weight]) -> None:
-        wrong = [
-            f"{name} is {list(weight.shape)}, not {list(declared[name])}"
-            for name, weight in bound.items()
-            if weight.shape != tuple(declared[name])
-        ]
-        if listed := _listed(wrong):
-            raise ModelFileError(
-                f"has weights of other shapes than its configuration says: {listed}",
-                path=self.path,
-                remedy="use the configuration that came with the weights",
-            )
-
-    def _refuse_unused(self, names: Iterable[str]) -> None:
-        if listed := _listed(names):
-            raise UnsupportedModelError(
-                f"has weights that the architecture {self.model_type!r} does not use: {listed}",
-                path=self.path,
-                remedy="check model_type in its configuration; answers without these weights would be wrong",
-            )
-
     def __repr__(self) -> str:
         return f"<Checkpoint {self.model_type} {len(self.weights)} weights {self.path}>"
-
-
-def _listed(names: Iterable[str]) -> str:
-    ordered = sorted(names)
-    hidden = len(ordered) - _MOST_NAMED
-    return ", ".join(ordered[:_MOST_NAMED]) + (f" and {hidden:,} more" if hidden > 0 else "")
