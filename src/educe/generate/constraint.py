@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -26,7 +26,7 @@ class Vocabulary(Protocol):
         """Number of ids."""
 
     @property
-    def eos(self) -> Sequence[int]:
+    def eos(self) -> Collection[int]:
         """The ids of which each ends a text."""
 
     def token_bytes(self, index: int) -> bytes:
@@ -223,8 +223,9 @@ def _tokenizer(vocabulary: Vocabulary, size: int) -> LLTokenizer:
     special = [index for index, token in enumerate(tokens) if not token]
     for index in {*special, *vocabulary.eos}:
         tokens[index] = b"<%d>" % index
-    words: Any = _Words(tokens, sorted({*special, *vocabulary.eos}), list(vocabulary.eos))
-    return LLTokenizer(words, n_vocab=size, eos_token=list(vocabulary.eos))
+    eos = sorted(vocabulary.eos)
+    words: Any = _Words(tokens, sorted({*special, *eos}), eos)
+    return LLTokenizer(words, n_vocab=size, eos_token=eos)
 
 
 class _Words:

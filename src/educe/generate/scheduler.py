@@ -40,6 +40,7 @@ class Scheduler:
         max_sequences: Most sequences that run at once.
         prefill_share: What part of the budget prompts get while others write.
         sizes: The numbers of tokens for which there are programs; every number if empty.
+        max_logits: Most tokens of a prompt that a step gives logits of.
 
     Raises:
         OptionError: numbers that do not fit each other.
@@ -54,6 +55,7 @@ class Scheduler:
         max_sequences: int,
         prefill_share: float = 0.5,
         sizes: Iterable[int] = (),
+        max_logits: int = 64,
     ) -> None:
         self.blocks = blocks
         self.max_length = min(max_length, blocks.num_blocks * blocks.block_size)
@@ -61,6 +63,7 @@ class Scheduler:
         self.max_sequences = max_sequences
         self.chunk = max(1, int(token_budget * prefill_share))
         self.sizes = sorted(sizes)
+        self.max_logits = max_logits
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self._num_submitted = 0
@@ -189,7 +192,8 @@ class Scheduler:
             else:
                 break
             if sequence.state is State.RUNNING:
-                self._plan[sequence] = min(sequence.num_pending, room)
+                unread = max(0, sequence.next_logits - sequence.num_computed)
+                self._plan[sequence] = min(sequence.num_pending, room, unread + self.max_logits)
                 room -= self._plan[sequence]
 
     def _plan_drafts(self) -> None:

@@ -1,0 +1,53 @@
+"""How long texts may be, and how much memory their keys and values get."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from educe.errors import OptionError
+from educe.limits import format_bytes
+from educe.machine import memory_bytes as machine_memory_bytes
+
+BLOCK_SIZE = 64
+"""Tokens of a block of the cache."""
+
+# The largest part of the machine's memory that a cache takes if nothing is said.
+_MEMORY_SHARE = 0.25
+_MOST_ASSUMED = 2048
+
+
+def context_length(config: Mapping[str, Any], wanted: int | None) -> int:
+    """Return the most tokens of a text: those asked for, or those that the model was made for."""
+    known = config.get("max_position_embeddings") or config.get("n_positions")
+    most = int(known) if known else _MOST_ASSUMED
+    scaling = config.get("rope_scaling") or {}
+    if "original_max_position_embeddings" in scaling and "factor" in scaling:
+        most = max(most, int(scaling["original_max_position_embeddings"] * scaling["factor"]))
+    if wanted is not None and not 1 <= wanted <= most:
+        raise OptionError(
+            f"expected 1 to {most:,} tokens, found {wanted:,}",
+            place="context",
+            remedy="the model's configuration says how many positions it knows",
+        )
+    return wanted or most
+
+
+def num_blocks(block_bytes: int, context: int, max_sequences: int, memory_bytes: int | None) -> int:
+    """Return how many blocks a cache has.
+
+    Raises:
+        OptionError: the memory is too small for any.
+    """
+    needed = max_sequences * -(-context // BLOCK_SIZE)
+    if memory_bytes is None:
+        machine = machine_memory_bytes()
+        memory_bytes = needed * block_bytes if machine is None else int(machine * _MEMORY_SHARE)
+    found = min(needed, memory_bytes // block_bytes)
+    if found < 1:
+        raise OptionError(
+            f"{format_bytes(memory_bytes)} hold no block of {BLOCK_SIZE} tokens",
+            place="memory_bytes",
+            remedy=f"give at least {block_bytes}",
+        )
+    return found

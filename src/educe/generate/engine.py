@@ -1,0 +1,270 @@
+"""`Engine`: the thread that runs a model's steps while there is work: plan, run, choose, commit, tell."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as Tokens
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from educe.errors import EduceError, EngineError, OptionError
+from educe.generate.draft import PromptLookup
+from educe.generate.runner import Runner
+from educe.generate.sampling import Choice, Sampler, SamplingState
+from educe.generate.scheduler import Scheduler
+from educe.generate.sequence import FinishReason, Sequence
+from educe.generate.step import Row, Step
+from educe.generate.stream import Completion, Output, Seconds, Stream
+from educe.generate.tokenizer import Decoder
+from educe.generate.writing import Scoring, Writing
+
+# A thread without work ends after this long, so that a generator that nobody closes costs nothing.
+_IDLE_SECONDS = 5.0
+
+
+@dataclass(eq=False)
+class _Request:
+    """What one call has asked for, and how far it is."""
+
+    stream: Stream
+    num_prompt: int
+    submitted: float
+    num_open: int
+    outputs: dict[int, Output] = field(default_factory=dict)
+    num_cached: int | None = None
+    started: float | None = None
+    first_token: float | None = None
+
+    def completion(self, now: float) -> Completion:
+        moments = (self.started or now, self.first_token or now, now)
+        seconds = Seconds(*(moment - self.submitted for moment in moments))
+        ordered = tuple(self.outputs[index] for index in sorted(self.outputs))
+        return Completion(ordered, self.num_prompt, self.num_cached or 0, seconds)
+
+
+class Engine:
+    """Many texts at once, each as if it were alone.
+
+    Its methods may be called from any thread. The thread that runs the steps starts with the first request.
+
+    Args:
+        runner: The model, which nobody else runs.
+        scheduler: The queues over the runner's blocks, which nobody else plans.
+    """
+
+    def __init__(self, runner: Runner, scheduler: Scheduler) -> None:
+        self._runner, self._scheduler = runner, scheduler
+        self._sampler = Sampler()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._jobs: dict[Sequence, tuple[_Request, int, Writing | Scoring]] = {}
+
+    def write(
+        self,
+        sequence: Sequence,
+        states: Tokens[SamplingState],
+        decoder: Callable[[], Decoder],
+        *,
+        stop: Tokens[str] = (),
+        lookup: bool = False,
+    ) -> Stream:
+        """Queue a prompt, and return what will be written after it.
+
+        Args:
+            sequence: The prompt.
+            states: Of each text that is wanted, how its tokens are chosen.
+            decoder: Makes what spells a text's tokens.
+            stop: Strings of which each ends a text.
+            lookup: Whether tokens are proposed from what stood before.
+
+        Raises:
+            InputError: prompt and text never fit.
+            OptionError: the engine is closed, or more texts are wanted than may run at once.
+        """
+        stream = Stream(lambda: self._cancel(stream))
+        with self._changed:
+            samples = self._submit(sequence, len(states))
+            request = _Request(stream, sequence.num_prompt, time.perf_counter(), len(samples))
+            for index, (sample, state) in enumerate(zip(samples, states, strict=True)):
+                proposer = PromptLookup() if lookup else None
+                writing = Writing(index, sample, state, decoder(), stop, proposer)
+                self._jobs[sample] = request, index, writing
+        return stream
+
+    def score(self, sequence: Sequence, count: int) -> tuple[Stream, Scoring]:
+        """Queue a text to be read only; when the stream ends, the scoring has all its tokens' chances."""
+        stream = Stream(lambda: self._cancel(stream))
+        scoring = Scoring(sequence, count)
+        with self._changed:
+            self._submit(sequence, 1)
+            request = _Request(stream, sequence.num_prompt, time.perf_counter(), 1)
+            self._jobs[sequence] = request, 0, scoring
+        return stream, scoring
+
+    @property
+    def max_sequences(self) -> int:
+        """Most texts that are written at once."""
+        return self._scheduler.max_sequences
+
+    def close(self) -> None:
+        """Cancel everything, and end the thread; what is submitted later is refused."""
+        with self._changed:
+            self._closed = True
+            for sequence in self._jobs:
+                self._scheduler.cancel(sequence)
+            thread = self._thread
+            self._changed.notify_all()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _submit(self, sequence: Sequence, num_samples: int) -> list[Sequence]:
+        if self._closed:
+            raise OptionError("the generator is closed", remedy="make another")
+        samples = self._scheduler.submit(sequence, num_samples)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="educe-generator", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
+        return samples
+
+    def _cancel(self, stream: Stream) -> None:
+        with self._changed:
+            for sequence, (request, _, _) in self._jobs.items():
+                if request.stream is stream:
+                    self._scheduler.cancel(sequence)
+            self._changed.notify_all()
+
+    def _work(self) -> None:
+        while self._wait():
+            try:
+                self._step()
+            except Exception as fault:
+                self._fail_all(fault)
+
+    def _wait(self) -> bool:
+        """Wait for work; False where the thread is to end."""
+        with self._changed:
+            while not self._scheduler.has_work:
+                came = not self._closed and self._changed.wait(_IDLE_SECONDS)
+                if not came and not self._scheduler.has_work:
+                    self._thread = None
+                    return False
+        return True
+
+    def _step(self) -> None:
+        with self._changed:
+            for _, _, job in self._jobs.values():
+                if isinstance(job, Writing):
+                    job.propose()
+            step = self._scheduler.step()
+            for sequence in step.cancelled:
+                self._finish(sequence, "cancelled")
+            self._note_starts(step)
+        if not step.rows:
+            return
+        try:
+            self._runner.copy(step.copies)
+            logits = self._runner.run(step.rows)
+        except Exception as fault:
+            self._give_up(step, fault)
+            return
+        chosen, failed = self._choose(step, logits)
+        with self._changed:
+            for sequence, cause in failed.items():
+                self._end_badly(sequence, cause)
+            counts = {sequence: len(sequence.tokens) for sequence in chosen}
+            tokens = {sequence: [choice.token for choice in taken] for sequence, taken in chosen.items()}
+            self._scheduler.commit(step, tokens)
+            for sequence, choices in chosen.items():
+                self._tell(sequence, choices[: len(sequence.tokens) - counts[sequence]])
+
+    def _note_starts(self, step: Step) -> None:
+        now = time.perf_counter()
+        for row in step.rows:
+            request = self._jobs[row.sequence][0]
+            if request.started is None:
+                request.started, request.num_cached = now, row.start
+
+    def _choose(
+        self, step: Step, logits: np.ndarray
+    ) -> tuple[dict[Sequence, list[Choice]], dict[Sequence, Exception]]:
+        """Return what each sample writes, and those for which nothing can be chosen."""
+        chosen: dict[Sequence, list[Choice]] = {}
+        failed: dict[Sequence, Exception] = {}
+        end = 0
+        for row in step.rows:
+            part = logits[end : end + row.num_logits]
+            end += row.num_logits
+            for sample in self._readers(row):
+                job = self._jobs[sample][2]
+                try:
+                    if isinstance(job, Scoring):
+                        job.take(row.positions, part)
+                        chosen[sample] = []
+                    else:
+                        draft = row.tokens[len(row.tokens) - row.num_drafts :]
+                        chosen[sample] = job.choose(self._sampler, part[-1 - len(draft) :], draft)
+                except Exception as fault:
+                    failed[sample] = fault
+        return chosen, failed
+
+    def _readers(self, row: Row) -> Tokens[Sequence]:
+        if row.samples or not isinstance(self._jobs[row.sequence][2], Scoring):
+            return row.samples
+        return (row.sequence,)
+
+    def _tell(self, sequence: Sequence, choices: Tokens[Choice]) -> None:
+        if sequence not in self._jobs:  # it has failed
+            return
+        request, _, job = self._jobs[sequence]
+        if isinstance(job, Writing):
+            piece = job.take(choices, sequence.finish_reason)
+            request.first_token = request.first_token or time.perf_counter()
+            request.stream.put(piece)
+            if job.stopped:
+                self._scheduler.finish(sequence, "stop")
+        if sequence.finish_reason is not None:
+            self._finish(sequence, "stop" if _stopped(job) else sequence.finish_reason)
+
+    def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
+        """Take a text that has ended out, and tell what became of its request when all have."""
+        request, index, job = self._jobs[sequence]
+        if isinstance(job, Writing):
+            if reason == "cancelled":
+                request.stream.put(job.take((), reason))
+            request.outputs[index] = job.output(reason)
+        self._end(sequence, None)
+
+    def _end(self, sequence: Sequence, fault: Exception | None) -> None:
+        request = self._jobs.pop(sequence)[0]
+        request.num_open -= 1
+        if fault is not None:
+            request.stream.put(fault)
+            self._cancel(request.stream)
+        elif not request.num_open:
+            request.stream.put(request.completion(time.perf_counter()))
+
+    def _give_up(self, step: Step, fault: Exception) -> None:
+        """Fail the sequences of a step that cannot be run; the others have steps of their own."""
+        with self._changed:
+            self._scheduler.rollback()
+            for sequence in [each for row in step.rows for each in (row.sequence, *row.sequence.forks)]:
+                self._end_badly(sequence, fault)
+
+    def _fail_all(self, fault: Exception) -> None:
+        with self._changed:
+            for sequence in list(self._jobs):
+                self._end_badly(sequence, fault)
+
+    def _end_badly(self, sequence: Sequence, fault: Exception) -> None:
+        self._scheduler.finish(sequence, "failed")
+        known = fault if isinstance(fault, EduceError) else EngineError(f"a step failed: {fault!r}")
+        self._end(sequence, known)
+
+
+def _stopped(job: Writing | Scoring) -> bool:
+    return isinstance(job, Writing) and job.stopped

@@ -1,0 +1,314 @@
+"""`Generator`: a language model that continues texts, answers in conversations, and weighs what it reads."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from types import TracebackType
+from typing import Any
+
+from educe.errors import EduceError, InputError, ModelFileError, OptionError, refuse_unknown
+from educe.generate import sequence as texts
+from educe.generate.blocks import BlockManager
+from educe.generate.capacity import BLOCK_SIZE, context_length, num_blocks
+from educe.generate.constraint import Constraint, ConstraintCompiler
+from educe.generate.engine import Engine
+from educe.generate.options import SamplingOptions
+from educe.generate.prompt import Message, Prompt, PromptReader
+from educe.generate.runner import Runner, program_sizes
+from educe.generate.sampling import SamplingState
+from educe.generate.scheduler import Scheduler
+from educe.generate.stream import Completion, Score, Stream
+from educe.generate.tokenizer import Decoder, Tokenizer
+from educe.limits import DEFAULT_LIMITS, Limits, format_bytes
+from educe.model.checkpoint import Checkpoint
+
+_TOKEN_BUDGET = 512
+# A step in which others write reads so many tokens of prompts that it takes hardly longer.
+_PREFILL_SHARE = 0.125
+# How far back the spelling of a token may depend on those before it.
+_SPELLING_TOKENS = 32
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")
+_CONSTRAINTS = ("json_schema", "json_object", "regex", "choice", "grammar")
+_OPTIONS = tuple(field.name for field in dataclasses.fields(SamplingOptions))
+
+
+class Generator:
+    """A language model, ready to write. It may be used by many threads and event loops at once.
+
+    Their requests run together, each as if it were alone: the same request gives the same bits.
+
+    Args:
+        checkpoint: The model.
+        precision: How weights are held and products computed; see `Runner`.
+        context: Most tokens of a prompt and its text together; what the model was made for if absent.
+        memory_bytes: Memory of the cache of keys and values; if absent, what the texts that run at once can
+            need, up to a quarter of the machine's.
+        max_sequences: Most texts that are written at once; others wait.
+        threads: Threads of a step; the machine's cores if absent.
+        lookup: Whether tokens are guessed from what stood before, and verified: the texts are the same, those
+            that quote come sooner.
+        limits: The bounds on texts, templates and grammars.
+
+    Attributes:
+        checkpoint: The model.
+        tokenizer: What makes tokens of texts.
+        context: Most tokens of a prompt and its text together.
+        defaults: How tokens are chosen where a request does not say: as the model's generation_config.json
+            does, or the likeliest one if there is none.
+
+    Raises:
+        ModelFileError: the files lack a tokenizer, or are broken.
+        UnsupportedModelError: the model is of a kind that Educe does not run.
+        OptionError: the numbers do not fit each other, or the memory is too small.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        precision: str = "f32",
+        context: int | None = None,
+        memory_bytes: int | None = None,
+        max_sequences: int = 16,
+        threads: int | None = None,
+        lookup: bool = True,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        if checkpoint.tokenizer is None:
+            raise ModelFileError(
+                "has no tokenizer",
+                path=checkpoint.path,
+                remedy="put tokenizer.json beside the weights, as the model's publisher has it",
+            )
+        self.checkpoint = checkpoint
+        self._reader = PromptReader(checkpoint, limits)
+        self.tokenizer: Tokenizer = self._reader.tokenizer
+        self._limits, self._lookup = limits, lookup
+        wanted = context_length(checkpoint.config, context)
+        runner = Runner(
+            checkpoint,
+            max_length=wanted,
+            max_sequences=max_sequences,
+            block_size=BLOCK_SIZE,
+            precision=precision,
+            threads=threads,
+        )
+        blocks = num_blocks(runner.block_bytes, wanted, max_sequences, memory_bytes)
+        runner.allocate(blocks)
+        budget = max(_TOKEN_BUDGET, 2 * max_sequences)
+        scheduler = Scheduler(
+            BlockManager(blocks, BLOCK_SIZE),
+            max_length=wanted,
+            token_budget=budget,
+            max_sequences=max_sequences,
+            prefill_share=_PREFILL_SHARE,
+            sizes=program_sizes(budget),
+        )
+        self.context = scheduler.max_length
+        if context is not None and context > self.context:
+            raise OptionError(
+                f"{context:,} tokens do not fit into {format_bytes(blocks * runner.block_bytes)}",
+                place="context",
+                remedy=f"at most {self.context:,} do; or give more memory_bytes",
+            )
+        self.defaults: Mapping[str, Any] = _defaults(checkpoint.generation)
+        self._end_ids = _end_ids(checkpoint, self.tokenizer)
+        self._engine = Engine(runner, scheduler)
+
+    # Writing -------------------------------------------------------------------------------------------
+
+    def generate(self, prompt: Prompt, **options: Any) -> Completion:
+        """Return what the model writes after a prompt; see `stream`."""
+        return self.stream(prompt, **options).result()
+
+    def chat(self, messages: Sequence[Message], **options: Any) -> Completion:
+        """Return the answer to a conversation; see `stream`."""
+        return self.stream(messages, **options).result()
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        priority: int = 0,
+        salt: str = "",
+        **options: Any,
+    ) -> Stream:
+        """Return a text while it is written: iterate over it, in a thread or with ``async for``.
+
+        Args:
+            prompt: A text to continue, its tokens, or a conversation: messages with ``role`` and ``content``.
+            tools: In a conversation, what the model may call, as JSON schemas of functions.
+            priority: Lower numbers go first.
+            salt: Only requests of one salt share what is cached, such as those of one tenant.
+            **options: The fields of `SamplingOptions`; and at most one of `json_schema`, `json_object`,
+                `regex`, `choice` and `grammar`, which the text then follows.
+
+        Raises:
+            InputError: the prompt is empty, or does not fit; it is never cut.
+            OptionError: an option is unknown, or has a value that it does not take.
+            UnsupportedModelError: a conversation, and the model has no chat template.
+        """
+        refuse_unknown("option", options, (*_OPTIONS, *_CONSTRAINTS))
+        constraint = self._constraint({name: options.pop(name) for name in _CONSTRAINTS if name in options})
+        sampling = SamplingOptions(**{**self.defaults, **options})
+        ids = self._reader.encode(prompt, tools=tools)
+        room = self.context - len(ids)
+        if room < 1:
+            raise InputError(
+                f"the prompt has {len(ids):,} tokens, and the context {self.context:,}",
+                place="prompt",
+                remedy="shorten it; nothing is cut without being asked",
+            )
+        sequence = texts.Sequence(
+            ids,
+            max_tokens=room if sampling.max_tokens is None else sampling.max_tokens,
+            stop_ids=() if sampling.ignore_eos else self._end_ids,
+            priority=priority,
+            salt=salt.encode(),
+        )
+        constraints = [constraint and constraint.copy() for _ in range(sampling.n)]
+        states = [
+            SamplingState(sampling, ids, number=number, end_ids=self._end_ids, constraint=each)
+            for number, each in enumerate(constraints)
+        ]
+        return self._engine.write(
+            sequence,
+            states,
+            lambda: self._decoder(ids),
+            stop=sampling.stop,
+            lookup=self._lookup and constraint is None,
+        )
+
+    def batch(self, prompts: Iterable[Prompt], **options: Any) -> Iterator[Completion | EduceError]:
+        """Return what is written after each of many prompts, in their order, as many at once as may run.
+
+        A prompt that fails gives its error in its place, and costs no other its text. Prompts are taken as
+        they are needed, so that they may be without end.
+        """
+        refuse_unknown("option", options, (*_OPTIONS, *_CONSTRAINTS, "tools", "priority", "salt"))
+        most = 2 * self._engine.max_sequences
+        return _in_order((self._attempt(prompt, options) for prompt in prompts), most)
+
+    # Reading -------------------------------------------------------------------------------------------
+
+    def score(self, text: str | Sequence[int], *, after: str = "", top: int = 1) -> Score:
+        """Return how likely a text is.
+
+        Args:
+            text: The text, or its tokens, of which the first one is only read.
+            after: The text before it.
+            top: How many of the likeliest tokens come with each token, from 1.
+
+        Raises:
+            InputError: there is nothing to weigh, or it does not fit into the context.
+        """
+        if isinstance(text, str):
+            ids = self._reader.encode(after + text)
+            start = max(1, _common(ids, self._reader.encode(after)))
+        else:
+            ids, start = self._reader.encode(text), 1
+        if start >= len(ids):
+            raise InputError(
+                "there is nothing to weigh", remedy="give a text, with at least one token before it"
+            )
+        sequence = texts.Sequence(ids, max_tokens=0, logits_from=start - 1)
+        stream, scoring = self._engine.score(sequence, top)
+        stream.result()
+        return Score(tuple(scoring.choices))
+
+    def close(self) -> None:
+        """End all texts, and return the memory; the generator is of no use afterwards."""
+        self._engine.close()
+
+    def __enter__(self) -> Generator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Generator {self.checkpoint.model_type} {self.checkpoint.path}>"
+
+    @cached_property
+    def _compiler(self) -> ConstraintCompiler:
+        size = int(self.checkpoint.config["vocab_size"])
+        return ConstraintCompiler(self.tokenizer, size=size, limits=self._limits)
+
+    def _constraint(self, given: dict[str, Any]) -> Constraint | None:
+        wanted = {name: value for name, value in given.items() if value is not None and value is not False}
+        if len(wanted) > 1:
+            raise OptionError(f"a text follows one of {' and '.join(wanted)}, not several")
+        for name, value in wanted.items():
+            make = getattr(self._compiler, name)
+            made: Constraint = make() if name == "json_object" else make(value)
+            return made
+        return None
+
+    def _decoder(self, ids: Sequence[int]) -> Decoder:
+        return self.tokenizer.stream(after=ids[-_SPELLING_TOKENS:])
+
+    def _attempt(self, prompt: Prompt, options: Mapping[str, Any]) -> Stream | EduceError:
+        try:
+            return self.stream(prompt, **options)
+        except EduceError as error:
+            return error
+
+
+def _in_order(attempts: Iterator[Stream | EduceError], most: int) -> Iterator[Completion | EduceError]:
+    """Return the results of attempts, the next `most` of which run while one is waited for."""
+    waiting: deque[Stream | EduceError] = deque()
+    try:
+        for attempt in attempts:
+            waiting.append(attempt)
+            if len(waiting) > most:
+                yield _result(waiting.popleft())
+        while waiting:
+            yield _result(waiting.popleft())
+    finally:
+        for attempt in waiting:
+            if isinstance(attempt, Stream):
+                attempt.cancel()
+
+
+def _result(attempt: Stream | EduceError) -> Completion | EduceError:
+    if isinstance(attempt, EduceError):
+        return attempt
+    try:
+        return attempt.result()
+    except EduceError as error:
+        return error
+
+
+def _defaults(generation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a model's generation_config.json would have its tokens chosen."""
+    named = {name: generation[name] for name in _SAMPLING if generation.get(name) is not None}
+    if not generation.get("do_sample"):
+        named = {**{name: named[name] for name in named if name == "repetition_penalty"}, "temperature": 0.0}
+    if generation.get("max_new_tokens"):
+        named["max_tokens"] = int(generation["max_new_tokens"])
+    return named
+
+
+def _end_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> frozenset[int]:
+    """Return all tokens that end a text, by the tokenizer or by the model's configuration."""
+    ids = set(tokenizer.eos)
+    for said in (checkpoint.generation, checkpoint.config):
+        found = said.get("eos_token_id")
+        ids |= {found} if isinstance(found, int) else set(found or ())
+    return frozenset(ids)
+
+
+def _common(ids: Sequence[int], others: Sequence[int]) -> int:
+    """Return how many first tokens are the same."""
+    count = 0
+    for one, other in zip(ids, others, strict=False):
+        if one != other:
+            break
+        count += 1
+    return count

@@ -1,0 +1,108 @@
+"""`PromptReader`: what a user gives, a text, tokens or a conversation, as the tokens that the model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, TypeAlias
+
+from educe.errors import InputError, UnsupportedModelError
+from educe.generate.template import ChatTemplate
+from educe.generate.tokenizer import Tokenizer
+from educe.limits import DEFAULT_LIMITS, Limits
+from educe.model.checkpoint import Checkpoint
+
+Message: TypeAlias = Mapping[str, Any]
+Prompt: TypeAlias = "str | Sequence[int] | Sequence[Message]"
+"""A text, tokens, or the messages of a conversation."""
+
+
+class PromptReader:
+    """Makes tokens of prompts.
+
+    Args:
+        checkpoint: The model, which has a tokenizer.
+        limits: The bounds on texts and templates.
+
+    Attributes:
+        tokenizer: What makes tokens of texts.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, limits: Limits = DEFAULT_LIMITS) -> None:
+        assert checkpoint.tokenizer is not None
+        self.tokenizer = Tokenizer.from_files(checkpoint.tokenizer, limits)
+        self._checkpoint, self._limits = checkpoint, limits
+
+    @cached_property
+    def template(self) -> ChatTemplate | None:
+        """What makes a prompt of a conversation, if the model has it."""
+        assert self._checkpoint.tokenizer is not None
+        text = self._checkpoint.tokenizer.chat_template
+        return None if text is None else ChatTemplate(text, self._limits)
+
+    def encode(self, prompt: Prompt, *, tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
+        """Return the tokens of a prompt, as the model reads them.
+
+        Raises:
+            InputError: it is no prompt, or has tokens that the model lacks.
+            UnsupportedModelError: a conversation, and the model has no chat template.
+        """
+        if isinstance(prompt, str):
+            ids = self.tokenizer.encode(prompt)
+        elif not isinstance(prompt, Sequence) or isinstance(prompt, bytes):
+            raise _no_prompt(prompt)
+        elif all(isinstance(each, int) for each in prompt):
+            ids = [int(each) for each in prompt if isinstance(each, int)]
+        elif all(isinstance(each, Mapping) for each in prompt):
+            ids = self._read_conversation([each for each in prompt if isinstance(each, Mapping)], tools)
+        else:
+            raise _no_prompt(prompt)
+        most = int(self._checkpoint.config["vocab_size"])
+        if ids and not 0 <= min(ids) <= max(ids) < most:
+            raise InputError(
+                f"has tokens from {min(ids)} to {max(ids)}",
+                place="prompt",
+                remedy=f"those of the model are 0 to {most - 1:,}",
+            )
+        return ids
+
+    def _read_conversation(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None
+    ) -> list[int]:
+        if self.template is None:
+            raise UnsupportedModelError(
+                "the model has no chat template: it was made to continue texts",
+                path=self._checkpoint.path,
+                remedy="give a text instead of messages; or use the model's version for conversations",
+            )
+        names = {"bos_token": self.tokenizer.bos, "eos_token": next(iter(self.tokenizer.eos), None)}
+        spelled = {
+            name: self.tokenizer.token_bytes(index).decode()
+            for name, index in names.items()
+            if index is not None
+        }
+        guarded = [self._guarded(message) for message in messages]
+        text = self.template.render(guarded, tools, add_generation_prompt=True, **spelled)
+        return self.tokenizer.encode(text, add_special=False, parse_special=True)
+
+    def _guarded(self, message: Message) -> Message:
+        """Return a message whose words cannot be taken for the marks of the template."""
+        content = message.get("content")
+        if isinstance(content, str):
+            return {**message, "content": self.tokenizer.guard(content)}
+        if isinstance(content, Sequence):
+            parts = [
+                {**part, "text": self.tokenizer.guard(part["text"])}
+                if isinstance(part, Mapping) and isinstance(part.get("text"), str)
+                else part
+                for part in content
+            ]
+            return {**message, "content": parts}
+        return message
+
+
+def _no_prompt(prompt: object) -> InputError:
+    return InputError(
+        f"a {type(prompt).__name__} is no prompt",
+        remedy='give a text, a list of tokens, or a list of messages {"role": "user", "content": …}',
+    )

@@ -1,0 +1,236 @@
+"""`Stream`: a text while it is written, for a reader in a thread or in an event loop; and what it becomes."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from queue import Empty, SimpleQueue
+from types import TracebackType
+from typing import Any
+
+from educe.generate.sampling import Choice
+from educe.generate.sequence import FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What a step has added to a text.
+
+    Attributes:
+        text: The characters that are certain by now: neither half a character, nor what may be part of a stop
+            string.
+        tokens: The tokens, which may be ahead of the text.
+        index: Which of the texts of one prompt it is.
+        logprobs: The tokens with their log-probabilities, if they were asked for.
+        finish_reason: Why the text ends here; None if it goes on.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    index: int = 0
+    logprobs: tuple[Choice, ...] = ()
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One whole text.
+
+    Attributes:
+        text: What was written, without what ended it.
+        tokens: Its tokens, the one that ended it included.
+        finish_reason: Why it ends: ``stop`` at a token or string that ends it, ``length``, ``cancelled``.
+        stop: The stop string that ended it, if one did.
+        logprobs: The tokens with their log-probabilities, if they were asked for.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finish_reason: FinishReason
+    stop: str | None = None
+    logprobs: tuple[Choice, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Seconds:
+    """Where the time of a request went, each from its submission on.
+
+    Attributes:
+        start: When its prompt began to be read.
+        first_token: When the first token was there; equal to `total` if there was none.
+        total: When it ended.
+    """
+
+    start: float
+    first_token: float
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What became of one request.
+
+    Attributes:
+        outputs: A text for each of the `n` that were asked for.
+        num_prompt_tokens: Tokens of the prompt.
+        num_cached_tokens: How many of those were found in the cache, and so were not read again.
+        seconds: Where its time went.
+    """
+
+    outputs: tuple[Output, ...]
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    seconds: Seconds
+
+    @property
+    def text(self) -> str:
+        """The first text."""
+        return self.outputs[0].text
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The first text's tokens."""
+        return self.outputs[0].tokens
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Why the first text ends."""
+        return self.outputs[0].finish_reason
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all texts."""
+        return sum(len(output.tokens) for output in self.outputs)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How likely a text is.
+
+    Attributes:
+        choices: Each of its tokens with its log-probability after all before it.
+    """
+
+    choices: tuple[Choice, ...]
+
+    @property
+    def logprob(self) -> float:
+        """The natural logarithm of the text's probability."""
+        return math.fsum(choice.logprob or 0.0 for choice in self.choices)
+
+    @property
+    def perplexity(self) -> float:
+        """How many equally likely tokens would surprise as much, on average."""
+        return math.exp(-self.logprob / len(self.choices))
+
+    @property
+    def greedy(self) -> bool:
+        """Whether each token is the likeliest one."""
+        return all(choice.top[0][0] == choice.token for choice in self.choices)
+
+
+class Stream:
+    """The pieces of a request's texts, as they are written.
+
+    It has one reader: a thread, by ``for piece in stream`` and `result`, or a coroutine, by ``async for piece
+    in stream`` and ``await stream``. A reader that leaves early cancels it: by `cancel`, at the end of a
+    ``with`` block, or when its coroutine is cancelled.
+
+    Args:
+        cancel: What makes the writer stop.
+    """
+
+    def __init__(self, cancel: Callable[[], None]) -> None:
+        self._cancel = cancel
+        self._items: SimpleQueue[Piece | Completion | Exception] = SimpleQueue()
+        self._end: Completion | Exception | None = None
+        self._wake: Callable[[], object] | None = None
+
+    def put(self, item: Piece | Completion | Exception) -> None:
+        """Add a piece, or what the request ends with; for the writer, from any thread."""
+        self._items.put(item)
+        if (wake := self._wake) is not None:
+            with suppress(RuntimeError):  # the reader's event loop is closed
+                wake()
+
+    def cancel(self) -> None:
+        """End the texts within a step; what is written so far still comes. Safe from any thread."""
+        self._cancel()
+
+    def result(self) -> Completion:
+        """Wait for the end.
+
+        Raises:
+            EduceError: the request failed.
+        """
+        for _ in self:
+            pass
+        return self._ended()
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> Piece:
+        piece = None if self._end else self._take(self._items.get())
+        if piece is None:
+            self._ended()
+            raise StopIteration
+        return piece
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> Piece:
+        piece = None if self._end else self._take(await self._get())
+        if piece is None:
+            self._ended()
+            raise StopAsyncIteration
+        return piece
+
+    def __await__(self) -> Generator[Any, None, Completion]:
+        return self._whole().__await__()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._cancel()
+
+    async def _whole(self) -> Completion:
+        async for _ in self:
+            pass
+        return self._ended()
+
+    async def _get(self) -> Piece | Completion | Exception:
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                came = asyncio.Event()
+                self._wake = partial(loop.call_soon_threadsafe, came.set)
+                with suppress(Empty):
+                    return self._items.get_nowait()
+                await came.wait()
+        except asyncio.CancelledError:
+            self._cancel()
+            raise
+
+    def _take(self, item: Piece | Completion | Exception) -> Piece | None:
+        if isinstance(item, Piece):
+            return item
+        self._end = item
+        return None
+
+    def _ended(self) -> Completion:
+        assert self._end is not None
+        if isinstance(self._end, Exception):
+            raise self._end
+        return self._end

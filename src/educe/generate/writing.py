@@ -1,0 +1,121 @@
+"""`Writing` and `Scoring`: what a sequence's logits become, a text or the chances of one that is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Tokens
+
+import numpy as np
+
+from educe.generate.draft import PromptLookup
+from educe.generate.sampling import Choice, Draft, Sampler, SamplingState, log_probabilities
+from educe.generate.sequence import FinishReason, Sequence
+from educe.generate.stopping import StopStrings
+from educe.generate.stream import Output, Piece
+from educe.generate.tokenizer import Decoder
+
+
+class Writing:
+    """One text in the making: its tokens are chosen, spelled, and held back while they may be a stop string.
+
+    Args:
+        index: Which of the texts of one prompt it is.
+        sequence: Its tokens.
+        state: How they are chosen.
+        decoder: How they are spelled.
+        stop: The strings that end it.
+        lookup: What proposes tokens, if anything does.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        sequence: Sequence,
+        state: SamplingState,
+        decoder: Decoder,
+        stop: Tokens[str],
+        lookup: PromptLookup | None,
+    ) -> None:
+        self.sequence = sequence
+        self._index, self._state, self._decoder, self._lookup = index, state, decoder, lookup
+        self._stops = StopStrings(stop)
+        self._texts: list[str] = []
+        self._choices: list[Choice] = []
+        self._tokens: list[int] = []
+
+    def propose(self) -> None:
+        """Give the sequence a guess at its next tokens."""
+        if self._lookup is not None:
+            self.sequence.draft = self._lookup.propose(self.sequence.tokens)
+
+    def choose(self, sampler: Sampler, logits: np.ndarray, draft: Tokens[int]) -> list[Choice]:
+        """Return the next tokens, as far as a draft holds and one more.
+
+        Args:
+            sampler: What chooses.
+            logits: f32[len(draft) + 1, vocabulary].
+            draft: The guess that was read.
+
+        Raises:
+            EduceError: nothing can be chosen.
+        """
+        if draft:
+            return sampler.verify(logits, self._state, Draft(draft))
+        return sampler.sample(logits, [self._state])
+
+    def take(self, choices: Tokens[Choice], reason: FinishReason | None) -> Piece:
+        """Append tokens, and return what they add to the text.
+
+        Args:
+            choices: The tokens, as the sequence has taken them.
+            reason: Why the sequence ends with them, if it does.
+        """
+        texts = []
+        used = 0
+        for choice in choices:
+            used += 1
+            if not (reason == "stop" and self._state.ends(choice.token)):
+                texts.append(self._stops.push(self._decoder.push(choice.token)))
+            if self.stopped:
+                reason = "stop"
+                break
+        if reason and not self.stopped:
+            texts += [self._stops.push(self._decoder.finish()), self._stops.finish()]
+        added, text = tuple(choices[:used]), "".join(texts)
+        tokens = tuple(choice.token for choice in added)
+        logprobs = added if self._state.options.logprobs is not None else ()
+        self._texts.append(text)
+        self._choices += logprobs
+        self._tokens += tokens
+        return Piece(text, tokens, self._index, logprobs, reason)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has ended the text."""
+        return self._stops.found is not None
+
+    def output(self, reason: FinishReason) -> Output:
+        """Return the whole text."""
+        return Output(
+            "".join(self._texts), tuple(self._tokens), reason, self._stops.found, tuple(self._choices)
+        )
+
+
+class Scoring:
+    """The log-probabilities of the tokens of a text that is given.
+
+    Args:
+        sequence: The text, of which nothing is to be written.
+        count: How many of the likeliest tokens come with each.
+    """
+
+    def __init__(self, sequence: Sequence, count: int) -> None:
+        self.sequence = sequence
+        self.choices: list[Choice] = []
+        self._count = count
+
+    def take(self, positions: range, logits: np.ndarray) -> None:
+        """Take the logits, f32[n, vocabulary], of the last `n` of these positions."""
+        tokens = self.sequence.tokens
+        for position, row in zip(positions[len(positions) - len(logits) :], logits, strict=True):
+            if position + 1 < len(tokens):
+                self.choices.append(log_probabilities(row, tokens[position + 1], self._count))
