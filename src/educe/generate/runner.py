@@ -133,6 +133,14 @@ def program_size(count: int) -> int:
     return power * 3 // 4 if power >= 4 and count <= power * 3 // 4 else power
 
 
+def program_sizes(most: int) -> list[int]:
+    """Return the sizes as far as the first that is at least `most`."""
+    sizes = [1]
+    while sizes[-1] < most:
+        sizes.append(program_size(sizes[-1] + 1))
+    return sizes
+
+
 def _padded(array: np.ndarray, size: int, filling: int = 0) -> np.ndarray:
     rest = np.full((size - len(array), *array.shape[1:]), filling, array.dtype)
     return np.concatenate([array, rest])
