@@ -8,6 +8,10 @@
     exe = educe.compile(model)             # Executable: immutable, thread-safe
     y = exe.run({"input": x})["output"]    # NumPy in, NumPy out
 
+    generator = educe.generator("qwen/")   # a language model, from its own files
+    for piece in generator.stream("Once upon a time"):
+        print(piece.text, end="")
+
 Importing `educe` imports nothing heavy; each name below is loaded when it is first used.
 """
 
@@ -18,9 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from educe import engines, errors
-    from educe.api import compile, load, predictor
+    from educe.api import compile, generator, load, predictor
     from educe.engines.base import Engine, Executable, Options, State, Support
     from educe.errors import EduceError
+    from educe.generate.generator import Generator
+    from educe.generate.stream import Completion, Stream
     from educe.limits import Limits
     from educe.model import Card, CardOrigin, Model, Signature, TensorType
     from educe.tasks.answer import Answer, Prediction
@@ -32,9 +38,11 @@ _HOMES = {
     "Answer": "educe.tasks.answer",
     "Card": "educe.model",
     "CardOrigin": "educe.model",
+    "Completion": "educe.generate.stream",
     "EduceError": "educe.errors",
     "Engine": "educe.engines.base",
     "Executable": "educe.engines.base",
+    "Generator": "educe.generate.generator",
     "Limits": "educe.limits",
     "Model": "educe.model",
     "Options": "educe.engines.base",
@@ -42,9 +50,11 @@ _HOMES = {
     "Predictor": "educe.tasks.predictor",
     "Signature": "educe.model",
     "State": "educe.engines.base",
+    "Stream": "educe.generate.stream",
     "Support": "educe.engines.base",
     "TensorType": "educe.model",
     "compile": "educe.api",
+    "generator": "educe.api",
     "load": "educe.api",
     "predictor": "educe.api",
 }
@@ -54,9 +64,11 @@ __all__ = [
     "Answer",
     "Card",
     "CardOrigin",
+    "Completion",
     "EduceError",
     "Engine",
     "Executable",
+    "Generator",
     "Limits",
     "Model",
     "Options",
@@ -64,11 +76,13 @@ __all__ = [
     "Predictor",
     "Signature",
     "State",
+    "Stream",
     "Support",
     "TensorType",
     "compile",
     "engines",
     "errors",
+    "generator",
     "load",
     "predictor",
 ]

@@ -1,4 +1,4 @@
-"""The doors of the package: `load`, `compile`, `predictor`."""
+"""The doors of the package: `load`, `compile`, `predictor`, `generator`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from educe.tasks.predictor import Predictor
 if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
+
+    from educe.generate.generator import Generator
 
 ModelSource: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model"
 
@@ -121,6 +123,50 @@ def predictor(
         raise OptionError(f"threshold={threshold!r} is not within 0 and 1", remedy="use a score such as 0.5")
     chosen = task_for(_loaded(model, limits), task, TaskOptions(top, threshold, limits))
     return Predictor(chosen, engines.compile(chosen.model, engine, **options), batch)
+
+
+def generator(
+    source: str | os.PathLike[str],
+    *,
+    precision: str = "f32",
+    context: int | None = None,
+    memory_bytes: int | None = None,
+    max_sequences: int = 16,
+    threads: int | None = None,
+    lookup: bool = True,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Generator:
+    """Read a language model from its own files, ready to write.
+
+    Args:
+        source: A folder as Hugging Face lays it out, a GGUF or llama2.c ``.bin`` file, or the folder of one.
+        precision: How weights are held and products computed; see `Generator`, as for all that follow.
+        context: Most tokens of a prompt and its text together.
+        memory_bytes: Memory of the cache of keys and values.
+        max_sequences: Most texts that are written at once.
+        threads: Threads of a step.
+        lookup: Whether tokens are guessed from what stood before, and verified.
+        limits: The bounds on what is read.
+
+    Raises:
+        ModelFileError: a file is missing or broken; the error says which, and how to get it.
+        UnsupportedFormatError: the file is of a kind that Educe does not read.
+        UnsupportedModelError: the model is of a kind that Educe does not run.
+        OptionError: the numbers do not fit each other, or the memory is too small.
+    """
+    from educe.formats import checkpoint
+    from educe.generate.generator import Generator
+
+    return Generator(
+        checkpoint.load(source, limits),
+        precision=precision,
+        context=context,
+        memory_bytes=memory_bytes,
+        max_sequences=max_sequences,
+        threads=threads,
+        lookup=lookup,
+        limits=limits,
+    )
 
 
 def _loaded(model: Model | ModelSource, limits: Limits = DEFAULT_LIMITS) -> Model:
