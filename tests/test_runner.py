@@ -8,11 +8,11 @@ import json
 import numpy as np
 import pytest
 
-from educe.errors import UnsupportedModelError
+from educe.errors import ModelFileError, UnsupportedModelError
 from educe.formats import checkpoint
 from educe.generate.runner import Runner, program_size
 from educe.generate.step import Slice
-from educe.model.checkpoint import Checkpoint
+from educe.model.checkpoint import Checkpoint, Weight
 from tests.conftest import ROOT
 
 STORIES = ROOT / "zoo" / "stories260K"
@@ -81,31 +81,43 @@ def test_rounded_weights_stay_close(model: Checkpoint, runner: Runner) -> None:
 
 def test_windows_are_those_that_the_configuration_asks_for(model: Checkpoint, runner: Runner) -> None:
     ids = CASES[0]["greedy_ids"][:60]
+    layers = range(model.config["num_hidden_layers"])
+    projections = [f"model.layers.{layer}.self_attn.{part}_proj" for layer in layers for part in "qkv"]
+    sizes = {name: model.weights[f"{name}.weight"].shape[0] for name in projections}
+    biases = [
+        Weight(f"{name}.bias", (size,), "F32", np.zeros(4 * size, np.uint8)) for name, size in sizes.items()
+    ]
+    biased = with_weights(model, {**model.weights, **{weight.name: weight for weight in biases}})
 
-    def logits(model_type: str, **more: int | bool) -> np.ndarray:
+    def logits(checkpoint: Checkpoint, model_type: str, **more: int | bool) -> np.ndarray:
         config = {**model.config, "sliding_window": 8, **more}
-        changed = dataclasses.replace(model, model_type=model_type, config=config)
+        changed = dataclasses.replace(checkpoint, model_type=model_type, config=config)
         return runner_of(changed).run([Slice(ids, 0, range(MAX_BLOCKS), 60)])
 
     whole = runner.run([Slice(ids, 0, range(MAX_BLOCKS), 60)])
-    layers = model.config["num_hidden_layers"]
-    windowed = logits("mistral")
+    windowed = logits(model, "mistral")
     np.testing.assert_array_equal(windowed[:8], whole[:8])
     assert np.abs(windowed[8:] - whole[8:]).max() > 0.1
-    np.testing.assert_array_equal(logits("qwen2"), whole)
-    np.testing.assert_array_equal(logits("qwen2", use_sliding_window=True), windowed)
-    np.testing.assert_array_equal(logits("qwen2", use_sliding_window=True, max_window_layers=layers), whole)
+    np.testing.assert_array_equal(logits(biased, "qwen2", max_window_layers=0), whole)
+    asked = {"use_sliding_window": True}
+    np.testing.assert_array_equal(logits(biased, "qwen2", max_window_layers=0, **asked), windowed)
+    np.testing.assert_array_equal(logits(biased, "qwen2", max_window_layers=len(layers), **asked), whole)
 
 
 def test_weights_that_are_missing_or_left_over_are_named(model: Checkpoint) -> None:
     weights = dict(model.weights)
-    name = "model.layers.3.mlp.up_proj.weight"
-    found = weights.pop(name)
-    with pytest.raises(UnsupportedModelError, match=f"the weight '{name}' is missing"):
+    names = [f"model.layers.{layer}.mlp.up_proj.weight" for layer in (1, 3)]
+    found = [weights.pop(name) for name in names]
+    with pytest.raises(ModelFileError, match=", ".join(names)):
         runner_of(with_weights(model, weights))
-    extra = {**weights, name: found, "model.layers.5.mlp.up_proj.weight": found}
-    with pytest.raises(UnsupportedModelError, match=r"no place in this architecture: model\.layers\.5"):
+    extra = {**model.weights, "model.layers.5.mlp.up_proj.weight": found[0]}
+    with pytest.raises(UnsupportedModelError, match=r"does not use: model\.layers\.5"):
         runner_of(with_weights(model, extra))
+
+
+def test_an_unknown_architecture_is_refused_with_those_near_it(model: Checkpoint) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"'mistrl'.*mistral"):
+        runner_of(dataclasses.replace(model, model_type="mistrl"))
 
 
 def with_weights(model: Checkpoint, weights) -> Checkpoint:

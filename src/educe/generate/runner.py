@@ -15,7 +15,7 @@ from educe.engines.native import NativeEngine
 from educe.formats.onnx_types import read_signature
 from educe.generate.architectures import StepGraph, architecture
 from educe.generate.blocks import Copy
-from educe.generate.rotary import Rotary
+from educe.generate.configuration import Configuration
 from educe.generate.step import Slice
 from educe.model import Model
 from educe.model.checkpoint import Checkpoint
@@ -36,7 +36,8 @@ class Runner:
         threads: Threads of a step; the machine's cores if absent.
 
     Raises:
-        UnsupportedModelError: the architecture is not known, or weights are missing or left over.
+        ModelFileError: weights are missing or misshapen, or a field of the configuration cannot be.
+        UnsupportedModelError: the architecture or a part of it is not known, or weights are left over.
     """
 
     def __init__(
@@ -49,13 +50,13 @@ class Runner:
         precision: str = "f32",
         threads: int | None = None,
     ) -> None:
-        step = StepGraph(checkpoint.weights, block_size, precision)
-        graph = architecture(checkpoint.model_type)(step, checkpoint.config)
+        step = StepGraph(checkpoint, block_size, precision)
+        graph = architecture(checkpoint.model_type)(step, Configuration(checkpoint.config, checkpoint.path))
         layout = step.caches[0]
         self.block_size, self.max_sequences = block_size, max_sequences
         self._max_blocks = -(-max_length // block_size)
         self._group = step.num_heads // layout.heads
-        self._rotary = Rotary(checkpoint.config, layout.features)
+        self._rotaries = step.rotaries
         signature = read_signature(ir.to_proto(graph).graph)
         model = Model(graph, signature, checkpoint.model_type, checkpoint.path, checkpoint.digest, 0, {})
         self._executable = NativeEngine().compile(model, Options(threads=threads))
@@ -88,13 +89,14 @@ class Runner:
         """
         tokens: list[int] = []
         rows: list[int] = []
-        places, slots, items, first = [], [], [], 0
+        places, spans, slots, items, first = [], [], [], [], 0
         width = rows_of_item(host_target())
         for number, part in enumerate(slices):
             count, size = len(part.tokens), self.block_size
             place = np.array(part.positions)
             tokens += part.tokens
             places.append(place)
+            spans.append(np.full(count, max(part.span, part.start + count)))
             slots.append(np.asarray(part.blocks, np.int64)[place // size] * size + place % size)
             rows += range(first + count - part.num_logits, first + count)
             total = count * self._group
@@ -106,16 +108,17 @@ class Runner:
         table = np.zeros((self.max_sequences, self._max_blocks), np.int32)
         for number, part in enumerate(slices):
             table[number, : len(part.blocks)] = part.blocks
-        cos, sin = self._rotary.rows(_padded(np.concatenate(places), size))
+        positions, lengths = (_padded(np.concatenate(each), size) for each in (places, spans))
         feeds = {
             "tokens": _padded(np.array(tokens, np.int64), size),
+            "positions": positions,
             "rows": _padded(np.array(rows, np.int64), self._num_rows(len(rows), size)),
             "slots": _padded(np.concatenate(slots), size, -1),
             "table": table,
             "items": _padded(np.array(items, np.int64), -(-size * self._group // width) + self.max_sequences),
-            "cos": cos,
-            "sin": sin,
         }
+        for name, rotary in self._rotaries.items():
+            feeds[f"cos.{name}"], feeds[f"sin.{name}"] = rotary.rows(positions, lengths)
         logits: np.ndarray = self._executable.run({**feeds, **self._pools})["logits"]
         return logits[: len(rows)]
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import TypeAlias
 
 import onnx_ir as ir
 
 from educe.errors import UnsupportedModelError, nearest
 from educe.generate.architectures.base import CacheLayout, StepGraph
-from educe.generate.architectures.llama import llama, qwen
+from educe.generate.architectures.llama import llama, mistral, qwen2, qwen3
+from educe.generate.configuration import Configuration
 
-Build: TypeAlias = Callable[[StepGraph, Mapping[str, Any]], ir.Model]
+Build: TypeAlias = Callable[[StepGraph, Configuration], ir.Model]
 
-ARCHITECTURES: dict[str, Build] = {"llama": llama, "mistral": llama, "qwen2": qwen, "qwen3": qwen}
+ARCHITECTURES: dict[str, Build] = {"llama": llama, "mistral": mistral, "qwen2": qwen2, "qwen3": qwen3}
 """What builds the graph of each model type, as Hugging Face names it."""
 
 

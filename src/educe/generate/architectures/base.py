@@ -6,7 +6,8 @@ other tokens, by the keys and values that the cache keeps in pages.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +15,24 @@ import numpy as np
 import onnx_ir as ir
 
 from educe.compiler.kernels.paged_attention import ITEM_WORDS
-from educe.errors import UnsupportedModelError
-from educe.model.checkpoint import Weight
+from educe.errors import UnsupportedModelError, nearest
+from educe.generate.configuration import Configuration
+from educe.generate.rotary import Rotary
+from educe.model.binding import Binding
+from educe.model.checkpoint import Checkpoint, Weight
 
 OPSET = 24
-_MOST_NAMED = 5
 _MOST = 127
+
+ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gelu": ("Gelu", {}),
+    "gelu_new": ("Gelu", {"approximate": "tanh"}),
+    "gelu_pytorch_tanh": ("Gelu", {"approximate": "tanh"}),
+    "relu": ("Relu", {}),
+    "silu": ("Swish", {}),
+    "swish": ("Swish", {}),
+}
+"""The operator of each activation, as Hugging Face names it."""
 
 
 @dataclass(frozen=True)
@@ -38,32 +51,37 @@ class CacheLayout:
 class StepGraph:
     """A graph under construction.
 
-    Inputs of the graph, for T tokens of S sequences of which R give logits: `tokens` i64[T]; `cos` and `sin`
-    f32[T, rotated / 2]; `slots` i64[T], where a token's keys and values are written; `table` i32[S, pages];
+    Inputs of the graph, for T tokens of S sequences of which R give logits: `tokens` i64[T] and their places
+    in their texts, `positions` i64[T]; `cos.NAME` and `sin.NAME` f32[T, features / 2] for each of `rotaries`;
+    `slots` i64[T], where a token's keys and values are written; `table` i32[S, pages];
     `items` i64[N, 5], see `kernels.paged_attention`; `rows` i64[R]; `keys.N` and `values.N` for each layer N,
     f32[pages, heads, keys of a page, features], which a run writes to. Output: `logits` f32[R, vocabulary].
 
     Args:
-        weights: The model's weights by name.
+        checkpoint: Whose weights they are.
         page: Keys of a page.
         precision: ``f32``, or ``int8``: products of weights rounded by outputs and activations by tokens.
 
     Attributes:
         caches: The layout of each layer's cache.
         num_heads: Heads of queries.
+        rotaries: The angles that positions are turned by, by name.
+        weights: The weights that are not used yet, and those that are missing.
     """
 
-    def __init__(self, weights: Mapping[str, Weight], page: int, precision: str = "f32") -> None:
+    def __init__(self, checkpoint: Checkpoint, page: int, precision: str = "f32") -> None:
         self.caches: list[CacheLayout] = []
         self.num_heads = 0
-        self._weights, self._page = weights, page
+        self.rotaries: dict[str, Rotary] = {}
+        self.weights = Binding(checkpoint)
+        self._page = page
         self._precision = precision
         self._rows: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
-        self._used: set[str] = set()
         self._nodes: list[ir.Node] = []
         self._initializers: dict[str, ir.Value] = {}
         self._inputs: dict[str, ir.Value] = {}
         self.tokens = self._input("tokens", ir.DataType.INT64, ["T"])
+        self.positions = self._input("positions", ir.DataType.INT64, ["T"])
         self.rows = self._input("rows", ir.DataType.INT64, ["R"])
         self._slots = self._input("slots", ir.DataType.INT64, ["T"])
         self._table = self._input("table", ir.DataType.INT32, ["S", "P"])
@@ -71,23 +89,14 @@ class StepGraph:
 
     # Parts of models -----------------------------------------------------------------------------------
 
-    def has(self, name: str) -> bool:
-        """Say whether there is a weight of this name."""
-        return name in self._weights
-
-    def weight(self, name: str) -> ir.Value:
-        """Return a weight as f32.
-
-        Raises:
-            UnsupportedModelError: there is none.
-        """
+    def weight(self, name: str, shape: Sequence[int], *, plus: float = 0.0) -> ir.Value:
+        """Return a weight of a shape as f32, with a number added to it; `finish` says if it is missing."""
         if name not in self._initializers:
-            found = self._weights.get(name)
+            found = self.weights.take(name, shape)
             if found is None:
-                reason = f"the weight {name!r} is missing"
-                raise UnsupportedModelError(reason, remedy="download the model again")
-            self._used.add(name)
-            self._initializers[name] = self._constant(found.array(), name)
+                return ir.Value(name=name)
+            array = found.array()
+            self._initializers[name] = self._constant(array + np.float32(plus) if plus else array, name)
         return self._initializers[name]
 
     def call(self, operator: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any) -> ir.Value:
@@ -98,26 +107,30 @@ class StepGraph:
         self._nodes.append(node)
         return node.outputs[0]
 
-    def embedding(self, name: str, indices: ir.Value) -> ir.Value:
-        """Return the rows of a table."""
-        return self.call("Gather", self.weight(name), indices)
+    def embedding(self, name: str, shape: Sequence[int], indices: ir.Value) -> ir.Value:
+        """Return the rows of the table ``name.weight``."""
+        return self.call("Gather", self.weight(f"{name}.weight", shape), indices)
 
-    def linear(self, x: ir.Value, name: str, bias: str = "") -> ir.Value:
-        """Return x · Wᵀ + b of a weight [out, in]; `bias` is used if there is such a weight."""
-        extra = [self.weight(bias)] if bias and self.has(bias) else []
+    def linear(self, x: ir.Value, name: str, shape: Sequence[int], *, bias: bool = False) -> ir.Value:
+        """Return x · Wᵀ + b: W is ``name.weight`` [out, in], b is ``name.bias`` [out] or 0."""
+        extra = [self.weight(f"{name}.bias", shape[:1])] if bias else []
+        name = f"{name}.weight"
         if self._precision == "f32":
-            return self.call("Gemm", x, self.weight(name), *extra, transB=1)
-        weight, scales = self._rounded(name)
+            return self.call("Gemm", x, self.weight(name, shape), *extra, transB=1)
+        found = self.weights.take(name, shape)
+        if found is None:
+            return ir.Value(name=name)
+        weight, scales = self._rounded(found)
         rows, row_scales = self._rounded_rows(x)
         total = self.call("Cast", self.call("MatMulInteger", rows, weight), to=int(ir.DataType.FLOAT))
         product = self.call("Mul", self.call("Mul", total, scales), row_scales)
         return self.call("Add", product, *extra) if extra else product
 
-    def _rounded(self, name: str) -> tuple[ir.Value, ir.Value]:
+    def _rounded(self, weight: Weight) -> tuple[ir.Value, ir.Value]:
         """Return a weight as i8[in, out] with the scale of each output."""
+        name = weight.name
         if f"{name}, rounded" not in self._initializers:
-            array = self._weights[name].array()
-            self._used.add(name)
+            array = weight.array()
             scales = np.maximum(np.abs(array).max(axis=1), np.float32(1e-30)) / np.float32(_MOST)
             rounded = np.rint(array / scales[:, None]).astype(np.int8)
             self.number(f"{name}, rounded", rounded.T)
@@ -135,17 +148,71 @@ class StepGraph:
             self._rows[x] = self.call("Cast", rounded, to=int(ir.DataType.INT8)), scale
         return self._rows[x]
 
-    def rms_norm(self, x: ir.Value, name: str, epsilon: float) -> ir.Value:
-        """Return x over the root of its mean square, times a weight: arxiv.org/abs/1910.07467."""
-        return self.call("RMSNormalization", x, self.weight(name), axis=-1, epsilon=epsilon)
+    def rms_norm(
+        self, x: ir.Value, name: str, features: int, epsilon: float, *, plus: float = 0.0
+    ) -> ir.Value:
+        """Return x over the root of its mean square, times ``name.weight`` + `plus`: arxiv:1910.07467.
 
-    def silu(self, x: ir.Value) -> ir.Value:
-        """Return x · sigmoid(x)."""
-        return self.call("Mul", x, self.call("Sigmoid", x))
+        Args:
+            x: The rows; the last dimension is normed.
+            name: The norm.
+            features: Its size.
+            epsilon: What is added to the mean square.
+            plus: What is added to the weight.
+        """
+        weight = self.weight(f"{name}.weight", [features], plus=plus)
+        return self.call("RMSNormalization", x, weight, axis=-1, epsilon=epsilon)
 
-    def rotate(self, x: ir.Value, heads: int, rotated: int) -> ir.Value:
-        """Return [T, heads · features], the first `rotated` features of each head turned by the position."""
-        cos, sin = (self._input(name, ir.DataType.FLOAT, ["T", rotated // 2]) for name in ("cos", "sin"))
+    def layer_norm(self, x: ir.Value, name: str, features: int, epsilon: float) -> ir.Value:
+        """Return x without its mean, over its deviation, times ``name.weight``, plus ``name.bias``."""
+        scale, bias = (self.weight(f"{name}.{part}", [features]) for part in ("weight", "bias"))
+        return self.call("LayerNormalization", x, scale, bias, axis=-1, epsilon=epsilon)
+
+    def activation(self, x: ir.Value, name: str) -> ir.Value:
+        """Return the activation of `ACTIVATIONS` that has this name.
+
+        Raises:
+            UnsupportedModelError: there is none.
+        """
+        if name not in ACTIVATIONS:
+            reason = f"the activation {name!r} is not run yet"
+            raise UnsupportedModelError(reason, remedy=nearest(name, ACTIVATIONS))
+        operator, attributes = ACTIVATIONS[name]
+        return self.call(operator, x, **attributes)
+
+    def head(
+        self, x: ir.Value, name: str, table: str, shape: Sequence[int], config: Configuration
+    ) -> ir.Value:
+        """Return logits by the weight ``name.weight``, or by that of the embeddings if they are tied."""
+        tied = config.truth("tie_word_embeddings", f"{name}.weight" not in self.weights)
+        if tied:
+            self.weights.ignore(re.escape(f"{name}.weight"))
+        return self.linear(x, table if tied else name, shape)
+
+    def scaled(self, x: ir.Value, factor: float) -> ir.Value:
+        """Return x times a number."""
+        if factor == 1:
+            return x
+        return self.call("Mul", x, self.number(f"times {factor}", np.array(factor, np.float32)))
+
+    def softcapped(self, x: ir.Value, bound: float) -> ir.Value:
+        """Return bound · tanh(x / bound); x itself if the bound is 0."""
+        return self.scaled(self.call("Tanh", self.scaled(x, 1 / bound)), bound) if bound else x
+
+    def by_head(self, x: ir.Value, features: int) -> ir.Value:
+        """Return [T, heads · features] as [T, heads, features]."""
+        return self.call("Reshape", x, self.shape(0, -1, features))
+
+    def joined(self, x: ir.Value) -> ir.Value:
+        """Return [T, heads, features] as [T, heads · features]."""
+        return self.call("Reshape", x, self.shape(0, -1))
+
+    def rotate(self, x: ir.Value, heads: int, name: str) -> ir.Value:
+        """Return [T, heads · features], the first features of each head turned by one of `rotaries`."""
+        rotated = self.rotaries[name].features
+        cos, sin = (
+            self._input(f"{part}.{name}", ir.DataType.FLOAT, ["T", rotated // 2]) for part in ("cos", "sin")
+        )
         whole = self.call(
             "RotaryEmbedding",
             *(self.call("Unsqueeze", each, self.shape(0)) for each in (x, cos, sin)),
@@ -163,6 +230,7 @@ class StepGraph:
         layout: CacheLayout,
         scale: float,
         window: int = 0,
+        softcap: float = 0.0,
     ) -> ir.Value:
         """Return attention of [T, heads · features] over the next layer's pages, with k and v written."""
         number, self.num_heads = len(self.caches), heads
@@ -182,6 +250,7 @@ class StepGraph:
             domain="educe",
             scale=scale,
             window=window,
+            softcap=softcap,
         )
         return self.call("Reshape", out, self.shape(-1, heads * layout.features))
 
@@ -201,12 +270,10 @@ class StepGraph:
         """Return the graph, whose output is `logits`.
 
         Raises:
+            ModelFileError: weights are missing or misshapen.
             UnsupportedModelError: weights are left over.
         """
-        left = sorted(self._weights.keys() - self._used)
-        if left:
-            named = ", ".join(left[:_MOST_NAMED])
-            raise UnsupportedModelError(f"{len(left)} weights have no place in this architecture: {named}")
+        self.weights.finish()
         logits.name = "logits"
         logits.type = ir.TensorType(ir.DataType.FLOAT)
         graph = ir.Graph(
