@@ -38,17 +38,23 @@ def expected(
     scale: float,
     window: int,
     softcap: float,
+    causal: bool = True,
+    bias: np.ndarray | None = None,
 ) -> np.ndarray:
     out, token = np.zeros_like(q), 0
     for (before, count), k, v in zip(lengths, keys, values, strict=True):
         group = q.shape[1] // k.shape[1]
         for number in range(count):
-            last = before + number + 1
+            here = before + number if causal else number
+            last = here + 1 if causal else before
             first = max(0, last - window) if window else 0
             for head in range(q.shape[1]):
                 scores = scale * (k[first:last, head // group].astype(float) @ q[token, head].astype(float))
                 if softcap:
                     scores = softcap * np.tanh(scores / softcap)
+                if bias is not None:
+                    reach = bias.shape[1] // 2
+                    scores += bias[head, reach + np.clip(np.arange(first, last) - here, -reach, reach)]
                 weights = np.exp(scores - scores.max())
                 out[token, head] = weights / weights.sum() @ v[first:last, head // group]
             token += 1
@@ -150,6 +156,63 @@ def test_tokens_see_the_keys_of_their_own_pages(
     np.testing.assert_array_equal(bits[0], bits[1])
     changed = (pools != before).any(axis=(0, 2, 4))
     assert set(np.flatnonzero(changed)) <= set(slots.tolist())
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("reach", [None, 0, 9, 200])
+@pytest.mark.parametrize(("heads", "group", "features"), [(2, 1, 64), (2, 3, 24)])
+def test_tokens_see_all_keys_and_scores_are_changed_by_distance(
+    rng, causal, reach, heads, group, features
+) -> None:
+    lengths = [(7, 31), (100, 1), (1, 40), (33, 33)]
+    page, table = 16, np.arange(28, dtype=np.int32).reshape(4, 7)[::-1].copy()
+    tokens, seen = sum(count for _, count in lengths), 7 * page
+    pools = rng.standard_normal((2, 28, heads, page, features)).astype(np.float32)
+    q = rng.standard_normal((tokens, heads * group, features)).astype(np.float32)
+    keys, values = (
+        [pool[row].transpose(0, 2, 1, 3).reshape(seen, heads, features) for row in table] for pool in pools
+    )
+    inputs = {
+        "q": (FLOAT, q.shape),
+        "k_pool": (FLOAT, pools[0].shape),
+        "v_pool": (FLOAT, pools[0].shape),
+        "table": (TensorProto.INT32, table.shape),
+        "items": (TensorProto.INT64, ["n", 5]),
+    }
+    feeds = {"q": q, "k_pool": pools[0], "v_pool": pools[1], "table": table}
+    bias = None
+    if reach is not None:
+        bias = rng.standard_normal((heads * group, 2 * reach + 1)).astype(np.float32)
+        inputs["bias"], feeds["bias"] = (FLOAT, bias.shape), bias
+    node = helper.make_node("PagedAttention", [*inputs], ["y"], domain="educe", scale=0.3, causal=int(causal))
+    executable = native(own_model([node], inputs), threads=2)
+    items = items_of(lengths, group, rows_of_item(host_target()))
+    found = executable.run({**feeds, "items": items})["y"]
+    right = expected(q, keys, values, lengths, 0.3, 0, 0.0, causal, bias)
+    np.testing.assert_allclose(found, right, rtol=2e-5, atol=2e-5)
+    alone = executable.run({**feeds, "items": items[items[:, 3] == 1]})["y"]
+    np.testing.assert_array_equal(alone[31], found[31])
+
+
+@pytest.mark.parametrize(
+    ("shape", "attributes", "message"),
+    [([4, 5], {"causal": 0, "window": 3}, "window"), ([4, 4], {}, "bias"), ([2, 5], {}, "bias")],
+)
+def test_windows_and_biases_that_cannot_be_are_errors(rng, shape, attributes, message) -> None:
+    q, pool = (rng.standard_normal(size).astype(np.float32) for size in ((1, 4, 8), (2, 2, 16, 8)))
+    inputs = {
+        "q": (FLOAT, q.shape),
+        "k_pool": (FLOAT, pool.shape),
+        "v_pool": (FLOAT, pool.shape),
+        "table": (TensorProto.INT32, [1, 2]),
+        "items": (TensorProto.INT64, [1, 5]),
+        "bias": (FLOAT, shape),
+    }
+    node = helper.make_node("PagedAttention", [*inputs], ["y"], domain="educe", **attributes)
+    table, items = np.zeros((1, 2), np.int32), np.array([[0, 0, 2, 0, 0]], np.int64)
+    feeds = {"q": q, "k_pool": pool, "v_pool": pool, "table": table, "items": items}
+    with pytest.raises(InputError, match=message):
+        native(own_model([node], inputs)).run({**feeds, "bias": np.zeros(shape, np.float32)})
 
 
 def test_items_of_what_is_not_there_are_left_out(rng) -> None:

@@ -260,6 +260,11 @@ class Ends:
     matrix: Val
     limits: Val
 
+    @property
+    def change_scores(self) -> bool:
+        """Whether scores become others at all."""
+        return bool(self.softcap) or self.mask != "none" or self.causal
+
     def emit(self, fn: Function, score: Val, key: Val, number: Val, place: Val, limit: Val) -> Val:
         """Return the score at `place` of a key of the block, which is `number` of all keys."""
         lanes = score.lanes
@@ -282,14 +287,13 @@ def softmax_of_block(fn: Function, state: State, s: Val, start: Val, count: Val,
     """Replace the scores of a block of keys by their weights, and bring `state` up to date."""
     lanes = state.lanes
     width = state.vectors * lanes
-    is_changed = bool(ends.softcap) or ends.mask != "none" or ends.causal
     with fn.loop(0, state.vectors) as part:
         before = state.get(state.best, part)
         best, limit = fn.var(before), fn.load(I64, ends.limits, part * lanes, lanes)
         with fn.loop(0, count) as key:
             place = key * width + part * lanes
             score = fn.load(F32, s, place, lanes)
-            if is_changed:
+            if ends.change_scores:
                 score = ends.emit(fn, score, key, start + key, place, limit)
                 fn.store(score, s, place)
             best.set(fn.maximum(best.get(), score))

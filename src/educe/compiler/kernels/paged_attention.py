@@ -25,7 +25,11 @@ VECTORS = 1
 """Vectors of rows in an item."""
 
 ITEM_WORDS = 5
-"""Numbers of an item: the sequence's first token, first row, rows, the sequence, the token's place in it."""
+"""Numbers of an item: the sequence's first token, first row, rows, the sequence, and its place.
+
+Where tokens see the keys before them, the place is that of the first token in its sequence; else it is how
+many keys every token sees.
+"""
 
 
 def rows_of_item(target: Target) -> int:
@@ -41,23 +45,52 @@ def scratch_elements(target: Target, page: int, features: int) -> int:
 
 
 @dataclass(frozen=True)
-class _Window(Ends):
-    """Ends that hide, besides the keys after a token, those too far before it."""
+class _Bias:
+    """What is added to scores by head and by how far a key is after its token, as far as `reach`."""
 
-    first: Val | None = None
+    table: Val
+    reach: Val
+    heads: Val
+
+
+@dataclass(frozen=True)
+class _Ends(Ends):
+    """Ends that know how far a key is from each token: `limits` are the tokens' places."""
+
+    window: Val | None = None
+    bias: _Bias | None = None
+
+    @property
+    def change_scores(self) -> bool:
+        """Whether scores become others at all."""
+        return super().change_scores or self.bias is not None
 
     def emit(self, fn: Function, score: Val, key: Val, number: Val, place: Val, limit: Val) -> Val:
         """Return the score at `place` of a key; see `Ends.emit`."""
-        score = super().emit(fn, score, key, number, place, limit)
-        if self.first is None:
-            return score
-        hidden = fn.splat(number + self.first, score.lanes) <= limit
-        return fn.select(hidden, float("-inf"), score)
+        score, lanes = super().emit(fn, score, key, number, place, limit), score.lanes
+        if self.bias is not None:
+            distance = fn.maximum(
+                fn.minimum(fn.splat(number, lanes) - limit, self.bias.reach), -self.bias.reach
+            )
+            score = score + fn.gather(
+                F32, self.bias.table, fn.load(I64, self.bias.heads, 0, lanes) + distance
+            )
+        if self.window is not None:
+            hidden = fn.splat(number + self.window, lanes) <= limit
+            score = fn.select(hidden, float("-inf"), score)
+        return score
 
 
 @template("paged_attention")
 def paged_attention(
-    fn: Function, target: Target, scale: float, softcap: float, page: int, windowed: bool
+    fn: Function,
+    target: Target,
+    scale: float,
+    softcap: float,
+    page: int,
+    causal: bool,
+    windowed: bool,
+    biased: bool,
 ) -> None:
     """Write ``out[token] = softmax(scale * q[token] . k) . v`` over the keys of each token's sequence.
 
@@ -66,15 +99,17 @@ def paged_attention(
         for unit in begin..end:                           # an item, a head of k and v
             token, first, rows, sequence, place = items[item]
             for row in first..first + rows:               # heads of one token after those of another
-                see keys up to place + row / group, and no more than `window` of them
+                causal: see keys up to place + row / group, and no more than `window` of them
+                else: see `place` keys
             for page in pages that a row sees:
                 k, v = pools + table[sequence, page] * stride
-                online softmax over the keys of the page, as in `attention`
+                online softmax over the keys of the page, as in `attention`,
+                    of scores + bias[head of q, reach + key - place of the token]
 
-    Pointers: out, q, pool of k, pool of v, table of pages (i32), items. Sizes: features, heads of k, window;
-    strides of q and of out: token, head; of the pools: page, head, key; of the table: sequence;
-    heads of q for each of k; pages of the pools, and of a sequence at most; tokens; sequences. A page or a
-    sequence that is not there is the nearest that is; an item of tokens that are not there is left out.
+    Pointers: out, q, pool of k, pool of v, table of pages (i32), items, bias. Sizes: features, heads of k,
+    window; strides of q and of out: token, head; of the pools: page, head, key; of the table: sequence;
+    heads of q for each of k; pages of the pools, and of a sequence at most; tokens; sequences; reach. A page
+    or a sequence that is not there is the nearest that is; an item of tokens that are not there is left out.
 
     Args:
         fn: The function to write.
@@ -82,19 +117,23 @@ def paged_attention(
         scale: What q is multiplied by.
         softcap: The bound of scores; none if 0.
         page: Keys of a page.
+        causal: Whether a token sees the keys as far as itself, or all.
         windowed: Whether a token sees the last `window` keys only.
+        biased: Whether there is a bias: f32[heads of q, 2 * reach + 1], for keys from `reach` before a token
+            to `reach` after it, and all beyond.
     """
     width = rows_of_item(target)
     lanes = target.lanes
     features, heads, window = (fn.size(index) for index in range(3))
     of_q, of_out = (fn.size(3), fn.size(4)), (fn.size(5), fn.size(6))
     of_pool, of_table, group = (fn.size(7), fn.size(8), fn.size(9)), fn.size(10), fn.size(11)
-    pages, most_pages, num_tokens, num_sequences = (fn.size(index) for index in range(12, 16))
+    pages, most_pages, num_tokens, num_sequences, reach = (fn.size(index) for index in range(12, 17))
     q_scratch = fn.scratch
     s = fn.at(F32, q_scratch, padded_features(fn, target, features) * width)
     block_elements = (page + tiles(target, VECTORS)[0][0]) * width
     o = fn.at(F32, s, 2 * block_elements)
-    tables = [fn.stack(I64, width) for _ in range(3)]
+    tables = [fn.stack(I64, width) for _ in range(4)]
+    bias = _Bias(fn.pointer(6), reach, tables[3]) if biased else None
     state = State(fn, VECTORS, lanes)
     zero = fn.const(I64, 0)
     with fn.loop(fn.begin, fn.end) as unit:
@@ -107,25 +146,28 @@ def paged_attention(
         sequence = _within(fn, sequence, num_sequences)
         with fn.when(inside & (rows > 0)):
             head = unit % heads
-            _fill_tables(fn, tables, width, (first, rows, group), of_q, of_out, place)
+            start = place if causal else zero
+            _fill_tables(fn, tables, width, (first, rows, group), of_q, of_out, start)
+            if biased:
+                _fill_heads(fn, tables[3], width, (first, rows, group), head, reach)
             q = fn.at(F32, fn.pointer(1), token * of_q[0] + head * group * of_q[1])
             out = fn.at(F32, fn.pointer(0), token * of_out[0] + head * group * of_out[1])
             turn(fn, q, tables[0], fn.const(I64, 0), features, q_scratch, width, lanes, scale)
             with fn.loop(0, padded_features(fn, target, features)) as row:
                 fn.store(fn.const(F32, 0, lanes), o, row * lanes)
             state.start()
-            seen = place + (first + rows - 1) // group + 1
+            seen = place + (first + rows - 1) // group + 1 if causal else place
             least = fn.maximum(place + first // group + 1 - window, zero) if windowed else zero
             numbers = fn.at(I32, fn.pointer(4), sequence * of_table)
             with fn.loop(least // page, fn.minimum((seen + (page - 1)) // page, most_pages)) as number:
                 found = fn.extend(fn.load(I32, numbers, number), I64)
                 where = _within(fn, found, pages) * of_pool[0] + head * of_pool[1]
                 k, v = (fn.at(F32, fn.pointer(index), where) for index in (2, 3))
-                start = number * page
-                count = fn.minimum(seen - start, page)
+                count = fn.minimum(seen - number * page, page)
                 scores_of_block(fn, target, (k, of_pool[2]), q_scratch, s, zero, count, features, VECTORS)
-                ends = _Window(softcap, "none", None, True, s, s, tables[2], window if windowed else None)
-                softmax_of_block(fn, state, s, start, count, ends)
+                seen_last = window if windowed else None
+                ends = _Ends(softcap, "none", None, causal, s, s, tables[2], seen_last, bias)
+                softmax_of_block(fn, state, s, number * page, count, ends)
                 weigh(fn, target, v, of_pool[2], s, o, count, features, state)
             write_rows(fn, state, o, out, tables[1], rows, features, "unseen")
 
@@ -151,6 +193,16 @@ def _fill_tables(
         for table, steps in zip(tables, (of_q, of_out), strict=False):
             fn.store(token * steps[0] + head * steps[1], table, row)
         fn.store(token + place, tables[2], row)
+
+
+def _fill_heads(
+    fn: Function, table: Val, width: int, block: tuple[Val, Val, Val], head: Val, reach: Val
+) -> None:
+    """Store where the bias of each row's head has the distance 0."""
+    first, rows, group = block
+    with fn.loop(0, width) as row:
+        number = head * group + (first + fn.minimum(row, rows - 1)) % group
+        fn.store(number * (reach * 2 + 1) + reach, table, row)
 
 
 @template("cache_write")

@@ -14,19 +14,30 @@ if TYPE_CHECKING:
     from educe.compiler.lowering import Lowering
 
 _POOL_RANK = 4
+_BIAS_RANK = 2
 
 
 @operator("PagedAttention", domain="educe")
 def paged_attention(
-    low: Lowering, call: Call, q: Tensor, k_pool: Tensor, v_pool: Tensor, table: Tensor, items: Tensor
+    low: Lowering,
+    call: Call,
+    q: Tensor,
+    k_pool: Tensor,
+    v_pool: Tensor,
+    table: Tensor,
+    items: Tensor,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Attention of the tokens of many sequences, each over the keys and values of its own pages.
 
     Inputs: q of (tokens, heads, features); pools of (pages, heads of k, keys of a page, features); the pages
     of each sequence (sequences, most pages), i32; items (n, 5), i64, as `kernels.paged_attention` has them,
-    those of tokens that are not there left out.
+    those of tokens that are not there left out; and what is added to scores by the distance from a token to
+    a key, (heads, 2 · reach + 1), the distance 0 in the middle, and those beyond the reach as at its ends.
+    Attributes: scale; softcap; causal (1), 0 if all tokens see all keys; window, the keys a token sees at
+    most (all, if 0), itself among them.
     """
-    if any(each.kind is not F32 for each in (q, k_pool, v_pool)) or table.kind is not I32:
+    if any(each.kind is not F32 for each in (q, k_pool, v_pool, bias or q)) or table.kind is not I32:
         raise NotCompiled
     if k_pool.rank != _POOL_RANK or k_pool.shape != v_pool.shape or k_pool.strides != v_pool.strides:
         raise ValueError(f"pools {k_pool} and {v_pool}")
@@ -39,12 +50,18 @@ def paged_attention(
         raise ValueError(f"{pages} pages, and {list(table.shape)} of sequences")
     if q.rank != _POOL_RANK - 1 or q.shape[1] % heads or q.shape[2] != features:
         raise ValueError(f"attention of {q} over {k_pool}")
+    causal, window = bool(call.get("causal", 1)), int(call.get("window", 0))
+    if window and not causal:
+        raise ValueError(f"a window of {window} where tokens see all keys")
+    if bias is not None and (
+        bias.rank != _BIAS_RANK or bias.shape[0] != q.shape[1] or bias.shape[1] % 2 == 0
+    ):
+        raise ValueError(f"a bias {bias} by heads and distances for {q}")
     q = low.need(q)
     table, items = low.dense(table), low.dense(items)
     if q.strides[-1] != 1:
         q = low.dense(q)
     out = low.empty(F32, q.shape)
-    window = int(call.get("window", 0))
     keys = table.shape[1] * page
     low.launch(
         Kernel.of(
@@ -52,10 +69,12 @@ def paged_attention(
             scale=float(call.get("scale", 1.0)),
             softcap=float(call.get("softcap", 0.0)),
             page=page,
+            causal=causal,
             windowed=window > 0,
+            biased=bias is not None,
         ),
         outputs=[out],
-        inputs=[q, k_pool, v_pool, table, items],
+        inputs=[q, k_pool, v_pool, table, items, *([] if bias is None else [low.dense(bias)])],
         sizes=[
             *(features, heads, window),
             *q.strides[:2],
@@ -64,6 +83,7 @@ def paged_attention(
             table.strides[0],
             q.shape[1] // heads,
             *(k_pool.shape[0], table.shape[1], q.shape[0], table.shape[0]),
+            0 if bias is None else bias.shape[1] // 2,
         ],
         extent=items.shape[0] * heads,
         flops=4 * q.size * keys,
