@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from educe.compiler.emit import I32, KINDS, Function, Kind, Val
+from educe.compiler.emit import I8, I16, I32, KINDS, Function, Kind, Val
 from educe.compiler.target import Dot, Target
 
 BLOCK_BYTES = 64
@@ -98,6 +98,30 @@ def multiplier(target: Target, kind: Kind) -> Multiplier:
     if dot is None:
         return Multiplier(kind, kind, kind)
     return Multiplier(kind, KINDS[dot.right], KINDS[dot.total], dot)
+
+
+def bytes_at_once(fn: Function, word: Val, lanes: int) -> Val:
+    """Return the four bytes of a word for each of some lanes."""
+    return _seen_as(fn, fn.splat(word, lanes), I8, 4 * lanes)
+
+
+def sum_of_bytes(fn: Function, target: Target, a: Val, b: Val, total: Val) -> Val:
+    """Return, for each lane of `total`, the sum of the products of four bytes of a and of b added to it.
+
+    Those of b are i8. Those of a are u8 if the target's instruction takes such as its left side, else i8.
+    """
+    dot = target.integer_dot
+    if KINDS[dot.left].size_bytes == 1:
+        return fn.call(dot.name, I32, total.lanes, total, a, b)
+    if dot.group == 1:
+        for shift in (24, 16, 8, 0):
+            x, y = ((_seen_as(fn, each, I32, total.lanes) << shift) >> 24 for each in (a, b))
+            total = total + x * y
+        return total
+    words = [_seen_as(fn, each, I16, 2 * total.lanes) for each in (a, b)]
+    for pair in ([(each << 8) >> 8 for each in words], [each >> 8 for each in words]):
+        total = total + fn.call(dot.name, I32, total.lanes, *pair)
+    return total
 
 
 def _seen_as(fn: Function, a: Val, kind: Kind, lanes: int) -> Val:
