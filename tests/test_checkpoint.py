@@ -99,12 +99,13 @@ def test_what_is_taken_is_what_there_is() -> None:
 
 
 def test_joined_weights_are_cut_and_turned() -> None:
-    binding = Binding(checkpoint(weight("a", 2, 3), weight("b", 3, 2)))
-    binding.cut("a", (2, 3), {"second": 1, "first": 1}, order=np.array([1, 0]))
+    binding = Binding(checkpoint(weight("a.weight", 2, 3), weight("a.bias", 2), weight("b", 3, 2)))
+    binding.cut("a", (2, 3), {"second": 1, "first": 1}, order=np.array([1, 0]), bias=True)
     binding.transpose("b", (3, 2))
-    found = [binding.take(*each) for each in (("first", (1, 3)), ("second", (1, 3)), ("b", (2, 3)))]
+    shapes = {"first.weight": (1, 3), "second.weight": (1, 3), "second.bias": (1,), "b": (2, 3)}
+    found = [binding.take(*each) for each in shapes.items()]
     arrays = [each.array().tolist() for each in found if each]
-    assert arrays == [[[0, 1, 2]], [[3, 4, 5]], [[0, 2, 4], [1, 3, 5]]]
+    assert arrays == [[[0, 1, 2]], [[3, 4, 5]], [1], [[0, 2, 4], [1, 3, 5]]]
     binding.finish()
 
 
@@ -130,8 +131,8 @@ def test_what_is_missing_of_another_shape_or_left_over_is_named() -> None:
 def test_parts_of_what_is_missing_are_not_named() -> None:
     binding = Binding(checkpoint())
     binding.cut("whole", (2, 3), {"part": 2})
-    assert binding.take("part", (2, 3)) is None
-    with pytest.raises(ModelFileError, match=r"has: whole \("):
+    assert binding.take("part.weight", (2, 3)) is None
+    with pytest.raises(ModelFileError, match=r"has: whole\.weight \("):
         binding.finish()
 
 

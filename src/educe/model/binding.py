@@ -51,22 +51,31 @@ class Binding:
         return self._of_shape(found, shape)
 
     def cut(
-        self, name: str, shape: Sequence[int], parts: Mapping[str, int], *, order: np.ndarray | None = None
+        self,
+        name: str,
+        shape: Sequence[int],
+        parts: Mapping[str, int],
+        *,
+        order: np.ndarray | None = None,
+        bias: bool = False,
     ) -> None:
-        """Let the rows of a weight stand as weights of their own.
+        """Let the rows of ``name.weight`` stand as weights of their own, and those of ``name.bias``.
 
         Args:
-            name: The weight.
-            shape: Its shape.
+            name: The layer whose weight is cut.
+            shape: The weight's shape.
             parts: How many rows each part has, by the parts' names in their order.
             order: The rows in the order in which they are cut, if not in their own.
+            bias: Whether the layer has a bias.
         """
-        whole, start = self.take(name, shape), 0
-        if whole is not None and order is not None:
-            whole = whole.taken(order)
-        for part, rows in parts.items():
-            self._parts[part] = None if whole is None else whole.cut(start, start + rows, part)
-            start += rows
+        for kind, sizes in {"weight": shape, "bias": shape[:1]}.items() if bias else [("weight", shape)]:
+            whole, start = self.take(f"{name}.{kind}", sizes), 0
+            if whole is not None and order is not None:
+                whole = whole.taken(order)
+            for part, rows in parts.items():
+                cut = None if whole is None else whole.cut(start, start + rows, f"{part}.{kind}")
+                self._parts[f"{part}.{kind}"] = cut
+                start += rows
 
     def transpose(self, name: str, shape: Sequence[int]) -> None:
         """Let the transpose of a matrix of `shape` stand in its place."""

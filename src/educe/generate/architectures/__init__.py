@@ -9,12 +9,32 @@ import onnx_ir as ir
 
 from educe.errors import UnsupportedModelError, nearest
 from educe.generate.architectures.base import CacheLayout, StepGraph
+from educe.generate.architectures.gemma import gemma2, gemma3
+from educe.generate.architectures.gpt2 import gpt2
+from educe.generate.architectures.gpt_neox import gpt_neox
+from educe.generate.architectures.granite import granite
 from educe.generate.architectures.llama import llama, mistral, qwen2, qwen3
+from educe.generate.architectures.olmo2 import olmo2
+from educe.generate.architectures.phi3 import phi3
+from educe.generate.architectures.smollm3 import smollm3
 from educe.generate.configuration import Configuration
 
 Build: TypeAlias = Callable[[StepGraph, Configuration], ir.Model]
 
-ARCHITECTURES: dict[str, Build] = {"llama": llama, "mistral": mistral, "qwen2": qwen2, "qwen3": qwen3}
+ARCHITECTURES: dict[str, Build] = {
+    "gemma2": gemma2,
+    "gemma3_text": gemma3,
+    "gpt2": gpt2,
+    "gpt_neox": gpt_neox,
+    "granite": granite,
+    "llama": llama,
+    "mistral": mistral,
+    "olmo2": olmo2,
+    "phi3": phi3,
+    "qwen2": qwen2,
+    "qwen3": qwen3,
+    "smollm3": smollm3,
+}
 """What builds the graph of each model type, as Hugging Face names it."""
 
 

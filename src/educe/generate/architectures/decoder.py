@@ -18,6 +18,9 @@ Attend: TypeAlias = Callable[[ir.Value, str, int], ir.Value]
 Feed: TypeAlias = Callable[[ir.Value, str], ir.Value]
 """From normed rows and the name of a layer: what its feed-forward part adds."""
 
+NORMS_BEFORE = ("input_layernorm", "", "post_attention_layernorm", "")
+"""Norms before attention and before the feed-forward part."""
+
 MOST_LAYERS = 4096
 _MOST_FEATURES = 1 << 16
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -34,6 +37,8 @@ class Decoder:
         activation: The activation of gates, if the configuration does not say.
 
     Attributes:
+        hidden: Features of a token between the layers.
+        inner: Features of a token within a feed-forward part.
         depth: How many layers there are.
         heads: Heads of queries.
         layout: Heads of keys and values, and the features of a head.
@@ -46,14 +51,15 @@ class Decoder:
         self, step: StepGraph, config: Configuration, *, norm_plus: float = 0.0, activation: str = "silu"
     ) -> None:
         self._step, self._config, self._plus = step, config, norm_plus
-        self._hidden = config.integer("hidden_size")
+        self.hidden = config.integer("hidden_size")
+        self.inner = config.integer("intermediate_size")
         self.depth = config.integer("num_hidden_layers", most=MOST_LAYERS)
         self.heads = config.integer("num_attention_heads")
-        features = config.integer("head_dim", max(1, self._hidden // self.heads), most=_MOST_FEATURES)
+        features = config.integer("head_dim", max(1, self.hidden // self.heads), most=_MOST_FEATURES)
         self.layout = CacheLayout(config.integer("num_key_value_heads", self.heads), features)
         if self.heads % self.layout.heads:
             raise config.error("num_key_value_heads", f"does not divide {self.heads:,} heads of queries")
-        self._epsilon = config.number("rms_norm_eps", 1e-6, above=0)
+        self._epsilon = config.number("rms_norm_eps", above=0)
         self._activation = config.text("hidden_activation", config.text("hidden_act", activation))
 
     # What the configuration says of each layer ----------------------------------------------------------
@@ -97,7 +103,7 @@ class Decoder:
 
     def norm(self, x: ir.Value, name: str) -> ir.Value:
         """Return rows under a norm."""
-        return self._step.rms_norm(x, name, self._hidden, self._epsilon, plus=self._plus)
+        return self._step.rms_norm(x, name, self.hidden, self._epsilon, plus=self._plus)
 
     def norm_of_heads(self, x: ir.Value, name: str, heads: int) -> ir.Value:
         """Return [T, heads · features] with each head by itself under a norm that all heads share."""
@@ -139,7 +145,7 @@ class Decoder:
         step, features, at = self._step, self.layout.features, f"{at}.self_attn"
         of_heads = {"q": self.heads, "k": self.layout.heads, "v": self.layout.heads}
         q, k, v = (
-            step.linear(x, f"{at}.{part}_proj", (heads * features, self._hidden), bias=bias)
+            step.linear(x, f"{at}.{part}_proj", (heads * features, self.hidden), bias=bias)
             for part, heads in of_heads.items()
         )
         if norm is not None:
@@ -147,34 +153,46 @@ class Decoder:
         if rotary:
             q, k = step.rotate(q, self.heads, rotary), step.rotate(k, self.layout.heads, rotary)
         out = step.attention(q, k, v, self.heads, self.layout, scale or features**-0.5, window, softcap)
-        return step.linear(out, f"{at}.o_proj", (self._hidden, self.heads * features), bias=bias_out)
+        return step.linear(out, f"{at}.o_proj", (self.hidden, self.heads * features), bias=bias_out)
 
     def gated(self, x: ir.Value, at: str, *, bias: bool = False) -> ir.Value:
         """Return the gated feed-forward part of a layer: Shazeer, 2020, arxiv.org/abs/2002.05202."""
         step, at = self._step, f"{at}.mlp"
-        inner = self._config.integer("intermediate_size")
         gate, up = (
-            step.linear(x, f"{at}.{part}_proj", (inner, self._hidden), bias=bias) for part in ("gate", "up")
+            step.linear(x, f"{at}.{part}_proj", (self.inner, self.hidden), bias=bias)
+            for part in ("gate", "up")
         )
         product = step.call("Mul", step.activation(gate, self._activation), up)
-        return step.linear(product, f"{at}.down_proj", (self._hidden, inner), bias=bias)
+        return step.linear(product, f"{at}.down_proj", (self.hidden, self.inner), bias=bias)
 
-    def layers(self, x: ir.Value, attend: Attend, feed: Feed, *, residual: float = 1.0) -> ir.Value:
-        """Return rows after all layers, in which both parts come after their norms.
+    def layers(
+        self,
+        x: ir.Value,
+        attend: Attend,
+        feed: Feed,
+        *,
+        norms: tuple[str, str, str, str] = NORMS_BEFORE,
+        residual: float = 1.0,
+    ) -> ir.Value:
+        """Return rows after all layers: each adds attention, then its feed-forward part.
 
         Args:
             x: The rows, [T, hidden].
             attend: The attention of a layer.
             feed: Its feed-forward part.
+            norms: Those before and after attention, before and after the feed-forward part; empty for none.
             residual: What both parts are multiplied by before they are added.
         """
-        step = self._step
         for layer in range(self.depth):
             at = f"model.layers.{layer}"
-            seen = attend(self.norm(x, f"{at}.input_layernorm"), at, layer)
-            x = step.call("Add", x, step.scaled(seen, residual))
-            fed = feed(self.norm(x, f"{at}.post_attention_layernorm"), at)
-            x = step.call("Add", x, step.scaled(fed, residual))
+
+            def normed(x: ir.Value, norm: str, at: str = at) -> ir.Value:
+                return self.norm(x, f"{at}.{norm}") if norm else x
+
+            seen = normed(attend(normed(x, norms[0]), at, layer), norms[1])
+            x = self._step.call("Add", x, self._step.scaled(seen, residual))
+            fed = normed(feed(normed(x, norms[2]), at), norms[3])
+            x = self._step.call("Add", x, self._step.scaled(fed, residual))
         return x
 
     def logits(self, x: ir.Value) -> ir.Value:
@@ -184,4 +202,4 @@ class Decoder:
 
     @property
     def _table_shape(self) -> tuple[int, int]:
-        return self._config.integer("vocab_size"), self._hidden
+        return self._config.integer("vocab_size"), self.hidden
