@@ -119,6 +119,7 @@ class Runner:
         }
         for name, rotary in self._rotaries.items():
             feeds[f"cos.{name}"], feeds[f"sin.{name}"] = rotary.rows(positions, lengths)
+        feeds = {name: array for name, array in feeds.items() if name in self._executable.signature.inputs}
         logits: np.ndarray = self._executable.run({**feeds, **self._pools})["logits"]
         return logits[: len(rows)]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -51,16 +51,18 @@ class CacheLayout:
 class StepGraph:
     """A graph under construction.
 
-    Inputs of the graph, for T tokens of S sequences of which R give logits: `tokens` i64[T] and their places
-    in their texts, `positions` i64[T]; `cos.NAME` and `sin.NAME` f32[T, features / 2] for each of `rotaries`;
-    `slots` i64[T], where a token's keys and values are written; `table` i32[S, pages];
-    `items` i64[N, 5], see `kernels.paged_attention`; `rows` i64[R]; `keys.N` and `values.N` for each layer N,
-    f32[pages, heads, keys of a page, features], which a run writes to. Output: `logits` f32[R, vocabulary].
+    Inputs of the graph, those that it uses, for T tokens of S sequences of which R give logits: `tokens`
+    i64[T] and their places in their texts, `positions` i64[T]; `cos.NAME` and `sin.NAME`
+    f32[T, features / 2] for each of `rotaries`; `slots` i64[T], where a token's keys and values are written;
+    `table` i32[S, pages]; `items` i64[N, 5], see `kernels.paged_attention`; `rows` i64[R]; `keys.N` and
+    `values.N` for each layer N, f32[pages, heads, keys of a page, features], which a run writes to. Output:
+    `logits` f32[R, vocabulary].
 
     Args:
         checkpoint: Whose weights they are.
         page: Keys of a page.
         precision: ``f32``, or ``int8``: products of weights rounded by outputs and activations by tokens.
+        weights: The weights that a graph before this one left, if the model has several.
 
     Attributes:
         caches: The layout of each layer's cache.
@@ -69,23 +71,37 @@ class StepGraph:
         weights: The weights that are not used yet, and those that are missing.
     """
 
-    def __init__(self, checkpoint: Checkpoint, page: int, precision: str = "f32") -> None:
+    causal: ClassVar[bool] = True
+    """Whether tokens see only those before them."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, page: int, precision: str = "f32", *, weights: Binding | None = None
+    ) -> None:
         self.caches: list[CacheLayout] = []
         self.num_heads = 0
         self.rotaries: dict[str, Rotary] = {}
-        self.weights = Binding(checkpoint)
+        self.weights = weights or Binding(checkpoint)
         self._page = page
         self._precision = precision
         self._rows: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
         self._nodes: list[ir.Node] = []
         self._initializers: dict[str, ir.Value] = {}
         self._inputs: dict[str, ir.Value] = {}
-        self.tokens = self._input("tokens", ir.DataType.INT64, ["T"])
-        self.positions = self._input("positions", ir.DataType.INT64, ["T"])
-        self.rows = self._input("rows", ir.DataType.INT64, ["R"])
-        self._slots = self._input("slots", ir.DataType.INT64, ["T"])
-        self._table = self._input("table", ir.DataType.INT32, ["S", "P"])
-        self._items = self._input("items", ir.DataType.INT64, ["N", ITEM_WORDS])
+
+    @property
+    def tokens(self) -> ir.Value:
+        """The tokens, i64[T]."""
+        return self._input("tokens", ir.DataType.INT64, ["T"])
+
+    @property
+    def positions(self) -> ir.Value:
+        """Their places in their texts, i64[T]."""
+        return self._input("positions", ir.DataType.INT64, ["T"])
+
+    @property
+    def rows(self) -> ir.Value:
+        """Which of the tokens give an output, i64[R]."""
+        return self._input("rows", ir.DataType.INT64, ["R"])
 
     # Parts of models -----------------------------------------------------------------------------------
 
@@ -231,28 +247,59 @@ class StepGraph:
         scale: float,
         window: int = 0,
         softcap: float = 0.0,
+        bias: ir.Value | None = None,
     ) -> ir.Value:
-        """Return attention of [T, heads · features] over the next layer's pages, with k and v written."""
-        number, self.num_heads = len(self.caches), heads
+        """Return attention of [T, heads · features] over the next layer's pages, with k and v written.
+
+        `window`, `softcap` and `bias` are those of the operator `PagedAttention`.
+        """
+        self.num_heads = heads
+        pools = self.written(k, v, f".{self._next_cache(layout)}", layout)
+        attributes = {"scale": scale, "window": window, "softcap": softcap, "causal": int(self.causal)}
+        return self.attended(q, pools, "", layout, bias, **attributes)
+
+    def _next_cache(self, layout: CacheLayout) -> int:
+        """Return the number of the next layer's cache."""
         self.caches.append(layout)
-        pools = []
-        for name, new in (("keys", k), ("values", v)):
-            shape: list[int | str] = ["B", layout.heads, self._page, layout.features]
-            pool = self._input(f"{name}.{number}", ir.DataType.FLOAT, shape)
-            split = self.call("Reshape", new, self.shape(-1, layout.heads, layout.features))
-            pools.append(self.call("CacheWrite", pool, split, self._slots, domain="educe"))
+        return len(self.caches) - 1
+
+    def pools(self, name: str, layout: CacheLayout) -> list[ir.Value]:
+        """Return the inputs that are a cache of keys and of values: ``keysNAME`` and ``valuesNAME``."""
+        shape: list[int | str] = ["B", layout.heads, self._page, layout.features]
+        return [self._input(f"{part}{name}", ir.DataType.FLOAT, shape) for part in ("keys", "values")]
+
+    def written(
+        self, k: ir.Value, v: ir.Value, name: str, layout: CacheLayout, slots: str = "slots"
+    ) -> list[ir.Value]:
+        """Return the cache NAME with keys and values [T, heads · features] written to the input `slots`."""
+        places = self._input(slots, ir.DataType.INT64, ["T"])
+        split = [self.call("Reshape", each, self.shape(-1, layout.heads, layout.features)) for each in (k, v)]
+        return [
+            self.call("CacheWrite", pool, new, places, domain="educe")
+            for pool, new in zip(self.pools(name, layout), split, strict=True)
+        ]
+
+    def attended(
+        self,
+        q: ir.Value,
+        pools: Sequence[ir.Value],
+        name: str,
+        layout: CacheLayout,
+        bias: ir.Value | None = None,
+        **attributes: Any,
+    ) -> ir.Value:
+        """Return attention over the pages in the inputs ``tableNAME``, by ``itemsNAME``."""
         out = self.call(
             "PagedAttention",
-            self.call("Reshape", q, self.shape(-1, heads, layout.features)),
+            self.by_head(q, layout.features),
             *pools,
-            self._table,
-            self._items,
+            self._input(f"table{name}", ir.DataType.INT32, ["S", f"P{name}"]),
+            self._input(f"items{name}", ir.DataType.INT64, [f"N{name}", ITEM_WORDS]),
+            *([] if bias is None else [bias]),
             domain="educe",
-            scale=scale,
-            window=window,
-            softcap=softcap,
+            **attributes,
         )
-        return self.call("Reshape", out, self.shape(-1, heads * layout.features))
+        return self.joined(out)
 
     # The graph -----------------------------------------------------------------------------------------
 
@@ -266,19 +313,19 @@ class StepGraph:
         """Return a list of sizes, as Reshape and others take it."""
         return self.number(f"sizes {sizes}", np.array(sizes, np.int64))
 
-    def finish(self, logits: ir.Value) -> ir.Model:
-        """Return the graph, whose output is `logits`.
+    def finish(self, output: ir.Value, name: str = "logits") -> ir.Model:
+        """Return the graph of all nodes so far, whose output has the given name.
 
         Raises:
             ModelFileError: weights are missing or misshapen.
             UnsupportedModelError: weights are left over.
         """
         self.weights.finish()
-        logits.name = "logits"
-        logits.type = ir.TensorType(ir.DataType.FLOAT)
+        output.name = name
+        output.type = ir.TensorType(ir.DataType.FLOAT)
         graph = ir.Graph(
             list(self._inputs.values()),
-            [logits],
+            [output],
             nodes=self._nodes,
             initializers=list(self._initializers.values()),
             opset_imports={"": OPSET, "educe": 1},
