@@ -16,7 +16,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/installed-parity: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt 'torch==2.13.0'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt 'torch==2.13.0' transformers
 	touch $@
 
 demo: $(VENV)/installed  ## Run a model of every task on real input.
@@ -25,7 +25,7 @@ demo: $(VENV)/installed  ## Run a model of every task on real input.
 test: $(VENV)/installed  ## Run the tests, in random order, on all cores.
 	$(BIN)/python -m pytest -n auto --ignore=tests/parity --cov --cov-report=term:skip-covered --cov-fail-under=90
 
-test-parity: $(VENV)/installed-parity  ## Compare with PyTorch.
+test-parity: $(VENV)/installed-parity  ## Compare with PyTorch and transformers.
 	$(BIN)/python -m pytest tests/parity
 
 test-targets: $(VENV)/installed  ## Run the kernels' tests restricted to AVX2 and to baseline x86-64.
