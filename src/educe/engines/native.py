@@ -56,6 +56,10 @@ class NativeExecutable(Executable):
                 return found
         return super().run(inputs, state)
 
+    def prepare(self, feeds: Mapping[str, Value]) -> None:
+        """Make the program for inputs of these shapes, up to the first step of the host, without a run."""
+        self.executor.program([feeds[name] for name in self.executor.code.inputs])
+
     def compile_seconds(self) -> float:
         """Return how long this thread's runs of any model so far have compiled."""
         from educe.compiler.executor import compile_seconds
@@ -100,7 +104,7 @@ class NativeEngine(Engine):
         lacking = problems(prepared(model, "none"), is_covered)
         return Support(tuple(replace(problem, reason=_LACKING) for problem in lacking))
 
-    def compile(self, model: Model, options: Options) -> Executable:
+    def compile(self, model: Model, options: Options) -> NativeExecutable:
         """Compile `model`; see `Engine.compile`."""
         if self.version() is None:
             raise MissingLibraryError("llvmlite", extra="", purpose="the engine native")

@@ -146,7 +146,9 @@ class Engine:
                 self._fail_all(fault)
 
     def _wait(self) -> bool:
-        """Wait for work; False where the thread is to end."""
+        """Wait for work, and meanwhile make programs; False where the thread is to end."""
+        while not self._scheduler.has_work and not self._closed and self._runner.prepare():
+            pass
         with self._changed:
             while not self._scheduler.has_work:
                 came = not self._closed and self._changed.wait(_IDLE_SECONDS)

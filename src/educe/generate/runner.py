@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from educe.compiler.kernels.paged_attention import rows_of_item
+from educe.compiler.kernels.paged_attention import ITEM_WORDS, rows_of_item
 from educe.compiler.target import host_target
 from educe.engines.base import Options
 from educe.engines.native import NativeEngine
@@ -31,9 +31,13 @@ class Runner:
         checkpoint: The model.
         max_length: Most tokens of a text.
         max_sequences: Most texts in a step.
+        max_tokens: Most tokens of a step.
         block_size: Tokens of a block of the cache.
         precision: How products of weights are computed: ``f32``, or ``int8``.
         threads: Threads of a step; the machine's cores if absent.
+
+    Attributes:
+        sizes: The numbers of tokens for which there are programs.
 
     Raises:
         ModelFileError: weights are missing or misshapen, or a field of the configuration cannot be.
@@ -46,6 +50,7 @@ class Runner:
         *,
         max_length: int,
         max_sequences: int = 16,
+        max_tokens: int = 512,
         block_size: int = 64,
         precision: str = "f32",
         threads: int | None = None,
@@ -54,6 +59,8 @@ class Runner:
         graph = architecture(checkpoint.model_type)(step, Configuration(checkpoint.config, checkpoint.path))
         layout = step.caches[0]
         self.block_size, self.max_sequences = block_size, max_sequences
+        self.sizes = program_sizes(max_tokens)
+        self._width = rows_of_item(host_target())
         self._max_blocks = -(-max_length // block_size)
         self._group = step.num_heads // layout.heads
         self._rotaries = step.rotaries
@@ -66,6 +73,10 @@ class Runner:
             for name in ("keys", "values")
         }
         self._pools: dict[str, np.ndarray] = {}
+        counts = range(1, max_sequences + 1)
+        self._unmade = [
+            (size, rows) for size in self.sizes for rows in sorted({_few(count, size) for count in counts})
+        ]
 
     @property
     def block_bytes(self) -> int:
@@ -87,48 +98,64 @@ class Runner:
 
         Keys and values are written to the blocks. A token's logits do not depend on what runs beside it.
         """
-        tokens: list[int] = []
-        rows: list[int] = []
-        places, spans, slots, items, first = [], [], [], [], 0
-        width = rows_of_item(host_target())
+        num_rows = sum(part.num_logits for part in slices)
+        size = program_size(sum(len(part.tokens) for part in slices))
+        feeds = self._blank(size, _few(num_rows, size))
+        lengths = np.zeros(size, np.int64)
+        first = row = item = 0
         for number, part in enumerate(slices):
-            count, size = len(part.tokens), self.block_size
-            place = np.array(part.positions)
-            tokens += part.tokens
-            places.append(place)
-            spans.append(np.full(count, max(part.span, part.start + count)))
-            slots.append(np.asarray(part.blocks, np.int64)[place // size] * size + place % size)
-            rows += range(first + count - part.num_logits, first + count)
-            total = count * self._group
-            items += [
-                (first, row, min(width, total - row), number, part.start) for row in range(0, total, width)
-            ]
-            first += count
-        size = program_size(first)
-        table = np.zeros((self.max_sequences, self._max_blocks), np.int32)
-        for number, part in enumerate(slices):
-            table[number, : len(part.blocks)] = part.blocks
-        positions, lengths = (_padded(np.concatenate(each), size) for each in (places, spans))
-        feeds = {
-            "tokens": _padded(np.array(tokens, np.int64), size),
-            "positions": positions,
-            "rows": _padded(np.array(rows, np.int64), self._num_rows(len(rows), size)),
-            "slots": _padded(np.concatenate(slots), size, -1),
-            "table": table,
-            "items": _padded(np.array(items, np.int64), -(-size * self._group // width) + self.max_sequences),
-        }
-        for name, rotary in self._rotaries.items():
-            feeds[f"cos.{name}"], feeds[f"sin.{name}"] = rotary.rows(positions, lengths)
-        feeds = {name: array for name, array in feeds.items() if name in self._executable.signature.inputs}
-        logits: np.ndarray = self._executable.run({**feeds, **self._pools})["logits"]
-        return logits[: len(rows)]
+            last = first + len(part.tokens)
+            positions = np.array(part.positions)
+            block, place = np.divmod(positions, self.block_size)
+            feeds["tokens"][first:last] = part.tokens
+            feeds["positions"][first:last] = positions
+            feeds["slots"][first:last] = np.asarray(part.blocks)[block] * self.block_size + place
+            feeds["table"][number, : len(part.blocks)] = part.blocks
+            feeds["rows"][row : row + part.num_logits] = range(last - part.num_logits, last)
+            lengths[first:last] = max(part.span, part.positions.stop)
+            total = len(part.tokens) * self._group
+            for begin in range(0, total, self._width):
+                count = min(self._width, total - begin)
+                feeds["items"][item] = (first, begin, count, number, part.start)
+                item += 1
+            first, row = last, row + part.num_logits
+        logits: np.ndarray = self._executable.run(self._inputs(feeds, lengths))["logits"]
+        return logits[:num_rows]
 
-    def _num_rows(self, count: int, size: int) -> int:
-        """Return for how many tokens to compute logits: one of few numbers, so that programs are few."""
-        few = 1
-        while few < count:
-            few *= 4
-        return min(few, size)
+    def prepare(self) -> bool:
+        """Make one more of the programs that steps may need; False if there is none left to be made."""
+        if not self._unmade:
+            return False
+        size, num_rows = self._unmade.pop(0)
+        self._executable.prepare(self._inputs(self._blank(size, num_rows), np.zeros(size, np.int64)))
+        return True
+
+    def _blank(self, size: int, num_rows: int) -> dict[str, np.ndarray]:
+        """Return what describes a step of tokens that stand for nothing."""
+        num_items = -(-size * self._group // self._width) + self.max_sequences
+        return {
+            "tokens": np.zeros(size, np.int64),
+            "positions": np.zeros(size, np.int64),
+            "rows": np.zeros(num_rows, np.int64),
+            "slots": np.full(size, -1),
+            "table": np.zeros((self.max_sequences, self._max_blocks), np.int32),
+            "items": np.zeros((num_items, ITEM_WORDS), np.int64),
+        }
+
+    def _inputs(self, feeds: dict[str, np.ndarray], lengths: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the inputs of the graph for a step of tokens of texts of such lengths."""
+        for name, rotary in self._rotaries.items():
+            feeds[f"cos.{name}"], feeds[f"sin.{name}"] = rotary.rows(feeds["positions"], lengths)
+        used = self._executable.signature.inputs
+        return {**{name: array for name, array in feeds.items() if name in used}, **self._pools}
+
+
+def _few(count: int, size: int) -> int:
+    """Return for how many tokens to compute logits: one of few numbers, so that programs are few."""
+    few = 1
+    while few < count:
+        few *= 4
+    return min(few, size)
 
 
 def program_size(count: int) -> int:
@@ -143,8 +170,3 @@ def program_sizes(most: int) -> list[int]:
     while sizes[-1] < most:
         sizes.append(program_size(sizes[-1] + 1))
     return sizes
-
-
-def _padded(array: np.ndarray, size: int, filling: int = 0) -> np.ndarray:
-    rest = np.full((size - len(array), *array.shape[1:]), filling, array.dtype)
-    return np.concatenate([array, rest])
