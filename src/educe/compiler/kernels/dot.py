@@ -82,14 +82,14 @@ class Multiplier:
         if not self.dot.name:
             return fn.extend(a, self.total) * fn.extend(b, self.total) + total
         if self.total.is_float:
-            a, b = (_seen_as(fn, each, _BFLOAT, each.lanes) for each in (a, b))
+            a, b = (seen_as(fn, each, _BFLOAT, each.lanes) for each in (a, b))
         if self.dot.adds:
             return fn.call(self.dot.name, self.total, total.lanes, total, a, b)
         return fn.call(self.dot.name, self.total, total.lanes, a, b) + total
 
     def _shared(self, fn: Function, group: Val, lanes: int) -> Val:
-        word = fn.splat(_seen_as(fn, group, I32, 0), lanes)
-        return _seen_as(fn, word, self.left, lanes * self.group)
+        word = fn.splat(seen_as(fn, group, I32, 0), lanes)
+        return seen_as(fn, word, self.left, lanes * self.group)
 
 
 def multiplier(target: Target, kind: Kind) -> Multiplier:
@@ -102,7 +102,7 @@ def multiplier(target: Target, kind: Kind) -> Multiplier:
 
 def bytes_at_once(fn: Function, word: Val, lanes: int) -> Val:
     """Return the four bytes of a word for each of some lanes."""
-    return _seen_as(fn, fn.splat(word, lanes), I8, 4 * lanes)
+    return seen_as(fn, fn.splat(word, lanes), I8, 4 * lanes)
 
 
 def sum_of_bytes(fn: Function, target: Target, a: Val, b: Val, total: Val) -> Val:
@@ -115,16 +115,16 @@ def sum_of_bytes(fn: Function, target: Target, a: Val, b: Val, total: Val) -> Va
         return fn.call(dot.name, I32, total.lanes, total, a, b)
     if dot.group == 1:
         for shift in (24, 16, 8, 0):
-            x, y = ((_seen_as(fn, each, I32, total.lanes) << shift) >> 24 for each in (a, b))
+            x, y = ((seen_as(fn, each, I32, total.lanes) << shift) >> 24 for each in (a, b))
             total = total + x * y
         return total
-    words = [_seen_as(fn, each, I16, 2 * total.lanes) for each in (a, b)]
+    words = [seen_as(fn, each, I16, 2 * total.lanes) for each in (a, b)]
     for pair in ([(each << 8) >> 8 for each in words], [each >> 8 for each in words]):
         total = total + fn.call(dot.name, I32, total.lanes, *pair)
     return total
 
 
-def _seen_as(fn: Function, a: Val, kind: Kind, lanes: int) -> Val:
+def seen_as(fn: Function, a: Val, kind: Kind, lanes: int) -> Val:
     """Return the bits of `a` as other lanes."""
-    to = Val(fn, kind, "", lanes).type
-    return a if a.type == to else fn.emit(kind, lanes, f"bitcast {a.type} {a.ref} to {to}")
+    to = Val(fn, kind, a.ref, lanes)
+    return to if a.type == to.type else fn.emit(kind, lanes, f"bitcast {a.type} {a.ref} to {to.type}")

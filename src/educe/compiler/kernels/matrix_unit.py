@@ -15,10 +15,19 @@ ROWS = 16
 MAX_BLOCKS = 2
 """Registers of rows, and of columns, whose products are summed at once."""
 
-_FIRST_LEFT, _FIRST_RIGHT, _REGISTERS = 4, 6, 8
-# Palette 1; then the bytes of a row of each register, as 16 bits, and the rows of each.
-_SHAPES = [1, *[0] * 15, *[BLOCK_BYTES, 0] * _REGISTERS, *[0] * 16, *[ROWS] * _REGISTERS, *[0] * 8]
-_ROWS_AT = 48
+FIRST_LEFT, FIRST_RIGHT = 4, 6
+"""The numbers of the first registers of either side; those before are for sums."""
+
+_REGISTERS, _ROWS_AT = 8, 48
+
+
+def shapes(depth_bytes: int = BLOCK_BYTES) -> list[int]:
+    """Return the description of registers for steps of so many bytes along k, as `ldtilecfg` reads it."""
+    widths, heights = [BLOCK_BYTES] * _REGISTERS, [ROWS] * _REGISTERS
+    widths[FIRST_LEFT:FIRST_RIGHT] = [depth_bytes] * (FIRST_RIGHT - FIRST_LEFT)
+    heights[FIRST_RIGHT:] = [depth_bytes // 4] * (_REGISTERS - FIRST_RIGHT)
+    # Palette 1; then the bytes of a row of each register, as 16 bits, and the rows of each.
+    return [1, *[0] * 15, *(byte for width in widths for byte in (width, 0)), *[0] * 16, *heights, *[0] * 8]
 
 
 def scratch_bytes(row_bytes: int) -> int:
@@ -77,7 +86,7 @@ class Body:
     def registers(self) -> Iterator[None]:
         """Have the registers in the block."""
         fn = self.fn
-        fn.store(fn.load(U8, fn.table(U8, _SHAPES), 0, BLOCK_BYTES), self._shapes)
+        fn.store(fn.load(U8, fn.table(U8, shapes()), 0, BLOCK_BYTES), self._shapes)
         yield
         fn.call("llvm.x86.tilerelease", None, 0)
 
@@ -111,7 +120,7 @@ class Body:
             self._configured.set(rows)
             for block in range(MAX_BLOCKS):
                 count = fn.minimum(fn.maximum(rows - block * ROWS, 1), ROWS)
-                for number in (*(block * MAX_BLOCKS + v for v in range(MAX_BLOCKS)), _FIRST_LEFT + block):
+                for number in (*(block * MAX_BLOCKS + v for v in range(MAX_BLOCKS)), FIRST_LEFT + block):
                     fn.store(fn.extend(count, U8), self._shapes, _ROWS_AT + number)
             fn.call("llvm.x86.ldtilecfg", None, 0, self._shapes)
 
@@ -133,13 +142,13 @@ class Body:
         fn = self.fn
         blocks = [(r, v) for r in range(left) for v in range(self.vectors)]
         for r, v in blocks:
-            fn.call("llvm.x86.tilezero", None, 0, _register(fn, r * MAX_BLOCKS + v))
+            fn.call("llvm.x86.tilezero", None, 0, register(fn, r * MAX_BLOCKS + v))
         with fn.loop(0, self.steps) as k:
             self._step(b, k, blocks)
         for r, v in blocks:
             place = fn.at(U8, self.tile, r * ROWS * self.row_bytes + v * BLOCK_BYTES)
-            register = _register(fn, r * MAX_BLOCKS + v)
-            fn.call("llvm.x86.tilestored64", None, 0, register, place, fn.const(I64, self.row_bytes))
+            given = (register(fn, r * MAX_BLOCKS + v), place, fn.const(I64, self.row_bytes))
+            fn.call("llvm.x86.tilestored64", None, 0, *given)
 
     def _step(self, b: Val, k: Val, blocks: Sequence[tuple[int, int]]) -> None:
         """Add the products of a register's row along k."""
@@ -147,18 +156,19 @@ class Body:
         assert by.dot is not None
         for r in {r for r, _ in blocks}:
             start = fn.at(by.left, fn.scratch, self.pitch * (r * ROWS) + k * self.numbers)
-            self._load(_FIRST_LEFT + r, start, self.pitch * by.left.size_bytes)
+            self._load(FIRST_LEFT + r, start, self.pitch * by.left.size_bytes)
         panel = fn.at(by.right, b, k * self.k_step * (self.numbers // by.group))
         for v in range(self.vectors):
             start = fn.at(U8, panel, v * BLOCK_BYTES)
-            self._load(_FIRST_RIGHT + v, start, self.k_step * by.right.size_bytes)
+            self._load(FIRST_RIGHT + v, start, self.k_step * by.right.size_bytes)
         for r, v in blocks:
-            given = (r * MAX_BLOCKS + v, _FIRST_LEFT + r, _FIRST_RIGHT + v)
-            fn.call(by.dot.matrix_unit, None, 0, *(_register(fn, each) for each in given))
+            given = (r * MAX_BLOCKS + v, FIRST_LEFT + r, FIRST_RIGHT + v)
+            fn.call(by.dot.matrix_unit, None, 0, *(register(fn, each) for each in given))
 
     def _load(self, number: int, start: Val, step_bytes: Val) -> None:
-        self.fn.call("llvm.x86.tileloadd64", None, 0, _register(self.fn, number), start, step_bytes)
+        self.fn.call("llvm.x86.tileloadd64", None, 0, register(self.fn, number), start, step_bytes)
 
 
-def _register(fn: Function, number: int) -> Val:
+def register(fn: Function, number: int) -> Val:
+    """Return a register as the instructions' functions take it."""
     return fn.const(I8, number)

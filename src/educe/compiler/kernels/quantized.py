@@ -162,18 +162,26 @@ class Product:
         place = (panel * self.groups + group) * PANEL + column
         return self.fn.load(U8, self.multipliers, place, lanes)
 
-    def scaled(self, panel: Val, row: Val, block: Val, column: int, total: Val, product: Val) -> Val:
-        """Return `product` with the exact sums of a block and some columns added."""
-        fn, kind, lanes = self.fn, self.weight.scale, total.lanes
+    def of_columns(self, panel: Val, block: Val, column: int, lanes: int) -> list[Val]:
+        """Return the scales of some columns in a block, and the minimums if there are any, in f32."""
+        fn, kind = self.fn, self.weight.scale
+        given = [self.scales, self.minimums] if self.weight.has_minimums else [self.scales]
         place = (panel * self.blocks + block) * PANEL + column
-        of_row = fn.load(F32, self.row_scales, row * self.blocks + block)
-        scale = fn.cast(fn.load(kind, self.scales, place, lanes), F32)
-        product = fn.fma(fn.cast(total, F32) * scale, of_row, product)
+        return [fn.cast(fn.load(kind, pointer, place, lanes), F32) for pointer in given]
+
+    def of_row(self, row: Val, block: Val) -> list[Val]:
+        """Return the scale of a row in a block, and the sum of its numbers if there are minimums."""
+        fn = self.fn
+        scale = fn.load(F32, self.row_scales, row * self.blocks + block)
         if not self.weight.has_minimums:
-            return product
-        minimum = fn.cast(fn.load(kind, self.minimums, place, lanes), F32)
-        sum_of_row = fn.cast(fn.load(I32, self.sums, row * self.groups + block), F32)
-        return fn.fma(minimum, sum_of_row * of_row, product)
+            return [scale]
+        return [scale, fn.cast(fn.load(I32, self.sums, row * self.groups + block), F32) * scale]
+
+    def scaled(self, total: Val, of_columns: Sequence[Val], of_row: Sequence[Val], product: Val) -> Val:
+        """Return `product` with the exact sums of a block added."""
+        fn = self.fn
+        product = fn.fma(fn.cast(total, F32) * of_columns[0], of_row[0], product)
+        return fn.fma(of_columns[1], of_row[1], product) if self.weight.has_minimums else product
 
 
 class _Sums:
@@ -213,9 +221,11 @@ class _Sums:
                     for total, value in zip(of_row, values, strict=True):
                         total.set(value)
             if not body.weight.is_whole:
-                for r, c, column in self._places():
-                    given = sums[r][c].get(), products[r][c].get()
-                    products[r][c].set(body.scaled(panel, numbers[r], block, column, *given))
+                of_columns = [body.of_columns(panel, block, column, self.lanes) for column in self.columns]
+                row_scales = [body.of_row(number, block) for number in numbers]
+                for r, c, _ in self._places():
+                    given = of_columns[c], row_scales[r], products[r][c].get()
+                    products[r][c].set(body.scaled(sums[r][c].get(), *given))
         for r, c, column in self._places():
             value = (sums if body.weight.is_whole else products)[r][c].get()
             fn.store(value, self.memory, r * PANEL + column)

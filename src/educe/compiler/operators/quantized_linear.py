@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from educe.compiler.emit import F16, F32, I8, I32, I64, U8
 from educe.compiler.kernel import Kernel
+from educe.compiler.kernels.matrix_unit import MAX_BLOCKS
 from educe.compiler.kernels.quantized import ROWS, Format
+from educe.compiler.kernels.quantized_unit import TILE_ROWS, expanded_bytes
 from educe.compiler.kernels.scalars import Expression
 from educe.compiler.lowering import Product
 from educe.compiler.operators.base import Call, NotCompiled, operator
@@ -94,6 +96,11 @@ class Weight:
         is_whole = self.block >= self.inputs and not has_minimums
         bits = 8 if self.codes.kind is I8 else 4
         return Format(bits, self.scales.kind, is_whole, self.multipliers is not None, has_minimums)
+
+    @property
+    def panels(self) -> int:
+        """Panels of its rows."""
+        return -(-self.outputs // PANEL)
 
     @property
     def blocks(self) -> int:
@@ -253,22 +260,36 @@ def _launch(
     count, outputs = out.shape
     seen = [each.view(out.shape, broadcast_strides(each.shape, each.strides, out.shape)) for each in operands]
     access = tuple("dense" if each.strides[-1] == 1 or outputs == 1 else "same" for each in seen)
-    choices = {"weight": weight.format, "expression": expression, "access": access}
-    panels = -(-outputs // PANEL)
-    unit = -(-panels // UNITS)
-    kernel = Kernel.of("quantized_product", rows=_rows_at_once(low.target, count), **choices)
+    kernel, unit, scratch_bytes = _chosen(low.target, weight, count)
     low.launch(
-        kernel,
+        Kernel.of(**kernel, weight=weight.format, expression=expression, access=access),
         outputs=[out],
         inputs=[*given, *weight.parts, *seen],
         sizes=[
             *(outputs, weight.inputs, count, unit, *weight.sizes),
             *(number for each in (out, *seen) for number in (each.strides[0], 0, 0)),
         ],
-        extent=-(-panels // unit),
+        extent=-(-weight.panels // unit),
         flops=out.size * (2 * weight.inputs + expression.flops),
         bytes=sum(each.size * each.kind.size_bytes for each in (out, *given, *weight.parts, *operands)),
+        scratch_bytes=scratch_bytes,
     )
+
+
+def _chosen(target: Target, weight: Weight, count: int) -> tuple[dict[str, Any], int, int]:
+    """Return the kernel for so many rows and its choices, panels of a unit of work, and its scratch memory.
+
+    A unit's panels stay in the second cache while rows pass.
+    """
+    unit = -(-weight.panels // UNITS)
+    if not target.integer_dot.matrix_unit or count <= _FEW_ROWS:
+        return {"template": "quantized_product", "rows": _rows_at_once(target, count)}, unit, 0
+    panel_bytes = expanded_bytes(-(-weight.inputs // GRAIN))
+    most = target.l2_bytes // (2 * panel_bytes) if count > TILE_ROWS else MAX_BLOCKS
+    unit = max(1, -(-min(unit, most) // MAX_BLOCKS)) * MAX_BLOCKS
+    is_expanded = weight.codes.kind is U8
+    depth = GRAIN if weight.block < weight.inputs and weight.block % TILE_DEPTH else TILE_DEPTH
+    return {"template": "quantized_unit", "depth": depth}, unit, unit * panel_bytes * is_expanded
 
 
 def _rows_at_once(target: Target, count: int) -> int:
