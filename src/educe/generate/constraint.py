@@ -137,7 +137,7 @@ class ConstraintCompiler:
         """
         from llguidance import LLMatcher
 
-        self._limits.check("grammar_bytes", len(pattern.encode(errors="surrogatepass")))
+        self._check_text("regex", pattern)
         return self._compile("regex", LLMatcher.grammar_from_regex(pattern))
 
     def choice(self, texts: Sequence[str]) -> Constraint:
@@ -147,7 +147,8 @@ class ConstraintCompiler:
             OptionError: there is none, or one is empty.
             LimitError: there are more than the limits allow.
         """
-        if isinstance(texts, str) or not texts or not all(isinstance(text, str) and text for text in texts):
+        listed = isinstance(texts, Sequence) and not isinstance(texts, str)
+        if not listed or not texts or not all(isinstance(text, str) and text for text in texts):
             raise _refused("choice", "it has to be a sequence of texts that are not empty")
         self._limits.check("grammar_rules", len(texts))
         return self.grammar("start: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in texts))
@@ -162,13 +163,18 @@ class ConstraintCompiler:
         from llguidance import LLMatcher
         from llguidance.gbnf_to_lark import any_to_lark
 
-        self._limits.check("grammar_bytes", len(text.encode(errors="surrogatepass")))
+        self._check_text("grammar", text)
         self._limits.check("grammar_rules", len(text.splitlines()))
         try:
             lark = any_to_lark(text)
         except Exception as error:  # a parser of another's, on a stranger's text
             raise _refused("grammar", str(error)) from error
         return self._compile("grammar", LLMatcher.grammar_from_lark(lark))
+
+    def _check_text(self, place: str, text: str) -> None:
+        if not isinstance(text, str):
+            raise _refused(place, f"it has to be a text, not a {type(text).__name__}")
+        self._limits.check("grammar_bytes", len(text.encode(errors="surrogatepass")))
 
     def _check_tree(self, schema: object) -> None:
         """Check depth and number of names: a grammar is as deep as its chain of references is long."""

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 from educe.errors import EduceError, InputError, ModelFileError, OptionError, refuse_unknown
 from educe.generate import sequence as texts
+from educe.generate.batch import Request, in_order, split
 from educe.generate.blocks import BlockManager
 from educe.generate.capacity import BLOCK_SIZE, context_length, num_blocks
 from educe.generate.constraint import Constraint, ConstraintCompiler
 from educe.generate.engine import Engine
 from educe.generate.options import SamplingOptions
+from educe.generate.perplexity import Perplexity, Window, windows
 from educe.generate.prompt import Message, Prompt, PromptReader
 from educe.generate.runner import Runner, program_sizes
 from educe.generate.sampling import SamplingState
@@ -153,6 +157,8 @@ class Generator:
             UnsupportedModelError: a conversation, and the model has no chat template.
         """
         refuse_unknown("option", options, (*_OPTIONS, *_CONSTRAINTS))
+        if type(priority) is not int or not isinstance(salt, str):
+            raise OptionError("priority is a whole number, and salt a text", place="priority, salt")
         constraint = self._constraint({name: options.pop(name) for name in _CONSTRAINTS if name in options})
         sampling = SamplingOptions(**{**self.defaults, **options})
         ids = self._reader.encode(prompt, tools=tools)
@@ -183,15 +189,19 @@ class Generator:
             lookup=self._lookup and constraint is None,
         )
 
-    def batch(self, prompts: Iterable[Prompt], **options: Any) -> Iterator[Completion | EduceError]:
+    def batch(self, prompts: Iterable[Request], **options: Any) -> Iterator[Completion | EduceError]:
         """Return what is written after each of many prompts, in their order, as many at once as may run.
 
         A prompt that fails gives its error in its place, and costs no other its text. Prompts are taken as
         they are needed, so that they may be without end.
+
+        Args:
+            prompts: The prompts; a mapping has options of its own, which come before those of all.
+            **options: Those of `stream`.
         """
         refuse_unknown("option", options, (*_OPTIONS, *_CONSTRAINTS, "tools", "priority", "salt"))
         most = 2 * self._engine.max_sequences
-        return _in_order((self._attempt(prompt, options) for prompt in prompts), most)
+        return in_order((self._attempt(prompt, options) for prompt in prompts), most)
 
     # Reading -------------------------------------------------------------------------------------------
 
@@ -211,6 +221,11 @@ class Generator:
             start = max(1, _common(ids, self._reader.encode(after)))
         else:
             ids, start = self._reader.encode(text), 1
+        if len(ids) > self.context:
+            raise InputError(
+                f"the text has {len(ids):,} tokens, and the context {self.context:,}",
+                remedy="take it in parts; or weigh it in windows, with perplexity",
+            )
         if start >= len(ids):
             raise InputError(
                 "there is nothing to weigh", remedy="give a text, with at least one token before it"
@@ -219,6 +234,54 @@ class Generator:
         stream, scoring = self._engine.score(sequence, top)
         stream.result()
         return Score(tuple(scoring.choices))
+
+    def perplexity(
+        self,
+        text: str,
+        *,
+        window: int | None = None,
+        stride: int | None = None,
+        progress: Callable[[int, int], object] = lambda done, total: None,
+    ) -> Perplexity:
+        """Return how well a text of any length is foretold; each of its tokens counts once.
+
+        Args:
+            text: The text.
+            window: Most tokens that are read at once; the context if absent.
+            stride: How many tokens each further window counts; half a window if absent.
+            progress: Called with how many tokens have been counted, of how many.
+
+        Raises:
+            InputError: the text is too short.
+            OptionError: window and stride do not fit each other, or the context.
+        """
+        size = self.context if window is None else window
+        if not 1 <= size <= self.context:
+            raise OptionError(f"expected 1 to {self.context:,} tokens, found {size:,}", place="window")
+        ids = self._reader.encode(text)
+        num_special = _common(ids, self._reader.encode(""))
+        parts = windows(ids, num_special, size, max(1, size // 2) if stride is None else stride)
+        logprobs: list[float] = []
+        while group := list(islice(parts, self._engine.max_sequences)):
+            logprobs += self._weigh(group)
+            progress(len(logprobs), len(ids) - (num_special or 1))
+        unread = b"" if num_special else self.tokenizer.token_bytes(ids[0])
+        return Perplexity(np.array(logprobs), len(text.encode()) - len(unread))
+
+    def _weigh(self, group: Sequence[Window]) -> Iterator[float]:
+        """Yield the log-probabilities of the tokens that count in some windows, which are read at once."""
+        sequences = [
+            texts.Sequence(part.tokens, max_tokens=0, logits_from=len(part.tokens) - part.num_counted - 1)
+            for part in group
+        ]
+        readings = [self._engine.score(sequence, 0) for sequence in sequences]
+        try:
+            for stream, scoring in readings:
+                stream.result()
+                yield from (choice.logprob or 0.0 for choice in scoring.choices)
+        finally:
+            for stream, _ in readings:
+                stream.cancel()
 
     def close(self) -> None:
         """End all texts, and return the memory; the generator is of no use afterwards."""
@@ -253,36 +316,12 @@ class Generator:
     def _decoder(self, ids: Sequence[int]) -> Decoder:
         return self.tokenizer.stream(after=ids[-_SPELLING_TOKENS:])
 
-    def _attempt(self, prompt: Prompt, options: Mapping[str, Any]) -> Stream | EduceError:
+    def _attempt(self, request: Request, options: Mapping[str, Any]) -> Stream | EduceError:
         try:
-            return self.stream(prompt, **options)
+            prompt, own = split(request)
+            return self.stream(prompt, **{**options, **own})
         except EduceError as error:
             return error
-
-
-def _in_order(attempts: Iterator[Stream | EduceError], most: int) -> Iterator[Completion | EduceError]:
-    """Return the results of attempts, the next `most` of which run while one is waited for."""
-    waiting: deque[Stream | EduceError] = deque()
-    try:
-        for attempt in attempts:
-            waiting.append(attempt)
-            if len(waiting) > most:
-                yield _result(waiting.popleft())
-        while waiting:
-            yield _result(waiting.popleft())
-    finally:
-        for attempt in waiting:
-            if isinstance(attempt, Stream):
-                attempt.cancel()
-
-
-def _result(attempt: Stream | EduceError) -> Completion | EduceError:
-    if isinstance(attempt, EduceError):
-        return attempt
-    try:
-        return attempt.result()
-    except EduceError as error:
-        return error
 
 
 def _defaults(generation: Mapping[str, Any]) -> dict[str, Any]:

@@ -75,10 +75,13 @@ class SamplingOptions:
                 raise _wrong(name, getattr(self, name), "more than 0", "1.0 leaves it out")
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise _wrong("min_tokens", self.min_tokens, f"at most max_tokens={self.max_tokens}", "lower it")
-        if isinstance(self.stop, str) or not all(isinstance(stop, str) and stop for stop in self.stop):
+        listed = isinstance(self.stop, Sequence) and not isinstance(self.stop, str)
+        if not listed or not all(isinstance(stop, str) and stop for stop in self.stop):
             raise _wrong("stop", self.stop, "a sequence of texts that are not empty", 'such as ("END",)')
         if not isinstance(self.ignore_eos, bool):
             raise _wrong("ignore_eos", self.ignore_eos, "True or False", "give one of them")
+        if not isinstance(self.logit_bias, Mapping):
+            raise _wrong("logit_bias", self.logit_bias, "a mapping", "such as {7: -100}")
         for token, bias in self.logit_bias.items():
             _check_number("logit_bias", token, 0, math.inf, True)
             _check_number("logit_bias", bias, -100, 100, False)
