@@ -71,7 +71,7 @@ def test_the_zoo_is_small_and_every_file_is_accounted_for() -> None:
     zoo = ROOT / "zoo"
     table = (zoo / "PROVENANCE.md").read_text()
     files = [path for path in zoo.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    assert sum(path.stat().st_size for path in files) < 26e6
+    assert sum(path.stat().st_size for path in files) < 30e6
     for path in files:
         if path.suffix in {".onnx", ".jpg", ".jpeg", ".png", ".bmp", ".wav", ".mp4"}:
             assert hashlib.sha256(path.read_bytes()).hexdigest() in table, path

@@ -6,17 +6,18 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
-from educe.errors import EduceError, ModelFileError
+from educe.errors import EduceError, ModelFileError, UnsupportedFormatError
 from educe.files import open_regular
-from educe.formats import ctranslate2, gguf, huggingface, llama2c
+from educe.formats import charrnn, ctranslate2, gguf, huggingface, keras_translation, llama2c, tensorflowjs
 from educe.formats.folder import Folder
+from educe.formats.onnx import OnnxFormat
 from educe.formats.sniff import HEAD_BYTES, refuse
 from educe.limits import DEFAULT_LIMITS, Limits
 from educe.model.checkpoint import Checkpoint
 
 _REMEDY = (
     "Educe reads language models from folders with config.json and safetensors, GGUF files, llama2.c's .bin "
-    "files and CTranslate2's folders: give the whole folder"
+    "files, and folders of CTranslate2, TensorFlow.js and ml5's charRNN: give the whole folder"
 )
 
 
@@ -24,8 +25,8 @@ def load(source: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> Che
     """Read a language model from its own files.
 
     Args:
-        source: A folder as Hugging Face or CTranslate2 lay it out, a GGUF or llama2.c ``.bin`` file, or the
-            folder of one.
+        source: A folder as Hugging Face, CTranslate2, TensorFlow.js or ml5's charRNN lay it out; a GGUF or
+            llama2.c ``.bin`` file, or the folder of one.
 
     Raises:
         ModelFileError: a file is missing or broken; the error says which, and how to get it.
@@ -47,10 +48,11 @@ def recognises(path: Path) -> bool:
     if not os.path.isdir(path):  # noqa: PTH112
         with open_regular(path, error=ModelFileError) as file:
             return gguf.sniff(file.read(HEAD_BYTES)) or _is_llama2c(file)
-    if any(path.glob("*.onnx")) or any(path.glob("onnx/*.onnx")):
+    if _graphs(path):
         return False
     named = any((path / name).is_file() for name in (huggingface.CONFIG, ctranslate2.MODEL))
-    return named or any(path.glob("*.safetensors")) or _single_file(path) is not None
+    described = charrnn.sniff(path) or tensorflowjs.sniff(path)
+    return named or described or any(path.glob("*.safetensors")) or _single_file(path) is not None
 
 
 def _load_folder(path: Path, limits: Limits) -> Checkpoint:
@@ -59,10 +61,30 @@ def _load_folder(path: Path, limits: Limits) -> Checkpoint:
         content = folder.map(ctranslate2.MODEL)
         if ctranslate2.sniff(content[:HEAD_BYTES].tobytes()):
             return ctranslate2.load(path, limits)
+    if not folder.has(huggingface.CONFIG):
+        if tensorflowjs.sniff(path):
+            return keras_translation.load(path, limits)
+        if charrnn.sniff(path):
+            return charrnn.load(path, limits)
     single = _single_file(path)
     if single is not None and not any(path.glob("*.safetensors")):
         return _load_file(single, limits)
+    if not folder.has(huggingface.CONFIG) and (graphs := _graphs(path)):
+        raise _is_graph(graphs[0])
     return huggingface.load(path, limits)
+
+
+def _graphs(folder: Path) -> list[Path]:
+    """Return the ONNX models of a folder, as Hugging Face lays them out."""
+    return [*sorted(folder.glob("*.onnx")), *sorted(folder.glob("onnx/*.onnx"))]
+
+
+def _is_graph(path: Path) -> UnsupportedFormatError:
+    return UnsupportedFormatError(
+        "is an ONNX model: a graph, without a tokenizer",
+        path=path,
+        remedy="educe predict and educe.load run it",
+    )
 
 
 def _single_file(folder: Path) -> Path | None:
@@ -82,6 +104,8 @@ def _load_file(path: Path, limits: Limits) -> Checkpoint:
             return gguf.load(path, limits)
         if _is_llama2c(file):
             return llama2c.load(path, limits)
+    if head and OnnxFormat().sniff(head):
+        raise _is_graph(path)
     raise refuse(head, path, remedy=_REMEDY)
 
 

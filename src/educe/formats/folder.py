@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeGuard
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from educe.errors import ModelFileError
 from educe.files import open_beneath
 from educe.limits import Limits
 
+_MAX_RANK = 32
+_MAX_SIZE = 2**63 - 1
 _HUB_BLOB = re.compile(r"\.\./\.\./(blobs/[0-9a-f]{40,64})")
 
 
@@ -115,6 +117,15 @@ def shown(name: object) -> str:
     """Return a name from a file as an error shows it: quoted, escaped, cut."""
     text = ascii(name)
     return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def are_sizes(value: Any) -> TypeGuard[list[int]]:
+    """Say whether a value from a file is a list of whole numbers that may be sizes."""
+    return (
+        isinstance(value, list)
+        and len(value) <= _MAX_RANK
+        and all(type(size) is int and 0 <= size <= _MAX_SIZE for size in value)
+    )
 
 
 def integer(fields: Mapping[str, Any], name: str, path: Path, *, most: int = 2**31 - 1) -> int:

@@ -13,13 +13,11 @@ from typing import Any
 import numpy as np
 
 from educe.errors import ModelFileError, UnsupportedFormatError
-from educe.formats.folder import json_object, shown
+from educe.formats.folder import are_sizes, json_object, shown
 from educe.limits import Limits
 from educe.model.checkpoint import Weight, size_in_bytes
 
 _LENGTH_BYTES = 8
-_MAX_RANK = 32
-_MAX_SIZE = 2**63 - 1
 _TYPES = {
     "F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8",
     "BOOL",
@@ -79,9 +77,9 @@ def _fields(name: str, entry: Any, path: Path) -> tuple[str, tuple[int, ...], tu
     if not isinstance(entry, dict) or entry.keys() != _FIELDS:
         raise _error(f"is described by {shown(entry)}, not by {sorted(_FIELDS)}", name, path)
     shape, offsets, encoding = entry["shape"], entry["data_offsets"], entry["dtype"]
-    if not _are_sizes(shape) or len(shape) > _MAX_RANK:
+    if not are_sizes(shape):
         raise _error(f"has the shape {shown(shape)}", name, path)
-    if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+    if not are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise _error(f"has the extent {shown(offsets)}", name, path)
     if not isinstance(encoding, str) or encoding not in _TYPES:
         raise UnsupportedFormatError(
@@ -91,10 +89,6 @@ def _fields(name: str, entry: Any, path: Path) -> tuple[str, tuple[int, ...], tu
             remedy="save the model with float32, float16 or bfloat16 weights",
         )
     return encoding, tuple(shape), (offsets[0], offsets[1])
-
-
-def _are_sizes(value: Any) -> bool:
-    return isinstance(value, list) and all(type(size) is int and 0 <= size <= _MAX_SIZE for size in value)
 
 
 def _check_coverage(header: Mapping[str, Any], size_bytes: int, path: Path) -> None:

@@ -107,7 +107,7 @@ class Vocabulary:
     Attributes:
         model: How text is cut: ``llama`` (SentencePiece, pairs merged by score), ``gpt2`` (bytes, pairs
             merged by rank), ``bert`` (word pieces), ``t5`` (SentencePiece, the likeliest cut), ``words`` (the
-            caller cuts).
+            caller cuts), ``characters`` (each is a token).
         tokens: The token of each id.
         scores: The score of each id; empty where the model needs none.
         types: GGUF's kind of each id (1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte);
