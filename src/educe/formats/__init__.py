@@ -7,11 +7,12 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
-from educe.errors import EduceError, ModelFileError
+from educe.errors import EduceError, ModelFileError, UnsupportedFormatError
 from educe.files import open_regular
+from educe.formats import checkpoint
 from educe.formats.base import Format
 from educe.formats.onnx import OnnxFormat
-from educe.formats.sniff import HEAD_BYTES, refuse
+from educe.formats.sniff import CHECKPOINT_REMEDY, HEAD_BYTES, refuse
 from educe.limits import DEFAULT_LIMITS, Limits
 from educe.model import Model
 
@@ -59,7 +60,15 @@ def _read(file: BinaryIO, path: Path | None, limits: Limits) -> Model:
         raise ModelFileError(
             f"cannot be read: {fault.strerror}", path=path, remedy="check the disk"
         ) from None
+    if path is not None and checkpoint.recognises(path):
+        raise _without_graph(path)
     raise refuse(head, path)
+
+
+def _without_graph(path: Path) -> UnsupportedFormatError:
+    return UnsupportedFormatError(
+        "holds weights and a configuration, without a graph", path=path, remedy=CHECKPOINT_REMEDY
+    )
 
 
 def _only_model(folder: Path) -> Path:
@@ -68,6 +77,8 @@ def _only_model(folder: Path) -> Path:
     named = [path for path in found if path.name == "model.onnx"]
     if len(found) == 1 or named:
         return named[0] if named else found[0]
+    if not found and checkpoint.recognises(folder):
+        raise _without_graph(folder)
     names = ", ".join(path.name for path in found[:_MOST_NAMED])
     raise ModelFileError(
         f"the folder holds {len(found)} .onnx files{': ' if names else ''}{names}, where one is expected",

@@ -81,9 +81,7 @@ def _graphs(folder: Path) -> list[Path]:
 
 def _is_graph(path: Path) -> UnsupportedFormatError:
     return UnsupportedFormatError(
-        "is an ONNX model: a graph, without a tokenizer",
-        path=path,
-        remedy="educe predict and educe.load run it",
+        "is an ONNX model, which writes no texts by itself", path=path, remedy="educe predict runs it"
     )
 
 

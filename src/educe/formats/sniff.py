@@ -8,6 +8,10 @@ from educe.errors import ModelFileError, UnsupportedFormatError
 
 HEAD_BYTES = 4096
 
+CHECKPOINT_REMEDY = (
+    "a language model is run by educe generate and educe chat, and in Python by educe.generator; "
+    "export any other to ONNX"
+)
 _REMEDY = "Educe reads ONNX models: export it to ONNX"
 _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (4, b"TFL3", "a TensorFlow Lite model"),
@@ -51,9 +55,9 @@ def refuse(
         )
     if head.startswith(_GGUF):
         return UnsupportedFormatError(
-            "is a GGUF model: a language model, without a graph",
+            "is a GGUF model: weights without a graph",
             path=path,
-            remedy="educe inspect shows what it holds; running it is not in this version",
+            remedy=CHECKPOINT_REMEDY,
         )
     for offset, magic, what in _MAGIC:
         if head[offset : offset + len(magic)] == magic:

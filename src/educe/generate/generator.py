@@ -11,8 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from educe.errors import EduceError, InputError, ModelFileError, OptionError, refuse_unknown
+from educe.errors import (
+    EduceError,
+    InputError,
+    ModelFileError,
+    OptionError,
+    UnsupportedModelError,
+    refuse_unknown,
+)
 from educe.generate import sequence as texts
+from educe.generate.architectures import architecture
 from educe.generate.batch import Request, in_order, split
 from educe.generate.blocks import BlockManager
 from educe.generate.capacity import BLOCK_SIZE, context_length, num_blocks
@@ -81,6 +89,10 @@ class Generator:
         lookup: bool = True,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
+        try:
+            architecture(checkpoint.model_type)
+        except UnsupportedModelError as error:
+            raise error.located(checkpoint.path) from None
         if checkpoint.tokenizer is None:
             raise ModelFileError(
                 "has no tokenizer",
