@@ -37,3 +37,19 @@ def empty(shape: int | Sequence[int], dtype: np.dtype[Any] | type) -> np.ndarray
         return np.frombuffer(mmap.mmap(-1, size_bytes, flags=flags), dtype).reshape(sizes)
     except (OSError, OverflowError) as fault:
         raise MemoryError(f"{size_bytes} bytes: {fault}") from None
+
+
+def forget(array: np.ndarray) -> None:
+    """Let the system have the memory of an array that is mapped from a file; it is read again when used.
+
+    Nothing happens to any other array.
+    """
+    owner: Any = array
+    while isinstance(owner, (np.ndarray, memoryview)):
+        owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
+    if not (isinstance(owner, mmap.mmap) and hasattr(owner, "madvise") and memoryview(owner).readonly):
+        return
+    first = np.frombuffer(owner, np.uint8).ctypes.data
+    start = (array.ctypes.data - first) // mmap.PAGESIZE * mmap.PAGESIZE
+    stop = min(array.ctypes.data - first + array.nbytes, len(owner))
+    owner.madvise(mmap.MADV_DONTNEED, start, stop - start)

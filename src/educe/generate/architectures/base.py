@@ -7,7 +7,7 @@ other tokens, by the keys and values that the cache keeps in pages.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,12 +17,12 @@ import onnx_ir as ir
 from educe.compiler.kernels.paged_attention import ITEM_WORDS
 from educe.errors import UnsupportedModelError, nearest
 from educe.generate.configuration import Configuration
+from educe.generate.parameters import Matrix, Parameters
 from educe.generate.rotary import Rotary
 from educe.model.binding import Binding
-from educe.model.checkpoint import Checkpoint, Weight
+from educe.model.checkpoint import Checkpoint
 
 OPSET = 24
-_MOST = 127
 
 ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "gelu": ("Gelu", {}),
@@ -61,7 +61,7 @@ class StepGraph:
     Args:
         checkpoint: Whose weights they are.
         page: Keys of a page.
-        precision: ``f32``, or ``int8``: products of weights rounded by outputs and activations by tokens.
+        precision: How weights are held and products computed, one of `PRECISIONS`.
         weights: The weights that a graph before this one left, if the model has several.
 
     Attributes:
@@ -82,8 +82,8 @@ class StepGraph:
         self.rotaries: dict[str, Rotary] = {}
         self.weights = weights or Binding(checkpoint)
         self._page = page
-        self._precision = precision
-        self._rows: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+        self._parameters = Parameters(precision)
+        self._rows: dict[tuple[Any, ...], Sequence[ir.Value]] = {}
         self._nodes: list[ir.Node] = []
         self._initializers: dict[str, ir.Value] = {}
         self._inputs: dict[str, ir.Value] = {}
@@ -107,62 +107,51 @@ class StepGraph:
 
     def weight(self, name: str, shape: Sequence[int], *, plus: float = 0.0) -> ir.Value:
         """Return a weight of a shape as f32, with a number added to it; `finish` says if it is missing."""
-        if name not in self._initializers:
-            found = self.weights.take(name, shape)
-            if found is None:
-                return ir.Value(name=name)
-            array = found.array()
-            self._initializers[name] = self._constant(array + np.float32(plus) if plus else array, name)
-        return self._initializers[name]
+        found = self.weights.take(name, shape)
+        return ir.Value(name=name) if found is None else self._parameters.array(found, plus)
 
     def call(self, operator: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any) -> ir.Value:
         """Return the output of a node."""
-        node = ir.node(operator, inputs, attributes, domain=domain, version=OPSET if not domain else None)
-        node.outputs[0].name = f"{operator}.{len(self._nodes)}"
-        node.name = node.outputs[0].name
+        return self._outputs(1, operator, *inputs, domain=domain, **attributes)[0]
+
+    def _outputs(
+        self, count: int, operator: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any
+    ) -> Sequence[ir.Value]:
+        version = None if domain else OPSET
+        node = ir.node(operator, inputs, attributes, domain=domain, version=version, num_outputs=count)
+        node.name = f"{operator}.{len(self._nodes)}"
+        for number, output in enumerate(node.outputs):
+            output.name = f"{node.name}.{number}" if number else node.name
         self._nodes.append(node)
-        return node.outputs[0]
+        return node.outputs
 
     def embedding(self, name: str, shape: Sequence[int], indices: ir.Value) -> ir.Value:
-        """Return the rows of the table ``name.weight``."""
-        return self.call("Gather", self.weight(f"{name}.weight", shape), indices)
+        """Return the rows of the table ``name.weight``, f32."""
+        table = self._matrix(f"{name}.weight", shape)
+        if table.attributes is None:
+            return self.call("Gather", *table.values, indices)
+        return self.call("DequantizeRows", indices, *table.values, domain="educe", **table.attributes)
 
     def linear(self, x: ir.Value, name: str, shape: Sequence[int], *, bias: bool = False) -> ir.Value:
         """Return x · Wᵀ + b: W is ``name.weight`` [out, in], b is ``name.bias`` [out] or 0."""
         extra = [self.weight(f"{name}.bias", shape[:1])] if bias else []
-        name = f"{name}.weight"
-        if self._precision == "f32":
-            return self.call("Gemm", x, self.weight(name, shape), *extra, transB=1)
-        found = self.weights.take(name, shape)
-        if found is None:
-            return ir.Value(name=name)
-        weight, scales = self._rounded(found)
-        rows, row_scales = self._rounded_rows(x)
-        total = self.call("Cast", self.call("MatMulInteger", rows, weight), to=int(ir.DataType.FLOAT))
-        product = self.call("Mul", self.call("Mul", total, scales), row_scales)
+        matrix = self._matrix(f"{name}.weight", shape)
+        if matrix.attributes is None:
+            return self.call("Gemm", x, *matrix.values, *extra, transB=1)
+        rows = self._rounded(x, matrix.of_rows)
+        product = self.call("QuantizedLinear", *rows, *matrix.values, domain="educe", **matrix.attributes)
         return self.call("Add", product, *extra) if extra else product
 
-    def _rounded(self, weight: Weight) -> tuple[ir.Value, ir.Value]:
-        """Return a weight as i8[in, out] with the scale of each output."""
-        name = weight.name
-        if f"{name}, rounded" not in self._initializers:
-            array = weight.array()
-            scales = np.maximum(np.abs(array).max(axis=1), np.float32(1e-30)) / np.float32(_MOST)
-            rounded = np.rint(array / scales[:, None]).astype(np.int8)
-            self.number(f"{name}, rounded", rounded.T)
-            self.number(f"{name}, scales", scales)
-        return self._initializers[f"{name}, rounded"], self._initializers[f"{name}, scales"]
+    def _matrix(self, name: str, shape: Sequence[int]) -> Matrix:
+        found = self.weights.take(name, shape)
+        return Matrix([ir.Value(name=name)]) if found is None else self._parameters.matrix(found)
 
-    def _rounded_rows(self, x: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """Return rows as i8 with the scale of each row."""
-        if x not in self._rows:
-            least = self.number("least", np.array(1e-30, np.float32))
-            largest = self.call("ReduceMax", self.call("Abs", x), self.shape(-1), keepdims=1)
-            step = self.number("step", np.array(1 / _MOST, np.float32))
-            scale = self.call("Mul", self.call("Max", largest, least), step)
-            rounded = self.call("Round", self.call("Div", x, scale))
-            self._rows[x] = self.call("Cast", rounded, to=int(ir.DataType.INT8)), scale
-        return self._rows[x]
+    def _rounded(self, x: ir.Value, attributes: Mapping[str, int]) -> Sequence[ir.Value]:
+        """Return rows in 8 bits, as `QuantizedLinear` reads them; once for all products alike."""
+        key = x, *attributes.items()
+        if key not in self._rows:
+            self._rows[key] = self._outputs(3, "QuantizeRows", x, domain="educe", **attributes)
+        return self._rows[key]
 
     def rms_norm(
         self, x: ir.Value, name: str, features: int, epsilon: float, *, plus: float = 0.0
@@ -321,13 +310,14 @@ class StepGraph:
             UnsupportedModelError: weights are left over.
         """
         self.weights.finish()
+        self._parameters.fill()
         output.name = name
         output.type = ir.TensorType(ir.DataType.FLOAT)
         graph = ir.Graph(
             list(self._inputs.values()),
             [output],
             nodes=self._nodes,
-            initializers=list(self._initializers.values()),
+            initializers=[*self._initializers.values(), *self._parameters.values],
             opset_imports={"": OPSET, "educe": 1},
             name="step",
         )

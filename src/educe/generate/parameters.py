@@ -1,0 +1,210 @@
+"""`Parameters`: the constants of a graph that weights become, declared as it is built and filled together."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+
+from educe import pages
+from educe.errors import ModelFileError
+from educe.generate import precision as precisions
+from educe.generate.quantization import Format, quantized
+from educe.machine import usable_cores
+from educe.model.checkpoint import Weight
+from educe.model.quantized import PANEL, pack
+
+Progress: TypeAlias = Callable[[float, str], None]
+"""Is told how much of the work is done, 0 to 1, and what is being done."""
+
+_Write: TypeAlias = Callable[[int, np.ndarray], None]
+
+# Rows of so many numbers are rounded at a time: temporary arrays stay in the cache.
+_CHUNK_ELEMENTS = 1 << 17
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """A matrix in a graph.
+
+    Attributes:
+        values: The arrays of a `PackedWeight` that it has, in their order; f32[outputs, inputs] alone
+            if it is not packed.
+        attributes: Those of the nodes that read a packed one; None if it is not packed.
+    """
+
+    values: Sequence[ir.Value]
+    attributes: Mapping[str, int] | None = None
+
+    @property
+    def of_rows(self) -> dict[str, int]:
+        """The attributes of the node that rounds the rows by which it is multiplied."""
+        return {name: size for name, size in (self.attributes or {}).items() if name in ("block", "group")}
+
+
+@dataclass(frozen=True, eq=False)
+class _Parameter:
+    """A weight in a graph: its values by the names of `PackedWeight`, or one called ``array``."""
+
+    weight: Weight
+    form: Format | None
+    plus: float
+    values: dict[str, ir.Value]
+
+    def array(self) -> np.ndarray:
+        """Return what is not packed."""
+        array = self.weight.array()
+        return array + np.float32(self.plus) if self.plus else array
+
+    def write(self, places: Mapping[ir.Value, int], write: _Write, start: int, stop: int) -> None:
+        """Write some rows, the first of which begins a panel."""
+        if self.form is None:
+            write(places[self.values["array"]], self.array())
+            return
+        try:
+            packed = pack(quantized(self.weight.cut(start, stop), self.form))
+        except ValueError as fault:
+            raise ModelFileError(
+                str(fault), place=f"weight {self.weight.name!r}", remedy="download the model again"
+            ) from None
+        for part, value in self.values.items():
+            array = getattr(packed, part)
+            write(places[value] + start // PANEL * array[0].nbytes, array)
+
+    def cuts(self) -> list[tuple[int, int]]:
+        """Return the rows that are written at a time."""
+        rows = self.weight.shape[0] if self.weight.shape else 1
+        if self.form is None:
+            return [(0, rows)]
+        step = max(1, _CHUNK_ELEMENTS // self.weight.shape[1] // PANEL) * PANEL
+        return [(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+
+class Parameters:
+    """The constants of a graph that weights become, in one precision.
+
+    Args:
+        precision: One of `PRECISIONS`.
+
+    Raises:
+        OptionError: there is no such precision.
+    """
+
+    def __init__(self, precision: str) -> None:
+        precisions.check(precision)
+        self._precision = precision
+        self._parameters: dict[str, _Parameter] = {}
+
+    @property
+    def values(self) -> list[ir.Value]:
+        """All constants."""
+        return [value for parameter in self._parameters.values() for value in parameter.values.values()]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the precision of the weights."""
+        matrices = (each.weight for each in self._parameters.values() if each.form is not None)
+        return precisions.notes(matrices, self._precision)
+
+    def array(self, weight: Weight, plus: float = 0.0) -> ir.Value:
+        """Declare a weight as f32, with a number added to it."""
+        name = f"{weight.name} + {plus}" if plus else weight.name
+        return self._declared(name, weight, None, plus)["array"]
+
+    def matrix(self, weight: Weight) -> Matrix:
+        """Declare a matrix as the precision has it."""
+        form = precisions.format_of(weight, self._precision)
+        found = self._declared(weight.name, weight, form, 0.0)
+        outputs, inputs = weight.shape
+        return Matrix(tuple(found.values()), None if form is None else form.attributes((outputs, inputs)))
+
+    def fill(self, progress: Progress | None = None) -> None:
+        """Give all constants their content.
+
+        Raises:
+            ModelFileError: a matrix has numbers that are not finite.
+        """
+        parameters = list(self._parameters.values())
+        if not any(each.form for each in parameters):
+            for each in parameters:
+                _set(each.values["array"], each.array())
+            return
+        places, size_bytes = _places(self.values)
+        content = pages.empty(size_bytes, np.uint8)
+
+        def write(place: int, array: np.ndarray) -> None:
+            content[place : place + array.nbytes] = array.reshape(-1).view(np.uint8)
+
+        _write_all(parameters, places, write, progress)
+        for value, place in places.items():
+            _set(value, _array_at(content, place, value))
+
+    def _declared(self, name: str, weight: Weight, form: Format | None, plus: float) -> dict[str, ir.Value]:
+        if name not in self._parameters:
+            if form is None:
+                values = {"array": _value(name, np.dtype(np.float32), weight.shape)}
+            else:
+                outputs, inputs = weight.shape
+                values = {
+                    part: _value(f"{name}.{part}", *sizes)
+                    for part, sizes in form.arrays((outputs, inputs)).items()
+                }
+            self._parameters[name] = _Parameter(weight, form, plus, values)
+        return self._parameters[name].values
+
+
+def _value(name: str, dtype: np.dtype[Any], shape: Sequence[int]) -> ir.Value:
+    return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.from_numpy(dtype)))
+
+
+def _set(value: ir.Value, array: np.ndarray) -> None:
+    value.const_value = ir.Tensor(np.ascontiguousarray(array), name=value.name)
+
+
+def _places(values: Sequence[ir.Value]) -> tuple[dict[ir.Value, int], int]:
+    """Return where each array lies in memory that holds all, and the size of that."""
+    places, end = {}, 0
+    for value in values:
+        places[value] = end
+        end += -(-_size_bytes(value) // pages.ALIGNMENT) * pages.ALIGNMENT
+    return places, end
+
+
+def _size_bytes(value: ir.Value) -> int:
+    dtype, shape = _sizes(value)
+    return dtype.itemsize * math.prod(shape)
+
+
+def _sizes(value: ir.Value) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    assert value.dtype is not None
+    assert value.shape is not None
+    return value.dtype.numpy(), value.shape.numpy()
+
+
+def _array_at(content: np.ndarray, place: int, value: ir.Value) -> np.ndarray:
+    dtype, shape = _sizes(value)
+    return content[place : place + _size_bytes(value)].view(dtype).reshape(shape)
+
+
+def _write_all(
+    parameters: Sequence[_Parameter],
+    places: Mapping[ir.Value, int],
+    write: _Write,
+    progress: Progress | None,
+) -> None:
+    """Write all constants, on all cores."""
+    total, done = sum(each.weight.num_elements for each in parameters), 0
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        for each in parameters:
+            starts, stops = zip(*each.cuts(), strict=True)
+            list(pool.map(functools.partial(each.write, places, write), starts, stops))
+            pages.forget(each.weight.data)
+            done += each.weight.num_elements
+            if progress is not None:
+                progress(done / max(total, 1), f"packing {each.weight.name}")
