@@ -134,6 +134,8 @@ def generator(
     max_sequences: int = 16,
     threads: int | None = None,
     lookup: bool = True,
+    draft: str | os.PathLike[str] | None = None,
+    num_draft_tokens: int = 4,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Generator:
     """Read a language model from its own files, ready to write.
@@ -146,6 +148,8 @@ def generator(
         max_sequences: Most texts that are written at once.
         threads: Threads of a step.
         lookup: Whether tokens are guessed from what stood before, and verified.
+        draft: The files of a smaller model of the same vocabulary that guesses instead.
+        num_draft_tokens: How many tokens it guesses.
         limits: The bounds on what is read.
 
     Raises:
@@ -165,6 +169,8 @@ def generator(
         max_sequences=max_sequences,
         threads=threads,
         lookup=lookup,
+        draft=None if draft is None else checkpoint.load(draft, limits),
+        num_draft_tokens=num_draft_tokens,
         limits=limits,
     )
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
@@ -11,7 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from educe.errors import EduceError, EngineError, OptionError
+from educe.generate.blocks import Copy
 from educe.generate.draft import PromptLookup
+from educe.generate.draft_model import DraftModel
 from educe.generate.runner import Runner
 from educe.generate.sampling import Choice, Sampler, SamplingState
 from educe.generate.scheduler import Scheduler
@@ -53,15 +57,18 @@ class Engine:
     Args:
         runner: The model, which nobody else runs.
         scheduler: The queues over the runner's blocks, which nobody else plans.
+        draft: What guesses at texts in place of the lookup, if anything does.
     """
 
-    def __init__(self, runner: Runner, scheduler: Scheduler) -> None:
-        self._runner, self._scheduler = runner, scheduler
+    def __init__(self, runner: Runner, scheduler: Scheduler, draft: DraftModel | None = None) -> None:
+        self._runner, self._scheduler, self._draft = runner, scheduler, draft
         self._sampler = Sampler()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
         self._jobs: dict[Sequence, tuple[_Request, int, Writing | Scoring]] = {}
+        # A thread that compiles while the process ends would meet a compiler that has ended.
+        atexit.register(_close, weakref.ref(self))
 
     def write(
         self,
@@ -158,10 +165,8 @@ class Engine:
         return True
 
     def _step(self) -> None:
+        self._propose()
         with self._changed:
-            for _, _, job in self._jobs.values():
-                if isinstance(job, Writing):
-                    job.propose()
             step = self._scheduler.step()
             for sequence in step.cancelled:
                 self._finish(sequence, "cancelled")
@@ -169,8 +174,10 @@ class Engine:
         if not step.rows:
             return
         try:
-            self._runner.copy(step.copies)
+            self._copy(step.copies)
             logits = self._runner.run(step.rows)
+            if self._draft is not None:
+                self._draft.read(step.rows)
         except Exception as fault:
             self._give_up(step, fault)
             return
@@ -183,6 +190,24 @@ class Engine:
             self._scheduler.commit(step, tokens)
             for sequence, choices in chosen.items():
                 self._tell(sequence, choices[: len(sequence.tokens) - counts[sequence]])
+
+    def _propose(self) -> None:
+        """Let guesses be made at what those that write will write next."""
+        if self._draft is None:
+            with self._changed:
+                for sequence, (_, _, job) in self._jobs.items():
+                    if isinstance(job, Writing) and sequence.num_pending == 1:
+                        job.propose()
+            return
+        with self._changed:
+            asked, copies = self._scheduler.look_ahead(self._draft.num_tokens)
+        self._copy(copies)
+        self._draft.propose(asked)
+
+    def _copy(self, copies: Tokens[Copy]) -> None:
+        self._runner.copy(copies)
+        if self._draft is not None:
+            self._draft.copy(copies)
 
     def _note_starts(self, step: Step) -> None:
         now = time.perf_counter()
@@ -266,6 +291,12 @@ class Engine:
         self._scheduler.finish(sequence, "failed")
         known = fault if isinstance(fault, EduceError) else EngineError(f"a step failed: {fault!r}")
         self._end(sequence, known)
+
+
+def _close(reference: weakref.ref[Engine]) -> None:
+    engine = reference()
+    if engine is not None:
+        engine.close()
 
 
 def _stopped(job: Writing | Scoring) -> bool:

@@ -25,11 +25,12 @@ from educe.generate.batch import Request, in_order, split
 from educe.generate.blocks import BlockManager
 from educe.generate.capacity import BLOCK_SIZE, context_length, num_blocks
 from educe.generate.constraint import Constraint, ConstraintCompiler
+from educe.generate.draft_model import DraftModel
 from educe.generate.engine import Engine
 from educe.generate.options import SamplingOptions
 from educe.generate.perplexity import Perplexity, Window, windows
 from educe.generate.prompt import Message, Prompt, PromptReader
-from educe.generate.runner import Runner, program_sizes
+from educe.generate.runner import Runner
 from educe.generate.sampling import SamplingState
 from educe.generate.scheduler import Scheduler
 from educe.generate.stream import Completion, Score, Stream
@@ -62,6 +63,8 @@ class Generator:
         threads: Threads of a step; the machine's cores if absent.
         lookup: Whether tokens are guessed from what stood before, and verified: the texts are the same, those
             that quote come sooner.
+        draft: A smaller model of the same vocabulary that guesses instead.
+        num_draft_tokens: How many tokens it guesses.
         limits: The bounds on texts, templates and grammars.
 
     Attributes:
@@ -87,8 +90,12 @@ class Generator:
         max_sequences: int = 16,
         threads: int | None = None,
         lookup: bool = True,
+        draft: Checkpoint | None = None,
+        num_draft_tokens: int = 4,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
+        if draft is not None:
+            _check_draft(checkpoint, draft, num_draft_tokens)
         try:
             architecture(checkpoint.model_type)
         except UnsupportedModelError as error:
@@ -104,35 +111,43 @@ class Generator:
         self.tokenizer: Tokenizer = self._reader.tokenizer
         self._limits, self._lookup = limits, lookup
         wanted = context_length(checkpoint.config, context)
-        runner = Runner(
-            checkpoint,
-            max_length=wanted,
-            max_sequences=max_sequences,
-            block_size=BLOCK_SIZE,
-            precision=precision,
-            threads=threads,
-        )
-        blocks = num_blocks(runner.block_bytes, wanted, max_sequences, memory_bytes)
-        runner.allocate(blocks)
         budget = max(_TOKEN_BUDGET, 2 * max_sequences)
+        runners = [
+            Runner(
+                each,
+                max_length=wanted,
+                max_sequences=max_sequences,
+                max_tokens=budget,
+                block_size=BLOCK_SIZE,
+                precision=precision,
+                threads=threads,
+            )
+            for each in (checkpoint, draft)
+            if each is not None
+        ]
+        block_bytes = sum(runner.block_bytes for runner in runners)
+        blocks = num_blocks(block_bytes, wanted, max_sequences, memory_bytes)
+        for runner in runners:
+            runner.allocate(blocks)
         scheduler = Scheduler(
             BlockManager(blocks, BLOCK_SIZE),
             max_length=wanted,
             token_budget=budget,
             max_sequences=max_sequences,
             prefill_share=_PREFILL_SHARE,
-            sizes=program_sizes(budget),
+            sizes=runners[0].sizes,
         )
         self.context = scheduler.max_length
         if context is not None and context > self.context:
             raise OptionError(
-                f"{context:,} tokens do not fit into {format_bytes(blocks * runner.block_bytes)}",
+                f"{context:,} tokens do not fit into {format_bytes(blocks * block_bytes)}",
                 place="context",
                 remedy=f"at most {self.context:,} do; or give more memory_bytes",
             )
         self.defaults: Mapping[str, Any] = _defaults(checkpoint.generation)
         self._end_ids = _end_ids(checkpoint, self.tokenizer)
-        self._engine = Engine(runner, scheduler)
+        drafts = DraftModel(runners[1], num_draft_tokens) if draft is not None else None
+        self._engine = Engine(runners[0], scheduler, drafts)
 
     # Writing -------------------------------------------------------------------------------------------
 
@@ -230,7 +245,7 @@ class Generator:
         """
         if isinstance(text, str):
             ids = self._reader.encode(after + text)
-            start = max(1, _common(ids, self._reader.encode(after)))
+            start = max(1, _num_shared(ids, self._reader.encode(after)))
         else:
             ids, start = self._reader.encode(text), 1
         if len(ids) > self.context:
@@ -271,7 +286,7 @@ class Generator:
         if not 1 <= size <= self.context:
             raise OptionError(f"expected 1 to {self.context:,} tokens, found {size:,}", place="window")
         ids = self._reader.encode(text)
-        num_special = _common(ids, self._reader.encode(""))
+        num_special = _num_shared(ids, self._reader.encode(""))
         parts = windows(ids, num_special, size, max(1, size // 2) if stride is None else stride)
         logprobs: list[float] = []
         while group := list(islice(parts, self._engine.max_sequences)):
@@ -336,6 +351,19 @@ class Generator:
             return error
 
 
+def _check_draft(checkpoint: Checkpoint, draft: Checkpoint, num_tokens: int) -> None:
+    """Raise OptionError if a model cannot guess for another one."""
+    sizes = [int(each.config["vocab_size"]) for each in (checkpoint, draft)]
+    if sizes[0] != sizes[1]:
+        raise OptionError(
+            f"it has {sizes[1]:,} tokens, and the model that it is to guess for {sizes[0]:,}",
+            place="draft",
+            remedy="give a smaller model of the same family",
+        )
+    if num_tokens < 1:
+        raise OptionError(f"expected 1 or more, found {num_tokens}", place="num_draft_tokens")
+
+
 def _defaults(generation: Mapping[str, Any]) -> dict[str, Any]:
     """Return how a model's generation_config.json would have its tokens chosen."""
     named = {name: generation[name] for name in _SAMPLING if generation.get(name) is not None}
@@ -355,7 +383,7 @@ def _end_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> frozenset[int]:
     return frozenset(ids)
 
 
-def _common(ids: Sequence[int], others: Sequence[int]) -> int:
+def _num_shared(ids: Sequence[int], others: Sequence[int]) -> int:
     """Return how many first tokens are the same."""
     count = 0
     for one, other in zip(ids, others, strict=False):

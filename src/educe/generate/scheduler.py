@@ -150,6 +150,30 @@ class Scheduler:
         self._in_flight = step if rows else None
         return step
 
+    def look_ahead(self, num_tokens: int) -> tuple[list[tuple[Sequence, int]], list[Copy]]:
+        """Give those that write blocks for a guess, before the step that will verify it.
+
+        It is for who guesses by a model, whose keys and values need a place, too. Blocks that others may need
+        for their next token are left to them; what is not used is returned with the step's commit.
+
+        Args:
+            num_tokens: Most tokens of a guess.
+
+        Returns:
+            The sequences with how many tokens each may guess; and the copies to make at once.
+        """
+        asked: list[tuple[Sequence, int]] = []
+        copies: list[Copy] = []
+        for sequence in self.running:
+            start, count = sequence.num_computed, min(num_tokens, sequence.num_remaining - 1)
+            needed = self.blocks.blocks_for(1 + count) + 1
+            if sequence.num_pending > 1 or count < 1 or sequence.forks:
+                continue
+            if self.blocks.num_free >= needed + len(self.running):
+                copies += self.blocks.reserve(sequence.table, start, start + 1 + count) or []
+                asked.append((sequence, count))
+        return asked, copies
+
     def commit(self, step: Step, tokens: Mapping[Sequence, Tokens[int]]) -> list[Sequence]:
         """Take what a step gave, and return the sequences that it ended.
 

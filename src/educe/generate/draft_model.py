@@ -1,0 +1,75 @@
+"""`DraftModel`: guesses by a smaller model (Leviathan et al., 2023, arxiv.org/abs/2211.17192).
+
+The smaller model keeps its keys and values in blocks of its own under the numbers of the large one's blocks.
+So what the scheduler shares, copies or gives back needs no second book.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from weakref import WeakKeyDictionary
+
+from educe.generate import sequence as texts
+from educe.generate.blocks import Copy
+from educe.generate.runner import Runner
+from educe.generate.step import Row, Slice
+
+
+class DraftModel:
+    """Guesses with a model, for all texts at once.
+
+    A guess is the smaller model's likeliest token after each. The large model verifies it as it would choose
+    without a guess, so that texts are the same, by chance or not.
+
+    Args:
+        runner: The smaller model, with as many blocks as the large one has, of the same size.
+        num_tokens: Tokens of a guess.
+    """
+
+    def __init__(self, runner: Runner, num_tokens: int) -> None:
+        self.num_tokens = num_tokens
+        self._runner = runner
+        # The tokens of each text of which the smaller model has keys and values, its own guesses included.
+        self._read: WeakKeyDictionary[texts.Sequence, list[int]] = WeakKeyDictionary()
+
+    def copy(self, copies: Iterable[Copy]) -> None:
+        """Copy blocks, as the large model does."""
+        self._runner.copy(copies)
+
+    def read(self, rows: Iterable[Row]) -> None:
+        """Read the parts of prompts that a step of the large model has read."""
+        prompts = [row for row in rows if len(row.tokens) - row.num_drafts > 1]
+        if prompts:
+            self._runner.run(prompts)
+        for row in prompts:
+            self._read[row.sequence] = row.sequence.tokens[: row.positions.stop]
+
+    def propose(self, asked: Sequence[tuple[texts.Sequence, int]]) -> None:
+        """Give each sequence a guess of so many tokens, for which it has blocks."""
+        counts = dict(asked)
+        drafts: dict[texts.Sequence, list[int]] = {sequence: [] for sequence in counts}
+        unread = {sequence: sequence.tokens[self._known(sequence) :] for sequence in counts}
+        while unread:
+            logits = self._runner.run([_slice(each, drafts[each], tokens) for each, tokens in unread.items()])
+            for sequence, token in zip(unread, logits.argmax(axis=1).tolist(), strict=True):
+                drafts[sequence].append(token)
+            unread = {each: drafts[each][-1:] for each in unread if len(drafts[each]) < counts[each]}
+        for sequence, draft in drafts.items():
+            sequence.draft = draft
+            self._read[sequence] = [*sequence.tokens, *draft[:-1]]
+
+    def _known(self, sequence: texts.Sequence) -> int:
+        """Return how many of the first tokens it need not read again; the last it always reads."""
+        read, tokens = self._read.get(sequence), sequence.tokens
+        if read is None:
+            return sequence.num_computed
+        least = min(len(read), len(tokens) - 1)
+        begin = min(least, max(0, sequence.num_computed - self.num_tokens))
+        return next((place for place in range(begin, least) if read[place] != tokens[place]), least)
+
+
+def _slice(sequence: texts.Sequence, draft: Sequence[int], tokens: Sequence[int]) -> Slice:
+    """Return the last `tokens` of a text and its guess so far as they are to be read."""
+    start = len(sequence.tokens) + len(draft) - len(tokens)
+    span = sequence.num_prompt + sequence.max_tokens
+    return Slice(tokens, start, sequence.table.blocks, span=span)
