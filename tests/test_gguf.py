@@ -144,7 +144,7 @@ def test_the_kind_is_told_by_content(tmp_path: Path, rng: np.random.Generator) -
     path = write(tmp_path / "m.onnx", "qwen2", KEYS, names("qwen2", decoder_weights(rng)))
     assert checkpoint.load(path).model_type == "qwen2"
     assert checkpoint.recognises(path)
-    with pytest.raises(UnsupportedFormatError, match=r"is a GGUF model.*educe inspect shows what it holds"):
+    with pytest.raises(UnsupportedFormatError, match=r"is a GGUF model.*educe generate"):
         educe.load(path)
 
 

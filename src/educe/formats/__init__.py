@@ -60,9 +60,10 @@ def _read(file: BinaryIO, path: Path | None, limits: Limits) -> Model:
         raise ModelFileError(
             f"cannot be read: {fault.strerror}", path=path, remedy="check the disk"
         ) from None
-    if path is not None and checkpoint.recognises(path):
-        raise _without_graph(path)
-    raise refuse(head, path)
+    error = refuse(head, path)
+    if path is not None and isinstance(error, ModelFileError) and checkpoint.recognises(path):
+        error = _without_graph(path)
+    raise error
 
 
 def _without_graph(path: Path) -> UnsupportedFormatError:

@@ -102,7 +102,7 @@ def _load_file(path: Path, limits: Limits) -> Checkpoint:
             return gguf.load(path, limits)
         if _is_llama2c(file):
             return llama2c.load(path, limits)
-    if head and OnnxFormat().sniff(head):
+    if len(head) == HEAD_BYTES and OnnxFormat().sniff(head):
         raise _is_graph(path)
     raise refuse(head, path, remedy=_REMEDY)
 

@@ -55,7 +55,7 @@ def refuse(
         )
     if head.startswith(_GGUF):
         return UnsupportedFormatError(
-            "is a GGUF model: weights without a graph",
+            "is a GGUF model: a language model, without a graph",
             path=path,
             remedy=CHECKPOINT_REMEDY,
         )
