@@ -18,7 +18,11 @@ ROWS = 16
 
 _TILE_BYTES = ROWS * TILE_DEPTH
 _FLIPPED = 128
+# Sums of a row that are under way at once.
 _CHAINS = 4
+# How far before their use codes are fetched.
+_AHEAD_BYTES = 8192
+_LINE_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Format:
         bits: Bits of a code: 4 or 8.
         scale: The kind of the scales and minimums.
         is_whole: Whether a row is one block without a minimum: then sums are integers, not scaled yet.
+        is_fine: Whether a group, or a block without multipliers, is one grain.
         has_multipliers: Whether groups have multipliers.
         has_minimums: Whether something is added in each block.
     """
@@ -36,6 +41,7 @@ class Format:
     bits: int
     scale: Kind
     is_whole: bool
+    is_fine: bool
     has_multipliers: bool
     has_minimums: bool
 
@@ -194,6 +200,7 @@ class _Sums:
         self.columns = range(0, PANEL, self.lanes)
         self.memory = fn.stack(body.weight.total, rows * PANEL)
         self.chains = max(1, _CHAINS // rows)
+        self.of_block = (body.block + (body.group - 1)) // body.group
         self.is_flipped = body.weight.bits == 8 and body.target.integer_dot.left == "u8"
         self.zero = body.weight.zero + _FLIPPED * self.is_flipped
 
@@ -206,17 +213,14 @@ class _Sums:
         products = self._variables(F32)
         sums = self._variables(I32)
         with fn.loop(0, body.blocks) as block:
-            first = block * body.block
-            stop = fn.minimum(first + body.block, body.grains)
             if body.weight.has_multipliers:
                 self._reset(sums)
-                with fn.loop(first, stop, body.group) as start:
-                    group = start // body.group
-                    grains = (start, fn.minimum(start + body.group, stop))
-                    found = self._sums(numbers, of_rows, codes, group, grains)
+                start = block * self.of_block
+                with fn.loop(start, fn.minimum(start + self.of_block, body.groups)) as group:
+                    found = self._sums(numbers, of_rows, codes, group, body.group)
                     self._multiplied(panel, group, found, sums)
             else:
-                found = self._sums(numbers, of_rows, codes, block, (first, stop))
+                found = self._sums(numbers, of_rows, codes, block, body.block)
                 for of_row, values in zip(sums, found, strict=True):
                     for total, value in zip(of_row, values, strict=True):
                         total.set(value)
@@ -252,9 +256,9 @@ class _Sums:
                 of_row[c].set(of_row[c].get() + values[c] * by)
 
     def _sums(
-        self, numbers: Sequence[Val], of_rows: Sequence[Val], codes: Val, group: Val, grains: tuple[Val, Val]
+        self, numbers: Sequence[Val], of_rows: Sequence[Val], codes: Val, group: Val, size: Val
     ) -> list[list[Val]]:
-        """Return the sums of products of some grains, which are a group, for each row and vector."""
+        """Return the sums of products of a group of so many grains, for each row and vector."""
         fn, body = self.fn, self.body
         chains = [self._variables(I32) for _ in range(self.chains)]
         for number, of_row in zip(numbers, chains[0], strict=True):
@@ -265,21 +269,26 @@ class _Sums:
                 total.set(start)
         for each in chains[1:]:
             self._reset(each)
-        with fn.loop(*grains) as grain:
-            offset = grain_offset(grain)
-            self._grain(
-                [fn.at(I8, row, offset) for row in of_rows],
-                fn.at(U8, codes, grain * body.weight.grain_bytes),
-                chains,
-            )
+        if body.weight.is_fine:
+            self._grain(of_rows, codes, group, chains)
+        else:
+            first_grain = group * size
+            with fn.loop(first_grain, fn.minimum(first_grain + size, body.grains)) as grain:
+                self._grain(of_rows, codes, grain, chains)
         first, *others = ([[total.get() for total in of_row] for of_row in chain] for chain in chains)
         for other in others:
             first = [[a + b for a, b in zip(*pair, strict=True)] for pair in zip(first, other, strict=True)]
         return first
 
-    def _grain(self, of_rows: Sequence[Val], codes: Val, chains: Sequence[Sequence[Sequence[Var]]]) -> None:
-        """Add the products of a grain."""
+    def _grain(
+        self, of_rows: Sequence[Val], codes: Val, grain: Val, chains: Sequence[Sequence[Sequence[Var]]]
+    ) -> None:
+        """Add the products of a grain, and have codes fetched that come later."""
         fn, target = self.fn, self.body.target
+        of_rows = [fn.at(I8, row, grain_offset(grain)) for row in of_rows]
+        codes = fn.at(U8, codes, grain * self.body.weight.grain_bytes)
+        for line in range(0, self.body.weight.grain_bytes, _LINE_BYTES):
+            fn.prefetch(fn.at(U8, codes, line + _AHEAD_BYTES), 2)
         for step, load in enumerate(self._steps(codes)):
             sums = chains[step % len(chains)]
             right = [load(column) for column in self.columns]

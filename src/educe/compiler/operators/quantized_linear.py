@@ -95,7 +95,14 @@ class Weight:
         has_minimums = self.minimums is not None
         is_whole = self.block >= self.inputs and not has_minimums
         bits = 8 if self.codes.kind is I8 else 4
-        return Format(bits, self.scales.kind, is_whole, self.multipliers is not None, has_minimums)
+        return Format(
+            bits,
+            self.scales.kind,
+            is_whole,
+            self.group == GRAIN,
+            self.multipliers is not None,
+            has_minimums,
+        )
 
     @property
     def panels(self) -> int:
