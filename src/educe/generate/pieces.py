@@ -49,6 +49,11 @@ def word(token: str) -> bytes:
     return b" " + token.encode()
 
 
+def character(token: str) -> bytes:
+    """Return the bytes of a token that is a character."""
+    return token.encode()
+
+
 def word_end(suffix: str) -> Spelling:
     """Return the spelling in which `suffix` marks what ends a word."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -14,6 +15,7 @@ from educe.engines.base import Options
 from educe.engines.native import NativeEngine
 from educe.formats.onnx_types import read_signature
 from educe.generate.architectures import StepGraph, architecture
+from educe.generate.base import StepRunner
 from educe.generate.blocks import Copy
 from educe.generate.configuration import Configuration
 from educe.generate.step import Slice
@@ -24,7 +26,7 @@ from educe.pages import empty
 _ELEMENT_BYTES = 4
 
 
-class Runner:
+class Runner(StepRunner):
     """A language model, ready to run when it has a cache.
 
     Args:
@@ -43,6 +45,8 @@ class Runner:
         ModelFileError: weights are missing or misshapen, or a field of the configuration cannot be.
         UnsupportedModelError: the architecture or a part of it is not known, or weights are left over.
     """
+
+    takes_drafts: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -83,15 +83,26 @@ class Tokenizer:
                 template; in what a user says they are text like any other.
 
         Raises:
-            InputError: the text has lone surrogates.
+            InputError: the text has lone surrogates, or characters that the model does not know.
             LimitError: it is larger than `limits.text_bytes`.
             ModelFileError: the tokenizer fails, or takes too long.
         """
         if not is_unicode(text):
             raise InputError("the text has half a character, a lone surrogate", remedy="give valid Unicode")
         self._limits.check("text_bytes", len(text.encode()))
+        self._refuse_unknown(text)
         ids = self._cut(text if parse_special else self.guard(text), add_special)
         return [*self._parts.prefix, *ids, *self._parts.suffix] if add_special else ids
+
+    def _refuse_unknown(self, text: str) -> None:
+        alphabet = self._parts.alphabet
+        unknown = alphabet is not None and next((each for each in text if each not in alphabet), None)
+        if unknown:
+            raise InputError(
+                f"the model does not know the character {unknown!r} (U+{ord(unknown):04X})",
+                place=f"character {text.index(unknown) + 1:,}",
+                remedy="leave it out, or write another one",
+            )
 
     def guard(self, text: str) -> str:
         """Return a text whose special tokens `encode` takes as text even with `parse_special`.

@@ -39,6 +39,7 @@ class Parts:
         bos: The id that begins a text, if there is one.
         eos: The ids of which each ends a text.
         pad: The id that fills, if there is one.
+        alphabet: The only characters that texts may have; None if there is a way to write all.
     """
 
     core: tokenizers.Tokenizer
@@ -49,6 +50,7 @@ class Parts:
     bos: int | None = None
     eos: frozenset[int] = field(default_factory=frozenset)
     pad: int | None = None
+    alphabet: frozenset[str] | None = None
 
 
 def build(vocabulary: Vocabulary) -> Parts:
@@ -59,7 +61,14 @@ def build(vocabulary: Vocabulary) -> Parts:
         UnsupportedModelError: the way to cut text is not known.
     """
     _check(vocabulary)
-    makers = {"gpt2": _gpt2, "llama": _llama, "t5": _unigram, "bert": _word_pieces, "words": _words}
+    makers = {
+        "gpt2": _gpt2,
+        "llama": _llama,
+        "t5": _unigram,
+        "bert": _word_pieces,
+        "words": _words,
+        "characters": _characters,
+    }
     if vocabulary.model not in makers:
         raise UnsupportedModelError(
             f"cuts text in the way {ascii(vocabulary.model)[:100]}", remedy=f"Educe knows {', '.join(makers)}"
@@ -76,6 +85,7 @@ def build(vocabulary: Vocabulary) -> Parts:
         bos=vocabulary.special.get("bos"),
         eos=_ends(vocabulary),
         pad=vocabulary.special.get("pad"),
+        alphabet=frozenset(vocabulary.tokens) if vocabulary.model == "characters" else None,
     )
 
 
@@ -194,6 +204,12 @@ def _words(vocabulary: Vocabulary) -> tuple[tokenizers.Tokenizer, Spelling]:
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     _add_tokens(core, vocabulary)
     return core, pieces.word
+
+
+def _characters(vocabulary: Vocabulary) -> tuple[tokenizers.Tokenizer, Spelling]:
+    from tokenizers import Tokenizer, models
+
+    return Tokenizer(models.BPE(_ids(vocabulary), [])), pieces.character
 
 
 def _ids(vocabulary: Vocabulary) -> dict[str, int]:
