@@ -14,6 +14,8 @@ from tests.compiler.models import model
 from tests.compiler.test_convolution import CASES
 from tests.compiler.test_integer_convolution import ATTRIBUTES, exact
 from tests.compiler.test_integer_product import integers, product
+from tests.compiler.test_quantized import linear, random_weight
+from tests.compiler.test_quantized import product as quantized_product
 
 pytestmark = pytest.mark.skipif(not IS_INSTALLED, reason=f"needs {COMPILER} and {EMULATOR}")
 TYPES = {"u1": TensorProto.UINT8, "i1": TensorProto.INT8}
@@ -44,3 +46,13 @@ def test_convolutions_are_exact(target: str, case: tuple, tmp_path: Path):
     made = model([node], {"x": (TYPES["u1"], x.shape)}, ["y"], {"w": w, "p": point})
     found = run(made, {"x": x}, tmp_path, TARGETS[target])["y"]
     assert np.array_equal(found, exact(x, w, point, 0, case))
+
+
+@pytest.mark.parametrize("target", ["neon", "neon-dot"])
+@pytest.mark.parametrize("name", ["int8", "int4", "Q4_1"])
+def test_products_with_quantised_weights_are_exact(target: str, name: str, tmp_path: Path, rng):
+    weight, bias = random_weight(name, 37, 160), np.zeros(37, np.float32)
+    x = rng.standard_normal((11, 160), np.float32)
+    expected = quantized_product(x, weight)
+    found = run(linear(weight, bias), {"x": x}, tmp_path, TARGETS[target])["y"]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=4e-7 * np.abs(expected).max())

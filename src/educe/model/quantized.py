@@ -78,7 +78,7 @@ class QuantizedWeight:
             and (self.minimums is None or _like(self.minimums, self.scales))
             and (self.multipliers is None or self.multipliers.shape == (outputs, groups))
             and (self.multipliers is None or self.multipliers.dtype == np.uint8)
-            and (self.multipliers is None or self.bits == 4)
+            and (self.multipliers is None or (self.bits == 4 and self.minimums is None))
         )
         if not fits:
             raise ValueError(f"codes {_named(self.codes)} with scales {_named(self.scales)} by {self.block}")
