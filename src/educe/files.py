@@ -43,6 +43,17 @@ def open_regular(path: str | os.PathLike[str], *, error: type[UserError] = Input
     return _regular(descriptor, path, error)
 
 
+def stamp(file: BinaryIO) -> str:
+    """Return what tells an open file from all others, and from itself after it was written to again.
+
+    Which file it is, its size, and when its content and its entry were last changed. Nobody but the system
+    sets the last of these, so that a file that was exchanged or edited has another stamp even if its
+    times were set back; the content need not be read.
+    """
+    found = os.fstat(file.fileno())
+    return f"{found.st_dev:x}-{found.st_ino:x}-{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}"
+
+
 def open_beneath(folder: Path, relative: str) -> BinaryIO:
     """Open `relative` beneath `folder`, following no symbolic link and leaving the folder nowhere.
 

@@ -3,6 +3,11 @@
 An entry is one file: a line of JSON with the key and the checksum of the content, then the content. It is
 written beside its place and moved there, so that other processes see all of it or nothing. Entries that are
 damaged count as missing. When the store grows over its bound, those not used for longest go.
+
+Small content, such as machine code, is read and has a SHA-256. Large content, such as packed weights, is
+mapped, and shared by all processes that use it. Its checksum is the sum of its 64-bit words, which takes no
+longer than reading them does: it finds lost pages and altered bits, whatever a disk or a crash does. Neither
+checksum keeps out who can write to the folder, who could as well exchange the code; it is the user's own.
 """
 
 from __future__ import annotations
@@ -11,18 +16,29 @@ import contextlib
 import hashlib
 import json
 import logging
+import mmap
 import os
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
+from typing import IO, TYPE_CHECKING, TypeAlias
 
 import msgspec
 
 from educe.settings import CACHE, CACHE_BYTES
 
+if TYPE_CHECKING:
+    import numpy as np
+
 LOG = logging.getLogger("educe.store")
+
+Write: TypeAlias = "Callable[[int, np.ndarray], None]"
+"""Writes an array into content, from a byte on; several threads may at once."""
+
+_PAGE = 4096
 _OFF = "off"
 # The folder is measured when another such part of its bound was written.
 _CHECKS = 50
@@ -56,7 +72,8 @@ class _Header(msgspec.Struct):
     name: str
     ingredients: tuple[tuple[str, str], ...]
     digest: str
-    sha256: str
+    sha256: str = ""
+    sum64: str = ""
 
     @classmethod
     def of(cls, line: bytes) -> _Header:
@@ -114,29 +131,54 @@ class Store:
         checksum = hashlib.sha256(content).hexdigest()
         header = _Header(key.kind, key.name, key.ingredients, key.digest, checksum)
         try:
-            self._write(self._path(key), msgspec.json.encode(header) + b"\n" + content)
-            self._unchecked_bytes += len(content)
-            if self._unchecked_bytes > self.max_bytes // _CHECKS:
-                self._shrink()
-                self._unchecked_bytes = 0
+            with _replacing(self._path(key)) as file:
+                file.write(msgspec.json.encode(header) + b"\n" + content)
+            self._count(len(content))
         except OSError as fault:
-            if not self._is_refused:
-                name = CACHE.variable
-                LOG.warning("compiled code cannot be kept: %s; set %s to a folder, or off", fault, name)
-            self._is_refused = True
+            self._refuse(fault)
 
-    @staticmethod
-    def _write(path: Path, content: bytes) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as file:
-            written = Path(file.name)
-            try:
-                file.write(content)
-                file.close()
-                written.replace(path)
-            except BaseException:
-                written.unlink(missing_ok=True)
-                raise
+    def mapped(self, key: Key, size_bytes: int, make: Callable[[Write], None]) -> np.ndarray | None:
+        """Return the content under `key`, u8[size_bytes], mapped; it is made first if there is none whole.
+
+        Args:
+            key: The key.
+            size_bytes: Its size, a multiple of 8.
+            make: Writes all of it; what it does not write is 0.
+
+        Returns:
+            The content, whose first byte begins a page; None if it cannot be kept.
+        """
+        path = self._path(key)
+        found = _mapped(path, key, size_bytes)
+        if found is not None:
+            LOG.debug("hit %s %s", key.kind, key.name)
+            with contextlib.suppress(OSError):
+                os.utime(path)
+            return found
+        if size_bytes > self.max_bytes:
+            LOG.info("%s %s is larger than the store, and not kept", key.kind, key.name)
+            return None
+        try:
+            with _replacing(path) as file:
+                _write_mapped(file, key, size_bytes, make)
+            self._count(size_bytes)
+            return _mapped(path, key, size_bytes)
+        except OSError as fault:
+            self._refuse(fault)
+            return None
+
+    def _count(self, written_bytes: int) -> None:
+        """Keep to the bound after so much was written."""
+        self._unchecked_bytes += written_bytes
+        if self._unchecked_bytes > self.max_bytes // _CHECKS:
+            self._shrink()
+            self._unchecked_bytes = 0
+
+    def _refuse(self, fault: OSError) -> None:
+        if not self._is_refused:
+            name = CACHE.variable
+            LOG.warning("what was made cannot be kept: %s; set %s to a folder, or off", fault, name)
+        self._is_refused = True
 
     def entries(self) -> list[Entry]:
         """Return every entry, the one used last first."""
@@ -193,6 +235,73 @@ class Store:
             with contextlib.suppress(OSError):
                 path.unlink()
             total -= size
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a new file, which is moved to `path` when all went well, and removed otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as file:
+        written = Path(file.name)
+        try:
+            yield file.file
+            file.close()
+            written.replace(path)
+        except BaseException:
+            written.unlink(missing_ok=True)
+            raise
+
+
+def _write_mapped(file: IO[bytes], key: Key, size_bytes: int, make: Callable[[Write], None]) -> None:
+    """Write an entry whose content begins a page."""
+    header = _Header(key.kind, key.name, key.ingredients, key.digest, sum64=f"{0:016x}")
+    first = -(-len(msgspec.json.encode(header)) // _PAGE + 1) * _PAGE
+    lock = threading.Lock()
+
+    def write(place: int, array: np.ndarray) -> None:
+        with lock:
+            file.seek(first + place)
+            file.write(array.data)
+
+    file.truncate(first + size_bytes)
+    make(write)
+    file.flush()
+    header.sum64 = _sum64(_map(file, first, size_bytes))
+    file.seek(0)
+    file.write(msgspec.json.encode(header).ljust(first - 1) + b"\n")
+
+
+def _mapped(path: Path, key: Key, size_bytes: int) -> np.ndarray | None:
+    """Return the content of an entry that was written so, or None if it is missing or not whole."""
+    try:
+        with path.open("rb") as file:
+            line = file.readline(_MAX_HEADER_BYTES)
+            header = _Header.of(line)
+            if header.digest != key.digest or os.fstat(file.fileno()).st_size != len(line) + size_bytes:
+                raise ValueError("damaged")
+            content = _map(file, len(line), size_bytes)
+        if header.sum64 != _sum64(content):
+            raise ValueError("damaged")
+    except (FileNotFoundError, NotADirectoryError):
+        LOG.debug("miss %s %s: %s", key.kind, key.name, dict(key.ingredients))
+        return None
+    except (OSError, ValueError) as fault:
+        LOG.warning("%s is not usable and is made again: %s", path, fault)
+        return None
+    return content
+
+
+def _map(file: IO[bytes], first: int, size_bytes: int) -> np.ndarray:
+    import numpy as np
+
+    content = mmap.mmap(file.fileno(), first + size_bytes, access=mmap.ACCESS_READ)
+    return np.frombuffer(content, np.uint8, size_bytes, first)
+
+
+def _sum64(content: np.ndarray) -> str:
+    import numpy as np
+
+    return f"{int(np.add.reduce(content.view(np.uint64))):016x}"
 
 
 def _key(path: Path) -> Key:
@@ -254,4 +363,4 @@ def _user_folder() -> Path | None:
 
 @cache
 def _warn_of_no_home() -> None:
-    LOG.warning("compiled code is not kept: there is no home folder; set %s to a folder", CACHE.variable)
+    LOG.warning("nothing is kept on disk: there is no home folder; set %s to a folder", CACHE.variable)

@@ -93,6 +93,7 @@ def load(path: Path, limits: Limits) -> Checkpoint:
         generation=settings,
         path=path,
         content=folder.ordered_content(),
+        stamps=folder.ordered_stamps(),
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, TypeGuard
 import numpy as np
 
 from educe.errors import ModelFileError
-from educe.files import open_beneath
+from educe.files import open_beneath, stamp
 from educe.limits import Limits
 
 _MAX_RANK = 32
@@ -30,11 +30,13 @@ class Folder:
     Attributes:
         path: The folder.
         content: The bytes of the files read so far, by their names.
+        stamps: What `educe.files.stamp` says of the files mapped so far, by their names.
     """
 
     def __init__(self, path: Path, limits: Limits) -> None:
         self.path = path
         self.content: dict[str, bytes | memoryview] = {}
+        self.stamps: dict[str, str] = {}
         self._limits = limits
         self._mapped_bytes = 0
 
@@ -46,6 +48,7 @@ class Folder:
         """Return the bytes of a weight file, u8[n], read-only; they are read when used."""
         with self._open(name) as file:
             content = map_file(file)
+            self.stamps[name] = stamp(file)
         self._mapped_bytes += content.size
         self._limits.check("external_bytes", self._mapped_bytes, path=self.path / name)
         self.content[name] = content.data
@@ -68,6 +71,10 @@ class Folder:
     def ordered_content(self) -> list[bytes | memoryview]:
         """Return the bytes of the files read so far, in the order of their names."""
         return [self.content[name] for name in sorted(self.content)]
+
+    def ordered_stamps(self) -> tuple[str, ...]:
+        """Return the stamps of the files mapped so far, in the order of their names."""
+        return tuple(self.stamps[name] for name in sorted(self.stamps))
 
     def _open(self, name: str) -> BinaryIO:
         path = self.path.absolute() / name

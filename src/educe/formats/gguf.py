@@ -61,6 +61,7 @@ def _checkpoint(file: gguf_file.GgufFile, path: Path) -> Checkpoint:
         generation={**special, **_sampling(metadata)},
         path=path,
         content=[file.content.data],
+        stamps=(file.stamp,),
         notes=_notes(keys, weights),
     )
 

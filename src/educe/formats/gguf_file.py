@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from educe.errors import EduceError, ModelFileError, UnsupportedFormatError
-from educe.files import open_regular
+from educe.files import open_regular, stamp
 from educe.formats import gguf_blocks
 from educe.formats.cursor import Cursor
 from educe.formats.folder import map_file, shown
@@ -79,12 +79,14 @@ class GgufFile:
         metadata: Numbers, texts, and arrays: of numbers as read-only views of the file, of others as lists.
         tensors: The tensors in the order of the file, mapped, with their sizes in NumPy's order.
         content: All bytes of the file, u8[n].
+        stamp: What `educe.files.stamp` says of it.
     """
 
     version: int
     metadata: Mapping[str, Any]
     tensors: Mapping[str, Weight]
     content: np.ndarray
+    stamp: str
 
 
 def read(path: Path, limits: Limits) -> GgufFile:
@@ -97,9 +99,9 @@ def read(path: Path, limits: Limits) -> GgufFile:
     """
     try:
         with open_regular(path, error=ModelFileError) as file:
-            content = map_file(file)
+            content, mark = map_file(file), stamp(file)
         limits.check("external_bytes", content.size)
-        return _Reader(content, path, limits).file()
+        return _Reader(content, path, limits).file(mark)
     except OSError as fault:
         raise ModelFileError(
             f"cannot be mapped: {fault.strerror}", path=path, remedy="check the disk"
@@ -129,11 +131,11 @@ class _Reader(Cursor):
         error.place = f"{self._what}, {error.place}"
         return error
 
-    def file(self) -> GgufFile:
+    def file(self, mark: str) -> GgufFile:
         version, num_tensors, num_pairs = self._header()
         metadata = self._metadata(num_pairs)
         tensors = self._tensors(num_tensors, _alignment(metadata))
-        return GgufFile(version, metadata, tensors, self._array_of_all)
+        return GgufFile(version, metadata, tensors, self._array_of_all, mark)
 
     def _header(self) -> tuple[int, int, int]:
         if bytes(self.take(4)) != MAGIC:

@@ -51,6 +51,7 @@ def load(path: Path, limits: Limits) -> Checkpoint:
         generation=folder.read_object("generation_config.json"),
         path=path,
         content=folder.ordered_content(),
+        stamps=folder.ordered_stamps(),
         notes=() if tokenizer else (f"there is no tokenizer in the folder: none of {_TOKENIZER_FILES[0]}, "
                                     f"{', '.join(_TOKENIZER_FILES[1:5])}; download it to use text",),
     )  # fmt: skip

@@ -59,6 +59,7 @@ def load(path: Path, limits: Limits) -> Checkpoint:
         generation={"bos_token_id": _SPECIAL["bos"], "eos_token_id": [_SPECIAL["bos"], _SPECIAL["eos"]]},
         path=path,
         content=folder.ordered_content(),
+        stamps=folder.ordered_stamps(),
         notes=() if tokenizer else ("there is no tokenizer.bin beside the model; copy it there to use text",),
     )
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +19,15 @@ from educe.errors import ModelFileError
 from educe.generate import precision as precisions
 from educe.generate.quantization import Format, quantized
 from educe.machine import usable_cores
-from educe.model.checkpoint import Weight
+from educe.model.checkpoint import Checkpoint, Weight
 from educe.model.quantized import PANEL, pack
+from educe.store import Key, Write, store
 
 Progress: TypeAlias = Callable[[float, str], None]
 """Is told how much of the work is done, 0 to 1, and what is being done."""
 
-_Write: TypeAlias = Callable[[int, np.ndarray], None]
+# Another number for another packing, or other codes.
+_VERSION = 1
 
 # Rows of so many numbers are rounded at a time: temporary arrays stay in the cache.
 _CHUNK_ELEMENTS = 1 << 17
@@ -62,7 +66,7 @@ class _Parameter:
         array = self.weight.array()
         return array + np.float32(self.plus) if self.plus else array
 
-    def write(self, places: Mapping[ir.Value, int], write: _Write, start: int, stop: int) -> None:
+    def write(self, places: Mapping[ir.Value, int], write: Write, start: int, stop: int) -> None:
         """Write some rows, the first of which begins a panel."""
         if self.form is None:
             write(places[self.values["array"]], self.array())
@@ -89,16 +93,21 @@ class _Parameter:
 class Parameters:
     """The constants of a graph that weights become, in one precision.
 
+    Packed matrices are kept in the store, with all else that the graph has of weights, in one file that is
+    mapped from then on. Its key has the stamps of the model's files, so that these need not be read.
+
     Args:
+        checkpoint: Whose weights they are.
         precision: One of `PRECISIONS`.
+        progress: What is told of the packing.
 
     Raises:
         OptionError: there is no such precision.
     """
 
-    def __init__(self, precision: str) -> None:
+    def __init__(self, checkpoint: Checkpoint, precision: str, progress: Progress | None = None) -> None:
         precisions.check(precision)
-        self._precision = precision
+        self._checkpoint, self._precision, self._progress = checkpoint, precision, progress
         self._parameters: dict[str, _Parameter] = {}
 
     @property
@@ -124,26 +133,53 @@ class Parameters:
         outputs, inputs = weight.shape
         return Matrix(tuple(found.values()), None if form is None else form.attributes((outputs, inputs)))
 
-    def fill(self, progress: Progress | None = None) -> None:
+    def fill(self) -> None:
         """Give all constants their content.
 
         Raises:
             ModelFileError: a matrix has numbers that are not finite.
         """
-        parameters = list(self._parameters.values())
-        if not any(each.form for each in parameters):
-            for each in parameters:
-                _set(each.values["array"], each.array())
+        if any(each.form for each in self._parameters.values()):
+            self._fill_packed()
             return
+        for each in self._parameters.values():
+            _set(each.values["array"], each.array())
+
+    def _fill_packed(self) -> None:
         places, size_bytes = _places(self.values)
-        content = pages.empty(size_bytes, np.uint8)
-
-        def write(place: int, array: np.ndarray) -> None:
-            content[place : place + array.nbytes] = array.reshape(-1).view(np.uint8)
-
-        _write_all(parameters, places, write, progress)
+        make, kept, content = functools.partial(self._write, places), store(), None
+        if kept is not None and self._checkpoint.stamps:
+            content = kept.mapped(self._key(), size_bytes, make)
+        if content is None:
+            content = pages.empty(size_bytes, np.uint8)
+            make(functools.partial(_put, content))
         for value, place in places.items():
             _set(value, _array_at(content, place, value))
+
+    def _key(self) -> Key:
+        """Return the key of the content in the store."""
+        layout = [(value.name, str(value.dtype), str(value.shape)) for value in self.values]
+        ingredients = {
+            "files": _digest(self._checkpoint.stamps),
+            "config": _digest(self._checkpoint.config),
+            "precision": self._precision,
+            "layout": _digest(layout),
+            "version": str(_VERSION),
+        }
+        return Key("weights", self._checkpoint.path.name, tuple(ingredients.items()))
+
+    def _write(self, places: Mapping[ir.Value, int], write: Write) -> None:
+        """Write all constants, on all cores."""
+        parameters = self._parameters.values()
+        total, done = sum(each.weight.num_elements for each in parameters), 0
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            for each in parameters:
+                starts, stops = zip(*each.cuts(), strict=True)
+                list(pool.map(functools.partial(each.write, places, write), starts, stops))
+                pages.forget(each.weight.data)
+                done += each.weight.num_elements
+                if self._progress is not None:
+                    self._progress(done / max(total, 1), f"packing {each.weight.name}")
 
     def _declared(self, name: str, weight: Weight, form: Format | None, plus: float) -> dict[str, ir.Value]:
         if name not in self._parameters:
@@ -192,19 +228,9 @@ def _array_at(content: np.ndarray, place: int, value: ir.Value) -> np.ndarray:
     return content[place : place + _size_bytes(value)].view(dtype).reshape(shape)
 
 
-def _write_all(
-    parameters: Sequence[_Parameter],
-    places: Mapping[ir.Value, int],
-    write: _Write,
-    progress: Progress | None,
-) -> None:
-    """Write all constants, on all cores."""
-    total, done = sum(each.weight.num_elements for each in parameters), 0
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        for each in parameters:
-            starts, stops = zip(*each.cuts(), strict=True)
-            list(pool.map(functools.partial(each.write, places, write), starts, stops))
-            pages.forget(each.weight.data)
-            done += each.weight.num_elements
-            if progress is not None:
-                progress(done / max(total, 1), f"packing {each.weight.name}")
+def _put(content: np.ndarray, place: int, array: np.ndarray) -> None:
+    content[place : place + array.nbytes] = array.reshape(-1).view(np.uint8)
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, default=str).encode()).hexdigest()

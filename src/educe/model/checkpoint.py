@@ -157,6 +157,8 @@ class Checkpoint:
         path: The file or folder it came from.
         content: The bytes of all its files in order of their names, of which the digest is made.
         notes: What was noticed while loading that a user should know.
+        stamps: What tells the weights' files from any others without reading them, see `educe.files.stamp`;
+            empty if the weights are not just what these files hold.
     """
 
     model_type: str
@@ -167,6 +169,7 @@ class Checkpoint:
     path: Path
     content: Sequence[bytes | memoryview]
     notes: tuple[str, ...] = ()
+    stamps: tuple[str, ...] = ()
 
     @cached_property
     def digest(self) -> Digest:

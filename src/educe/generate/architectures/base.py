@@ -17,7 +17,7 @@ import onnx_ir as ir
 from educe.compiler.kernels.paged_attention import ITEM_WORDS
 from educe.errors import UnsupportedModelError, nearest
 from educe.generate.configuration import Configuration
-from educe.generate.parameters import Matrix, Parameters
+from educe.generate.parameters import Matrix, Parameters, Progress
 from educe.generate.rotary import Rotary
 from educe.model.binding import Binding
 from educe.model.checkpoint import Checkpoint
@@ -63,6 +63,7 @@ class StepGraph:
         page: Keys of a page.
         precision: How weights are held and products computed, one of `PRECISIONS`.
         weights: The weights that a graph before this one left, if the model has several.
+        progress: What is told of the packing of weights.
 
     Attributes:
         caches: The layout of each layer's cache.
@@ -75,14 +76,20 @@ class StepGraph:
     """Whether tokens see only those before them."""
 
     def __init__(
-        self, checkpoint: Checkpoint, page: int, precision: str = "f32", *, weights: Binding | None = None
+        self,
+        checkpoint: Checkpoint,
+        page: int,
+        precision: str = "f32",
+        *,
+        weights: Binding | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self.caches: list[CacheLayout] = []
         self.num_heads = 0
         self.rotaries: dict[str, Rotary] = {}
         self.weights = weights or Binding(checkpoint)
         self._page = page
-        self._parameters = Parameters(precision)
+        self._parameters = Parameters(checkpoint, precision, progress)
         self._rows: dict[tuple[Any, ...], Sequence[ir.Value]] = {}
         self._nodes: list[ir.Node] = []
         self._initializers: dict[str, ir.Value] = {}
@@ -112,11 +119,12 @@ class StepGraph:
 
     def call(self, operator: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any) -> ir.Value:
         """Return the output of a node."""
-        return self._outputs(1, operator, *inputs, domain=domain, **attributes)[0]
+        return self.outputs(1, operator, *inputs, domain=domain, **attributes)[0]
 
-    def _outputs(
+    def outputs(
         self, count: int, operator: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any
     ) -> Sequence[ir.Value]:
+        """Return the outputs of a node that has so many."""
         version = None if domain else OPSET
         node = ir.node(operator, inputs, attributes, domain=domain, version=version, num_outputs=count)
         node.name = f"{operator}.{len(self._nodes)}"
@@ -150,7 +158,7 @@ class StepGraph:
         """Return rows in 8 bits, as `QuantizedLinear` reads them; once for all products alike."""
         key = x, *attributes.items()
         if key not in self._rows:
-            self._rows[key] = self._outputs(3, "QuantizeRows", x, domain="educe", **attributes)
+            self._rows[key] = self.outputs(3, "QuantizeRows", x, domain="educe", **attributes)
         return self._rows[key]
 
     def rms_norm(
