@@ -6,6 +6,7 @@ them. The scheduler hands blocks out, says which are copied before a step, and g
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
@@ -14,14 +15,31 @@ import numpy as np
 
 from educe.generate.blocks import Copy
 from educe.generate.step import Slice
+from educe.model.checkpoint import Checkpoint
+from educe.pages import empty
+
+_ELEMENT_BYTES = 4
 
 
 class StepRunner(ABC):
     """A language model, ready to run when it has a cache. One thread at a time.
 
+    Args:
+        checkpoint: The model.
+        max_length: Most tokens of a text.
+        max_sequences: Most texts in a step.
+        max_tokens: Most tokens of a step.
+        precision: How weights are held and products computed, one of `PRECISIONS`.
+        threads: Threads of a step; the machine's cores if absent.
+
     Attributes:
         block_size: Tokens of a block of the cache.
         sizes: The numbers of tokens for which there are programs; every number if empty.
+
+    Raises:
+        ModelFileError: weights are missing or misshapen, or a field of the configuration cannot be.
+        UnsupportedModelError: the architecture or a part of it is not known, or weights are left over.
+        OptionError: the precision is not one that the model can have.
     """
 
     takes_drafts: ClassVar[bool]
@@ -29,19 +47,36 @@ class StepRunner(ABC):
 
     block_size: int
     sizes: Sequence[int]
+    # The shape of each part of a block, by name, and the cache that has one for each block.
+    _layouts: dict[str, tuple[int, ...]]
+    _pools: dict[str, np.ndarray]
+
+    @abstractmethod
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        max_length: int,
+        max_sequences: int = 16,
+        max_tokens: int = 512,
+        precision: str = "f32",
+        threads: int | None = None,
+    ) -> None: ...
 
     @property
-    @abstractmethod
     def block_bytes(self) -> int:
         """Memory of one block of the cache, in all layers."""
+        return sum(math.prod(shape) for shape in self._layouts.values()) * _ELEMENT_BYTES
 
-    @abstractmethod
     def allocate(self, num_blocks: int) -> None:
         """Give the cache so many blocks; their memory is taken when they are first written."""
+        self._pools = {name: empty((num_blocks, *shape), np.float32) for name, shape in self._layouts.items()}
 
-    @abstractmethod
     def copy(self, copies: Iterable[Copy]) -> None:
         """Copy blocks of the cache, from and to, in their order."""
+        for source, target in copies:
+            for pool in self._pools.values():
+                pool[target] = pool[source]
 
     @abstractmethod
     def run(self, slices: Sequence[Slice]) -> np.ndarray:

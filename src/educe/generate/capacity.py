@@ -9,18 +9,17 @@ from educe.errors import OptionError
 from educe.limits import format_bytes
 from educe.machine import memory_bytes as machine_memory_bytes
 
-BLOCK_SIZE = 64
-"""Tokens of a block of the cache."""
-
 # The largest part of the machine's memory that a cache takes if nothing is said.
 _MEMORY_SHARE = 0.25
+# What a text may have if the model does not say: if nothing is asked for, and at most.
 _MOST_ASSUMED = 2048
+_MOST_WITHOUT = 1 << 20
 
 
 def context_length(config: Mapping[str, Any], wanted: int | None) -> int:
     """Return the most tokens of a text: those asked for, or those that the model was made for."""
     known = config.get("max_position_embeddings") or config.get("n_positions")
-    most = int(known) if known else _MOST_ASSUMED
+    most = int(known) if known else _MOST_WITHOUT
     scaling = config.get("rope_scaling") or {}
     if "original_max_position_embeddings" in scaling and "factor" in scaling:
         most = max(most, int(scaling["original_max_position_embeddings"] * scaling["factor"]))
@@ -30,23 +29,33 @@ def context_length(config: Mapping[str, Any], wanted: int | None) -> int:
             place="context",
             remedy="the model's configuration says how many positions it knows",
         )
-    return wanted or most
+    return wanted or (most if known else _MOST_ASSUMED)
 
 
-def num_blocks(block_bytes: int, context: int, max_sequences: int, memory_bytes: int | None) -> int:
-    """Return how many blocks a cache has.
+def num_blocks(
+    block_bytes: int, block_size: int, context: int, max_sequences: int, memory_bytes: int | None
+) -> int:
+    """Return how many blocks a cache has, as many as texts that run at once can need if they fit.
+
+    Args:
+        block_bytes: Memory of a block.
+        block_size: Tokens of a block.
+        context: Most tokens of a text.
+        max_sequences: Most texts that run at once.
+        memory_bytes: Memory of the cache; a part of the machine's if absent.
 
     Raises:
         OptionError: the memory is too small for any.
     """
-    needed = max_sequences * -(-context // BLOCK_SIZE)
+    # One more for each text: the scheduler keeps one for the next token of each that runs.
+    needed = max_sequences * (-(-context // block_size) + 1)
     if memory_bytes is None:
         machine = machine_memory_bytes()
         memory_bytes = needed * block_bytes if machine is None else int(machine * _MEMORY_SHARE)
     found = min(needed, memory_bytes // block_bytes)
     if found < 1:
         raise OptionError(
-            f"{format_bytes(memory_bytes)} hold no block of {BLOCK_SIZE} tokens",
+            f"{format_bytes(memory_bytes)} hold no block of {block_size:,} tokens",
             place="memory_bytes",
             remedy=f"give at least {block_bytes}",
         )

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from weakref import WeakKeyDictionary
 
 from educe.generate import sequence as texts
+from educe.generate.base import StepRunner
 from educe.generate.blocks import Copy
-from educe.generate.runner import Runner
 from educe.generate.step import Row, Slice
 
 
@@ -26,7 +26,7 @@ class DraftModel:
         num_tokens: Tokens of a guess.
     """
 
-    def __init__(self, runner: Runner, num_tokens: int) -> None:
+    def __init__(self, runner: StepRunner, num_tokens: int) -> None:
         self.num_tokens = num_tokens
         self._runner = runner
         # The tokens of each text of which the smaller model has keys and values, its own guesses included.

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from educe.errors import EduceError, EngineError, OptionError
+from educe.generate.base import StepRunner
 from educe.generate.blocks import Copy
 from educe.generate.draft import PromptLookup
 from educe.generate.draft_model import DraftModel
-from educe.generate.runner import Runner
 from educe.generate.sampling import Choice, Sampler, SamplingState
 from educe.generate.scheduler import Scheduler
 from educe.generate.sequence import FinishReason, Sequence
@@ -60,7 +60,7 @@ class Engine:
         draft: What guesses at texts in place of the lookup, if anything does.
     """
 
-    def __init__(self, runner: Runner, scheduler: Scheduler, draft: DraftModel | None = None) -> None:
+    def __init__(self, runner: StepRunner, scheduler: Scheduler, draft: DraftModel | None = None) -> None:
         self._runner, self._scheduler, self._draft = runner, scheduler, draft
         self._sampler = Sampler()
         self._changed = threading.Condition()

@@ -11,26 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from educe.errors import (
-    EduceError,
-    InputError,
-    ModelFileError,
-    OptionError,
-    UnsupportedModelError,
-    refuse_unknown,
-)
+from educe.errors import EduceError, InputError, ModelFileError, OptionError, refuse_unknown
 from educe.generate import sequence as texts
-from educe.generate.architectures import architecture
 from educe.generate.batch import Request, in_order, split
 from educe.generate.blocks import BlockManager
-from educe.generate.capacity import BLOCK_SIZE, context_length, num_blocks
+from educe.generate.capacity import context_length, num_blocks
 from educe.generate.constraint import Constraint, ConstraintCompiler
 from educe.generate.draft_model import DraftModel
 from educe.generate.engine import Engine
 from educe.generate.options import SamplingOptions
 from educe.generate.perplexity import Perplexity, Window, windows
 from educe.generate.prompt import Message, Prompt, PromptReader
-from educe.generate.runner import Runner
+from educe.generate.runners import runner_for
 from educe.generate.sampling import SamplingState
 from educe.generate.scheduler import Scheduler
 from educe.generate.stream import Completion, Score, Stream
@@ -55,7 +47,7 @@ class Generator:
 
     Args:
         checkpoint: The model.
-        precision: How weights are held and products computed; see `Runner`.
+        precision: How weights are held and products computed, one of `PRECISIONS`.
         context: Most tokens of a prompt and its text together; what the model was made for if absent.
         memory_bytes: Memory of the cache of keys and values; if absent, what the texts that run at once can
             need, up to a quarter of the machine's.
@@ -96,10 +88,7 @@ class Generator:
     ) -> None:
         if draft is not None:
             _check_draft(checkpoint, draft, num_draft_tokens)
-        try:
-            architecture(checkpoint.model_type)
-        except UnsupportedModelError as error:
-            raise error.located(checkpoint.path) from None
+        kind = runner_for(checkpoint)
         if checkpoint.tokenizer is None:
             raise ModelFileError(
                 "has no tokenizer",
@@ -109,16 +98,15 @@ class Generator:
         self.checkpoint = checkpoint
         self._reader = PromptReader(checkpoint, limits)
         self.tokenizer: Tokenizer = self._reader.tokenizer
-        self._limits, self._lookup = limits, lookup
+        self._limits, self._lookup = limits, lookup and kind.takes_drafts
         wanted = context_length(checkpoint.config, context)
         budget = max(_TOKEN_BUDGET, 2 * max_sequences)
         runners = [
-            Runner(
+            runner_for(each)(
                 each,
                 max_length=wanted,
                 max_sequences=max_sequences,
                 max_tokens=budget,
-                block_size=BLOCK_SIZE,
                 precision=precision,
                 threads=threads,
             )
@@ -126,11 +114,12 @@ class Generator:
             if each is not None
         ]
         block_bytes = sum(runner.block_bytes for runner in runners)
-        blocks = num_blocks(block_bytes, wanted, max_sequences, memory_bytes)
+        block_size = runners[0].block_size
+        blocks = num_blocks(block_bytes, block_size, wanted, max_sequences, memory_bytes)
         for runner in runners:
             runner.allocate(blocks)
         scheduler = Scheduler(
-            BlockManager(blocks, BLOCK_SIZE),
+            BlockManager(blocks, block_size),
             max_length=wanted,
             token_budget=budget,
             max_sequences=max_sequences,
@@ -231,6 +220,15 @@ class Generator:
         return in_order((self._attempt(prompt, options) for prompt in prompts), most)
 
     # Reading -------------------------------------------------------------------------------------------
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Return the tokens of a prompt as the model reads them.
+
+        Raises:
+            InputError: it is no prompt.
+            UnsupportedModelError: a conversation, and the model has no chat template.
+        """
+        return self._reader.encode(prompt)
 
     def score(self, text: str | Sequence[int], *, after: str = "", top: int = 1) -> Score:
         """Return how likely a text is.
@@ -360,6 +358,10 @@ def _check_draft(checkpoint: Checkpoint, draft: Checkpoint, num_tokens: int) -> 
             place="draft",
             remedy="give a smaller model of the same family",
         )
+    for each in (checkpoint, draft):
+        if not runner_for(each).takes_drafts:
+            cause = f"models of the type {each.model_type!r} neither guess nor verify"
+            raise OptionError(cause, place="draft", remedy="leave it out")
     if num_tokens < 1:
         raise OptionError(f"expected 1 or more, found {num_tokens}", place="num_draft_tokens")
 

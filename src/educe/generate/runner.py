@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -16,34 +15,17 @@ from educe.engines.native import NativeEngine
 from educe.formats.onnx_types import read_signature
 from educe.generate.architectures import StepGraph, architecture
 from educe.generate.base import StepRunner
-from educe.generate.blocks import Copy
 from educe.generate.configuration import Configuration
 from educe.generate.step import Slice
 from educe.model import Model
 from educe.model.checkpoint import Checkpoint
-from educe.pages import empty
-
-_ELEMENT_BYTES = 4
 
 
 class Runner(StepRunner):
-    """A language model, ready to run when it has a cache.
+    """A language model whose blocks hold keys and values of tokens; see `StepRunner`.
 
     Args:
-        checkpoint: The model.
-        max_length: Most tokens of a text.
-        max_sequences: Most texts in a step.
-        max_tokens: Most tokens of a step.
         block_size: Tokens of a block of the cache.
-        precision: How products of weights are computed: ``f32``, or ``int8``.
-        threads: Threads of a step; the machine's cores if absent.
-
-    Attributes:
-        sizes: The numbers of tokens for which there are programs.
-
-    Raises:
-        ModelFileError: weights are missing or misshapen, or a field of the configuration cannot be.
-        UnsupportedModelError: the architecture or a part of it is not known, or weights are left over.
     """
 
     takes_drafts: ClassVar[bool] = True
@@ -71,31 +53,16 @@ class Runner(StepRunner):
         signature = read_signature(ir.to_proto(graph).graph)
         model = Model(graph, signature, checkpoint.model_type, checkpoint.path, checkpoint.digest, 0, {})
         self._executable = NativeEngine().compile(model, Options(threads=threads))
+        self._pools = {}
         self._layouts = {
             f"{name}.{layer}": (cache.heads, block_size, cache.features)
             for layer, cache in enumerate(step.caches)
             for name in ("keys", "values")
         }
-        self._pools: dict[str, np.ndarray] = {}
         counts = range(1, max_sequences + 1)
         self._unmade = [
             (size, rows) for size in self.sizes for rows in sorted({_few(count, size) for count in counts})
         ]
-
-    @property
-    def block_bytes(self) -> int:
-        """Memory of one block of the cache, in all layers."""
-        return sum(math.prod(shape) for shape in self._layouts.values()) * _ELEMENT_BYTES
-
-    def allocate(self, num_blocks: int) -> None:
-        """Give the cache so many blocks; their memory is taken when they are first written."""
-        self._pools = {name: empty((num_blocks, *shape), np.float32) for name, shape in self._layouts.items()}
-
-    def copy(self, copies: Iterable[Copy]) -> None:
-        """Copy blocks of the cache, from and to, in their order."""
-        for source, target in copies:
-            for pool in self._pools.values():
-                pool[target] = pool[source]
 
     def run(self, slices: Sequence[Slice]) -> np.ndarray:
         """Run tokens of some texts, and return their logits, f32[wanted, vocabulary].
