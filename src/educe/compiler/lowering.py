@@ -191,14 +191,21 @@ class Lowering:
 
     def derived(self, source: Tensor, key: Hashable, make: Callable[[np.ndarray], np.ndarray]) -> Tensor:
         """Return a constant made from the constant `source`, once for each `key` if that one is kept."""
-        assert source.value is not None
-        assert source.buffer is not None
-        assert source.buffer.constant is not None
-        value = source.value
-        if not self.constants.has(source.buffer.constant):
-            return self.constant(aligned(make(value)))
-        whole = (id(source.buffer.constant), source.offset, source.shape, source.strides, key)
-        return self.constant(self.constants.made(whole, lambda: make(value)), kept=True)
+        return self.combined([source], key, make)
+
+    def combined(self, sources: Sequence[Tensor], key: Hashable, make: Callable[..., np.ndarray]) -> Tensor:
+        """Return a constant made from the contents of constants, once for each `key` if they are kept."""
+        values, whole, kept = [], [key], True
+        for source in sources:
+            assert source.value is not None
+            assert source.buffer is not None
+            assert source.buffer.constant is not None
+            values.append(source.value)
+            whole.append((id(source.buffer.constant), source.offset, source.shape, source.strides))
+            kept = kept and self.constants.has(source.buffer.constant)
+        if not kept:
+            return self.constant(aligned(make(*values)))
+        return self.constant(self.constants.made(tuple(whole), lambda: make(*values)), kept=True)
 
     def need(self, x: Tensor) -> Tensor:
         """Return `x` in memory, with whatever strides it has."""

@@ -103,7 +103,7 @@ def product(
     body = (
         matrix_unit.Body(fn, by, target, vectors, ends, (depth, a_row, k_step, panel_step), taps_at)
         if by.has_matrix_unit
-        else _Body(fn, by, target, vectors, ends, (depth, a_row, k_step, panel_step, fetch_step), has_rest)
+        else Body(fn, by, target, vectors, ends, (depth, a_row, k_step, panel_step, fetch_step), has_rest)
     )
     with body.registers(), fn.loop(fn.begin, fn.end) as unit:
         batch, place = unit // (groups * blocks), unit % (groups * blocks)
@@ -120,7 +120,7 @@ def product(
         body.write((a, b), ends.starts(batches), (first_row, stop_row), panels, stop_column)
 
 
-class _Body:
+class Body:
     """What a unit of work of `product` does: the products of some rows and some panels.
 
     Args:

@@ -80,6 +80,18 @@ def packed_panels(
     return Panels(packed, vectors, step, packed.shape[-3] * step)
 
 
+def stacked_panels(low: Lowering, matrices: Sequence[Tensor], vectors: int, by: Multiplier) -> Panels:
+    """Return the panels of constant matrices of one shape, which the first dimension tells apart."""
+    width = vectors * lanes_of(low.target, matrices[0].kind)
+
+    def make(*values: np.ndarray) -> np.ndarray:
+        return np.stack([_packed(value, width, by.group, by.multiple) for value in values])
+
+    packed = low.combined(matrices, ("panels", width, by.group, by.multiple), make)
+    step = width * by.group
+    return Panels(packed, vectors, step, packed.shape[-3] * step)
+
+
 def _packed_by_kernel(low: Lowering, b: Tensor, vectors: int, width: int, by: Multiplier) -> Panels:
     """Return the panels of `b`, which are packed when the program runs."""
     group = by.group

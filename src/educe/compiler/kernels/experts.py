@@ -1,0 +1,101 @@
+"""The kernels of mixtures of experts: rows in the order of experts, and each expert's product."""
+
+from __future__ import annotations
+
+from educe.compiler.emit import I64, Function, Kind, Val
+from educe.compiler.kernel import template
+from educe.compiler.kernels.dot import multiplier
+from educe.compiler.kernels.expression import Expression
+from educe.compiler.kernels.product import Body, lanes_of
+from educe.compiler.kernels.tile_end import TileEnd
+from educe.compiler.target import Target
+
+PRODUCT_SIZES = 10
+"""Sizes of an expert's product before the strides of what its expression reads and writes."""
+
+
+@template("expert_order")
+def expert_order(fn: Function, target: Target) -> None:
+    """Sort choices by expert, those of one expert in their own order.
+
+    ::
+
+        count the choices of each expert; ends[expert] = the choices of the experts before it
+        for choice: places[choice] = ends[expert of choice]++; sources[places[choice]] = choice / chosen
+
+    Pointers: places, sources, ends, experts (all i64). Sizes: choices, experts, choices of a token. An expert
+    that is not there is the nearest that is.
+    """
+    del target
+    places, sources, ends, experts = (fn.pointer(index) for index in range(4))
+    count, num_experts, chosen = (fn.size(index) for index in range(3))
+    zero, one = fn.const(I64, 0), fn.const(I64, 1)
+
+    def counter(choice: Val) -> Val:
+        expert = fn.load(I64, experts, choice)
+        return fn.maximum(fn.minimum(expert, num_experts - 1), 0)
+
+    with fn.loop(fn.begin, fn.end):
+        with fn.loop(0, num_experts) as expert:
+            fn.store(zero, ends, expert)
+        with fn.loop(0, count) as choice:
+            expert = counter(choice)
+            fn.store(fn.load(I64, ends, expert) + one, ends, expert)
+        total = fn.var(zero)
+        with fn.loop(0, num_experts) as expert:
+            before = total.get()
+            total.set(before + fn.load(I64, ends, expert))
+            fn.store(before, ends, expert)
+        with fn.loop(0, count) as choice:
+            expert = counter(choice)
+            place = fn.load(I64, ends, expert)
+            fn.store(place + one, ends, expert)
+            fn.store(place, places, choice)
+            fn.store(choice // chosen, sources, place)
+
+
+@template("expert_product")
+def expert_product(
+    fn: Function, target: Target, kind: Kind, vectors: int, expression: Expression, access: tuple[str, ...]
+) -> None:
+    """Write ``out[row, column] = expression(sum over k of a[row, k] * b[expert, k, column], operands...)``.
+
+    ::
+
+        for unit in begin..end:                          # an expert, a group of panels
+            for panel in the group, tile.panels at a time:
+                for row in ends[expert - 1]..ends[expert], tile.rows at a time:
+                    as in `product`
+
+    An expert without rows costs nothing. Each output is one sum in the order of k, as in `product`.
+
+    Pointers: out, a, b, ends (i64), operands. Sizes: N, K, M, panels of a group, groups; strides of a: row;
+    of b: k_step, panel_step, expert; how far what is fetched of the next panel moves with k; strides of
+    out and then of each operand: row, and two that are not used. Ends outside of a are its end.
+
+    Args:
+        fn: The function to write.
+        target: Its machine.
+        kind: The kind of a, which tells that of b and of the sums.
+        vectors: Vectors of columns in a panel.
+        expression: What ends the sum.
+        access: For each operand, ``dense`` along the columns or the ``same`` for all.
+    """
+    lanes, by = lanes_of(target, kind), multiplier(target, kind)
+    width = vectors * lanes
+    n, depth, m, group_panels, groups, a_row = (fn.size(index) for index in range(6))
+    k_step, panel_step, b_expert, fetch_step = (fn.size(index) for index in range(6, 10))
+    zero = fn.const(I64, 0)
+    ends = TileEnd(fn, lanes, by.total, expression, access, 4, PRODUCT_SIZES)
+    body = Body(fn, by, target, vectors, ends, (depth, a_row, k_step, panel_step, fetch_step), False)
+    with fn.loop(fn.begin, fn.end) as unit:
+        expert, first_panel = unit // groups, unit % groups * group_panels
+        last = fn.load(I64, fn.pointer(3), expert)
+        before = fn.load(I64, fn.pointer(3), fn.maximum(expert - 1, 0))
+        first = fn.maximum(fn.select(expert > 0, before, zero), 0)
+        rows = (first, fn.minimum(last, m))
+        with fn.when(rows[0] < rows[1]):
+            b = fn.at(by.right, fn.pointer(2), expert * b_expert)
+            stop_column = fn.minimum((first_panel + group_panels) * width, n)
+            panels = (first_panel, (stop_column + (width - 1)) // width)
+            body.write((fn.pointer(1), b), ends.starts((zero, zero)), rows, panels, stop_column)
