@@ -33,6 +33,7 @@ _SIZES = {
     "eos_token_id": 2,
 }
 _GROUPED = {**_SIZES, "num_key_value_heads": 2}
+_MOE = {**_GROUPED, "head_dim": 16, "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
 _GPT2 = {"vocab_size": VOCABULARY, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 2 * LENGTH}
 _GEMMA = {**_GROUPED, "head_dim": 16, "sliding_window": 9, "num_hidden_layers": 3}
 
@@ -80,6 +81,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "attention_multiplier": 0.1,
             "logits_scaling": 0.5,
         },
+    ),
+    "mixtral": ("mixtral", {**_GROUPED, "num_local_experts": 5, "sliding_window": 12}),
+    "qwen3_moe": ("qwen3_moe", {**_MOE, "norm_topk_prob": True, "num_experts_per_tok": 3}),
+    "qwen3_moe-some": (
+        "qwen3_moe",
+        {**_MOE, "num_hidden_layers": 4, "decoder_sparse_step": 2, "mlp_only_layers": [1]},
     ),
     "gpt2": (
         "gpt2",

@@ -39,6 +39,7 @@ class Decoder:
     Attributes:
         hidden: Features of a token between the layers.
         inner: Features of a token within a feed-forward part.
+        activation: The activation of gates.
         depth: How many layers there are.
         heads: Heads of queries.
         layout: Heads of keys and values, and the features of a head.
@@ -60,7 +61,7 @@ class Decoder:
         if self.heads % self.layout.heads:
             raise config.error("num_key_value_heads", f"does not divide {self.heads:,} heads of queries")
         self._epsilon = config.number("rms_norm_eps", above=0)
-        self._activation = config.text("hidden_activation", config.text("hidden_act", activation))
+        self.activation = config.text("hidden_activation", config.text("hidden_act", activation))
 
     # What the configuration says of each layer ----------------------------------------------------------
 
@@ -162,7 +163,7 @@ class Decoder:
             step.linear(x, f"{at}.{part}_proj", (self.inner, self.hidden), bias=bias)
             for part in ("gate", "up")
         )
-        product = step.call("Mul", step.activation(gate, self._activation), up)
+        product = step.call("Mul", step.activation(gate, self.activation), up)
         return step.linear(product, f"{at}.down_proj", (self.hidden, self.inner), bias=bias)
 
     def layers(

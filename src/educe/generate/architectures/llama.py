@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
 from educe.generate.architectures.base import StepGraph
-from educe.generate.architectures.decoder import Decoder
+from educe.generate.architectures.decoder import Attend, Decoder
 from educe.generate.configuration import Configuration
 
 
@@ -36,7 +38,7 @@ def mistral(step: StepGraph, config: Configuration) -> ir.Model:
 def qwen2(step: StepGraph, config: Configuration) -> ir.Model:
     """Build `qwen2`, which has biases: arxiv.org/abs/2407.10671."""
     decoder = Decoder(step, config)
-    rotary, windows = decoder.rotary(), qwen_windows(decoder, config)
+    rotary, windows = decoder.rotary(), _qwen_windows(decoder, config)
     x = decoder.layers(
         decoder.embedded(),
         lambda h, at, layer: decoder.attention(h, at, rotary=rotary, window=windows[layer], bias=True),
@@ -47,19 +49,22 @@ def qwen2(step: StepGraph, config: Configuration) -> ir.Model:
 
 def qwen3(step: StepGraph, config: Configuration) -> ir.Model:
     """Build `qwen3`, which has norms of queries and keys: arxiv.org/abs/2505.09388."""
-    decoder, bias = Decoder(step, config), config.truth("attention_bias", False)
-    rotary, windows = decoder.rotary(), qwen_windows(decoder, config)
-    x = decoder.layers(
-        decoder.embedded(),
-        lambda h, at, layer: decoder.attention(
-            h, at, rotary=rotary, norm=decoder.norm_of_heads, window=windows[layer], bias=bias, bias_out=bias
-        ),
-        decoder.gated,
-    )
+    decoder = Decoder(step, config)
+    attention = qwen3_attention(decoder, config, _qwen_windows(decoder, config))
+    x = decoder.layers(decoder.embedded(), attention, decoder.gated)
     return step.finish(decoder.logits(x))
 
 
-def qwen_windows(decoder: Decoder, config: Configuration) -> list[int]:
+def qwen3_attention(decoder: Decoder, config: Configuration, windows: Sequence[int]) -> Attend:
+    """Return the attention of Qwen3's layers, whose windows are given."""
+    rotary, norm = decoder.rotary(), decoder.norm_of_heads
+    bias = config.truth("attention_bias", False)
+    return lambda h, at, layer: decoder.attention(
+        h, at, rotary=rotary, norm=norm, window=windows[layer], bias=bias, bias_out=bias
+    )
+
+
+def _qwen_windows(decoder: Decoder, config: Configuration) -> list[int]:
     """Return the windows of the layers, which there are only where the configuration asks for them."""
     first = config.integer("max_window_layers", 28, least=0)
     windows = decoder.windows(lambda layer: layer >= first)
