@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -77,3 +78,20 @@ def test_the_process_ends_with_its_worker() -> None:
     del worker
     gc.collect()
     assert process.returncode is not None
+
+
+def test_a_process_that_was_ended_by_another_is_replaced() -> None:
+    worker = Worker("tests.test_isolation:maker", "s", start_seconds=1)
+    worker.ask(1, cpu_seconds=1)
+    assert worker._process is not None
+    worker._process.kill()
+    worker._process.wait()
+    assert worker.ask(2, cpu_seconds=1) == ["s", 2]
+
+
+@pytest.mark.skipif(not hasattr(os, "getpgid"), reason="no groups of processes")
+def test_an_interrupt_from_the_keyboard_does_not_reach_the_process() -> None:
+    worker = Worker("tests.test_isolation:maker", "s", start_seconds=1)
+    worker.ask(1, cpu_seconds=1)
+    assert worker._process is not None
+    assert os.getpgid(worker._process.pid) != os.getpgid(0)

@@ -68,6 +68,8 @@ class Worker:
             return json.loads(line)
 
     def _exchange(self, message: dict[str, Any]) -> bytes:
+        if self._process is not None and self._process.poll() is not None:
+            self._stop()
         process = self._process or self._started()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -95,6 +97,8 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={"TOKENIZERS_PARALLELISM": "false", "RUST_BACKTRACE": "0"},
+            # An interrupt from the keyboard is the parent's alone.
+            start_new_session=True,
         )
         self._end = weakref.finalize(self, _end, process)
         assert process.stdin is not None
