@@ -255,7 +255,7 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
 def _write_mapped(file: IO[bytes], key: Key, size_bytes: int, make: Callable[[Write], None]) -> None:
     """Write an entry whose content begins a page."""
     header = _Header(key.kind, key.name, key.ingredients, key.digest, sum64=f"{0:016x}")
-    first = -(-len(msgspec.json.encode(header)) // _PAGE + 1) * _PAGE
+    first = -(-(len(msgspec.json.encode(header)) + 1) // _PAGE) * _PAGE
     lock = threading.Lock()
 
     def write(place: int, array: np.ndarray) -> None:

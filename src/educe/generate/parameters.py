@@ -78,7 +78,7 @@ class _Parameter:
                 str(fault), place=f"weight {self.weight.name!r}", remedy="download the model again"
             ) from None
         for part, value in self.values.items():
-            array = getattr(packed, part)
+            array = np.ascontiguousarray(getattr(packed, part))
             write(places[value] + start // PANEL * array[0].nbytes, array)
 
     def cuts(self) -> list[tuple[int, int]]:
