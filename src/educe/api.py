@@ -141,7 +141,8 @@ def generator(
     """Read a language model from its own files, ready to write.
 
     Args:
-        source: A folder as Hugging Face lays it out, a GGUF or llama2.c ``.bin`` file, or the folder of one.
+        source: A folder as Hugging Face or ml5's charRNN lay it out; a GGUF or llama2.c ``.bin`` file, or the
+            folder of one.
         precision: How weights are held and products computed; see `Generator`, as for all that follow.
         context: Most tokens of a prompt and its text together.
         memory_bytes: Memory of the cache of keys and values.

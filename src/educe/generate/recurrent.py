@@ -55,6 +55,16 @@ class Recurrence:
             num_logits: For how many tokens at the end of each row logits are wanted.
             states: The states before the rows, f32[rows, 1, features] by name.
         """
+        outputs = self._outputs(rows, num_logits, states)
+        return outputs["logits"][: sum(num_logits)], self._after(outputs, len(rows))
+
+    def read(self, rows: Sequence[Sequence[int]], states: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the states after the rows, as `run` does, for a graph without logits."""
+        return self._after(self._outputs(rows, [0] * len(rows), states), len(rows))
+
+    def _outputs(
+        self, rows: Sequence[Sequence[int]], num_logits: Sequence[int], states: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
         width = program_size(max(map(len, rows)))
         feeds = self._blank(program_size(len(rows)), width, program_size(sum(num_logits)))
         first = 0
@@ -66,8 +76,10 @@ class Recurrence:
             first = last
         for name, state in states.items():
             feeds[name][: len(rows)] = state
-        outputs = self._executable.run(feeds)
-        return outputs["logits"][:first], {name: outputs[f"next.{name}"][: len(rows)] for name in self.states}
+        return self._executable.run({name: feeds[name] for name in self._executable.signature.inputs})
+
+    def _after(self, outputs: Mapping[str, np.ndarray], num_rows: int) -> dict[str, np.ndarray]:
+        return {name: outputs[f"next.{name}"][:num_rows] for name in self.states}
 
     def prepare(self, num_rows: int, width: int, num_logits: int) -> None:
         """Make the program for so many rows of so many tokens, without a run."""

@@ -106,6 +106,12 @@ class RecurrentGraph(StepGraph):
         graph.graph.outputs.extend(self._next)
         return graph
 
+    def finish_states(self) -> ir.Model:
+        """Return the graph of all nodes so far, whose outputs are the states after the tokens alone."""
+        first, *self._next = self._next
+        assert first.name is not None
+        return self.finish(first, first.name)
+
     def _state(self, name: str, hidden: int) -> ir.Value:
         self.states[name] = hidden
         return self._input(name, ir.DataType.FLOAT, ["N", 1, hidden])
@@ -138,6 +144,25 @@ def lstm(step: RecurrentGraph, config: Configuration) -> ir.Model:
     x = step.embedding("embedding", [vocabulary, inputs], step.tokens)
     for layer in range(config.integer("num_hidden_layers", most=MOST_LAYERS)):
         x = step.lstm(x, f"lstm.*_l{layer}", hidden if layer else inputs, hidden)
+    return step.finish(step.logits(x, hidden, vocabulary))
+
+
+def lstm_encoder(step: RecurrentGraph, config: Configuration) -> ir.Model:
+    """Build what reads in `lstm_translation`: Sutskever et al., 2014, arxiv.org/abs/1409.3215."""
+    step.weights.ignore(r"(decoder|head)\..*")
+    vocabulary, hidden = config.integer("vocab_size"), config.integer("hidden_size", most=_MOST_FEATURES)
+    activation = config.text("recurrent_activation", "sigmoid")
+    step.lstm(step.one_hot(vocabulary), "encoder.*_l0", vocabulary, hidden, activation)
+    return step.finish_states()
+
+
+def lstm_decoder(step: RecurrentGraph, config: Configuration) -> ir.Model:
+    """Build what writes in `lstm_translation`, and begins with the states of what reads."""
+    step.weights.ignore(r"encoder\..*")
+    vocabulary = config.integer("decoder_vocab_size")
+    hidden = config.integer("hidden_size", most=_MOST_FEATURES)
+    activation = config.text("recurrent_activation", "sigmoid")
+    x = step.lstm(step.one_hot(vocabulary), "decoder.*_l0", vocabulary, hidden, activation)
     return step.finish(step.logits(x, hidden, vocabulary))
 
 
