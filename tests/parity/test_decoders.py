@@ -70,6 +70,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3-partial": ("phi3", {**_GROUPED, **rope("default", partial_rotary_factor=0.5)}),
     "gemma2": ("gemma2", {**_GEMMA, "query_pre_attn_scalar": 20, "attn_logit_softcapping": 5.0}),
     "gemma3": ("gemma3_text", {**_GEMMA, "sliding_window_pattern": 3, "query_pre_attn_scalar": 20}),
+    "gemma2-by-width": ("gemma2", {**_GEMMA, "query_pre_attn_scalar": 16}),
+    "gemma3-by-width": ("gemma3_text", {**_GEMMA, "query_pre_attn_scalar": 16}),
+    "smollm3-four": ("smollm3", {**_GROUPED, "num_hidden_layers": 4}),
     "smollm3": ("smollm3", {**_GROUPED, "no_rope_layer_interval": 2}),
     "olmo2": ("olmo2", _GROUPED),
     "granite": (
