@@ -6,18 +6,14 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
-import onnx_ir as ir
 
 from educe.compiler.kernels.paged_attention import ITEM_WORDS, rows_of_item
 from educe.compiler.target import host_target
-from educe.engines.base import Options
-from educe.engines.native import NativeEngine
-from educe.formats.onnx_types import read_signature
 from educe.generate.architectures import StepGraph, architecture
 from educe.generate.base import StepRunner
+from educe.generate.compiled import compiled
 from educe.generate.configuration import Configuration
 from educe.generate.step import Slice
-from educe.model import Model
 from educe.model.checkpoint import Checkpoint
 
 
@@ -50,9 +46,7 @@ class Runner(StepRunner):
         self._max_blocks = -(-max_length // block_size)
         self._group = step.num_heads // layout.heads
         self._rotaries = step.rotaries
-        signature = read_signature(ir.to_proto(graph).graph)
-        model = Model(graph, signature, checkpoint.model_type, checkpoint.path, checkpoint.digest, 0, {})
-        self._executable = NativeEngine().compile(model, Options(threads=threads))
+        self._executable = compiled(graph, checkpoint, threads)
         self._pools = {}
         self._layouts = {
             f"{name}.{layer}": (cache.heads, block_size, cache.features)
