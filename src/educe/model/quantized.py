@@ -21,6 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from educe import pages
+
 PANEL = 16
 """Outputs that lie side by side."""
 
@@ -140,11 +142,11 @@ def pack(weight: QuantizedWeight) -> PackedWeight:
         codes = np.full((whole, depth), weight.zero, codes.dtype)
         codes[:outputs, :inputs] = weight.codes
     if weight.bits == 8:
-        steps = codes.reshape(-1, PANEL, depth // STEP, STEP)
-        packed = np.ascontiguousarray(steps.transpose(0, 2, 1, 3))
+        packed = _aligned(codes.reshape(-1, PANEL, depth // STEP, STEP).transpose(0, 2, 1, 3))
     else:
         pairs = codes.reshape(-1, PANEL, depth // (2 * STEP), 2, STEP).transpose(3, 0, 2, 1, 4)
-        packed = pairs[0] | pairs[1] << 4
+        packed = _aligned(pairs[0])
+        packed |= pairs[1] << 4
     multipliers, minimums = (
         None if each is None else _panels(each, whole) for each in (weight.multipliers, weight.minimums)
     )
@@ -170,7 +172,14 @@ def check_blocks(inputs: int, block: int, group: int) -> None:
 def _panels(array: np.ndarray, outputs: int) -> np.ndarray:
     whole = np.zeros((outputs, array.shape[1]), array.dtype)
     whole[: len(array)] = array
-    return np.ascontiguousarray(whole.reshape(-1, PANEL, array.shape[1]).transpose(0, 2, 1))
+    return _aligned(whole.reshape(-1, PANEL, array.shape[1]).transpose(0, 2, 1))
+
+
+def _aligned(array: np.ndarray) -> np.ndarray:
+    """Return a contiguous copy whose first byte is on a cache line."""
+    copy = pages.empty(array.shape, array.dtype)
+    copy[...] = array
+    return copy
 
 
 def _like(a: np.ndarray, b: np.ndarray) -> bool:

@@ -267,38 +267,57 @@ def _launch(
     count, outputs = out.shape
     seen = [each.view(out.shape, broadcast_strides(each.shape, each.strides, out.shape)) for each in operands]
     access = tuple("dense" if each.strides[-1] == 1 or outputs == 1 else "same" for each in seen)
-    kernel, unit, scratch_bytes = _chosen(low.target, weight, count)
+    kernels = {
+        each: Kernel.of(
+            **_template(low.target, weight, each),
+            weight=weight.format,
+            expression=expression,
+            access=access,
+        )
+        for each in (count, *_AT_ONCE, TILE_ROWS)
+    }
+    low.expect(kernels.values())
+    unit, scratch_bytes = _unit(low.target, weight, count)
     low.launch(
-        Kernel.of(**kernel, weight=weight.format, expression=expression, access=access),
+        kernels[count],
         outputs=[out],
         inputs=[*given, *weight.parts, *seen],
         sizes=[
             *(outputs, weight.inputs, count, unit, *weight.sizes),
             *(number for each in (out, *seen) for number in (each.strides[0], 0, 0)),
         ],
-        extent=-(-weight.panels // unit),
+        extent=-(-weight.panels // unit) if count else 0,
         flops=out.size * (2 * weight.inputs + expression.flops),
         bytes=sum(each.size * each.kind.size_bytes for each in (out, *given, *weight.parts, *operands)),
         scratch_bytes=scratch_bytes,
     )
 
 
-def _chosen(target: Target, weight: Weight, count: int) -> tuple[dict[str, Any], int, int]:
-    """Return the kernel for so many rows and its choices, panels of a unit of work, and its scratch memory.
+def _template(target: Target, weight: Weight, count: int) -> dict[str, Any]:
+    """Return the template for so many rows, and its choices."""
+    if _uses_matrix_unit(target, count):
+        is_odd = weight.block < weight.inputs and weight.block % TILE_DEPTH
+        return {"template": "quantized_unit", "depth": GRAIN if is_odd else TILE_DEPTH}
+    most = max(each for each in _AT_ONCE if each * PANEL <= target.registers // 4 * min(target.lanes, PANEL))
+    return {
+        "template": "quantized_product",
+        "rows": min(each for each in _AT_ONCE if each >= min(count, most)),
+    }
 
-    A unit's panels stay in the second cache while rows pass.
+
+def _unit(target: Target, weight: Weight, count: int) -> tuple[int, int]:
+    """Return the panels of a unit of work, and the scratch memory that it needs.
+
+    The panels stay in the second cache while rows pass.
     """
     unit = -(-weight.panels // UNITS)
-    if not target.integer_dot.matrix_unit or count <= _FEW_ROWS:
-        return {"template": "quantized_product", "rows": _rows_at_once(target, count)}, unit, 0
+    if not _uses_matrix_unit(target, count):
+        return unit, 0
     panel_bytes = expanded_bytes(-(-weight.inputs // GRAIN))
     most = target.l2_bytes // (2 * panel_bytes) if count > TILE_ROWS else MAX_BLOCKS
     unit = max(1, -(-min(unit, most) // MAX_BLOCKS)) * MAX_BLOCKS
-    is_expanded = weight.codes.kind is U8
-    depth = GRAIN if weight.block < weight.inputs and weight.block % TILE_DEPTH else TILE_DEPTH
-    return {"template": "quantized_unit", "depth": depth}, unit, unit * panel_bytes * is_expanded
+    return unit, 0 if weight.codes.kind is I8 else unit * panel_bytes
 
 
-def _rows_at_once(target: Target, count: int) -> int:
-    most = max(each for each in _AT_ONCE if each * PANEL // min(target.lanes, PANEL) <= target.registers // 4)
-    return min(each for each in _AT_ONCE if each >= min(count, most))
+def _uses_matrix_unit(target: Target, count: int) -> bool:
+    return bool(target.integer_dot.matrix_unit) and count > _FEW_ROWS
