@@ -17,7 +17,8 @@ def mixtral(step: StepGraph, config: Configuration) -> ir.Model:
     """Build `mixtral`."""
     decoder = Decoder(step, config)
     rotary = decoder.rotary(config=config.replaced(rope_theta=config.number("rope_theta", _THETA)))
-    windows = decoder.windows(lambda layer: True)
+    windows, count = decoder.windows(lambda layer: True), config.integer("num_local_experts")
+    chosen = config.integer("num_experts_per_tok", most=count)
 
     def feed(h: ir.Value, at: str) -> ir.Value:
         at = f"{at}.block_sparse_moe"
@@ -27,8 +28,8 @@ def mixtral(step: StepGraph, config: Configuration) -> ir.Model:
             f"{at}.gate",
             lambda number, part: f"{at}.experts.{number}.{_PROJECTIONS[part]}",
             sizes=(decoder.hidden, decoder.inner),
-            count=config.integer("num_local_experts"),
-            chosen=config.integer("num_experts_per_tok"),
+            count=count,
+            chosen=chosen,
             normalised=True,
             activation=decoder.activation,
         )

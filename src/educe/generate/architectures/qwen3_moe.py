@@ -16,6 +16,8 @@ def qwen3_moe(step: StepGraph, config: Configuration) -> ir.Model:
     decoder = Decoder(step, config)
     every, named = config.integer("decoder_sparse_step", 1), config.integers("mlp_only_layers", ())
     dense = {layer for layer in range(decoder.depth) if layer in named or (layer + 1) % every}
+    count = config.integer("num_experts" if "num_experts" in config else "num_local_experts")
+    chosen = config.integer("num_experts_per_tok", most=count)
     dense_names = {f"model.layers.{layer}" for layer in dense}
 
     def feed(h: ir.Value, at: str) -> ir.Value:
@@ -27,8 +29,8 @@ def qwen3_moe(step: StepGraph, config: Configuration) -> ir.Model:
             f"{at}.mlp.gate",
             lambda number, part: f"{at}.mlp.experts.{number}.{part}_proj",
             sizes=(decoder.hidden, config.integer("moe_intermediate_size")),
-            count=config.integer("num_experts" if "num_experts" in config else "num_local_experts"),
-            chosen=config.integer("num_experts_per_tok"),
+            count=count,
+            chosen=chosen,
             normalised=config.truth("norm_topk_prob", False),
             activation=decoder.activation,
         )
