@@ -122,6 +122,13 @@ def cache_write(low: Lowering, call: Call, pool: Tensor, new: Tensor, slots: Ten
     return pool
 
 
+@operator("After", domain="educe")
+def after(low: Lowering, call: Call, x: Tensor, *done: Tensor) -> Tensor:
+    """The tensor `x` itself, once what makes the others has run."""
+    del low, call, done
+    return x
+
+
 def _check_pool(pool: Tensor) -> None:
     """Raise ValueError unless `pool` is an input of the graph whose features lie side by side."""
     if pool.buffer is None or pool.buffer.slot != "input" or pool.strides[-1] != 1:

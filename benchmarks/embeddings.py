@@ -1,0 +1,161 @@
+"""Embeddings of a thousand sentences beside ONNX Runtime and OpenVINO, each with its best batches.
+
+python -m benchmarks.embeddings FOLDER [--threads 2] [--precision f32]
+
+FOLDER has a sentence encoder such as all-MiniLM-L6-v2. The sentences are those of Python's own manual, of all
+lengths. The others are given the network as PyTorch exports it, the sentences in order of their lengths, so
+that little is padding, and the size of batch that is fastest for each. All take turns; tokens are there.
+Run where ``make test-parity`` has installed PyTorch and transformers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import pydoc_data.topics
+import re
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from educe.formats import checkpoint
+from educe.generate.embedding import Embedder
+
+COUNT, ROUNDS = 1000, 5
+BATCHES = (8, 16, 32, 64)
+NAMES = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def main() -> None:
+    """Print how long each takes, the fastest run and the median."""
+    options = argparse.ArgumentParser()
+    options.add_argument("folder", type=Path)
+    options.add_argument("--threads", type=int, default=2)
+    options.add_argument("--precision", default="f32")
+    given = options.parse_args()
+    own = Embedder(checkpoint.load(given.folder), precision=given.precision, threads=given.threads)
+    ids = [own.tokens(text, truncate=True) for text in sentences()]
+    print(f"{len(ids):,} sentences, {sum(map(len, ids)):,} tokens, the longest {max(map(len, ids)):,}")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "encoder.onnx"
+        export(given.folder, file)
+        peers = {"onnxruntime": onnxruntime(file, given.threads), "openvino": openvino(file, given.threads)}
+        runs: dict[str, Callable[[], np.ndarray]] = {"educe": lambda: own.embed_tokens(ids)}
+        for name, run in peers.items():
+            runs[name] = best(name, run, ids)
+        report(runs)
+
+
+def sentences() -> list[str]:
+    """Return sentences of Python's manual."""
+    text = " ".join(pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics))
+    found = re.split(r"(?<=[.!?:])\s+(?=[A-Z])|\n\n+", text)
+    plain = [" ".join(each.split()) for each in found]
+    return [each for each in plain if len(each) > 20][:: max(1, len(plain) // COUNT)][:COUNT]
+
+
+def export(folder: Path, file: Path) -> None:
+    """Write the network with batches of any size and length, means and lengths of one included."""
+    import torch
+    from transformers import AutoModel
+
+    class Pooled(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = AutoModel.from_pretrained(folder, attn_implementation="eager")
+
+        def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+            states = self.encoder(**dict(zip(NAMES, inputs, strict=True))).last_hidden_state
+            mask = inputs[1].unsqueeze(-1).to(states.dtype)
+            return torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1))
+
+    example = tuple(torch.ones(2, 8, dtype=torch.int64) for _ in NAMES)
+    axes = {name: {0: "batch", 1: "length"} for name in NAMES}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            Pooled().eval(), example, file, input_names=[*NAMES], output_names=["y"], opset_version=17,
+            dynamic_axes=axes, dynamo=False,
+        )  # fmt: skip
+
+
+def onnxruntime(file: Path, threads: int) -> Callable[[dict[str, Any]], np.ndarray]:
+    """Return what runs a batch in ONNX Runtime."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    return lambda feeds: session.run(None, feeds)[0]
+
+
+def openvino(file: Path, threads: int) -> Callable[[dict[str, Any]], np.ndarray]:
+    """Return what runs a batch in OpenVINO, in 32-bit floats."""
+    import openvino
+
+    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1}
+    compiled = openvino.Core().compile_model(str(file), "CPU", settings)
+    return lambda feeds: np.array(compiled(feeds)[0])
+
+
+def best(
+    name: str, run: Callable[[dict[str, Any]], np.ndarray], ids: Sequence[Sequence[int]]
+) -> Callable[[], np.ndarray]:
+    """Return the run of all sentences by batches of the size that is fastest."""
+    found = {}
+    for size in BATCHES:
+        embed = lambda size=size: batched(run, ids, size)  # noqa: E731
+        embed()
+        found[size] = timed(embed), embed
+    size = min(found, key=lambda size: found[size][0])
+    print(f"{name}: batches of {size}")
+    return found[size][1]
+
+
+def batched(
+    run: Callable[[dict[str, Any]], np.ndarray], ids: Sequence[Sequence[int]], size: int
+) -> np.ndarray:
+    """Return the vectors of all sentences, in their order."""
+    order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
+    vectors: list[Any] = [None] * len(ids)
+    for start in range(0, len(order), size):
+        part = order[start : start + size]
+        length = max(len(ids[number]) for number in part)
+        feeds = {name: np.zeros((len(part), length), np.int64) for name in NAMES}
+        for row, number in enumerate(part):
+            feeds["input_ids"][row, : len(ids[number])] = ids[number]
+            feeds["attention_mask"][row, : len(ids[number])] = 1
+        for number, vector in zip(part, run(feeds), strict=True):
+            vectors[number] = vector
+    return np.array(vectors)
+
+
+def report(runs: dict[str, Callable[[], np.ndarray]]) -> None:
+    """Print the times of all, which take turns, and how far they are from the first."""
+    vectors = {name: run() for name, run in runs.items()}
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for name, run in itertools.chain.from_iterable([*runs.items()] for _ in range(ROUNDS)):
+        times[name].append(timed(run))
+    first = next(iter(runs))
+    for name in runs:
+        least, median = min(times[name]), statistics.median(times[name])
+        ratios = f"{least / min(times[first]):.2f} ({median / statistics.median(times[first]):.2f})"
+        apart = np.abs(vectors[name] - vectors[first]).max()
+        print(f"{name:<12} {least:.3f} s ({median:.3f})  ratio {ratios}  apart {apart:.1e}")
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Return the seconds that a call takes."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""`Embedder`: texts to vectors whose angles tell how alike they are in meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from educe.errors import InputError, ModelFileError, OptionError
+from educe.formats.sentence_transformers import read_pooling
+from educe.generate import packing
+from educe.generate.architectures.bert import encoder
+from educe.generate.architectures.encoder import EncoderGraph
+from educe.generate.compiled import compiled
+from educe.generate.configuration import Configuration
+from educe.generate.runner import program_size
+from educe.generate.step import Slice
+from educe.generate.tokenizer import Tokenizer
+from educe.limits import DEFAULT_LIMITS, Limits
+from educe.model.checkpoint import Checkpoint
+from educe.pages import empty
+
+_BLOCK = 32
+_POOLS = ("keys.0", "values.0")
+
+
+class Embedder:
+    """An encoder of texts, ready to run. It is used by one thread at a time.
+
+    What is made of an encoder's rows is what the folder's modules say, as Sentence Transformers has them; the
+    mean of all tokens where there are none.
+
+    Args:
+        checkpoint: The encoder.
+        precision: How products of weights are computed: ``f32``, or ``int8``.
+        threads: Threads of a run; the machine's cores if absent.
+        batch_tokens: How many tokens run at once; a longer text runs by itself.
+        limits: The bounds on texts and files.
+
+    Attributes:
+        dimensions: Elements of a vector.
+        max_tokens: Most tokens of a text, those that begin and end it included.
+
+    Raises:
+        ModelFileError: a file is missing or broken, or there is no tokenizer.
+        UnsupportedModelError: the encoder, or what is made of its rows, is of a kind that is not known.
+        OptionError: `batch_tokens` is less than 1.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        precision: str = "f32",
+        threads: int | None = None,
+        batch_tokens: int = 1024,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        if batch_tokens < 1:
+            raise OptionError(f"expected 1 or more, found {batch_tokens}", place="batch_tokens")
+        if checkpoint.tokenizer is None:
+            raise ModelFileError(
+                "has no tokenizer",
+                path=checkpoint.path,
+                remedy="download tokenizer.json into the folder",
+            )
+        pooling = read_pooling(checkpoint.path, limits)
+        config = Configuration(checkpoint.config, checkpoint.path)
+        graph = EncoderGraph(checkpoint, _BLOCK, precision)
+        encoded = encoder(checkpoint.model_type)(graph, config)
+        vectors = graph.pooled(encoded.states, pooling.how)
+        model = graph.finish(graph.normalized(vectors) if pooling.normalized else vectors, "vectors")
+        self.max_tokens = min(encoded.max_length, pooling.max_tokens or encoded.max_length)
+        self.dimensions = encoded.hidden
+        self._tokenizer = Tokenizer.from_files(checkpoint.tokenizer, limits)
+        self._executable = compiled(model, checkpoint, threads)
+        self._max_blocks = -(-self.max_tokens // _BLOCK)
+        self._batch_tokens = max(batch_tokens, self.max_tokens)
+        layout, blocks = graph.caches[0], 2 * -(-self._batch_tokens // _BLOCK)
+        shape = (blocks, layout.heads, _BLOCK, layout.features)
+        self._num_blocks, self._pools = blocks, {name: empty(shape, np.float32) for name in _POOLS}
+
+    def embed(self, texts: Sequence[str], *, truncate: bool = False) -> np.ndarray:
+        """Return the vectors of texts, f32[texts, dimensions], in their order.
+
+        A vector does not depend on the other texts.
+
+        Args:
+            texts: Any texts.
+            truncate: Whether a text of more than `max_tokens` is cut; else it is an error.
+
+        Raises:
+            InputError: a text is too long, or is none.
+        """
+        return self.embed_tokens([self.tokens(text, truncate=truncate) for text in texts])
+
+    def embed_tokens(self, ids: Sequence[Sequence[int]]) -> np.ndarray:
+        """Return the vectors of texts that `tokens` has cut, f32[texts, dimensions], in their order."""
+        vectors = np.empty((len(ids), self.dimensions), np.float32)
+        for first, last in self._batches(ids):
+            vectors[first:last] = self._run(ids[first:last])
+        return vectors
+
+    def tokens(self, text: str, *, truncate: bool = False) -> list[int]:
+        """Return the tokens of a text; see `embed`."""
+        ids = self._tokenizer.encode(text)
+        if len(ids) <= self.max_tokens:
+            return ids
+        if not truncate:
+            raise InputError(
+                f"the text {text[:40]!r}... has {len(ids):,} tokens, and the model reads {self.max_tokens:,}",
+                remedy="give a shorter text, or have it cut: truncate=True",
+            )
+        num_last = (len(self._tokenizer.encode("")) + 1) // 2
+        return [*ids[: self.max_tokens - num_last], *ids[len(ids) - num_last :]]
+
+    def _batches(self, ids: Sequence[Sequence[int]]) -> Iterator[tuple[int, int]]:
+        """Yield the first and the last text of each run, as many as it has room for."""
+        first = tokens = blocks = 0
+        for number, each in enumerate(ids):
+            more = -(-len(each) // _BLOCK)
+            if number > first and (
+                tokens + len(each) > self._batch_tokens or blocks + more > self._num_blocks
+            ):
+                yield first, number
+                first, tokens, blocks = number, 0, 0
+            tokens, blocks = tokens + len(each), blocks + more
+        if ids:
+            yield first, len(ids)
+
+    def _run(self, ids: Sequence[Sequence[int]]) -> np.ndarray:
+        counts = [len(each) for each in ids]
+        ends = np.cumsum([-(-count // _BLOCK) for count in counts])
+        blocks = np.split(np.arange(ends[-1]), ends[:-1])
+        slices = [Slice(each, 0, own.tolist()) for each, own in zip(ids, blocks, strict=True)]
+        size, most = program_size(sum(counts)), program_size(len(ids))
+        segments = np.zeros((most, 2), np.int64)
+        segments[: len(ids)] = np.transpose([np.cumsum(counts) - counts, counts])
+        feeds = {
+            "tokens": packing.filled(ids, size),
+            "positions": packing.filled([range(count) for count in counts], size),
+            "slots": packing.slots(slices, size, _BLOCK),
+            "table": packing.table([part.blocks for part in slices], most, self._max_blocks),
+            "items": packing.items(counts, counts, size, 1, most),
+            "segments": segments,
+        }
+        vectors: np.ndarray = self._executable.run({**feeds, **self._pools})["vectors"]
+        return vectors[: len(ids)]

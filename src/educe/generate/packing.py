@@ -1,0 +1,59 @@
+"""Texts side by side, without padding between them, as the graph of a step takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from educe.compiler.kernels.paged_attention import ITEM_WORDS, rows_of_item
+from educe.compiler.target import host_target
+from educe.generate.step import Slice
+
+
+def filled(arrays: Sequence[Sequence[int] | np.ndarray], size: int, filling: int = 0) -> np.ndarray:
+    """Return all numbers one after the other, i64[size], and the filling after them."""
+    whole = np.full(size, filling, np.int64)
+    found = np.concatenate([np.asarray(array, np.int64) for array in arrays])
+    whole[: len(found)] = found
+    return whole
+
+
+def slots(slices: Sequence[Slice], size: int, block_size: int) -> np.ndarray:
+    """Return where the keys and values of each token are written, i64[size]; -1 for those after the last."""
+    found = []
+    for part in slices:
+        block, place = np.divmod(np.array(part.positions), block_size)
+        found.append(np.asarray(part.blocks, np.int64)[block] * block_size + place)
+    return filled(found, size, -1)
+
+
+def table(blocks: Sequence[Sequence[int]], max_sequences: int, max_blocks: int) -> np.ndarray:
+    """Return the blocks of each text, i32[most texts, most blocks]."""
+    found = np.zeros((max_sequences, max_blocks), np.int32)
+    for number, each in enumerate(blocks):
+        found[number, : len(each)] = each
+    return found
+
+
+def items(
+    counts: Sequence[int], places: Sequence[int], size: int, group: int, max_sequences: int
+) -> np.ndarray:
+    """Return the items of texts with so many tokens, i64[n, 5], where n depends on the size alone.
+
+    Args:
+        counts: How many tokens each text has in the step.
+        places: What an item says of the place: see `kernels.paged_attention`.
+        size: The number of tokens of the program.
+        group: Heads of queries for each head of keys.
+        max_sequences: Most texts of a step.
+    """
+    width = rows_of_item(host_target())
+    found = np.zeros((-(-size * group // width) + max_sequences, ITEM_WORDS), np.int64)
+    first = item = 0
+    for number, (count, place) in enumerate(zip(counts, places, strict=True)):
+        for row in range(0, count * group, width):
+            found[item] = (first, row, min(width, count * group - row), number, place)
+            item += 1
+        first += count
+    return found
