@@ -26,7 +26,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
 }
 _ACTIVATIONS = ("sigmoid", "hard_sigmoid")
 _START, _END = "\t", "\n"
-_MOST_LETTERS = 100_000
+_MOST_LETTERS = 1_000
 
 
 def load(path: Path, limits: Limits) -> Checkpoint:

@@ -19,17 +19,18 @@ _MOST_WITHOUT = 1 << 20
 def context_length(config: Mapping[str, Any], wanted: int | None) -> int:
     """Return the most tokens of a text: those asked for, or those that the model was made for."""
     known = config.get("max_position_embeddings") or config.get("n_positions")
-    most = int(known) if known else _MOST_WITHOUT
+    made_for = int(known) if known else _MOST_ASSUMED
     scaling = config.get("rope_scaling") or {}
     if "original_max_position_embeddings" in scaling and "factor" in scaling:
-        most = max(most, int(scaling["original_max_position_embeddings"] * scaling["factor"]))
+        made_for = max(made_for, int(scaling["original_max_position_embeddings"] * scaling["factor"]))
+    most = made_for if known else max(made_for, _MOST_WITHOUT)
     if wanted is not None and not 1 <= wanted <= most:
         raise OptionError(
             f"expected 1 to {most:,} tokens, found {wanted:,}",
             place="context",
-            remedy="the model's configuration says how many positions it knows",
+            remedy="the model's configuration says how many positions it knows" if known else None,
         )
-    return wanted or (most if known else _MOST_ASSUMED)
+    return wanted or made_for
 
 
 def num_blocks(

@@ -5,15 +5,15 @@ from __future__ import annotations
 import onnx
 import onnx_ir as ir
 
-from educe.engines.base import Executable, Options
-from educe.engines.native import NativeEngine
+from educe.engines.base import Options
+from educe.engines.native import NativeEngine, NativeExecutable
 from educe.formats.onnx_types import read_signature
 from educe.model import Model
 from educe.model.checkpoint import Checkpoint
 from educe.model.digest import Digest
 
 
-def compiled(graph: ir.Model, checkpoint: Checkpoint, threads: int | None = None) -> Executable:
+def compiled(graph: ir.Model, checkpoint: Checkpoint, threads: int | None = None) -> NativeExecutable:
     """Return the machine code of a graph that was made of a checkpoint.
 
     The weights are neither copied nor read; nor is the checkpoint's digest asked for, which reads all files.

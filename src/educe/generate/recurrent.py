@@ -9,16 +9,13 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from educe.engines.base import Options
-from educe.engines.native import NativeEngine
 from educe.errors import OptionError
-from educe.formats.onnx_types import read_signature
 from educe.generate.architectures.recurrent import RECURRENT, RecurrentGraph
 from educe.generate.base import StepRunner
+from educe.generate.compiled import compiled
 from educe.generate.configuration import Configuration
 from educe.generate.runner import program_size, program_sizes
 from educe.generate.step import Slice
-from educe.model import Model
 from educe.model.checkpoint import Checkpoint
 
 _PRECISIONS = ("auto", "f32")
@@ -41,9 +38,7 @@ class Recurrence:
         self, step: RecurrentGraph, graph: ir.Model, checkpoint: Checkpoint, threads: int | None
     ) -> None:
         self.states = step.states
-        signature = read_signature(ir.to_proto(graph).graph)
-        model = Model(graph, signature, checkpoint.model_type, checkpoint.path, checkpoint.digest, 0, {})
-        self._executable = NativeEngine().compile(model, Options(threads=threads))
+        self._executable = compiled(graph, checkpoint, threads)
 
     def run(
         self, rows: Sequence[Sequence[int]], num_logits: Sequence[int], states: Mapping[str, np.ndarray]
