@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -20,11 +21,13 @@ from educe.generate import precision as precisions
 from educe.generate.quantization import Format, quantized
 from educe.machine import usable_cores
 from educe.model.checkpoint import Checkpoint, Weight
-from educe.model.quantized import PANEL, pack
+from educe.model.quantized import PANEL, PackedWeight, pack
 from educe.store import Key, Write, store
 
 Progress: TypeAlias = Callable[[float, str], None]
 """Is told how much of the work is done, 0 to 1, and what is being done."""
+
+_PARTS = tuple(field.name for field in dataclasses.fields(PackedWeight))
 
 # Another number for another packing, or other codes.
 _VERSION = 1
@@ -38,12 +41,12 @@ class Matrix:
     """A matrix in a graph.
 
     Attributes:
-        values: The arrays of a `PackedWeight` that it has, in their order; f32[outputs, inputs] alone
-            if it is not packed.
+        values: The arrays of a `PackedWeight` in their order, None for those that it lacks; f32[out, in]
+            alone if it is not packed.
         attributes: Those of the nodes that read a packed one; None if it is not packed.
     """
 
-    values: Sequence[ir.Value]
+    values: Sequence[ir.Value | None]
     attributes: Mapping[str, int] | None = None
 
     @property
@@ -130,8 +133,10 @@ class Parameters:
         """Declare a matrix as the precision has it."""
         form = precisions.format_of(weight, self._precision)
         found = self._declared(weight.name, weight, form, 0.0)
+        if form is None:
+            return Matrix([found["array"]])
         outputs, inputs = weight.shape
-        return Matrix(tuple(found.values()), None if form is None else form.attributes((outputs, inputs)))
+        return Matrix([found.get(part) for part in _PARTS], form.attributes((outputs, inputs)))
 
     def fill(self) -> None:
         """Give all constants their content.
