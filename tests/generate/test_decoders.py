@@ -194,6 +194,11 @@ def test_logits_are_those_of_the_plain_version(
         np.testing.assert_array_equal(runner.run(one)[0], whole[place])
 
 
+def test_angles_that_older_files_hold_are_not_needed(rng: np.random.Generator) -> None:
+    angles = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(WIDTH // 2, np.float32)}
+    Runner(checkpoint("gemma2", GEMMA, gemma_weights(rng) | angles), max_length=16)
+
+
 # Hostile configurations ------------------------------------------------------------------------------------
 
 

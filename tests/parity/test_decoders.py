@@ -87,6 +87,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "mixtral": ("mixtral", {**_GROUPED, "num_local_experts": 5, "sliding_window": 12}),
     "qwen3_moe": ("qwen3_moe", {**_MOE, "norm_topk_prob": True, "num_experts_per_tok": 3}),
+    "qwen3_moe-windows": ("qwen3_moe", {**_MOE, "use_sliding_window": True, "sliding_window": 8}),
     "qwen3_moe-some": (
         "qwen3_moe",
         {**_MOE, "num_hidden_layers": 4, "decoder_sparse_step": 2, "mlp_only_layers": [1]},

@@ -52,6 +52,7 @@ class Decoder:
         self, step: StepGraph, config: Configuration, *, norm_plus: float = 0.0, activation: str = "silu"
     ) -> None:
         self._step, self._config, self._plus = step, config, norm_plus
+        step.weights.ignore(r".*\.rotary_emb\.inv_freq")
         self.hidden = config.integer("hidden_size")
         self.inner = config.integer("intermediate_size")
         self.depth = config.integer("num_hidden_layers", most=MOST_LAYERS)

@@ -15,13 +15,14 @@ def qwen3_moe(step: StepGraph, config: Configuration) -> ir.Model:
     """Build `qwen3_moe`, whose layers are mixtures but for those that the configuration names."""
     decoder = Decoder(step, config)
     every, named = config.integer("decoder_sparse_step", 1), config.integers("mlp_only_layers", ())
-    dense = {layer for layer in range(decoder.depth) if layer in named or (layer + 1) % every}
+    dense = {
+        f"model.layers.{layer}" for layer in range(decoder.depth) if layer in named or (layer + 1) % every
+    }
     count = config.integer("num_experts" if "num_experts" in config else "num_local_experts")
     chosen = config.integer("num_experts_per_tok", most=count)
-    dense_names = {f"model.layers.{layer}" for layer in dense}
 
     def feed(h: ir.Value, at: str) -> ir.Value:
-        if at in dense_names:
+        if at in dense:
             return decoder.gated(h, at)
         return mixture(
             step,
@@ -35,7 +36,8 @@ def qwen3_moe(step: StepGraph, config: Configuration) -> ir.Model:
             activation=decoder.activation,
         )
 
-    slides = config.truth("use_sliding_window", False)
-    windows = decoder.windows(lambda layer: slides)
+    windows = [0] * decoder.depth
+    if config.truth("use_sliding_window", False):
+        windows = decoder.windows(lambda layer: True)
     x = decoder.layers(decoder.embedded(), qwen3_attention(decoder, config, windows), feed)
     return step.finish(decoder.logits(x))
