@@ -1,0 +1,110 @@
+"""A letter translator of two LSTMs: its published answers, alone and beside others."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from educe.errors import InputError, ModelFileError, UnsupportedModelError
+from educe.formats import checkpoint
+from educe.generate.recurrent_translation import RecurrentTranslator
+from educe.model.checkpoint import Checkpoint
+from tests.conftest import ROOT
+
+FOLDER = ROOT / "zoo" / "en_fr_char_lstm"
+PAIRS = json.loads((FOLDER / "expected.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def model() -> Checkpoint:
+    return checkpoint.load(FOLDER)
+
+
+@pytest.fixture(scope="module")
+def translator(model: Checkpoint) -> RecurrentTranslator:
+    return RecurrentTranslator(model)
+
+
+def test_sentences_are_translated_as_expected(translator: RecurrentTranslator) -> None:
+    found = translator.translate([pair["en"] for pair in PAIRS])
+    assert found == [pair["fr"] for pair in PAIRS]
+
+
+def test_a_translation_does_not_depend_on_its_neighbours(
+    model: Checkpoint, translator: RecurrentTranslator
+) -> None:
+    texts = [pair["en"] for pair in PAIRS] * 5
+    expected = [translator.translate([text])[0] for text in texts[:8]] * 5
+    assert translator.translate(texts) == expected
+    assert RecurrentTranslator(model, threads=1).translate(texts[::-1]) == expected[::-1]
+    assert translator.translate([]) == []
+
+
+def plain_states(text: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the states after a sentence, computed from the files as Keras defines the layer."""
+    model = json.loads((FOLDER / "model.json").read_text())
+    content = np.fromfile(FOLDER / "group1-shard1of1", np.float32)
+    weights, position = {}, 0
+    for entry in model["weightsManifest"][0]["weights"]:
+        size = int(np.prod(entry["shape"]))
+        weights[entry["name"]] = content[position : position + size].reshape(entry["shape"])
+        position += size
+    table = json.loads((FOLDER / "metadata.json").read_text())["input_token_index"]
+    h = c = np.zeros(256)
+    for place in range(32):
+        x = np.zeros(81)
+        if place < len(text):
+            x[table[text[place]]] = 1
+        gates = x @ weights["lstm_1/kernel"] + h @ weights["lstm_1/recurrent_kernel"] + weights["lstm_1/bias"]
+        i, f, g, o = np.split(gates, 4)
+        c = hard(f) * c + hard(i) * np.tanh(g)
+        h = hard(o) * np.tanh(c)
+    return h, c
+
+
+def hard(x: np.ndarray) -> np.ndarray:
+    return np.clip(0.2 * x + 0.5, 0, 1)
+
+
+def test_what_was_read_is_the_state_that_keras_computes(translator: RecurrentTranslator) -> None:
+    texts = ["Go.", "How old are you?", "x" * 32]
+    found = translator._read([translator._tokens(text) for text in texts])
+    for row, text in enumerate(texts):
+        for state, expected in zip(found.values(), plain_states(text), strict=True):
+            np.testing.assert_allclose(state[row, 0], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [("", "1 to 32 characters, found 0"), ("a" * 33, "found 33"), ("\u0416", r"U\+0416"), ("\ud800", "half")],
+)
+def test_sentences_that_cannot_be_read_are_refused(
+    translator: RecurrentTranslator, text: str, match: str
+) -> None:
+    with pytest.raises(InputError, match=match):
+        translator.translate(["Go.", text])
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "match"),
+    [
+        ({"recurrent_activation": "relu"}, UnsupportedModelError, "relu"),
+        ({"hidden_size": 255}, ModelFileError, "encoder"),
+        ({"vocab_size": 80}, ModelFileError, r"encoder\.weight_ih_l0"),
+        ({"max_source_length": 0}, ModelFileError, "max_source_length"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_refused(
+    model: Checkpoint, change: dict[str, int], kind: type[Exception], match: str
+) -> None:
+    with pytest.raises(kind, match=match):
+        RecurrentTranslator(dataclasses.replace(model, config={**model.config, **change}))
+
+
+def test_a_weight_that_is_left_over_is_named(model: Checkpoint) -> None:
+    extra = model.weights["head.bias"].renamed("attention.bias")
+    with pytest.raises(UnsupportedModelError, match=r"attention\.bias"):
+        RecurrentTranslator(dataclasses.replace(model, weights={**model.weights, "attention.bias": extra}))
