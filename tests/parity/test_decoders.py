@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from pathlib import Path
 from typing import Any
@@ -162,3 +163,47 @@ def test_logits_are_those_of_transformers(case: str, tmp_path: Path) -> None:
         rows = runner.run([part(1, place, place + 1), part(0, place, place + 1)])
         assert_close(rows, np.stack([right[1][place], right[0][place]]))
         np.testing.assert_array_equal(rows[1], whole[place])
+
+
+def older(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration as versions 4 of the library write it."""
+    found = {name: value for name, value in config.items() if name not in ("rope_parameters", "layer_types")}
+    rope = dict(config.get("rope_parameters", {}))
+    if "full_attention" in rope:
+        found["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        found["sliding_window_pattern"] = found.pop("_sliding_window_pattern")
+        rope = rope["full_attention"]
+    theta, part = rope.pop("rope_theta", None), rope.pop("partial_rotary_factor", None)
+    if config["model_type"] == "gpt_neox":
+        return {**found, "rotary_emb_base": theta, "rotary_pct": part}
+    if "num_local_experts" in found and config["model_type"] == "qwen3_moe":
+        found["num_experts"] = found.pop("num_local_experts")
+    rope["type"] = rope.pop("rope_type", "default")
+    scaling = None if rope["type"] == "default" else rope
+    return {**found, "rope_theta": theta, "partial_rotary_factor": part, "rope_scaling": scaling}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "llama-yarn",
+        "phi3-longrope",
+        "phi3-partial",
+        "gemma2",
+        "gemma3",
+        "smollm3-four",
+        "gpt_neox",
+        "qwen3_moe",
+    ],
+)
+def test_older_configurations_mean_the_same(case: str, tmp_path: Path) -> None:
+    saved(case, tmp_path)
+    tokens = np.random.default_rng(6).integers(3, VOCABULARY, LENGTH).tolist()
+    found = []
+    for rewrite in (dict, older):
+        config = rewrite(json.loads((tmp_path / "config.json").read_text()))
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        runner = Runner(checkpoint.load(tmp_path), max_length=4 * BLOCK, block_size=BLOCK, threads=1)
+        runner.allocate(4)
+        found.append(runner.run([Slice(tokens, 0, range(4), LENGTH)]))
+    np.testing.assert_array_equal(*found)
