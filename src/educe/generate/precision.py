@@ -25,6 +25,8 @@ PRECISIONS = (AUTO, F32, "int8", "int4")
 All but ``f32`` round the inputs of products to 8 bits, row by row; norms, biases and attention stay in f32.
 """
 
+ROUNDED_AGAIN = "matrices that the file has in other quantised kinds are rounded again"
+
 
 def check(precision: str) -> None:
     """Raise OptionError unless there is a precision of this name."""
@@ -53,7 +55,7 @@ def notes(weights: Iterable[Weight], precision: str) -> tuple[str, ...]:
     if not again:
         return ()
     listed = ", ".join(f"{count:,} of {encoding}" for encoding, count in sorted(again.items()))
-    return (f"matrices that the file has in other quantised kinds are rounded again: {listed}",)
+    return (f"{ROUNDED_AGAIN}: {listed}",)
 
 
 def _is_quantized(weight: Weight) -> bool:
