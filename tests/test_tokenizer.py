@@ -313,3 +313,10 @@ def test_a_huge_text_of_one_letter_takes_no_long(
     name: str, letter: str, request: pytest.FixtureRequest
 ) -> None:
     assert request.getfixturevalue(name).encode(letter * 100_000) is not None
+
+
+def test_special_tokens_may_be_kept_and_are_found_by_name(gpt2: Tokenizer) -> None:
+    assert gpt2.added_id(ENDOFTEXT) == 50256
+    assert gpt2.added_id("a") is None
+    decoder = gpt2.stream(keep=[50256])
+    assert "".join(map(decoder.push, [64, 50256, 65])) == f"a{ENDOFTEXT}b"

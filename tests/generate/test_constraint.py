@@ -27,6 +27,10 @@ NUM_SCHEMAS = int(os.environ.get("EDUCE_TEST_SCHEMAS", "40"))
 class Words:
     vocabulary_size = len(TOKENS)
     eos = EOS
+    special = EOS
+
+    def added_id(self, token: str) -> int | None:
+        return None
 
     def token_bytes(self, index: int) -> bytes:
         return TOKENS[index]

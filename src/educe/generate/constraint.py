@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from educe.errors import InternalError, OptionError
+from educe.errors import InputError, InternalError, OptionError
+from educe.generate import tool_grammar
+from educe.generate.tool_formats import ToolFormat
+from educe.generate.tools import Tool, count_names
 from educe.limits import DEFAULT_LIMITS, Limits
 
 if TYPE_CHECKING:
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
 # Between two tokens of JSON: nothing, a space, or a new line with its indentation; never without end.
 _WHITESPACE = r"( |\n {0,32})"
+_STYLE: Any = {"whitespace_pattern": _WHITESPACE, "whitespace_flexible": True, "lenient": False}
 
 
 class Vocabulary(Protocol):
@@ -29,8 +33,19 @@ class Vocabulary(Protocol):
     def eos(self) -> Collection[int]:
         """The ids of which each ends a text."""
 
+    @property
+    def special(self) -> Collection[int]:
+        """The ids that stand for no text."""
+
     def token_bytes(self, index: int) -> bytes:
-        """Return what the token adds to a text; nothing for a special one."""
+        """Return what the token adds to a text.
+
+        Raises:
+            InputError: there is no token of this id.
+        """
+
+    def added_id(self, token: str) -> int | None:
+        """Return the id of a token that is found in a text before it is cut; None if there is none."""
 
 
 class Constraint:
@@ -99,6 +114,7 @@ class ConstraintCompiler:
         self, vocabulary: Vocabulary, *, size: int | None = None, limits: Limits = DEFAULT_LIMITS
     ) -> None:
         self._limits = limits
+        self._vocabulary = vocabulary
         self._tokenizer = _tokenizer(vocabulary, vocabulary.vocabulary_size if size is None else size)
 
     def json_schema(self, schema: dict[str, Any] | bool | str) -> Constraint:
@@ -118,10 +134,9 @@ class ConstraintCompiler:
             raise _refused("json_schema", str(error)) from error
         if not isinstance(parsed, dict | bool):
             raise _refused("json_schema", f"a schema is an object, not {type(parsed).__name__}")
-        self._check_tree(parsed)
+        self._limits.check("grammar_rules", count_names(parsed, self._limits))
         whole = parsed if isinstance(parsed, dict) else {"anyOf": [parsed]}
-        style: Any = {"whitespace_pattern": _WHITESPACE, "whitespace_flexible": True, "lenient": False}
-        return self._compile("json_schema", LLMatcher.grammar_from_json_schema(whole, overrides=style))
+        return self._compile("json_schema", LLMatcher.grammar_from_json_schema(whole, overrides=_STYLE))
 
     def json_object(self) -> Constraint:
         """Return a constraint to any JSON object."""
@@ -176,15 +191,21 @@ class ConstraintCompiler:
             raise _refused(place, f"it has to be a text, not a {type(text).__name__}")
         self._limits.check("grammar_bytes", len(text.encode(errors="surrogatepass")))
 
-    def _check_tree(self, schema: object) -> None:
-        """Check depth and number of names: a grammar is as deep as its chain of references is long."""
-        level, depth, names = [schema], 0, 0
-        while level:
-            self._limits.check("grammar_depth", depth)
-            names += sum(len(node) for node in level if isinstance(node, dict))
-            self._limits.check("grammar_rules", names)
-            level = [child for node in level for child in _children(node)]
-            depth += 1
+    def tool_calls(self, format: ToolFormat, tools: Sequence[Tool], *, required: bool) -> Constraint:
+        """Return a constraint to texts whose calls are of `tools`, those of strict ones as their schemas say.
+
+        Args:
+            format: How the model writes calls.
+            tools: What may be called, at least one.
+            required: Whether the text is nothing but calls; otherwise they stand in any text.
+
+        Raises:
+            OptionError: a strict tool's schema has no grammar.
+        """
+        from llguidance import LLMatcher
+
+        text = tool_grammar.grammar(format, tools, self._vocabulary, required=required, style=_STYLE)
+        return self._compile("tools", LLMatcher.grammar_from_lark(text))
 
     def _compile(self, place: str, grammar: str) -> Constraint:
         from llguidance import LLMatcher
@@ -196,12 +217,6 @@ class ConstraintCompiler:
         if matcher.is_error() or not any(mask):
             raise _refused(place, matcher.get_error() or "no text satisfies it")
         return Constraint(matcher)
-
-
-def _children(node: object) -> list[object]:
-    if isinstance(node, dict):
-        return list(node.values())
-    return node if isinstance(node, list) else []
 
 
 def _work() -> Any:
@@ -224,7 +239,7 @@ def _tokenizer(vocabulary: Vocabulary, size: int) -> LLTokenizer:
     if not vocabulary.eos:
         raise OptionError("the tokenizer names no token that ends a text", remedy="give the model's own")
     known = vocabulary.vocabulary_size
-    tokens = [vocabulary.token_bytes(index) if index < known else b"" for index in range(size)]
+    tokens = [_spelled(vocabulary, index) if index < known else b"" for index in range(size)]
     # What adds nothing to a text gets a name of its own, and is never allowed.
     special = [index for index, token in enumerate(tokens) if not token]
     for index in {*special, *vocabulary.eos}:
@@ -232,6 +247,16 @@ def _tokenizer(vocabulary: Vocabulary, size: int) -> LLTokenizer:
     eos = sorted(vocabulary.eos)
     words: Any = _Words(tokens, sorted({*special, *eos}), eos)
     return LLTokenizer(words, n_vocab=size, eos_token=eos)
+
+
+def _spelled(vocabulary: Vocabulary, index: int) -> bytes:
+    """Return what a token adds to a text; nothing for a special one, or where ids have a gap."""
+    if index in vocabulary.special:
+        return b""
+    try:
+        return vocabulary.token_bytes(index)
+    except InputError:
+        return b""
 
 
 class _Words:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from educe.errors import InputError, UnsupportedModelError
 from educe.generate.template import ChatTemplate
 from educe.generate.tokenizer import Tokenizer
+from educe.generate.tools import count_names, read_calls
 from educe.limits import DEFAULT_LIMITS, Limits
 from educe.model.checkpoint import Checkpoint
 
@@ -81,24 +82,18 @@ class PromptReader:
             for name, index in names.items()
             if index is not None
         }
-        guarded = [self._guarded(message) for message in messages]
-        text = self.template.render(guarded, tools, add_generation_prompt=True, **spelled)
+        count_names([messages, tools], self._limits)  # bounds their depth
+        guarded = [self._guarded(read_calls(message, self._limits)) for message in messages]
+        text = self.template.render(guarded, self._guarded(tools), add_generation_prompt=True, **spelled)
         return self.tokenizer.encode(text, add_special=False, parse_special=True)
 
-    def _guarded(self, message: Message) -> Message:
-        """Return a message whose words cannot be taken for the marks of the template."""
-        content = message.get("content")
-        if isinstance(content, str):
-            return {**message, "content": self.tokenizer.guard(content)}
-        if isinstance(content, Sequence):
-            parts = [
-                {**part, "text": self.tokenizer.guard(part["text"])}
-                if isinstance(part, Mapping) and isinstance(part.get("text"), str)
-                else part
-                for part in content
-            ]
-            return {**message, "content": parts}
-        return message
+    def _guarded(self, value: Any) -> Any:
+        """Return messages or tools whose words cannot be taken for the marks of the template."""
+        if isinstance(value, str):
+            return self.tokenizer.guard(value)
+        if isinstance(value, Mapping):
+            return {self._guarded(name): self._guarded(inner) for name, inner in value.items()}
+        return [self._guarded(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def _no_prompt(prompt: object) -> InputError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -145,9 +145,17 @@ class Tokenizer:
         decoder = self.stream(skip_special)
         return "".join([*map(decoder.push, ids), decoder.finish()])
 
-    def stream(self, skip_special: bool = True, *, after: Iterable[int] = ()) -> Decoder:
-        """Return what makes text of one id after the other, where the ids `after` went before."""
-        decoder = Decoder(self, skip_special)
+    def stream(
+        self, skip_special: bool = True, *, after: Iterable[int] = (), keep: Collection[int] = ()
+    ) -> Decoder:
+        """Return what makes text of one id after the other, where the ids `after` went before.
+
+        Args:
+            skip_special: Whether special tokens add nothing.
+            after: What went before.
+            keep: Special tokens that add their names all the same.
+        """
+        decoder = Decoder(self, self.special.difference(keep) if skip_special else frozenset())
         for index in after:
             decoder.push(index)
         decoder.finish()
@@ -181,6 +189,10 @@ class Tokenizer:
         token: str | None = self._core.id_to_token(index)
         return token
 
+    def added_id(self, token: str) -> int | None:
+        """Return the id of a token that is found in a text before it is cut; None if there is none."""
+        return next((index for index, content in self._added.items() if content == token), None)
+
     @property
     def drops_space(self) -> bool:
         """Whether a space before the first token is the tokenizer's own addition."""
@@ -190,9 +202,9 @@ class Tokenizer:
 class Decoder:
     """Makes text of ids, one after the other; never half a character, and in all just what `decode` gives."""
 
-    def __init__(self, tokenizer: Tokenizer, skip_special: bool) -> None:
+    def __init__(self, tokenizer: Tokenizer, skipped: frozenset[int]) -> None:
         self._tokenizer = tokenizer
-        self._skip_special = skip_special
+        self._skipped = skipped
         self._drops_space = tokenizer.drops_space
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
@@ -203,7 +215,7 @@ class Decoder:
             InputError: there is no token of such an id.
         """
         added = self._tokenizer.token_bytes(index)
-        if not added or (self._skip_special and index in self._tokenizer.special):
+        if not added or index in self._skipped:
             return ""
         if self._drops_space:
             added = added.removeprefix(b" ")

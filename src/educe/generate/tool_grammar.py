@@ -1,0 +1,79 @@
+"""The grammar of texts with calls of tools, in Lark's notation with `llguidance`'s extensions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from educe.generate.tool_formats import ToolFormat, Vocabulary
+from educe.generate.tools import Tool
+
+
+def grammar(
+    format: ToolFormat,
+    tools: Sequence[Tool],
+    vocabulary: Vocabulary,
+    *,
+    required: bool,
+    style: Mapping[str, Any],
+) -> str:
+    """Return the grammar of texts whose calls are of these tools.
+
+    The arguments of a strict tool follow its schema, those of another are an object.
+
+    Args:
+        format: How calls are written.
+        tools: What may be called, at least one.
+        vocabulary: Which marks are special tokens.
+        required: Whether the text is nothing but calls; otherwise calls stand in any text.
+        style: How JSON is written: `llguidance`'s ``x-guidance``.
+    """
+
+    def mark(token: str) -> str:
+        index = vocabulary.added_id(token)
+        return f"<[{index}]>" if index is not None and index in vocabulary.special else json.dumps(token)
+
+    headed = format.listed and vocabulary.added_id("[ARGS]") is not None
+    begin = mark("[ARGS]") if headed else None
+    return "\n".join(
+        [
+            "%llguidance {}",
+            *_text(format, mark(format.marker), required),
+            f"call: {_call(format, mark, headed)}",
+            "object: " + " | ".join(f"object_{index}" for index in range(len(tools))),
+            *(_object(format, tool, index, begin, style) for index, tool in enumerate(tools)),
+        ]
+    )
+
+
+def _text(format: ToolFormat, marker: str, required: bool) -> list[str]:
+    if format.bare and required:
+        return ["start: call"]
+    if format.bare:
+        return ["start: call | OTHER", r"OTHER: /(\s*[^\s{](.|\n)*)?/"]
+    if required:
+        return [f'start: {marker} call ("\\n"? {marker} call)*']
+    if marker.startswith("<["):
+        return [f"start: (TEXT {marker} call)* TEXT", r"TEXT: /(.|\n)*/"]
+    return ["start: (lead call)* TEXT", f"lead[lazy]: TEXT {marker}", r"TEXT: /(.|\n)*/"]
+
+
+def _call(format: ToolFormat, mark: Callable[[str], str], headed: bool) -> str:
+    """Return what follows the marker."""
+    if format.bare:
+        return 'object ("; " object)*'
+    if headed:
+        return "object"
+    if format.listed:
+        return '"[" object (", " object)* "]"'
+    return rf'"\n" object "\n" {mark("</tool_call>")}'
+
+
+def _object(format: ToolFormat, tool: Tool, index: int, begin: str | None, style: Mapping[str, Any]) -> str:
+    schema = dict(tool.parameters) if tool.strict else {"type": "object"}
+    arguments = "%json " + json.dumps({**schema, "x-guidance": style})
+    if begin is not None:
+        return f"object_{index}: {json.dumps(tool.name)} {begin} {arguments}"
+    head = json.dumps(f'{{"name": "{tool.name}", "{format.arguments}": ')
+    return f'object_{index}: {head} {arguments} "}}"'
