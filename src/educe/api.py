@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from educe.generate.generator import Generator
+    from educe.generate.parameters import Progress
 
 ModelSource: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model"
 
@@ -136,6 +137,7 @@ def generator(
     lookup: bool = True,
     draft: str | os.PathLike[str] | None = None,
     num_draft_tokens: int = 4,
+    progress: Progress | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Generator:
     """Read a language model from its own files, ready to write.
@@ -151,6 +153,7 @@ def generator(
         lookup: Whether tokens are guessed from what stood before, and verified.
         draft: The files of a smaller model of the same vocabulary that guesses instead.
         num_draft_tokens: How many tokens it guesses.
+        progress: What is told of the packing of weights, which is done once: how much is done, and of which.
         limits: The bounds on what is read.
 
     Raises:
@@ -172,6 +175,7 @@ def generator(
         lookup=lookup,
         draft=None if draft is None else checkpoint.load(draft, limits),
         num_draft_tokens=num_draft_tokens,
+        progress=progress,
         limits=limits,
     )
 

@@ -56,8 +56,12 @@ _MOST_THREADS = 128
 TARGET = Setting(
     "EDUCE_TARGET", "", "the instruction set to compile for; empty means the best of this machine"
 )
-CACHE = Setting("EDUCE_CACHE", "", "the folder of compiled code; empty means the user's own, off means none")
-CACHE_BYTES = Setting("EDUCE_CACHE_BYTES", "1000000000", "the bound on that folder's size")
+CACHE = Setting(
+    "EDUCE_CACHE",
+    "",
+    "the folder of compiled code and packed weights; empty means the user's own, off means none",
+)
+CACHE_BYTES = Setting("EDUCE_CACHE_BYTES", "20000000000", "the bound on that folder's size")
 GUARD = Setting("EDUCE_GUARD", "", "anything but empty ends a process whose code strays from its buffers")
 TRACEBACK = Setting("EDUCE_TRACEBACK", "", "anything but empty prints the traceback of an internal fault")
 

@@ -22,7 +22,9 @@ from educe.settings import CACHE
 
 _TARGET = re.compile("name='([^']*)'")
 
-app = typer.Typer(help="Show, explain or clear the code that is kept on disk.", no_args_is_help=True)
+app = typer.Typer(
+    help="Show, explain or clear what is kept on disk: code and packed weights.", no_args_is_help=True
+)
 
 
 def _store() -> store.Store:

@@ -14,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from educe.generate.blocks import Copy
+from educe.generate.parameters import Progress
 from educe.generate.step import Slice
 from educe.model.checkpoint import Checkpoint
 from educe.pages import empty
@@ -31,10 +32,12 @@ class StepRunner(ABC):
         max_tokens: Most tokens of a step.
         precision: How weights are held and products computed, one of `PRECISIONS`.
         threads: Threads of a step; the machine's cores if absent.
+        progress: What is told of the packing of weights, which is done once for all processes.
 
     Attributes:
         block_size: Tokens of a block of the cache.
         sizes: The numbers of tokens for which there are programs; every number if empty.
+        notes: What a user should know of the weights' precision.
 
     Raises:
         ModelFileError: weights are missing or misshapen, or a field of the configuration cannot be.
@@ -47,6 +50,7 @@ class StepRunner(ABC):
 
     block_size: int
     sizes: Sequence[int]
+    notes: tuple[str, ...] = ()
     # The shape of each part of a block, by name, and the cache that has one for each block.
     _layouts: dict[str, tuple[int, ...]]
     _pools: dict[str, np.ndarray]
@@ -61,6 +65,7 @@ class StepRunner(ABC):
         max_tokens: int = 512,
         precision: str = "f32",
         threads: int | None = None,
+        progress: Progress | None = None,
     ) -> None: ...
 
     @property

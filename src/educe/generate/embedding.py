@@ -32,7 +32,7 @@ class Embedder:
 
     Args:
         checkpoint: The encoder.
-        precision: How products of weights are computed: ``f32``, or ``int8``.
+        precision: How weights are held and products computed, one of `PRECISIONS`.
         threads: Threads of a run; the machine's cores if absent.
         batch_tokens: How many tokens run at once; a longer text runs by itself.
         limits: The bounds on texts and files.

@@ -20,6 +20,7 @@ from educe.generate.constraint import Constraint, ConstraintCompiler
 from educe.generate.draft_model import DraftModel
 from educe.generate.engine import Engine
 from educe.generate.options import SamplingOptions
+from educe.generate.parameters import Progress
 from educe.generate.perplexity import Perplexity, Window, windows
 from educe.generate.prompt import Message, Prompt, PromptReader
 from educe.generate.runners import runner_for
@@ -57,10 +58,12 @@ class Generator:
             that quote come sooner.
         draft: A smaller model of the same vocabulary that guesses instead.
         num_draft_tokens: How many tokens it guesses.
+        progress: What is told, from 0 to 1, of the packing of weights, and of which.
         limits: The bounds on texts, templates and grammars.
 
     Attributes:
         checkpoint: The model.
+        notes: What was noticed while loading that a user should know.
         tokenizer: What makes tokens of texts.
         context: Most tokens of a prompt and its text together.
         defaults: How tokens are chosen where a request does not say: as the model's generation_config.json
@@ -84,6 +87,7 @@ class Generator:
         lookup: bool = True,
         draft: Checkpoint | None = None,
         num_draft_tokens: int = 4,
+        progress: Progress | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         if draft is not None:
@@ -109,10 +113,12 @@ class Generator:
                 max_tokens=budget,
                 precision=precision,
                 threads=threads,
+                progress=progress,
             )
             for each in (checkpoint, draft)
             if each is not None
         ]
+        self.notes = (*checkpoint.notes, *runners[0].notes)
         block_bytes = sum(runner.block_bytes for runner in runners)
         block_size = runners[0].block_size
         blocks = num_blocks(block_bytes, block_size, wanted, max_sequences, memory_bytes)

@@ -14,6 +14,7 @@ from educe.generate.architectures.recurrent import RECURRENT, RecurrentGraph
 from educe.generate.base import StepRunner
 from educe.generate.compiled import compiled
 from educe.generate.configuration import Configuration
+from educe.generate.parameters import Progress
 from educe.generate.runner import program_size, program_sizes
 from educe.generate.step import Slice
 from educe.model.checkpoint import Checkpoint
@@ -108,6 +109,7 @@ class RecurrentRunner(StepRunner):
         max_tokens: int = 512,
         precision: str = "f32",
         threads: int | None = None,
+        progress: Progress | None = None,
     ) -> None:
         if precision not in _PRECISIONS:
             raise OptionError(

@@ -13,6 +13,7 @@ from educe.generate.architectures import StepGraph, architecture
 from educe.generate.base import StepRunner
 from educe.generate.compiled import compiled
 from educe.generate.configuration import Configuration
+from educe.generate.parameters import Progress
 from educe.generate.step import Slice
 from educe.model.checkpoint import Checkpoint
 
@@ -36,8 +37,9 @@ class Runner(StepRunner):
         block_size: int = 64,
         precision: str = "f32",
         threads: int | None = None,
+        progress: Progress | None = None,
     ) -> None:
-        step = StepGraph(checkpoint, block_size, precision)
+        step = StepGraph(checkpoint, block_size, precision, progress=progress)
         graph = architecture(checkpoint.model_type)(step, Configuration(checkpoint.config, checkpoint.path))
         layout = step.caches[0]
         self.block_size, self.max_sequences = block_size, max_sequences
@@ -47,6 +49,7 @@ class Runner(StepRunner):
         self._group = step.num_heads // layout.heads
         self._rotaries = step.rotaries
         self._executable = compiled(graph, checkpoint, threads)
+        self.notes = step.notes
         self._pools = {}
         self._layouts = {
             f"{name}.{layer}": (cache.heads, block_size, cache.features)

@@ -301,6 +301,11 @@ class StepGraph:
 
     # The graph -----------------------------------------------------------------------------------------
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the weights' precision."""
+        return self._parameters.notes
+
     def number(self, name: str, array: np.ndarray) -> ir.Value:
         """Return a constant under a name of its own."""
         if name not in self._initializers:
