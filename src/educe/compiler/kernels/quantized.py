@@ -123,12 +123,12 @@ def quantized_product(
         access: For each operand, ``dense`` along the columns or the ``same`` for all.
     """
     body = Product(fn, target, weight, expression, access)
-    tile = _Sums(body, rows)
+    tile = Sums(body, rows)
     with fn.loop(fn.begin, fn.end) as unit:
         first, stop = body.panels_of(unit)
         with fn.loop(first, stop) as panel, fn.loop(0, body.m, rows) as row:
             left = fn.minimum(body.m - row, rows)
-            tile.write(panel, row)
+            tile.write(panel, row, body.m)
             column = panel * PANEL
             count = fn.minimum(body.n - column, PANEL)
             body.ends.write(tile.memory, fn.const(I64, PANEL), row, left, body.starts, column, count)
@@ -163,6 +163,11 @@ class Product:
         """Return where the codes of a panel lie."""
         return self.fn.at(U8, self.codes, panel * self.tiles * (2 * self.weight.grain_bytes))
 
+    def fetch(self, codes: Val) -> None:
+        """Have as many codes as a grain of a panel has fetched into the second cache."""
+        for line in range(0, self.weight.grain_bytes, _LINE_BYTES):
+            self.fn.prefetch(self.fn.at(U8, codes, line), 2)
+
     def multiplier(self, panel: Val, group: Val, column: int, lanes: int) -> Val:
         """Return the multipliers of some columns of a panel, in u8."""
         place = (panel * self.groups + group) * PANEL + column
@@ -190,7 +195,7 @@ class Product:
         return fn.fma(of_columns[1], of_row[1], product) if self.weight.has_minimums else product
 
 
-class _Sums:
+class Sums:
     """The products of some rows and a panel, in vector registers."""
 
     def __init__(self, body: Product, rows: int) -> None:
@@ -204,10 +209,10 @@ class _Sums:
         self.is_flipped = body.weight.bits == 8 and body.target.integer_dot.left == "u8"
         self.zero = body.weight.zero + _FLIPPED * self.is_flipped
 
-    def write(self, panel: Val, row: Val) -> None:
-        """Leave the products of a panel and some rows from `row` on, those after the last being the last."""
+    def write(self, panel: Val, row: Val, stop: Val) -> None:
+        """Leave the products of a panel and rows from `row` on, those from `stop` on as the one before."""
         fn, body = self.fn, self.body
-        numbers = [fn.minimum(row + r, body.m - 1) for r in range(self.rows)]
+        numbers = [fn.minimum(row + r, stop - 1) for r in range(self.rows)]
         of_rows = [row_place(fn, body.rows, number, body.tiles) for number in numbers]
         codes = body.codes_of(panel)
         products = self._variables(F32)
@@ -287,8 +292,7 @@ class _Sums:
         fn, target = self.fn, self.body.target
         of_rows = [fn.at(I8, row, grain_offset(grain)) for row in of_rows]
         codes = fn.at(U8, codes, grain * self.body.weight.grain_bytes)
-        for line in range(0, self.body.weight.grain_bytes, _LINE_BYTES):
-            fn.prefetch(fn.at(U8, codes, line + _AHEAD_BYTES), 2)
+        self.body.fetch(fn.at(U8, codes, _AHEAD_BYTES))
         for step, load in enumerate(self._steps(codes)):
             sums = chains[step % len(chains)]
             right = [load(column) for column in self.columns]

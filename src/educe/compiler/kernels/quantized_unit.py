@@ -137,41 +137,63 @@ class _Unit:
         """Leave the products of rows, which fill so many registers, in memory."""
         fn, body = self.fn, self.body
         of_rows = [row_place(fn, body.rows, row + number * ROWS, body.tiles) for number in range(blocks)]
+        following = [body.codes_of(panel + MAX_BLOCKS) for panel in panels] if blocks == 1 else []
         if body.weight.is_whole:
-            self._sum(of_rows, of_panels, fn.const(I64, 0), body.grains)
+            self._multiply(of_rows, of_panels, following, fn.const(I64, 0))
+            self._leave(blocks)
             return
         with fn.loop(0, left * MAX_BLOCKS) as place:
             fn.store(fn.const(F32, 0.0, PANEL), self.memory, place * PANEL)
-        with fn.loop(0, body.blocks) as block:
-            first = block * body.block
-            self._sum(of_rows, of_panels, first, fn.minimum(first + body.block, body.grains))
-            of_columns = [body.of_columns(panel, block, 0, PANEL) for panel in panels]
-            with fn.loop(0, left) as r:
-                of_row = [fn.splat(each, PANEL) for each in body.of_row(row + r, block)]
-                for number, each in enumerate(of_columns):
-                    place = r * _WIDTH + number * PANEL
-                    total = fn.load(I32, self.sums, place, PANEL)
-                    product = fn.load(F32, self.memory, place, PANEL)
-                    fn.store(body.scaled(total, each, of_row, product), self.memory, place)
+        # The sums of a block are multiplied while those of the block before are scaled.
+        self._multiply(of_rows, of_panels, following, fn.const(I64, 0))
+        self._leave(blocks)
+        with fn.loop(1, body.blocks) as block:
+            self._multiply(of_rows, of_panels, following, block)
+            self._scale(row, panels, left, block - 1)
+            self._leave(blocks)
+        self._scale(row, panels, left, body.blocks - 1)
 
-    def _sum(self, of_rows: Sequence[Val], of_panels: Sequence[Val], first: Val, stop: Val) -> None:
-        """Leave the sums of products of some grains in memory."""
-        fn = self.fn
+    def _scale(self, row: Val, panels: Sequence[Val], left: Val, block: Val) -> None:
+        """Add the sums of a block, scaled, to the products."""
+        fn, body = self.fn, self.body
+        of_columns = [body.of_columns(panel, block, 0, PANEL) for panel in panels]
+        with fn.loop(0, left) as r:
+            of_row = [fn.splat(each, PANEL) for each in body.of_row(row + r, block)]
+            for number, each in enumerate(of_columns):
+                place = r * _WIDTH + number * PANEL
+                total = fn.load(I32, self.sums, place, PANEL)
+                product = fn.load(F32, self.memory, place, PANEL)
+                fn.store(body.scaled(total, each, of_row, product), self.memory, place)
+
+    def _multiply(
+        self, of_rows: Sequence[Val], of_panels: Sequence[Val], following: Sequence[Val], block: Val
+    ) -> None:
+        """Sum the products of a block in registers, and meanwhile have the codes of other panels fetched."""
+        fn, body = self.fn, self.body
         places = [(r, p) for r in range(len(of_rows)) for p in range(MAX_BLOCKS)]
         for r, p in places:
             fn.call("llvm.x86.tilezero", None, 0, register(fn, r * MAX_BLOCKS + p))
-        with fn.loop(first, stop, self.depth // GRAIN) as grain:
+        first = block * body.block
+        with fn.loop(first, fn.minimum(first + body.block, body.grains), self.depth // GRAIN) as grain:
             for r, start in enumerate(of_rows):
                 self._load(FIRST_LEFT + r, fn.at(I8, start, grain_offset(grain)), TILE_DEPTH)
             for p, start in enumerate(of_panels):
                 self._load(FIRST_RIGHT + p, fn.at(I8, start, grain * _GRAIN_BYTES), BLOCK_BYTES)
+            for start in following:
+                for number in range(self.depth // GRAIN):
+                    self.body.fetch(fn.at(U8, start, (grain + number) * body.weight.grain_bytes))
             for r, p in places:
                 given = (r * MAX_BLOCKS + p, FIRST_LEFT + r, FIRST_RIGHT + p)
                 fn.call("llvm.x86.tdpbssd", None, 0, *(register(fn, each) for each in given))
-        for r, p in places:
-            place = fn.at(I32, self.sums, r * ROWS * _WIDTH + p * PANEL)
-            pitch = fn.const(I64, _WIDTH * I32.size_bytes)
-            fn.call("llvm.x86.tilestored64", None, 0, register(fn, r * MAX_BLOCKS + p), place, pitch)
+
+    def _leave(self, blocks: int) -> None:
+        """Leave the sums of rows, which fill so many registers, in memory."""
+        fn, pitch = self.fn, self.fn.const(I64, _WIDTH * I32.size_bytes)
+        for r in range(blocks):
+            for p in range(MAX_BLOCKS):
+                place = fn.at(I32, self.sums, r * ROWS * _WIDTH + p * PANEL)
+                number = register(fn, r * MAX_BLOCKS + p)
+                fn.call("llvm.x86.tilestored64", None, 0, number, place, pitch)
 
     def _load(self, number: int, start: Val, pitch: int) -> None:
         given = register(self.fn, number), start, self.fn.const(I64, pitch)
