@@ -9,6 +9,7 @@ import pwd
 import resource
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from educe import store as stores
@@ -191,3 +192,88 @@ def test_a_cache_home_that_is_relative_is_passed_over(tmp_path: Path, monkeypatc
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", "somewhere")
     assert stores.store().root == tmp_path / ".cache" / "educe"
+
+
+CONTENT = np.arange(8192, dtype=np.uint64).view(np.uint8)
+WEIGHTS = Key("weights", "model", (("files", "a"), ("precision", "int8")))
+
+
+def mapped(store: Store, key: Key = WEIGHTS) -> tuple[np.ndarray | None, int]:
+    """Return the content, and how often it was made."""
+    made = []
+
+    def make(write: stores.Write) -> None:
+        made.append(1)
+        write(4096, CONTENT[4096:])
+        write(0, CONTENT[:4096].view(np.float32))
+
+    return store.mapped(key, CONTENT.nbytes, make), len(made)
+
+
+def test_mapped_content_is_made_once_and_begins_a_page(tmp_path: Path):
+    store = Store(tmp_path, 10**6)
+    for expected in (1, 0, 0):
+        found, made = mapped(store)
+        assert found is not None
+        np.testing.assert_array_equal(found, CONTENT)
+        assert made == expected
+        assert not found.flags.writeable
+        assert found.ctypes.data % 4096 == 0
+    assert mapped(store, Key("weights", "model", (("files", "b"), ("precision", "int8"))))[1] == 1
+    assert {entry.key.kind for entry in store.entries()} == {"weights"}
+    assert store.explain(WEIGHTS) == "stored"
+    assert store.clear() == 2
+    assert mapped(store)[1] == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content[:-1],
+        lambda content: content[: len(content) // 2],
+        lambda content: content + bytes(8),
+        lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+        lambda content: content[:-4096] + bytes(4096),
+        lambda content: b"",
+        lambda content: content[:20],
+        lambda content: content.replace(b"\n", b" ", 1),
+        lambda content: b"{" * 100_000 + content,
+        lambda content: os.urandom(len(content)),
+    ],
+)
+def test_mapped_content_that_is_not_whole_is_made_again(tmp_path: Path, change):
+    store = Store(tmp_path, 10**6)
+    mapped(store)
+    (entry,) = store.entries()
+    entry.path.write_bytes(change(entry.path.read_bytes()))
+    for expected in (1, 0):
+        found, made = mapped(store)
+        np.testing.assert_array_equal(found, CONTENT)
+        assert made == expected
+
+
+def test_what_fails_while_it_is_made_leaves_nothing(tmp_path: Path):
+    def make(write: stores.Write) -> None:
+        write(0, CONTENT)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        Store(tmp_path, 10**6).mapped(WEIGHTS, CONTENT.nbytes, make)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_what_cannot_be_kept_is_not_mapped(tmp_path: Path):
+    assert mapped(Store(tmp_path, CONTENT.nbytes - 1)) == (None, 0)
+    (tmp_path / "weights").write_text("in the way")
+    assert mapped(Store(tmp_path, 10**6)) == (None, 0)
+
+
+def test_of_mapped_entries_the_least_used_go_first(tmp_path: Path):
+    store = Store(tmp_path, 3 * CONTENT.nbytes)
+    keys = [Key("weights", str(number), ()) for number in range(4)]
+    for number, key in enumerate(keys[:2]):
+        mapped(store, key)
+        os.utime(store._path(key), (number, number))
+    assert mapped(store, keys[0])[1] == 0
+    mapped(store, keys[2])
+    assert {entry.key.name for entry in store.entries()} == {"0", "2"}
