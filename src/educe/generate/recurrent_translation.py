@@ -1,4 +1,4 @@
-"""`RecurrentTranslator`: sentences to another language, by a recurrent network that reads and one that writes."""
+"""`RecurrentTranslator`: a recurrent network reads a sentence, and another one writes its translation."""
 
 from __future__ import annotations
 
