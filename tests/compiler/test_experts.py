@@ -12,7 +12,9 @@ from educe.errors import EduceError
 from educe.formats.onnx_types import read_signature
 from educe.model import Model
 from educe.model.digest import Digest
+from educe.model.quantized import QuantizedWeight, pack
 from tests.compiler.models import FLOAT, native
+from tests.compiler.test_quantized import Graph, attributes_of, product, random_weight
 
 
 def model(nodes: list[onnx.NodeProto], inputs: dict, outputs: dict, weights: dict) -> Model:
@@ -133,3 +135,49 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
     weights = np.ones((3, 4, 4), np.float32)
     with pytest.raises(EduceError, match="3 experts of 4 inputs"):
         linear(4, weights, ["T", 5]).run({"x": np.ones((2, 5), np.float32), "ends": np.array([1, 1, 2])})
+
+
+def quantized(weights: list[QuantizedWeight], counts: list[int], *, ended: bool = False) -> Model:
+    """Return products of rows and experts' packed weights, with something at their end if so wished."""
+    graph = Graph(weights[0].codes.shape[1])
+    packed = [pack(weight) for weight in weights]
+    parts = [
+        None if getattr(packed[0], part) is None else np.concatenate([getattr(each, part) for each in packed])
+        for part in ("codes", "scales", "multipliers", "minimums")
+    ]
+    rows = graph.call("QuantizeRows", graph.x, outputs=3, own=True, **attributes_of(weights[0]))
+    outputs, inputs = weights[0].codes.shape
+    sizes = {"in_features": inputs, "out_features": outputs, **attributes_of(weights[0])}
+    given = [*rows, graph.constant(np.cumsum(counts)), *(graph.constant(part) for part in parts)]
+    y = graph.call("QuantizedExpertLinear", *given, own=True, **sizes)
+    return graph.model(graph.call("Relu", y) if ended else y)
+
+
+@pytest.mark.parametrize("counts", [[1], [0, 1, 0, 1], [3, 0, 40, 17]])
+@pytest.mark.parametrize(
+    ("name", "shape"), [("int8", (37, 172)), ("int4", (48, 172)), ("Q8_0", (37, 160)), ("Q4_1", (20, 64))]
+)
+def test_rows_meet_the_packed_weight_of_their_expert(
+    name: str, shape: tuple[int, int], counts: list[int], rng: np.random.Generator
+) -> None:
+    weights = [random_weight(name, *shape) for _ in counts]
+    for number, weight in enumerate(weights):
+        weight.codes[...] = np.roll(weight.codes, number + 1, axis=0)
+    x = rng.standard_normal((sum(counts), shape[1])).astype(np.float32)
+    found = native(quantized(weights, counts)).run({"x": x})["y"]
+    experts = np.repeat(np.arange(len(counts)), counts)
+    right = np.concatenate([product(x[experts == number], weight) for number, weight in enumerate(weights)])
+    np.testing.assert_allclose(found, right, rtol=1e-5, atol=1e-4 * np.abs(right).max())
+    ended = native(quantized(weights, counts, ended=True), threads=2).run({"x": x})["y"]
+    np.testing.assert_array_equal(ended, np.maximum(found, 0))
+    for row in range(0, sum(counts), 7):
+        alone = [int(number == experts[row]) for number in range(len(counts))]
+        once = native(quantized(weights, alone)).run({"x": x[row : row + 1]})["y"]
+        np.testing.assert_array_equal(once[0], found[row])
+
+
+def test_packed_weights_that_do_not_fit_are_refused() -> None:
+    weights = [random_weight("int8", 37, 172) for _ in range(3)]
+    made = quantized(weights, [1, 1])
+    with pytest.raises(EduceError, match="codes"):
+        native(made).run({"x": np.ones((2, 172), np.float32)})

@@ -7,8 +7,10 @@ from educe.compiler.kernel import template
 from educe.compiler.kernels.dot import multiplier
 from educe.compiler.kernels.expression import Expression
 from educe.compiler.kernels.product import Body, lanes_of
+from educe.compiler.kernels.quantized import NUM_SIZES, Format, Product, Sums
 from educe.compiler.kernels.tile_end import TileEnd
 from educe.compiler.target import Target
+from educe.model.quantized import PANEL
 
 PRODUCT_SIZES = 10
 """Sizes of an expert's product before the strides of what its expression reads and writes."""
@@ -90,12 +92,57 @@ def expert_product(
     body = Body(fn, by, target, vectors, ends, (depth, a_row, k_step, panel_step, fetch_step), False)
     with fn.loop(fn.begin, fn.end) as unit:
         expert, first_panel = unit // groups, unit % groups * group_panels
-        last = fn.load(I64, fn.pointer(3), expert)
-        before = fn.load(I64, fn.pointer(3), fn.maximum(expert - 1, 0))
-        first = fn.maximum(fn.select(expert > 0, before, zero), 0)
-        rows = (first, fn.minimum(last, m))
+        rows = _rows_of(fn, fn.pointer(3), expert, m)
         with fn.when(rows[0] < rows[1]):
             b = fn.at(by.right, fn.pointer(2), expert * b_expert)
             stop_column = fn.minimum((first_panel + group_panels) * width, n)
             panels = (first_panel, (stop_column + (width - 1)) // width)
             body.write((fn.pointer(1), b), ends.starts((zero, zero)), rows, panels, stop_column)
+
+
+@template("quantized_expert_product")
+def quantized_expert_product(
+    fn: Function, target: Target, weight: Format, rows: int, expression: Expression, access: tuple[str, ...]
+) -> None:
+    """Write ``out[row, column] = expression(product, operands...)`` of rounded rows and experts' weights.
+
+    ::
+
+        for unit in begin..end:                          # some panels of 16 columns of experts
+            for panel in the unit:
+                for row in ends[expert - 1]..ends[expert], `rows` at a time:
+                    as in `quantized_product`
+
+    Pointers and sizes are those of `quantized_product`; N is the columns of one expert, and its panels come
+    behind those of the expert before. Then another pointer: ends (i64); and another size: experts.
+
+    Args:
+        fn: The function to write.
+        target: Its machine.
+        weight: The format of the weights.
+        rows: Rows that are multiplied at once.
+        expression: What ends the product.
+        access: For each operand, ``dense`` along the columns or the ``same`` for all.
+    """
+    body = Product(fn, target, weight, expression, access)
+    tile = Sums(body, rows)
+    ends = fn.pointer(5 + sum(weight.extras) + len(access))
+    experts = fn.size(NUM_SIZES + 3 * (1 + len(access)))
+    panels = (body.n + (PANEL - 1)) // PANEL
+    with fn.loop(fn.begin, fn.end) as unit:
+        first = unit * body.unit
+        with fn.loop(first, fn.minimum(first + body.unit, panels * experts)) as panel:
+            start, stop = _rows_of(fn, ends, panel // panels, body.m)
+            column = panel % panels * PANEL
+            count = fn.minimum(body.n - column, PANEL)
+            with fn.loop(start, stop, rows) as row:
+                tile.write(panel, row, stop)
+                left = fn.minimum(stop - row, rows)
+                body.ends.write(tile.memory, fn.const(I64, PANEL), row, left, body.starts, column, count)
+
+
+def _rows_of(fn: Function, ends: Val, expert: Val, count: Val) -> tuple[Val, Val]:
+    """Return the first of the rows of an expert, and their end, within so many."""
+    before = fn.load(I64, ends, fn.maximum(expert - 1, 0))
+    first = fn.maximum(fn.select(expert > 0, before, 0), 0)
+    return first, fn.minimum(fn.load(I64, ends, expert), count)

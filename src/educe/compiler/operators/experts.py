@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from educe.compiler.emit import F32, I64
@@ -14,7 +15,9 @@ from educe.compiler.kernels.product import lanes_of, tiles
 from educe.compiler.lowering import Product
 from educe.compiler.operators.base import Call, NotCompiled, operator
 from educe.compiler.operators.panels import UNITS, Panels, panel_vectors, stacked_panels
+from educe.compiler.operators.quantized_linear import AT_ONCE, Weight, check_rows, rows_at_once
 from educe.compiler.tensor import Tensor, broadcast_strides, dense_strides
+from educe.model.quantized import PANEL
 
 if TYPE_CHECKING:
     from educe.compiler.lowering import Lowering
@@ -66,7 +69,91 @@ def expert_linear(low: Lowering, call: Call, x: Tensor, ends: Tensor, *weights: 
     matrices = [low.permute(each, (1, 0)) for each in weights]
     panels = stacked_panels(low, matrices, panel_vectors(low, by, outputs), by)
     product, shape = _ExpertProduct(low, x, panels, ends, outputs), (x.shape[0], outputs)
-    return Tensor(F32, shape, dense_strides(shape), lazy=Product(product.launch, product.accepts))
+    return Tensor(F32, shape, dense_strides(shape), lazy=Product(product.launch, _accepts))
+
+
+@operator("QuantizedExpertLinear", domain="educe")
+def quantized_expert_linear(
+    low: Lowering,
+    call: Call,
+    rows: Tensor,
+    row_scales: Tensor,
+    sums: Tensor,
+    ends: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    multipliers: Tensor | None = None,
+    minimums: Tensor | None = None,
+) -> Tensor:
+    """What `ExpertLinear` gives, of what `QuantizeRows` gave and packed weights.
+
+    The panels of an expert's `PackedWeight` come behind those of the expert before. Attributes as those of
+    `QuantizedLinear`, of one expert.
+    """
+    outputs, num_experts = int(call.get("out_features", 0)), ends.size
+    panels = -(-outputs // PANEL)
+    whole = {**call.attributes, "out_features": num_experts * panels * PANEL}
+    joined = replace(call, attributes=whole)
+    weight = Weight.of(low, joined, codes, scales, multipliers, minimums)
+    count = check_rows(weight, rows, row_scales, sums)
+    if ends.kind is not I64 or ends.rank != 1:
+        raise ValueError(f"the ends {ends} of experts")
+    given = [low.dense(each) for each in (rows, row_scales, sums, ends)]
+    launch, shape = partial(_launch_quantized, low, given, weight), (count, outputs)
+    return Tensor(F32, shape, dense_strides(shape), lazy=Product(launch, _accepts), node=low.node)
+
+
+def _launch_quantized(
+    low: Lowering,
+    given: Sequence[Tensor],
+    weight: Weight,
+    expression: Expression,
+    operands: Sequence[Tensor],
+    out: Tensor,
+) -> None:
+    """Launch the products of experts' packed weights with `expression` at their end, into `out`."""
+    (count, outputs), num_experts = out.shape, given[3].size
+    if out.size == 0:
+        return
+    form = replace(weight.format, is_whole=False)
+    of_weight = (weight.scales, weight.multipliers, weight.minimums)
+    parts = [weight.codes, *(each for each in of_weight if each is not None)]
+    seen = _seen(operands, out)
+    kernels = {
+        each: Kernel.of(
+            "quantized_expert_product", weight=form, rows=each, expression=expression, access=_access(seen)
+        )
+        for each in AT_ONCE
+    }
+    low.expect(kernels.values())
+    unit = -(-weight.panels // (num_experts * UNITS))
+    low.launch(
+        kernels[rows_at_once(low.target, -(-count // num_experts))],
+        outputs=[out],
+        inputs=[*given[:3], *parts, *seen, given[3]],
+        sizes=[
+            *(outputs, weight.inputs, count, unit, *weight.sizes),
+            *(number for each in (out, *seen) for number in (each.strides[0], 0, 0)),
+            num_experts,
+        ],
+        extent=-(-weight.panels // unit),
+        flops=out.size * (2 * weight.inputs + expression.flops),
+        bytes=4 * out.size + min(count, num_experts) * weight.codes.size // num_experts,
+    )
+
+
+def _accepts(x: Tensor) -> bool:
+    """Say whether the end of a tile can read `x`."""
+    return x.strides[-1] in (0, 1)
+
+
+def _seen(operands: Sequence[Tensor], out: Tensor) -> list[Tensor]:
+    """Return operands broadcast to the shape of the output."""
+    return [each.view(out.shape, broadcast_strides(each.shape, each.strides, out.shape)) for each in operands]
+
+
+def _access(seen: Sequence[Tensor]) -> tuple[str, ...]:
+    return tuple("dense" if each.strides[-1] == 1 else "same" for each in seen)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,18 +174,12 @@ class _ExpertProduct:
     ends: Tensor
     outputs: int
 
-    def accepts(self, x: Tensor) -> bool:
-        """Say whether the end of a tile can read `x`."""
-        return x.strides[-1] in (0, 1)
-
     def launch(self, expression: Expression, operands: Sequence[Tensor], out: Tensor) -> None:
         """Launch them with `expression` at their end, into `out`."""
         if out.size == 0:
             return
         (rows, depth), num_experts = self.x.shape, self.ends.size
-        seen = [
-            each.view(out.shape, broadcast_strides(each.shape, each.strides, out.shape)) for each in operands
-        ]
+        seen = _seen(operands, out)
         most, at_once = self._tile(-(-rows // num_experts))
         panels = -(-self.outputs // (self.panels.vectors * lanes_of(self.low.target, F32)))
         group = -(-max(1, -(-panels // UNITS)) // at_once) * at_once
@@ -110,7 +191,7 @@ class _ExpertProduct:
                 kind=F32,
                 vectors=self.panels.vectors,
                 expression=expression,
-                access=tuple("dense" if each.strides[-1] == 1 else "same" for each in seen),
+                access=_access(seen),
             ),
             outputs=[out],
             inputs=[self.x, matrices, self.ends, *seen],

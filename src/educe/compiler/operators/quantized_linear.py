@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _FEW_ROWS = 4
 """Rows that vectors multiply where there is a matrix unit."""
 
-_AT_ONCE = (1, 2, 4, 8)
+AT_ONCE = (1, 2, 4, 8)
 """Rows that vectors may multiply at once."""
 
 
@@ -198,6 +198,21 @@ def quantized_linear(
     ``sum * scale * scale of the row``; of several, these are added one after the other.
     """
     weight = Weight.of(low, call, codes, scales, multipliers, minimums)
+    count = check_rows(weight, rows, row_scales, sums)
+    given = [low.dense(each) for each in (rows, row_scales, sums)]
+    shape = (count, weight.outputs)
+    total = weight.format.total
+    launch = partial(_launch, low, given, weight)
+    product = Tensor(total, shape, dense_strides(shape), lazy=Product(launch, _accepts), node=low.node)
+    if not weight.format.is_whole:
+        return product
+    of_column = cast(low, low.reshape(weight.scales, (weight.scales.size,)), F32)
+    seen = of_column.view((weight.outputs,), (1,))
+    return low.apply("Mul", low.apply("Mul", low.apply("Cast", product, to="f32"), seen), given[1])
+
+
+def check_rows(weight: Weight, rows: Tensor, row_scales: Tensor, sums: Tensor) -> int:
+    """Return how many rows what `QuantizeRows` gave is of; ValueError if it does not fit a weight."""
     count = row_scales.shape[0] if row_scales.rank else 0
     fits = (
         rows.kind is I8
@@ -209,16 +224,7 @@ def quantized_linear(
     )
     if not fits:
         raise ValueError(f"rows {rows}, {row_scales}, {sums} for {weight.outputs} x {weight.inputs}")
-    given = [low.dense(each) for each in (rows, row_scales, sums)]
-    shape = (count, weight.outputs)
-    total = weight.format.total
-    launch = partial(_launch, low, given, weight)
-    product = Tensor(total, shape, dense_strides(shape), lazy=Product(launch, _accepts), node=low.node)
-    if not weight.format.is_whole:
-        return product
-    of_column = cast(low, low.reshape(weight.scales, (weight.scales.size,)), F32)
-    seen = of_column.view((weight.outputs,), (1,))
-    return low.apply("Mul", low.apply("Mul", low.apply("Cast", product, to="f32"), seen), given[1])
+    return count
 
 
 @operator("DequantizeRows", domain="educe")
@@ -274,7 +280,7 @@ def _launch(
             expression=expression,
             access=access,
         )
-        for each in (count, *_AT_ONCE, TILE_ROWS)
+        for each in (count, *AT_ONCE, TILE_ROWS)
     }
     low.expect(kernels.values())
     unit, scratch_bytes = _unit(low.target, weight, count)
@@ -298,11 +304,13 @@ def _template(target: Target, weight: Weight, count: int) -> dict[str, Any]:
     if _uses_matrix_unit(target, count):
         is_odd = weight.block < weight.inputs and weight.block % TILE_DEPTH
         return {"template": "quantized_unit", "depth": GRAIN if is_odd else TILE_DEPTH}
-    most = max(each for each in _AT_ONCE if each * PANEL <= target.registers // 4 * min(target.lanes, PANEL))
-    return {
-        "template": "quantized_product",
-        "rows": min(each for each in _AT_ONCE if each >= min(count, most)),
-    }
+    return {"template": "quantized_product", "rows": rows_at_once(target, count)}
+
+
+def rows_at_once(target: Target, count: int) -> int:
+    """Return how many of so many rows vectors multiply at once."""
+    most = max(each for each in AT_ONCE if each * PANEL <= target.registers // 4 * min(target.lanes, PANEL))
+    return min(each for each in AT_ONCE if each >= min(count, most))
 
 
 def _unit(target: Target, weight: Weight, count: int) -> tuple[int, int]:
