@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from educe.errors import refuse_unknown
+from educe.errors import OptionError
 from educe.generate.quantization import INT4, INT8, Q8_0, Format, own_format
 from educe.model.checkpoint import Weight
 from educe.model.encodings import ENCODINGS
@@ -30,7 +30,8 @@ ROUNDED_AGAIN = "matrices that the file has in other quantised kinds are rounded
 
 def check(precision: str) -> None:
     """Raise OptionError unless there is a precision of this name."""
-    refuse_unknown("precision", [precision], PRECISIONS)
+    if precision not in PRECISIONS:
+        raise OptionError(f"unknown precision {precision!r}", remedy=f"known: {', '.join(PRECISIONS)}")
 
 
 def format_of(weight: Weight, precision: str) -> Format | None:
