@@ -19,6 +19,16 @@ def test_the_facts_of_a_language_model() -> None:
         assert part in text
 
 
+def test_what_runs_a_language_model_is_said(tmp_path: Path) -> None:
+    (facts,) = lines(educe("inspect", "zoo/stories260K", "--json"))
+    assert facts["unsupported"] == {"chat": "it has no chat template"}
+    text = educe("inspect", "zoo/transliteration_int8").stdout
+    assert "not run by" in text
+    assert "generate, chat, score, perplexity: language models of the type 'm2m_100'" in text
+    text = educe("inspect", str(single(tmp_path))).stdout
+    assert "generate, chat, score, perplexity: it has no tokenizer" in text
+
+
 def test_what_lacks_is_said(tmp_path: Path) -> None:
     text = educe("inspect", str(single(tmp_path))).stdout
     assert "no tokenizer in the folder" in text

@@ -7,7 +7,38 @@ from typing import Annotated
 import typer
 
 from educe import __version__
-from educe.cli import bench, cache, compile, demo, doctor, engines, inspect, predict, profile, verify
+from educe.cli import (
+    bench,
+    cache,
+    chat,
+    compile,
+    demo,
+    doctor,
+    engines,
+    generate,
+    inspect,
+    perplexity,
+    predict,
+    profile,
+    score,
+    verify,
+)
+
+_COMMANDS = (
+    predict,
+    generate,
+    chat,
+    score,
+    perplexity,
+    inspect,
+    verify,
+    bench,
+    compile,
+    profile,
+    engines,
+    doctor,
+    demo,
+)
 
 app = typer.Typer(
     name="educe",
@@ -17,7 +48,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (predict, inspect, verify, bench, compile, profile, engines, doctor, demo):
+for command in _COMMANDS:
     app.command(command.__name__.rpartition(".")[2], epilog=command.EXAMPLES)(command.command)
 app.add_typer(cache.app, name="cache")
 

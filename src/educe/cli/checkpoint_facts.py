@@ -6,9 +6,12 @@ from collections import Counter
 from typing import Any
 
 from educe.cli.screen import format_count
+from educe.errors import UnsupportedModelError
+from educe.generate.architectures import architecture
 from educe.limits import format_bytes
 from educe.model.checkpoint import Checkpoint, TokenizerFiles
 
+_COMMANDS = ("generate", "chat", "score", "perplexity")
 _CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length")
 
 
@@ -30,6 +33,7 @@ def checkpoint_facts(model: Checkpoint) -> dict[str, Any]:
         "chat_template": None if model.tokenizer is None else model.tokenizer.chat_template,
         "config": dict(model.config),
         "generation": dict(model.generation),
+        "unsupported": _unsupported(model),
         "notes": list(model.notes),
     }
 
@@ -48,8 +52,29 @@ def checkpoint_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("context", "unknown" if context is None else f"{context} tokens"),
         ("tokenizer", ", ".join(facts["tokenizer"]) or "none"),
         ("chat template", "none" if template is None else f"{len(template):,} characters"),
+        *_support_rows(facts["unsupported"]),
         *(("note", note) for note in facts["notes"]),
     ]
+
+
+def _unsupported(model: Checkpoint) -> dict[str, str]:
+    """Return which commands do not run the model, and why."""
+    try:
+        architecture(model.model_type)
+    except UnsupportedModelError as error:
+        return dict.fromkeys(_COMMANDS, error.cause)
+    if model.tokenizer is None:
+        return dict.fromkeys(_COMMANDS, "it has no tokenizer")
+    return {} if model.tokenizer.chat_template else {"chat": "it has no chat template"}
+
+
+def _support_rows(unsupported: dict[str, str]) -> list[tuple[str, str]]:
+    able = [name for name in _COMMANDS if name not in unsupported]
+    rows = [("run by", ", ".join(able))] if able else []
+    for reason in dict.fromkeys(unsupported.values()):
+        names = [name for name in unsupported if unsupported[name] == reason]
+        rows.append(("not run by", f"{', '.join(names)}: {reason}"))
+    return rows
 
 
 def _tokenizer(tokenizer: TokenizerFiles | None) -> list[str]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from educe.errors import EduceError, InputError
-from educe.limits import Limits
+from educe.limits import DEFAULT_LIMITS, Limits
+from educe.media.text import read_text
 from educe.tasks import Task
 from educe.tasks.predictor import Named
 
@@ -31,6 +32,30 @@ def expand_inputs(
         except EduceError as error:
             failures.append(error)
     return found, failures
+
+
+def standard_input_text() -> str:
+    """Return the text that comes from standard input, as UTF-8."""
+    content = sys.stdin.buffer.read(DEFAULT_LIMITS.text_bytes + 1)
+    return read_text(content, DEFAULT_LIMITS)
+
+
+def read_text_argument(argument: str, *, may_be_text: bool) -> tuple[str, str]:
+    """Return a name and the text of an argument: a file, ``-`` for standard input, or the text itself.
+
+    Args:
+        argument: What was given.
+        may_be_text: Whether what is no file is the text.
+
+    Raises:
+        InputError: it cannot be read, or is not UTF-8.
+    """
+    if argument == "-":
+        return argument, standard_input_text()
+    # Unlike a Path's own method, this one answers for names that no file can have.
+    if may_be_text and not os.path.isfile(argument):  # noqa: PTH113
+        return argument, argument
+    return argument, read_text(Path(argument), DEFAULT_LIMITS)
 
 
 def _expand(argument: str, task: Task[Any], limits: Limits) -> Sequence[Path | Named]:

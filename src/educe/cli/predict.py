@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -18,11 +17,10 @@ from educe.cli import options
 from educe.cli.inputs import expand_inputs
 from educe.cli.saving import Saver
 from educe.cli.screen import (
-    error_fields,
     errors,
     format_seconds,
     output,
-    print_error,
+    print_failure,
     print_json,
     print_warning,
     working,
@@ -141,10 +139,7 @@ class _Report:
     def _fail(self, name: str, error: EduceError) -> None:
         self._num_failures += 1
         self._exit_status = max(self._exit_status, error.exit_status)
-        if self._json:
-            print_json({"input": name, "error": error_fields(error)}, sys.stderr)
-        else:
-            print_error(error.located(name))
+        print_failure(name, error, json=self._json)
 
     def _summarise(self, seconds: float) -> None:
         if self._json or self._num_answers + self._num_failures == 1:

@@ -141,6 +141,14 @@ def print_error(error: EduceError) -> None:
         console.print(f"  [dim]→[/] {escape(error.remedy)}")
 
 
+def print_failure(name: str, error: EduceError, *, json: bool) -> None:
+    """Print on standard error what is wrong with the input of this name, as JSON or in words."""
+    if json:
+        print_json({"input": name, "error": error_fields(error)}, sys.stderr)
+    else:
+        print_error(error.located(name))
+
+
 def print_warning(text: str) -> None:
     """Print a warning on standard error."""
     errors().print(f"[yellow]warning[/] {escape(text)}")

@@ -21,6 +21,24 @@ from educe.tasks.answer import StageSeconds
 from educe.tasks.predictor import Result
 
 
+def progress_bar(wanted: bool) -> Progress:
+    """Return a bar on standard error, which only a terminal gets, and only if it is `wanted`.
+
+    Its tasks have a field ``rate``: how many are done in a second.
+    """
+    console = errors()
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:,.1f}/s"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not (wanted and console.is_terminal),
+    )
+
+
 class Tracker:
     """Shows how far a run has come; a context manager.
 
@@ -31,30 +49,21 @@ class Tracker:
     """
 
     def __init__(self, sources: Sequence[Any], *, takes_video: bool, quiet: bool) -> None:
-        self._console = errors()
         self._quiet = quiet
         videos = [source for source in sources if takes_video and _is_video(source)]
         self._videos = {str(source): _num_frames(source) for source in videos}
         self._current: _Video | None = None
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]:.1f}/s"),
-            TimeRemainingColumn(),
-            console=self._console,
-            transient=True,
-            disable=not self._is_wanted(len(sources)),
-        )
+        self._progress = progress_bar(self._is_wanted(len(sources)))
+        self._console = self._progress.console
         total = None if None in self._videos.values() else self._total(sources)
         self._bar = self._progress.add_task("predicting", total=total, rate=0.0)
         self._start = time.perf_counter()
         self._done = 0
 
     def _is_wanted(self, num_sources: int) -> bool:
-        """Say whether there is a terminal for the bar, and nothing else that would be printed into it."""
+        """Say whether there is enough to do, and nothing else that would be printed into the bar."""
         answers_on_screen = sys.stdout.isatty() and (self._quiet or not self._videos)
-        return self._console.is_terminal and not answers_on_screen and (num_sources > 1 or bool(self._videos))
+        return not answers_on_screen and (num_sources > 1 or bool(self._videos))
 
     def advance(self, result: Result) -> None:
         """Count one result."""
