@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from educe.errors import EngineError, InputError, OptionError
+from educe.generate.filters import kth_largest
 from educe.generate.options import SamplingOptions
-from educe.generate.sampling import Draft, Sampler, SamplingState, _kth_largest, log_probabilities
+from educe.generate.sampling import Draft, Sampler, SamplingState, log_probabilities
 
 SAMPLER = Sampler()
 VOCABULARY = 5000
@@ -75,11 +76,30 @@ def test_distribution_is_the_definitions(
     np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=2.1 * wanted[wanted > 0].min())
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"top_k": 300}, {"top_p": 0.95}, {"min_p": 0.001}, {"typical_p": 0.9}, {"typical_p": 0.2}],
+    ids=str,
+)
+@pytest.mark.parametrize("scale", [0.5, 3.0])
+def test_choices_are_the_definitions(
+    scale: float, settings: dict[str, float], rng: np.random.Generator
+) -> None:
+    logits = (rng.normal(size=(1, 150_001)) * scale).astype(np.float32)
+    logits[0, rng.integers(0, 150_001, 1000)] = -np.inf
+    options = [SamplingOptions(seed=seed, **settings) for seed in range(20)]  # type: ignore[arg-type]
+    sums = np.cumsum(expected(logits[0], options[0]))
+    for option in options:
+        state = SamplingState(option)
+        wanted = np.searchsorted(sums, state.uniforms()[0] * sums[-1], side="right")
+        assert SAMPLER.sample(logits, [state])[0].token == wanted
+
+
 @pytest.mark.parametrize("size", [1, 9, 640, 40_003])
 def test_kth_largest_is_that_of_a_sort(size: int, rng: np.random.Generator) -> None:
     values = rng.integers(0, size, size=size).astype(np.float32)
     for k in {1, min(5, size), min(300, size), size}:
-        assert _kth_largest(values, k) == np.sort(values)[-k]
+        assert kth_largest(values, k) == np.sort(values)[-k]
 
 
 def test_penalties_and_bias_are_their_definitions(rng: np.random.Generator) -> None:

@@ -29,12 +29,9 @@ from typing import Protocol
 import numpy as np
 
 from educe.errors import EngineError, InputError
+from educe.generate.filters import kept, kth_largest, nothing_allowed
 from educe.generate.options import SamplingOptions
 
-# Elements whose maxima are taken together when the largest are looked for.
-_GROUPS = 32
-# As many of the likeliest tokens hold most of the probability of a trained model.
-_LIKELY = 512
 # Elements whose weights are added in single precision before a draw is located among them.
 _BLOCK = 512
 # Of each byte of a mask: what is added to the logits of its eight tokens, the lowest bit first.
@@ -160,7 +157,7 @@ class SamplingState:
         if self.constraint is None:
             logits = logits.copy()
         else:
-            logits = _MASK_BIAS[self.constraint.mask()].reshape(-1)[:size] + logits
+            logits = np.take(_MASK_BIAS, self.constraint.mask(), axis=0).reshape(-1)[:size] + logits
         if len(self.tokens) < self.options.min_tokens and len(self.end_ids):
             kept = logits[self.end_ids]
             logits[self.end_ids] = -np.inf
@@ -251,7 +248,7 @@ class Sampler:
         if state.options.greedy:
             probabilities[np.argmax(processed)] = 1
             return probabilities
-        ids, weights = _kept(processed, state.options)
+        ids, weights = kept(processed, state.options)
         probabilities[slice(None) if ids is None else ids] = weights / weights.sum(dtype=np.float64)
         return probabilities
 
@@ -269,7 +266,7 @@ def log_probabilities(logits: np.ndarray, token: int, count: int) -> Choice:
     """Return `token` with its log-probability and those of the `count` likeliest, for `logits`, f32[V]."""
     largest = logits.max()
     log_sum = float(largest) + float(np.log(np.exp(logits - largest).sum(dtype=np.float64)))
-    ids = np.flatnonzero(logits >= _kth_largest(logits, count)) if count else np.empty(0, np.int64)
+    ids = np.flatnonzero(logits >= kth_largest(logits, count)) if count else np.empty(0, np.int64)
     ids = ids[np.argsort(-logits[ids], kind="stable")][:count]
     top = tuple((int(index), float(logits[index]) - log_sum) for index in ids)
     return Choice(token, float(logits[token]) - log_sum, top)
@@ -280,9 +277,9 @@ def _draw(logits: np.ndarray, state: SamplingState) -> int:
     if state.options.greedy:
         token = int(np.argmax(processed))
         if processed[token] == -np.inf:
-            raise _nothing_allowed()
+            raise nothing_allowed()
         return token
-    ids, weights = _kept(processed, state.options)
+    ids, weights = kept(processed, state.options)
     index = _locate(weights, state.uniforms()[0])
     return index if ids is None else int(ids[index])
 
@@ -294,78 +291,6 @@ def _accept(ours: np.ndarray, theirs: np.ndarray, proposed: int, state: Sampling
         return proposed
     rest = np.maximum(ours - theirs, 0)
     return _locate(rest if rest.any() else ours, replacing)
-
-
-def _kept(logits: np.ndarray, options: SamplingOptions) -> tuple[np.ndarray | None, np.ndarray]:
-    """Return the ids that may be drawn, ascending, and their weights; None for the ids is all of them."""
-    largest = logits.max()
-    if not np.isfinite(largest):
-        raise _nothing_allowed()
-    ids: np.ndarray | None = None
-    if 0 < options.top_k < len(logits):
-        ids = np.flatnonzero(logits >= _kth_largest(logits, options.top_k))
-        logits = logits[ids]
-    weights = np.exp((logits - largest) / np.float32(options.temperature))
-    for keep in (_top_p, _min_p, _typical_p):
-        kept = keep(weights, options)
-        if kept is not None:
-            ids, weights = kept if ids is None else ids[kept], weights[kept]
-    return ids, weights
-
-
-def _top_p(weights: np.ndarray, options: SamplingOptions) -> np.ndarray | None:
-    if options.top_p == 1:
-        return None
-    needed = options.top_p * float(weights.sum())
-    candidates = weights
-    if len(weights) > _LIKELY * _GROUPS:
-        likely = weights[weights >= _kth_largest(weights, _LIKELY)]
-        candidates = likely if float(likely.sum()) >= needed else weights
-    return np.flatnonzero(weights >= _heavy(candidates, needed))
-
-
-def _min_p(weights: np.ndarray, options: SamplingOptions) -> np.ndarray | None:
-    return np.flatnonzero(weights >= options.min_p * weights.max()) if options.min_p else None
-
-
-def _typical_p(weights: np.ndarray, options: SamplingOptions) -> np.ndarray | None:
-    if options.typical_p == 1:
-        return None
-    positive = np.flatnonzero(weights)
-    probabilities = weights[positive] / weights.sum(dtype=np.float64)
-    logs = np.log(probabilities)
-    distance = np.abs(-logs + (probabilities * logs).sum())
-    order = np.argsort(distance, kind="stable")
-    last = int(np.searchsorted(np.cumsum(probabilities[order]), options.typical_p))
-    typical: np.ndarray = positive[distance <= distance[order[min(last, len(order) - 1)]]]
-    return typical
-
-
-def _heavy(weights: np.ndarray, needed: float) -> float:
-    """Return the largest bound above which the weights add up to `needed`: quickselect by weight."""
-    while len(weights) > _LIKELY:
-        middle = len(weights) // 2
-        parts = np.partition(weights, middle)
-        upper = float(parts[middle:].sum())
-        if upper >= needed:
-            weights = parts[middle:]
-        else:
-            needed -= upper
-            weights = parts[:middle]
-    ordered = np.sort(weights)[::-1]
-    index = int(np.searchsorted(np.cumsum(ordered, dtype=np.float64), needed))
-    return float(ordered[min(index, len(ordered) - 1)])
-
-
-def _kth_largest(values: np.ndarray, k: int) -> float:
-    """Return the `k`-th largest value; a long array is first cut to what reaches k groups' maxima."""
-    k = min(k, len(values))
-    width = len(values) // _GROUPS
-    if width > 4 * k:
-        whole = values[: width * _GROUPS].reshape(_GROUPS, width)
-        maxima = np.maximum.reduce(whole, axis=0)
-        values = values[values >= np.partition(maxima, width - k)[width - k]]
-    return float(np.partition(values, len(values) - k)[len(values) - k])
 
 
 def _locate(weights: np.ndarray, uniform: float) -> int:
@@ -387,7 +312,3 @@ def _check_ids(ids: np.ndarray, size: int) -> None:
             place="logit_bias or prompt",
             remedy="give ids of this model's tokenizer",
         )
-
-
-def _nothing_allowed() -> EngineError:
-    return EngineError("no token is allowed, or a logit is not a number", remedy="try another engine")
