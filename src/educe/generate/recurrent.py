@@ -7,10 +7,9 @@ from itertools import groupby
 from typing import ClassVar
 
 import numpy as np
-import onnx_ir as ir
 
 from educe.errors import OptionError
-from educe.generate.architectures.recurrent import RECURRENT, RecurrentGraph
+from educe.generate.architectures.recurrent import RECURRENT, Build, RecurrentGraph
 from educe.generate.base import StepRunner
 from educe.generate.compiled import compiled
 from educe.generate.configuration import Configuration
@@ -26,19 +25,30 @@ class Recurrence:
     """A recurrent graph that runs rows of tokens, each row from a state of its own.
 
     Args:
-        step: What the graph was made with.
-        graph: The graph.
-        checkpoint: Where its weights come from.
+        build: What builds the graph.
+        checkpoint: The model.
+        precision: ``f32``; ``auto`` is the same.
         threads: Threads of a step; the machine's cores if absent.
 
     Attributes:
-        states: The features of each state, by name.
+        layouts: The shape of each state of one row, by name.
+
+    Raises:
+        ModelFileError: weights are missing or misshapen, or a field of the configuration cannot be.
+        UnsupportedModelError: weights are left over, or an activation is not known.
+        OptionError: another precision.
     """
 
     def __init__(
-        self, step: RecurrentGraph, graph: ir.Model, checkpoint: Checkpoint, threads: int | None
+        self, build: Build, checkpoint: Checkpoint, precision: str = "f32", threads: int | None = None
     ) -> None:
-        self.states = step.states
+        if precision not in _PRECISIONS:
+            raise OptionError(
+                f"recurrent models are not run in {precision!r}", place="precision", remedy="use 'f32'"
+            )
+        step = RecurrentGraph(checkpoint)
+        graph = build(step, Configuration(checkpoint.config, checkpoint.path))
+        self.layouts: dict[str, tuple[int, ...]] = {name: (1, size) for name, size in step.states.items()}
         self._executable = compiled(graph, checkpoint, threads)
 
     def run(
@@ -54,9 +64,9 @@ class Recurrence:
         outputs = self._outputs(rows, num_logits, states)
         return outputs["logits"][: sum(num_logits)], self._after(outputs, len(rows))
 
-    def read(self, rows: Sequence[Sequence[int]], states: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return the states after the rows, as `run` does, for a graph without logits."""
-        return self._after(self._outputs(rows, [0] * len(rows), states), len(rows))
+    def read(self, rows: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
+        """Return the states after rows that begin with states of zeros, for a graph without logits."""
+        return self._after(self._outputs(rows, [0] * len(rows), {}), len(rows))
 
     def _outputs(
         self, rows: Sequence[Sequence[int]], num_logits: Sequence[int], states: Mapping[str, np.ndarray]
@@ -75,7 +85,7 @@ class Recurrence:
         return self._executable.run({name: feeds[name] for name in self._executable.signature.inputs})
 
     def _after(self, outputs: Mapping[str, np.ndarray], num_rows: int) -> dict[str, np.ndarray]:
-        return {name: outputs[f"next.{name}"][:num_rows] for name in self.states}
+        return {name: outputs[f"next.{name}"][:num_rows] for name in self.layouts}
 
     def prepare(self, num_rows: int, width: int, num_logits: int) -> None:
         """Make the program for so many rows of so many tokens, without a run."""
@@ -87,7 +97,7 @@ class Recurrence:
             "tokens": np.zeros((num_rows, width), np.int64),
             "lengths": np.zeros(num_rows, np.int32),
             "rows": np.zeros(num_logits, np.int64),
-            **{name: np.zeros((num_rows, 1, size), np.float32) for name, size in self.states.items()},
+            **{name: np.zeros((num_rows, *shape), np.float32) for name, shape in self.layouts.items()},
         }
 
 
@@ -111,17 +121,11 @@ class RecurrentRunner(StepRunner):
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> None:
-        if precision not in _PRECISIONS:
-            raise OptionError(
-                f"recurrent models are not run in {precision!r}", place="precision", remedy="use 'f32'"
-            )
-        step = RecurrentGraph(checkpoint)
         build = RECURRENT[checkpoint.model_type]
-        graph = build(step, Configuration(checkpoint.config, checkpoint.path))
-        self._network = Recurrence(step, graph, checkpoint, threads)
+        self._network = Recurrence(build, checkpoint, precision, threads)
         self.block_size, self.sizes = max_length + 1, ()
         self._pools = {}
-        self._layouts = {name: (1, size) for name, size in step.states.items()}
+        self._layouts = self._network.layouts
         writing = [(rows, 1, rows) for rows in program_sizes(max_sequences)]
         self._unmade = [*writing, *((1, width, 1) for width in program_sizes(max_tokens)[1:])]
 

@@ -1,4 +1,4 @@
-"""Which runner a model needs."""
+"""Which runner a model needs: by the name of its architecture."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from educe.errors import UnsupportedModelError
 from educe.generate.architectures import architecture
 from educe.generate.architectures.recurrent import RECURRENT
 from educe.generate.base import StepRunner
+from educe.generate.encoder_decoder import EncoderDecoder
 from educe.generate.recurrent import RecurrentRunner
+from educe.generate.recurrent_translation import RecurrentEncoderDecoder
 from educe.generate.runner import Runner
 from educe.model.checkpoint import Checkpoint
 
@@ -24,3 +26,8 @@ def runner_for(checkpoint: Checkpoint) -> type[StepRunner]:
     except UnsupportedModelError as error:
         raise error.located(checkpoint.path) from None
     return Runner
+
+
+def encoder_decoder_for(checkpoint: Checkpoint) -> type[EncoderDecoder | RecurrentEncoderDecoder]:
+    """Return what runs a model that reads one text and writes another; it refuses what it does not know."""
+    return RecurrentEncoderDecoder if checkpoint.model_type == "lstm_translation" else EncoderDecoder

@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from educe.errors import LimitError
 from educe.generate.beam import Hypothesis, Search, search
-from educe.generate.blocks import BlockManager, BlockTable
-from educe.generate.encoder_decoder import EncoderDecoder, Source, Target
+from educe.generate.blocks import BlockManager, BlockTable, Copy
+from educe.generate.encoder_decoder import Source, Target
 from educe.generate.search import SearchOptions, allowed
+
+
+class Model(Protocol):
+    """What writes about sources, in blocks of which each text has its own; such as an `EncoderDecoder`."""
+
+    block_size: int
+    max_sequences: int
+    max_source: int
+
+    def allocate(self, num_source_blocks: int, num_target_blocks: int) -> None:
+        """Give the caches of sources and of texts so many blocks."""
+
+    def blocks_for(self, num_tokens: int) -> int:
+        """Return how many blocks so many tokens take."""
+
+    def copy(self, copies: Iterable[Copy]) -> None:
+        """Copy blocks of texts, from and to, in their order."""
+
+    def decode(self, targets: Sequence[Target]) -> np.ndarray:
+        """Run tokens of texts, and return the logits after the last of each, f32[texts, vocabulary]."""
 
 
 class _Job:
@@ -27,7 +48,7 @@ class _Job:
 
 
 class Writer:
-    """Writes texts about sources by an `EncoderDecoder`. One thread at a time.
+    """Writes texts about sources. One thread at a time.
 
     As many sources are under way as their searches have room; where one ends, the next begins. A text does
     not depend on what is written beside it.
@@ -37,7 +58,7 @@ class Writer:
         longest: Most tokens of a text.
     """
 
-    def __init__(self, model: EncoderDecoder, longest: int) -> None:
+    def __init__(self, model: Model, longest: int) -> None:
         self._model = model
         sequences, size = model.max_sequences, model.block_size
         num_source = sequences * model.blocks_for(model.max_source)

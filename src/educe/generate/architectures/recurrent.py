@@ -6,13 +6,13 @@ Weights have the names, the layout and the order of gates of PyTorch's modules.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 
 from educe.errors import UnsupportedModelError, nearest
-from educe.generate.architectures.base import OPSET, StepGraph
+from educe.generate.architectures.base import StepGraph
 from educe.generate.configuration import Configuration
 from educe.model.checkpoint import Checkpoint
 
@@ -29,6 +29,7 @@ _ACTIVATIONS: dict[str, dict[str, Any]] = {
 }
 # The operator has the output gate before the forget gate and the candidate.
 _GATES = [0, 3, 1, 2]
+_STATES = ("hidden", "cell")
 
 
 class RecurrentGraph(StepGraph):
@@ -76,18 +77,21 @@ class RecurrentGraph(StepGraph):
             for part, size in (("weight_ih", inputs), ("weight_hh", hidden))
         ]
         biases = [self._gates(name.replace("*", part), [4 * hidden]) for part in ("bias_ih", "bias_hh")]
-        node = ir.node(
+        whole, *after = self.outputs(
+            3,
             "LSTM",
-            [
-                *(x, *kernels, self.call("Concat", *biases, axis=1)),
-                self._input("lengths", ir.DataType.INT32, ["N"]),
-                *(self._state(name.replace("*", part), hidden) for part in ("hidden", "cell")),
-            ],
-            {"hidden_size": hidden, "layout": 1, **_ACTIVATIONS[activation]},
-            num_outputs=3,
-            version=OPSET,
+            *(x, *kernels, self.call("Concat", *biases, axis=1)),
+            self._input("lengths", ir.DataType.INT32, ["N"]),
+            *(self._state(name.replace("*", part), hidden) for part in _STATES),
+            hidden_size=hidden,
+            layout=1,
+            **_ACTIVATIONS[activation],
         )
-        return self._taken(node, name)
+        for part, state in zip(_STATES, after, strict=True):
+            state.name = f"next.{name.replace('*', part)}"
+            state.type = ir.TensorType(ir.DataType.FLOAT)
+            self._next.append(state)
+        return self.call("Squeeze", whole, self.shape(2))
 
     def one_hot(self, size: int) -> ir.Value:
         """Return rows of `size` numbers, 1 at the token and 0 elsewhere; all 0 for the token `size`."""
@@ -116,17 +120,6 @@ class RecurrentGraph(StepGraph):
         self.states[name] = hidden
         return self._input(name, ir.DataType.FLOAT, ["N", 1, hidden])
 
-    def _taken(self, node: ir.Node, name: str) -> ir.Value:
-        """Add the node of a layer, and return its first output without the dimension of directions."""
-        self._nodes.append(node)
-        node.name = name
-        node.outputs[0].name = f"{name}.all"
-        for output, part in zip(node.outputs[1:], ("hidden", "cell"), strict=True):
-            output.name = f"next.{name.replace('*', part)}"
-            output.type = ir.TensorType(ir.DataType.FLOAT)
-            self._next.append(output)
-        return self.call("Squeeze", node.outputs[0], self.shape(2))
-
     def _gates(self, name: str, shape: Sequence[int]) -> ir.Value:
         """Return a weight as the operator has it: for one direction, gates in its order."""
         found = self.weights.take(name, shape)
@@ -134,6 +127,9 @@ class RecurrentGraph(StepGraph):
             return ir.Value(name=name)
         gates = found.array().reshape(len(_GATES), -1)[_GATES]
         return self.number(name, gates.reshape(1, *shape))
+
+
+Build: TypeAlias = Callable[[RecurrentGraph, Configuration], ir.Model]
 
 
 def lstm(step: RecurrentGraph, config: Configuration) -> ir.Model:
@@ -166,5 +162,5 @@ def lstm_decoder(step: RecurrentGraph, config: Configuration) -> ir.Model:
     return step.finish(step.logits(x, hidden, vocabulary))
 
 
-RECURRENT: dict[str, Callable[[RecurrentGraph, Configuration], ir.Model]] = {"lstm": lstm}
+RECURRENT: dict[str, Build] = {"lstm": lstm}
 """What builds the graph of each type of recurrent language model."""
