@@ -194,6 +194,26 @@ def test_logits_are_those_of_the_plain_version(
         np.testing.assert_array_equal(runner.run(one)[0], whole[place])
 
 
+@pytest.mark.parametrize(("precision", "tolerance"), [("int8", 0.05), ("int4", 0.4)])
+def test_experts_of_few_bits_stay_close(precision: str, tolerance: float, rng: np.random.Generator) -> None:
+    given, tokens = qwen_weights(rng), rng.integers(0, VOCABULARY, LENGTH).tolist()
+    for name, array in given.items():
+        if "experts" in name:
+            # Each expert has numbers of its own size, so that none can stand for another.
+            array *= 1 + int(name.split(".")[5])
+    found = []
+    for each in ("f32", precision):
+        runner = Runner(
+            checkpoint("qwen3_moe", EXPERTS, given), max_length=64, block_size=BLOCK, precision=each
+        )
+        runner.allocate(8)
+        found.append(runner.run([Slice(tokens, 0, range(8), LENGTH)]))
+        one = runner.run([Slice(tokens[4:5], 4, range(8))])
+        np.testing.assert_array_equal(one[0], found[-1][4])
+    differences = np.abs(found[1] - found[0]).max(axis=1)
+    assert np.median(differences) < tolerance * np.abs(found[0]).max()
+
+
 def test_angles_that_older_files_hold_are_not_needed(rng: np.random.Generator) -> None:
     angles = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(WIDTH // 2, np.float32)}
     Runner(checkpoint("gemma2", GEMMA, gemma_weights(rng) | angles), max_length=16)

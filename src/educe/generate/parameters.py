@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -57,40 +58,47 @@ class Matrix:
 
 @dataclass(frozen=True, eq=False)
 class _Parameter:
-    """A weight in a graph: its values by the names of `PackedWeight`, or one called ``array``."""
+    """A weight in a graph, or those of experts: values by the names of `PackedWeight`, or one, ``array``."""
 
-    weight: Weight
+    weights: tuple[Weight, ...]
     form: Format | None
     plus: float
     values: dict[str, ir.Value]
 
     def array(self) -> np.ndarray:
         """Return what is not packed."""
-        array = self.weight.array()
+        array = self.weights[0].array()
         return array + np.float32(self.plus) if self.plus else array
 
-    def write(self, places: Mapping[ir.Value, int], write: Write, start: int, stop: int) -> None:
-        """Write some rows, the first of which begins a panel."""
+    def write(self, places: Mapping[ir.Value, int], write: Write, number: int, start: int, stop: int) -> None:
+        """Write some rows of one of the weights; the first of them begins a panel."""
         if self.form is None:
             write(places[self.values["array"]], self.array())
             return
+        weight = self.weights[number]
         try:
-            packed = pack(quantized(self.weight.cut(start, stop), self.form))
+            packed = pack(quantized(weight.cut(start, stop), self.form))
         except ValueError as fault:
             raise ModelFileError(
-                str(fault), place=f"weight {self.weight.name!r}", remedy="download the model again"
+                str(fault), place=f"weight {weight.name!r}", remedy="download the model again"
             ) from None
+        panel = (number * _whole_panels(weight.shape[0]) + start) // PANEL
         for part, value in self.values.items():
             array = np.ascontiguousarray(getattr(packed, part))
-            write(places[value] + start // PANEL * array[0].nbytes, array)
+            write(places[value] + panel * array[0].nbytes, array)
 
-    def cuts(self) -> list[tuple[int, int]]:
-        """Return the rows that are written at a time."""
-        rows = self.weight.shape[0] if self.weight.shape else 1
-        if self.form is None:
-            return [(0, rows)]
-        step = max(1, _CHUNK_ELEMENTS // self.weight.shape[1] // PANEL) * PANEL
-        return [(start, min(start + step, rows)) for start in range(0, rows, step)]
+    def cuts(self) -> list[tuple[int, int, int]]:
+        """Return the rows that are written at a time: the number of their weight, the first, and the end."""
+        shape = self.weights[0].shape
+        rows = shape[0] if shape else 1
+        step = rows
+        if self.form is not None:
+            step = max(1, _CHUNK_ELEMENTS // shape[1] // PANEL) * PANEL
+        return [
+            (number, start, min(start + step, rows))
+            for number in range(len(self.weights))
+            for start in range(0, rows, step)
+        ]
 
 
 class Parameters:
@@ -121,21 +129,22 @@ class Parameters:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know of the precision of the weights."""
-        matrices = (each.weight for each in self._parameters.values() if each.form is not None)
-        return precisions.notes(matrices, self._precision)
+        matrices = [each.weights for each in self._parameters.values() if each.form is not None]
+        return precisions.notes(itertools.chain(*matrices), self._precision)
 
     def array(self, weight: Weight, plus: float = 0.0) -> ir.Value:
         """Declare a weight as f32, with a number added to it."""
         name = f"{weight.name} + {plus}" if plus else weight.name
-        return self._declared(name, weight, None, plus)["array"]
+        return self._declared(name, (weight,), None, plus)["array"]
 
-    def matrix(self, weight: Weight) -> Matrix:
-        """Declare a matrix as the precision has it."""
-        form = precisions.format_of(weight, self._precision)
-        found = self._declared(weight.name, weight, form, 0.0)
+    def matrix(self, *weights: Weight) -> Matrix:
+        """Declare a matrix as the precision has it, or those of experts, which have one shape."""
+        forms = {precisions.format_of(weight, self._precision) for weight in weights}
+        form = forms.pop() if len(forms) == 1 else None
         if form is None:
-            return Matrix([found["array"]])
-        outputs, inputs = weight.shape
+            return Matrix([self.array(weight) for weight in weights])
+        outputs, inputs = weights[0].shape
+        found = self._declared(weights[0].name, weights, form, 0.0)
         return Matrix([found.get(part) for part in _PARTS], form.attributes((outputs, inputs)))
 
     def fill(self) -> None:
@@ -176,28 +185,36 @@ class Parameters:
     def _write(self, places: Mapping[ir.Value, int], write: Write) -> None:
         """Write all constants, on all cores."""
         parameters = self._parameters.values()
-        total, done = sum(each.weight.num_elements for each in parameters), 0
+        total, done = sum(weight.num_elements for each in parameters for weight in each.weights), 0
         with ThreadPoolExecutor(usable_cores()) as pool:
             for each in parameters:
-                starts, stops = zip(*each.cuts(), strict=True)
-                list(pool.map(functools.partial(each.write, places, write), starts, stops))
-                pages.forget(each.weight.data)
-                done += each.weight.num_elements
+                list(pool.map(functools.partial(each.write, places, write), *zip(*each.cuts(), strict=True)))
+                for weight in each.weights:
+                    pages.forget(weight.data)
+                    done += weight.num_elements
                 if self._progress is not None:
-                    self._progress(done / max(total, 1), f"packing {each.weight.name}")
+                    self._progress(done / max(total, 1), f"packing {each.weights[0].name}")
 
-    def _declared(self, name: str, weight: Weight, form: Format | None, plus: float) -> dict[str, ir.Value]:
+    def _declared(
+        self, name: str, weights: tuple[Weight, ...], form: Format | None, plus: float
+    ) -> dict[str, ir.Value]:
         if name not in self._parameters:
+            shape = weights[0].shape
             if form is None:
-                values = {"array": _value(name, np.dtype(np.float32), weight.shape)}
+                values = {"array": _value(name, np.dtype(np.float32), shape)}
             else:
-                outputs, inputs = weight.shape
+                outputs, inputs = len(weights) * _whole_panels(shape[0]), shape[1]
                 values = {
                     part: _value(f"{name}.{part}", *sizes)
                     for part, sizes in form.arrays((outputs, inputs)).items()
                 }
-            self._parameters[name] = _Parameter(weight, form, plus, values)
+            self._parameters[name] = _Parameter(weights, form, plus, values)
         return self._parameters[name].values
+
+
+def _whole_panels(outputs: int) -> int:
+    """Return the outputs of the panels that hold so many."""
+    return -(-outputs // PANEL) * PANEL
 
 
 def _value(name: str, dtype: np.dtype[Any], shape: Sequence[int]) -> ir.Value:

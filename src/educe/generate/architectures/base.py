@@ -136,7 +136,7 @@ class StepGraph:
 
     def embedding(self, name: str, shape: Sequence[int], indices: ir.Value) -> ir.Value:
         """Return the rows of the table ``name.weight``, f32."""
-        table = self._matrix(f"{name}.weight", shape)
+        table = self._matrix([f"{name}.weight"], shape)
         if table.attributes is None:
             return self.call("Gather", *table.values, indices)
         return self.call("DequantizeRows", indices, *table.values, domain="educe", **table.attributes)
@@ -144,16 +144,37 @@ class StepGraph:
     def linear(self, x: ir.Value, name: str, shape: Sequence[int], *, bias: bool = False) -> ir.Value:
         """Return x · Wᵀ + b: W is ``name.weight`` [out, in], b is ``name.bias`` [out] or 0."""
         extra = [self.weight(f"{name}.bias", shape[:1])] if bias else []
-        matrix = self._matrix(f"{name}.weight", shape)
+        matrix = self._matrix([f"{name}.weight"], shape)
         if matrix.attributes is None:
             return self.call("Gemm", x, *matrix.values, *extra, transB=1)
         rows = self._rounded(x, matrix.of_rows)
         product = self.call("QuantizedLinear", *rows, *matrix.values, domain="educe", **matrix.attributes)
         return self.call("Add", product, *extra) if extra else product
 
-    def _matrix(self, name: str, shape: Sequence[int]) -> Matrix:
-        found = self.weights.take(name, shape)
-        return Matrix([ir.Value(name=name)]) if found is None else self._parameters.matrix(found)
+    def expert_linear(
+        self, x: ir.Value, ends: ir.Value, names: Sequence[str], shape: Sequence[int]
+    ) -> ir.Value:
+        """Return x · Wᵀ where each row meets the weight ``name.weight`` [out, in] of its expert.
+
+        Args:
+            x: The rows in the order of experts.
+            ends: Where the rows of each expert end.
+            names: The weight of each expert.
+            shape: That of all of them.
+        """
+        matrix = self._matrix([f"{name}.weight" for name in names], shape)
+        if matrix.attributes is None:
+            return self.call("ExpertLinear", x, ends, *matrix.values, domain="educe")
+        rows = [*self._rounded(x, matrix.of_rows), ends]
+        return self.call("QuantizedExpertLinear", *rows, *matrix.values, domain="educe", **matrix.attributes)
+
+    def _matrix(self, names: Sequence[str], shape: Sequence[int]) -> Matrix:
+        """Return a matrix, or those of experts."""
+        found = [self.weights.take(name, shape) for name in names]
+        there = [weight for weight in found if weight is not None]
+        if len(there) < len(names):
+            return Matrix([ir.Value(name=name) for name in names])
+        return self._parameters.matrix(*there)
 
     def _rounded(self, x: ir.Value, attributes: Mapping[str, int]) -> Sequence[ir.Value]:
         """Return rows in 8 bits, as `QuantizedLinear` reads them; once for all products alike."""

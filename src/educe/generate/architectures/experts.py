@@ -8,6 +8,8 @@ import onnx_ir as ir
 
 from educe.generate.architectures.base import StepGraph
 
+MOST_EXPERTS = 4096
+
 
 def mixture(
     step: StepGraph,
@@ -23,7 +25,7 @@ def mixture(
 ) -> ir.Value:
     """Return the weighted sum of what a token's experts give; those that no token chose are not run.
 
-    Router and experts stay f32 in every precision. A token's sum is in the order of its experts' shares.
+    The router stays f32 in every precision. A token's sum is in the order of its experts' shares.
 
     Args:
         step: The graph under construction.
@@ -39,8 +41,8 @@ def mixture(
     hidden, inner = sizes
 
     def product(rows: ir.Value, part: str, shape: tuple[int, int]) -> ir.Value:
-        weights = [step.weight(f"{expert(number, part)}.weight", shape) for number in range(count)]
-        return step.call("ExpertLinear", rows, ends, *weights, domain="educe")
+        names = [expert(number, part) for number in range(count)]
+        return step.expert_linear(rows, ends, names, shape)
 
     weighing = step.weight(f"{router}.weight", (count, hidden))
     scores = step.call("Softmax", step.call("Gemm", x, weighing, transB=1), axis=-1)

@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from educe.generate.architectures.base import StepGraph
 from educe.generate.architectures.decoder import Decoder
-from educe.generate.architectures.experts import mixture
+from educe.generate.architectures.experts import MOST_EXPERTS, mixture
 from educe.generate.configuration import Configuration
 
 _THETA = 1_000_000.0
@@ -17,7 +17,10 @@ def mixtral(step: StepGraph, config: Configuration) -> ir.Model:
     """Build `mixtral`."""
     decoder = Decoder(step, config)
     rotary = decoder.rotary(config=config.replaced(rope_theta=config.number("rope_theta", _THETA)))
-    windows, count = decoder.windows(lambda layer: True), config.integer("num_local_experts")
+    windows, count = (
+        decoder.windows(lambda layer: True),
+        config.integer("num_local_experts", most=MOST_EXPERTS),
+    )
     chosen = config.integer("num_experts_per_tok", most=count)
 
     def feed(h: ir.Value, at: str) -> ir.Value:

@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from educe.generate.architectures.base import StepGraph
 from educe.generate.architectures.decoder import Decoder
-from educe.generate.architectures.experts import mixture
+from educe.generate.architectures.experts import MOST_EXPERTS, mixture
 from educe.generate.architectures.llama import qwen3_attention
 from educe.generate.configuration import Configuration
 
@@ -18,7 +18,8 @@ def qwen3_moe(step: StepGraph, config: Configuration) -> ir.Model:
     dense = {
         f"model.layers.{layer}" for layer in range(decoder.depth) if layer in named or (layer + 1) % every
     }
-    count = config.integer("num_experts" if "num_experts" in config else "num_local_experts")
+    name = "num_experts" if "num_experts" in config else "num_local_experts"
+    count = config.integer(name, most=MOST_EXPERTS)
     chosen = config.integer("num_experts_per_tok", most=count)
 
     def feed(h: ir.Value, at: str) -> ir.Value:
