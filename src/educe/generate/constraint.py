@@ -49,10 +49,17 @@ class Vocabulary(Protocol):
 
 
 class Constraint:
-    """The place of one text in its grammar; used by one thread at a time."""
+    """The place of one text in its grammar; used by one thread at a time.
 
-    def __init__(self, matcher: LLMatcher, ended: int = 0) -> None:
+    Args:
+        matcher: Where the text stands.
+        size: How many tokens the model knows.
+        ended: How many tokens were taken after the end.
+    """
+
+    def __init__(self, matcher: LLMatcher, size: int, ended: int = 0) -> None:
         self._matcher = matcher
+        self._size = size
         # The tokens taken after a text that nothing can follow: the matcher takes no more.
         self._ended = ended
 
@@ -61,11 +68,16 @@ class Constraint:
         written.
 
         Raises:
-            OptionError: the grammar takes more work than the limits of one step allow.
+            OptionError: the grammar takes more work than the limits of one step allow, or demands a character
+                that no token has.
         """
-        mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        whole = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         if self._matcher.is_error():
             raise _refused("grammar", self._matcher.get_error())
+        mask = whole[: (self._size + 7) // 8]
+        last = mask[-1:] & (0xFF >> -self._size % 8)
+        if not (last.any() or mask[:-1].any()):
+            raise _refused("grammar", "no token of the model can go on")
         return mask
 
     def advance(self, token: int) -> None:
@@ -98,7 +110,7 @@ class Constraint:
 
     def copy(self) -> Constraint:
         """Return a constraint at the same place, for another text."""
-        return Constraint(self._matcher.deep_copy(), self._ended)
+        return Constraint(self._matcher.deep_copy(), self._size, self._ended)
 
 
 class ConstraintCompiler:
@@ -115,7 +127,8 @@ class ConstraintCompiler:
     ) -> None:
         self._limits = limits
         self._vocabulary = vocabulary
-        self._tokenizer = _tokenizer(vocabulary, vocabulary.vocabulary_size if size is None else size)
+        self._size = vocabulary.vocabulary_size if size is None else size
+        self._tokenizer = _tokenizer(vocabulary, self._size)
 
     def json_schema(self, schema: dict[str, Any] | bool | str) -> Constraint:
         """Return a constraint to JSON that the schema, as an object or as text, describes.
@@ -213,10 +226,12 @@ class ConstraintCompiler:
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=_work())
         if matcher.is_error():
             raise _refused(place, matcher.get_error())
-        mask = matcher.compute_bitmask()
-        if matcher.is_error() or not any(mask):
-            raise _refused(place, matcher.get_error() or "no text satisfies it")
-        return Constraint(matcher)
+        constraint = Constraint(matcher, self._size)
+        try:
+            constraint.mask()
+        except OptionError:
+            raise _refused(place, matcher.get_error() or "no text satisfies it") from None
+        return constraint
 
 
 def _work() -> Any:
@@ -245,8 +260,10 @@ def _tokenizer(vocabulary: Vocabulary, size: int) -> LLTokenizer:
     for index in {*special, *vocabulary.eos}:
         tokens[index] = b"<%d>" % index
     eos = sorted(vocabulary.eos)
+    # Without a token for each byte, forced bytes would be left out; those added are beyond the model's.
+    tokens += sorted({bytes([byte]) for byte in range(256)}.difference(tokens))
     words: Any = _Words(tokens, sorted({*special, *eos}), eos)
-    return LLTokenizer(words, n_vocab=size, eos_token=eos)
+    return LLTokenizer(words, n_vocab=len(tokens), eos_token=eos)
 
 
 def _spelled(vocabulary: Vocabulary, index: int) -> bytes:
