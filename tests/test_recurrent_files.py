@@ -109,6 +109,7 @@ def test_a_hostile_manifest_is_refused(zoo: Path, tmp_path: Path, case: str) -> 
     ("edit", "match"),
     [
         (lambda v: v.update(ab=108), "'ab', which is no character"),
+        (lambda v: v.update({"": 108}), "'', which is no character"),
         (lambda v: v.update({"\ud800": 108}), "ud800', which is no character"),
         (lambda v: v.update(z=107), "0, 1, 2"),
         (lambda v: v.update(z="x"), "0, 1, 2"),
@@ -137,7 +138,8 @@ MODELS: dict[str, tuple[Callable[[Any], Any], type[EduceError], str]] = {
     "a group is a number": (lambda m: m.update(weightsManifest=[3]), ModelFileError, "None for paths"),
     "deep": (lambda m: group(m).update(paths=nested(900)), ModelFileError, "names the file|nested"),
     "a shard outside": (lambda m: group(m).update(paths=["../x"]), ModelFileError, "beneath"),
-    "a shard twice": (lambda m: group(m).update(paths=["a", "a"]), ModelFileError, "'a' twice|copied"),
+    "a shard twice": (lambda m: group(m).update(paths=["a", "a"]), ModelFileError, "'a' twice"),
+    "a shard is nothing": (lambda m: group(m).update(paths=[None]), ModelFileError, "file None twice"),
     "a missing shard": (lambda m: group(m)["paths"].append("gone"), ModelFileError, "gone"),
     "no shard": (lambda m: group(m).update(paths=[]), ModelFileError, "files of 0 bytes"),
     "too few bytes": (lambda m: group(m)["weights"].append(

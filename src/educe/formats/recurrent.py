@@ -34,8 +34,8 @@ def characters(table: Any, path: Path, place: str | None = None, **special: str)
     tokens = sorted(ids, key=lambda token: ids[token] if type(ids[token]) is int else -1)
     if not tokens or [ids[token] for token in tokens] != list(range(len(tokens))):
         cause = "is no table of characters whose ids are 0, 1, 2 and so on"
-    elif odd := next((token for token in tokens if not _is_character(token)), None):
-        cause = f"has the id {ids[odd]:,} for {shown(odd)}, which is no character"
+    elif odd := [token for token in tokens if not _is_character(token)]:
+        cause = f"has the id {ids[odd[0]]:,} for {shown(odd[0])}, which is no character"
     elif lacking := [name for name, token in special.items() if token not in ids]:
         name = lacking[0]
         cause = f"lacks the character {shown(special[name])}, which is the token {name}"

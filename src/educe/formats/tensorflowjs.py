@@ -71,9 +71,10 @@ def read(folder: Folder, limits: Limits) -> LayersModel:
         fields = group if isinstance(group, dict) else {}
         paths = _list(fields.get("paths"), "paths", path)
         entries = _list(fields.get("weights"), "weights", path)
-        if odd := next((each for each in paths if not isinstance(each, str) or each in files), None):
-            raise _error(f"names the file {shown(odd)} twice, or it is none", path)
-        files.update(paths)
+        for each in paths:
+            if not isinstance(each, str) or each in files:
+                raise _error(f"names the file {shown(each)} twice, or it is none", path)
+            files.add(each)
         if len(files) > _MAX_FILES or len(weights) + len(entries) > _MAX_WEIGHTS:
             raise _error(f"names more than {_MAX_FILES:,} files or {_MAX_WEIGHTS:,} weights", path)
         _read_group(folder, paths, entries, weights)
