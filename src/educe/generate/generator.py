@@ -19,7 +19,7 @@ from educe.generate.capacity import context_length, num_blocks
 from educe.generate.constraint import Constraint, ConstraintCompiler
 from educe.generate.draft_model import DraftModel
 from educe.generate.engine import Engine
-from educe.generate.options import SamplingOptions
+from educe.generate.options import SamplingOptions, sampling_defaults
 from educe.generate.parameters import Progress
 from educe.generate.perplexity import Perplexity, Window, windows
 from educe.generate.prompt import Message, Prompt, PromptReader
@@ -36,7 +36,6 @@ _TOKEN_BUDGET = 512
 _PREFILL_SHARE = 0.125
 # How far back the spelling of a token may depend on those before it.
 _SPELLING_TOKENS = 32
-_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")
 _CONSTRAINTS = ("json_schema", "json_object", "regex", "choice", "grammar")
 _OPTIONS = tuple(field.name for field in dataclasses.fields(SamplingOptions))
 
@@ -90,6 +89,8 @@ class Generator:
         progress: Progress | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
+        if max_sequences < 1:
+            raise OptionError(f"expected 1 or more, found {max_sequences}", place="max_sequences")
         if draft is not None:
             _check_draft(checkpoint, draft, num_draft_tokens)
         kind = runner_for(checkpoint)
@@ -139,7 +140,7 @@ class Generator:
                 place="context",
                 remedy=f"at most {self.context:,} do; or give more memory_bytes",
             )
-        self.defaults: Mapping[str, Any] = _defaults(checkpoint.generation)
+        self.defaults: Mapping[str, Any] = sampling_defaults(checkpoint.generation)
         self._end_ids = _end_ids(checkpoint, self.tokenizer)
         drafts = DraftModel(runners[1], num_draft_tokens) if draft is not None else None
         self._engine = Engine(runners[0], scheduler, drafts)
@@ -193,7 +194,8 @@ class Generator:
             )
         sequence = texts.Sequence(
             ids,
-            max_tokens=room if sampling.max_tokens is None else sampling.max_tokens,
+            # What the model's files say bounds a text that has room for more; it refuses none that has less.
+            max_tokens=options.get("max_tokens") or min(room, sampling.max_tokens or room),
             stop_ids=() if sampling.ignore_eos else self._end_ids,
             priority=priority,
             salt=salt.encode(),
@@ -372,22 +374,20 @@ def _check_draft(checkpoint: Checkpoint, draft: Checkpoint, num_tokens: int) -> 
         raise OptionError(f"expected 1 or more, found {num_tokens}", place="num_draft_tokens")
 
 
-def _defaults(generation: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how a model's generation_config.json would have its tokens chosen."""
-    named = {name: generation[name] for name in _SAMPLING if generation.get(name) is not None}
-    if not generation.get("do_sample"):
-        named = {**{name: named[name] for name in named if name == "repetition_penalty"}, "temperature": 0.0}
-    if generation.get("max_new_tokens"):
-        named["max_tokens"] = int(generation["max_new_tokens"])
-    return named
-
-
 def _end_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> frozenset[int]:
     """Return all tokens that end a text, by the tokenizer or by the model's configuration."""
     ids = set(tokenizer.eos)
     for said in (checkpoint.generation, checkpoint.config):
         found = said.get("eos_token_id")
-        ids |= {found} if isinstance(found, int) else set(found or ())
+        listed = found if isinstance(found, list) else [] if found is None else [found]
+        if not all(isinstance(each, int) for each in listed):
+            raise ModelFileError(
+                f"names {found!r} as the tokens that end a text",
+                path=checkpoint.path,
+                place="eos_token_id",
+                remedy="use the model's own config.json and generation_config.json",
+            )
+        ids |= set(listed)
     return frozenset(ids)
 
 

@@ -114,6 +114,7 @@ _COUNTS: dict[str, tuple[float, float]] = {
     "max_tokens": (1, math.inf),
     "min_tokens": (0, math.inf),
 }
+_OF_MODELS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")
 _OPTIONAL = ("seed", "logprobs", "max_tokens")
 
 
@@ -127,3 +128,13 @@ def _check_number(name: str, value: Any, least: float, most: float, whole: bool)
 
 def _wrong(name: str, value: object, expected: str, remedy: str) -> OptionError:
     return OptionError(f"{name} is {value!r}; it has to be {expected}", place=name, remedy=remedy)
+
+
+def sampling_defaults(generation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a model's generation_config.json would have its tokens chosen."""
+    named = {name: generation[name] for name in _OF_MODELS if generation.get(name) is not None}
+    if not generation.get("do_sample"):
+        named = {**{name: named[name] for name in named if name == "repetition_penalty"}, "temperature": 0.0}
+    if generation.get("max_new_tokens"):
+        named["max_tokens"] = generation["max_new_tokens"]
+    return named

@@ -1,0 +1,338 @@
+"""A generator: many texts at once, each as if it were alone; streams, ends, errors and chances."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import educe
+from educe.errors import EduceError, InputError, ModelFileError, OptionError, UnsupportedModelError
+from educe.formats import checkpoint
+from educe.generate.generator import Generator
+from educe.generate.perplexity import windows
+from educe.generate.runner import Runner
+from educe.generate.step import Slice
+from educe.generate.stream import Completion
+from tests.stories import STORIES, write_chat_model
+
+SAMPLED: dict[str, Any] = {"temperature": 1.0, "max_tokens": 12}
+REQUESTS: list[tuple[str, dict[str, Any]]] = [
+    ("Once upon a time", {"max_tokens": 40, "logprobs": 2}),
+    ("Once upon a time", {**SAMPLED, "seed": 1, "n": 3, "logprobs": 0}),
+    ("Tom had a red ball. Tom had a red ball. Tom had", {"max_tokens": 40}),
+    ("Tom had a red ball. Tom had a red ball. Tom had", {**SAMPLED, "seed": 2, "repetition_penalty": 1.2}),
+    ("Lily and her mom went to the park. " * 12, {**SAMPLED, "seed": 3, "top_p": 0.9}),
+    ("", {**SAMPLED, "seed": 4, "top_k": 5, "min_tokens": 3}),
+    ("One day,", {"max_tokens": 12, "regex": "[a-z ,.]*"}),
+]
+
+
+@pytest.fixture(scope="module")
+def writer() -> Any:
+    with educe.generator(STORIES) as generator:
+        yield generator
+
+
+@pytest.fixture(scope="module")
+def alone(writer: Generator) -> list[Completion]:
+    return [writer.generate(prompt, **options) for prompt, options in REQUESTS]
+
+
+def outputs(completions: list[Completion]) -> list[Any]:
+    return [completion.outputs for completion in completions]
+
+
+def test_many_at_once_are_each_as_if_alone(writer: Generator, alone: list[Completion]) -> None:
+    for seed in range(2):
+        order = random.Random(seed).sample(range(len(REQUESTS)), len(REQUESTS))
+        streams = {number: writer.stream(REQUESTS[number][0], **REQUESTS[number][1]) for number in order}
+        assert outputs([streams[number].result() for number in range(len(REQUESTS))]) == outputs(alone)
+
+
+@pytest.mark.parametrize("options", [{"lookup": False}, {"threads": 1, "max_sequences": 3, "context": 256}])
+def test_guesses_threads_and_memory_change_no_bit(alone: list[Completion], options: dict[str, Any]) -> None:
+    with educe.generator(STORIES, **options) as other:
+        streams = [other.stream(prompt, **wanted) for prompt, wanted in REQUESTS]
+        assert outputs([stream.result() for stream in streams]) == outputs(alone)
+
+
+def test_little_memory_only_makes_texts_wait(alone: list[Completion]) -> None:
+    with educe.generator(STORIES, memory_bytes=8 * 81_920, context=384) as small:
+        streams = [small.stream(prompt, **options) for prompt, options in REQUESTS]
+        assert outputs([stream.result() for stream in streams]) == outputs(alone)
+
+
+def test_one_seed_gives_one_text_200_times_under_mixed_load(writer: Generator) -> None:
+    options = {**SAMPLED, "seed": 11, "logprobs": 0}
+    chance, streams = random.Random(5), []
+    for number in range(200):
+        streams.append(writer.stream("Once upon a time", **options))
+        if number % 4 == 0:
+            prompt = "Tom and Lily " * chance.randint(1, 20)
+            other = writer.stream(prompt, temperature=1.0, max_tokens=chance.randint(1, 20))
+            if chance.random() < 0.5:
+                other.cancel()
+    assert len({stream.result().outputs for stream in streams}) == 1
+
+
+def test_threads_may_call_at_once(writer: Generator, alone: list[Completion]) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda request: writer.generate(request[0], **request[1]), REQUESTS * 2))
+    assert outputs(found) == outputs(alone) * 2
+
+
+def test_pieces_are_the_text_and_nothing_is_shown_of_a_stop_string(writer: Generator) -> None:
+    whole = writer.generate("Once upon a time", max_tokens=60).text
+    stop = whole[20:31]
+    stream = writer.stream("Once upon a time", max_tokens=60, stop=["never", stop])
+    pieces = list(stream)
+    assert "".join(piece.text for piece in pieces) == whole[:20] == stream.result().text
+    (output,) = stream.result().outputs
+    assert (output.stop, output.finish_reason, pieces[-1].finish_reason) == (stop, "stop", "stop")
+    assert [token for piece in pieces for token in piece.tokens] == list(output.tokens)
+
+
+def test_a_text_is_cancelled_midway_and_costs_no_other(writer: Generator, alone: list[Completion]) -> None:
+    other = writer.stream(REQUESTS[0][0], **REQUESTS[0][1])
+    with writer.stream("Once upon a time") as stream:
+        shown = [next(stream) for _ in range(3)]
+    shown += stream
+    completion = stream.result()
+    assert completion.finish_reason == "cancelled"
+    assert completion.text == "".join(piece.text for piece in shown)
+    assert 3 <= completion.num_tokens < 400
+    assert other.result().outputs == alone[0].outputs
+
+
+def test_event_loops_read_gather_and_cancel(writer: Generator, alone: list[Completion]) -> None:
+    async def write(number: int) -> Completion:
+        prompt, options = REQUESTS[number]
+        return await writer.stream(prompt, **options)
+
+    async def pieces() -> str:
+        return "".join([piece.text async for piece in writer.stream("Tom had a", max_tokens=9)])
+
+    async def run() -> None:
+        numbers = range(len(REQUESTS))
+        found = await asyncio.gather(*(write(number) for number in numbers))
+        assert outputs(list(found)) == outputs(alone)
+        assert await pieces() == writer.generate("Tom had a", max_tokens=9).text
+        stream = writer.stream("Once upon a time")
+        await anext_of(stream)
+        task = asyncio.ensure_future(whole(stream))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (await stream).finish_reason == "cancelled"
+
+    async def whole(stream: Any) -> Any:
+        return await stream
+
+    async def anext_of(stream: Any) -> Any:
+        return await stream.__anext__()
+
+    asyncio.run(run())
+
+
+def test_a_batch_gives_errors_in_their_places(writer: Generator) -> None:
+    good = {"prompt": "Lily", "max_tokens": 2}
+    bad: list[Any] = [
+        {"prompt": "x" * 2000},
+        {"prompt": "x", "temperature": -1},
+        {"prompt": "x", "stop": 3},
+        {"prompt": "x", "logit_bias": 3},
+        {"prompt": "x", "regex": 3},
+        {"prompt": "x", "choice": [3]},
+        {"prompt": "x", "priority": "high"},
+        {"prompt": "x", "tempo": 1},
+        {"prompt": "x", "messages": []},
+        {"messages": [{"role": "user", "content": "x"}]},
+        {},
+        3,
+        [10**9],
+    ]
+    requests = [part for each in bad for part in (each, good)]
+    results = list(writer.batch(iter(requests), max_tokens=4))
+    assert all(isinstance(result, EduceError) for result in results[::2]), results[::2]
+    assert {result.text for result in results[1::2]} == {writer.generate("Lily", max_tokens=2).text}
+    with pytest.raises(OptionError, match=r"'temprature'.*'temperature'"):
+        next(writer.batch(["x"], temprature=1))
+
+
+def test_a_batch_takes_prompts_as_they_are_needed(writer: Generator) -> None:
+    taken: list[int] = []
+
+    def endless() -> Any:
+        while True:
+            taken.append(1)
+            yield "Tom"
+
+    results = writer.batch(endless(), max_tokens=1)
+    assert next(results).num_tokens == 1  # type: ignore[union-attr]
+    assert len(taken) < 100
+
+
+def test_a_request_that_fails_at_a_step_harms_no_other(writer: Generator, alone: list[Completion]) -> None:
+    beside = [writer.stream(prompt, **options) for prompt, options in REQUESTS]
+    failing = writer.stream("Tom had a", logit_bias={600: 1.0}, max_tokens=5, n=2)
+    with pytest.raises(EduceError):
+        failing.result()
+    assert outputs([stream.result() for stream in beside]) == outputs(alone)
+
+
+def test_what_does_not_fit_is_refused_and_never_cut(writer: Generator) -> None:
+    long = "Once upon a time " * 300
+    with pytest.raises(InputError, match=r"the prompt has [\d,]+ tokens, and the context 512"):
+        writer.generate(long)
+    with pytest.raises(InputError, match="do not fit"):
+        writer.generate("Once upon a time", max_tokens=510)
+    with pytest.raises(InputError, match=r"the text has [\d,]+ tokens.*perplexity"):
+        writer.score(long)
+    with pytest.raises(UnsupportedModelError, match="no chat template"):
+        writer.chat([{"role": "user", "content": "Hello"}])
+
+
+@pytest.mark.parametrize(
+    ("options", "cause"),
+    [
+        ({"memory_bytes": 1000}, "hold no block"),
+        ({"memory_bytes": 200_000, "context": 512}, "512 tokens do not fit"),
+        ({"context": 513}, "expected 1 to 512"),
+        ({"max_sequences": 0}, "expected 1 or more"),
+    ],
+)
+def test_numbers_that_do_not_fit_are_refused(options: dict[str, Any], cause: str) -> None:
+    with pytest.raises(OptionError, match=cause):
+        educe.generator(STORIES, **options)
+
+
+def test_what_the_files_of_a_model_say_of_its_texts(tmp_path: Path) -> None:
+    folder = write_chat_model(tmp_path)
+    said = {
+        "do_sample": True,
+        "temperature": 0.7,
+        "top_k": 5,
+        "max_new_tokens": 600,
+        "eos_token_id": [2, 403],
+    }
+    (folder / "generation_config.json").write_text(json.dumps(said))
+    with educe.generator(folder) as own:
+        assert dict(own.defaults) == {"temperature": 0.7, "top_k": 5, "max_tokens": 600}
+        assert own.generate([1], seed=1, temperature=0.0).tokens == (403,)
+        assert (
+            own.chat([{"role": "user", "content": "Once upon a time"}], max_tokens=3, seed=1).num_tokens == 3
+        )
+    (folder / "generation_config.json").write_text('{"eos_token_id": "</s>"}')
+    with pytest.raises(ModelFileError, match="eos_token_id"):
+        educe.generator(folder)
+
+
+def test_closing_ends_all_texts_and_refuses_more() -> None:
+    writer = educe.generator(STORIES)
+    streams = [writer.stream("Once upon a time") for _ in range(20)]
+    next(streams[0])
+    closers = [threading.Thread(target=writer.close) for _ in range(2)]
+    for closer in closers:
+        closer.start()
+    for closer in closers:
+        closer.join()
+    assert {stream.result().finish_reason for stream in streams} <= {"cancelled", "stop", "length"}
+    assert streams[-1].result().finish_reason == "cancelled"
+    for call in (writer.generate, writer.score):
+        with pytest.raises(OptionError, match="closed"):
+            call("Once upon a time")
+
+
+@cache
+def runner() -> Runner:
+    found = Runner(checkpoint.load(STORIES), max_length=512, block_size=64)
+    found.allocate(8)
+    return found
+
+
+def plain_log_probabilities(ids: list[int]) -> np.ndarray:
+    """Return the log-probability of each token after the first, by log-softmax in double precision."""
+    logits = runner().run([Slice(ids, 0, range(8), len(ids))])[:-1].astype(np.float64)
+    logits -= logits.max(axis=1, keepdims=True)
+    logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return logits[np.arange(len(ids) - 1), ids[1:]]
+
+
+def test_a_score_is_the_plain_log_softmax(writer: Generator) -> None:
+    text = writer.generate("Once upon a time", max_tokens=100).text
+    ids = writer.encode("Once upon a time" + text)
+    expected = plain_log_probabilities(ids)
+    score = writer.score("Once upon a time" + text)
+    np.testing.assert_allclose([choice.logprob for choice in score.choices], expected, atol=1e-5)
+    assert score.logprob == pytest.approx(expected.sum(), abs=1e-4)
+    assert score.perplexity == pytest.approx(math.exp(-expected.mean()), rel=1e-5)
+    assert not writer.score("Tom had a").greedy
+    rest = writer.score(text, after="Once upon a time")
+    assert rest.greedy
+    assert rest.choices == score.choices[-len(rest.choices) :]
+
+
+def test_a_long_text_is_weighed_in_windows_each_token_once(writer: Generator) -> None:
+    text = (writer.generate("Once upon a time", max_tokens=200).text + " ") * 3
+    ids = writer.encode(text)
+    seen: list[tuple[int, int]] = []
+    found = writer.perplexity(text, window=64, stride=24, progress=lambda *each: seen.append(each))
+    expected = list(plain_log_probabilities(ids[:64]))
+    for start in range(64, len(ids), 24):
+        end = min(start + 24, len(ids))
+        expected += list(plain_log_probabilities([ids[0], *ids[end - 63 : end]]))[start - end :]
+    np.testing.assert_allclose(found.logprobs, expected, atol=1e-5)
+    assert (found.num_tokens, found.num_bytes) == (len(ids) - 1, len(text.encode()))
+    mean, spread = np.mean(expected), np.std(expected, ddof=1)
+    assert found.per_token == pytest.approx(math.exp(-mean), rel=1e-5)
+    assert found.standard_error == pytest.approx(math.exp(-mean) * spread / len(expected) ** 0.5, rel=1e-4)
+    assert found.per_byte**found.num_bytes == pytest.approx(found.per_token**found.num_tokens, rel=1e-6)
+    assert 2**found.bits_per_byte == pytest.approx(found.per_byte, rel=1e-6)
+    assert seen[-1] == (len(ids) - 1, len(ids) - 1)
+    whole = writer.perplexity("Once upon a time")
+    score = writer.score("Once upon a time")
+    np.testing.assert_array_equal(whole.logprobs, [choice.logprob for choice in score.choices])
+
+
+def test_windows_count_every_token_once_and_begin_as_texts_do() -> None:
+    chance = random.Random(3)
+    for _ in range(300):
+        num_special, body = chance.randint(0, 2), list(range(100, 100 + chance.randint(2, 60)))
+        size = num_special + chance.randint(2, 20)
+        stride = chance.randint(1, size - max(1, num_special))
+        special = list(range(num_special))
+        counted: list[int] = []
+        for window in windows([*special, *body], num_special, size, stride):
+            assert len(window.tokens) <= size
+            assert list(window.tokens[:num_special]) == special
+            assert 1 <= window.num_counted < len(window.tokens)
+            counted += window.tokens[-window.num_counted :]
+        assert counted == body[0 if num_special else 1 :]
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "cause"),
+    [
+        ({"window": 513}, OptionError, "expected 1 to 512"),
+        ({"window": 64, "stride": 64}, OptionError, "a stride of 1 to 63"),
+        ({"window": 64, "stride": 0}, OptionError, "a stride of 1 to 63"),
+        ({"window": 1}, OptionError, "a stride of 1 to 0"),
+        ({"text": ""}, InputError, "nothing to weigh"),
+    ],
+)
+def test_windows_that_do_not_fit_are_refused(
+    writer: Generator, options: dict[str, Any], kind: type[EduceError], cause: str
+) -> None:
+    with pytest.raises(kind, match=cause):
+        writer.perplexity(**{"text": "Once upon a time", **options})
