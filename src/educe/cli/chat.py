@@ -37,6 +37,7 @@ def command(
     context: sampling.ContextOption = None,
     memory: sampling.MemoryOption = None,
     threads: options.ThreadsOption = None,
+    draft: sampling.DraftOption = None,
     json: options.JsonOption = False,
 ) -> None:
     """Talk with MODEL, a language model made for it; /help says what else there is to say.
@@ -45,7 +46,7 @@ def command(
     """
     chosen = given(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
     with open_generator(
-        model, precision=precision, context=context, memory=memory, threads=threads
+        model, precision=precision, context=context, memory=memory, threads=threads, draft=draft
     ) as generator:
         session = Session(generator, Conversation(system, chosen))
         generator.encode([{"role": "user", "content": "?"}])

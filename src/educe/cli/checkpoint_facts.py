@@ -7,7 +7,7 @@ from typing import Any
 
 from educe.cli.screen import format_count
 from educe.errors import UnsupportedModelError
-from educe.generate.architectures import architecture
+from educe.generate.runners import runner_for
 from educe.limits import format_bytes
 from educe.model.checkpoint import Checkpoint, TokenizerFiles
 
@@ -60,7 +60,7 @@ def checkpoint_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
 def _unsupported(model: Checkpoint) -> dict[str, str]:
     """Return which commands do not run the model, and why."""
     try:
-        architecture(model.model_type)
+        runner_for(model)
     except UnsupportedModelError as error:
         return dict.fromkeys(_COMMANDS, error.cause)
     if model.tokenizer is None:

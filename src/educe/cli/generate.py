@@ -64,6 +64,7 @@ def command(
     context: sampling.ContextOption = None,
     memory: sampling.MemoryOption = None,
     threads: options.ThreadsOption = None,
+    draft: sampling.DraftOption = None,
     json: options.JsonOption = False,
 ) -> None:
     """Continue PROMPT with MODEL, a language model; the text is shown while it is written."""
@@ -90,7 +91,7 @@ def command(
         raise OptionError("log-probabilities are shown in JSON alone", remedy="add --json")
     text = _prompt(prompt, file, prompts)
     with open_generator(
-        model, precision=precision, context=context, memory=memory, threads=threads
+        model, precision=precision, context=context, memory=memory, threads=threads, draft=draft
     ) as generator:
         if prompts is not None:
             status = write_all(generator, prompts, chosen)

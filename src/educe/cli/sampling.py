@@ -11,8 +11,9 @@ import typer
 
 from educe import api
 from educe.cli.options import named_path
-from educe.cli.screen import working
+from educe.cli.screen import print_warning, working
 from educe.generate.generator import Generator
+from educe.generate.precision import PRECISIONS
 from educe.limits import DEFAULT_LIMITS
 from educe.media.text import read_text
 
@@ -28,7 +29,12 @@ def _bytes(text: str) -> int:
 
 
 PrecisionOption = Annotated[
-    str, typer.Option("--precision", metavar="NAME", help="How weights are held and products computed.")
+    str,
+    typer.Option("--precision", metavar="NAME", help=f"How weights are held: {', '.join(PRECISIONS)}."),
+]
+DraftOption = Annotated[
+    Path | None,
+    typer.Option("--draft", parser=named_path, metavar="MODEL", help="A smaller model, which guesses."),
 ]
 ContextOption = Annotated[
     int | None,
@@ -100,12 +106,22 @@ def open_generator(
     context: int | None = None,
     memory: int | None = None,
     threads: int | None = None,
+    draft: Path | None = None,
 ) -> Generator:
     """Return the language model at `model`, ready to write."""
-    with working(f"loading {model}"):
-        return api.generator(
-            model, precision=precision, context=context, memory_bytes=memory, threads=threads
+    with working(f"loading {model}") as say:
+        generator = api.generator(
+            model,
+            precision=precision,
+            context=context,
+            memory_bytes=memory,
+            threads=threads,
+            draft=draft,
+            progress=lambda done, what: say(f"packing {model}, {done:.0%}: {what}"),
         )
+    for note in generator.notes:
+        print_warning(note)
+    return generator
 
 
 def given(**options: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -43,18 +43,21 @@ def errors() -> Console:
 
 
 @contextmanager
-def working(text: str) -> Iterator[None]:
-    """Say on a terminal's standard error what goes on, once it has taken half a second."""
+def working(text: str) -> Iterator[Callable[[str], None]]:
+    """Say on a terminal's standard error what goes on, once it has taken half a second.
+
+    It gives what changes the words.
+    """
     console = errors()
     if not console.is_terminal:
-        yield
+        yield lambda text: None
         return
     status = console.status(escape(text))
     timer = threading.Timer(_PATIENCE_SECONDS, status.start)
     timer.daemon = True
     timer.start()
     try:
-        yield
+        yield lambda text: status.update(escape(text))
     finally:
         timer.cancel()
         timer.join()
