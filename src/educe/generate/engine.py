@@ -57,11 +57,20 @@ class Engine:
     Args:
         runner: The model, which nobody else runs.
         scheduler: The queues over the runner's blocks, which nobody else plans.
+        num_tokens: How many tokens have a spelling; models have logits of more, which are never chosen.
         draft: What guesses at texts in place of the lookup, if anything does.
     """
 
-    def __init__(self, runner: StepRunner, scheduler: Scheduler, draft: DraftModel | None = None) -> None:
+    def __init__(
+        self,
+        runner: StepRunner,
+        scheduler: Scheduler,
+        *,
+        num_tokens: int | None = None,
+        draft: DraftModel | None = None,
+    ) -> None:
         self._runner, self._scheduler, self._draft = runner, scheduler, draft
+        self._num_tokens = num_tokens
         self._sampler = Sampler()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -234,7 +243,8 @@ class Engine:
                         chosen[sample] = []
                     else:
                         draft = row.tokens[len(row.tokens) - row.num_drafts :]
-                        chosen[sample] = job.choose(self._sampler, part[-1 - len(draft) :], draft)
+                        known = part[-1 - len(draft) :, : self._num_tokens]
+                        chosen[sample] = job.choose(self._sampler, known, draft)
                 except Exception as fault:
                     failed[sample] = fault
         return chosen, failed

@@ -143,7 +143,8 @@ class Generator:
         self.defaults: Mapping[str, Any] = sampling_defaults(checkpoint.generation)
         self._end_ids = _end_ids(checkpoint, self.tokenizer)
         drafts = DraftModel(runners[1], num_draft_tokens) if draft is not None else None
-        self._engine = Engine(runners[0], scheduler, drafts)
+        known = self.tokenizer.vocabulary_size
+        self._engine = Engine(runners[0], scheduler, num_tokens=known, draft=drafts)
 
     # Writing -------------------------------------------------------------------------------------------
 
