@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
-from educe.compiler.emit import F32, I8, I16, I32, I64, U8, Function, Val
+from educe.compiler.emit import F32, I8, I16, I32, I64, U8, Function, Operand, Val
 from educe.compiler.kernel import template
 from educe.compiler.kernels.dot import BLOCK_BYTES, seen_as
 from educe.compiler.kernels.matrix_unit import (
@@ -38,6 +39,7 @@ def quantized_unit(
     target: Target,
     weight: Format,
     depth: int,
+    is_few: bool,
     expression: Expression,
     access: tuple[str, ...],
 ) -> None:
@@ -56,6 +58,9 @@ def quantized_unit(
                         product[r][p] += minimum[block] * sum of the row [block] * its scale
                     out[row + r] = expression(product[r] or sum[r], operand[row + r], ...)
 
+    Where there are few rows, all units are one, and the codes of the next two panels are fetched, or
+    expanded to the other half of the scratch memory, while two panels are multiplied.
+
     Pointers and sizes are those of `quantized_product`. The numbers behind the last one of a row are zeros,
     so that whatever codes meet them do not matter.
 
@@ -64,66 +69,90 @@ def quantized_unit(
         target: Its machine.
         weight: The weight's format.
         depth: Numbers along k that are multiplied at once: 64, or 32 where blocks ask for it.
+        is_few: Whether there are no more than 32 rows.
         expression: What ends the product.
         access: For each operand, ``dense`` along the columns or the ``same`` for all.
     """
     body = Product(fn, target, weight, expression, access)
     unit_body = _Unit(body, depth)
     fn.call("llvm.x86.ldtilecfg", None, 0, fn.table(U8, shapes(depth)))
-    with fn.loop(fn.begin, fn.end) as unit:
-        first, stop = body.panels_of(unit)
-        codes = body.codes_of(first)
-        if weight.bits != 8:
-            with fn.loop(first, stop) as panel:
-                unit_body.expand(panel, panel - first)
-            codes = fn.scratch
-        with fn.loop(0, body.m, TILE_ROWS) as row, fn.loop(first, stop, MAX_BLOCKS) as panel:
-            left = fn.minimum(body.m - row, TILE_ROWS)
-            panels = [panel, fn.minimum(panel + 1, stop - 1)]
-            of_panels = [fn.at(I8, codes, (each - first) * unit_body.panel_bytes) for each in panels]
-            with fn.either(left > ROWS) as otherwise:
-                unit_body.write(row, panels, of_panels, left, 2)
-                otherwise()
-                unit_body.write(row, panels, of_panels, left, 1)
-            column = panel * PANEL
-            count = fn.minimum(fn.minimum(stop * PANEL, body.n) - column, _WIDTH)
-            body.ends.write(unit_body.memory, fn.const(I64, _WIDTH), row, left, body.starts, column, count)
+    if is_few:
+        unit_body.multiply_few(fn.begin * body.unit, body.panels_of(fn.end - 1)[1])
+    else:
+        with fn.loop(fn.begin, fn.end) as unit:
+            unit_body.multiply_many(*body.panels_of(unit))
     fn.call("llvm.x86.tilerelease", None, 0)
 
 
 class _Unit:
-    """The products of up to 32 rows and two panels, in the registers of a matrix unit."""
+    """The products of rows and panels, up to 32 rows and two panels at once in a matrix unit's registers."""
 
     def __init__(self, body: Product, depth: int) -> None:
         self.body, self.fn, self.depth = body, body.fn, depth
+        self.is_expanded = body.weight.bits != 8
         self.panel_bytes = body.tiles * (2 * _GRAIN_BYTES)
         self.sums = body.fn.stack(I32, TILE_ROWS * _WIDTH)
         self.memory = self.sums if body.weight.is_whole else body.fn.stack(F32, TILE_ROWS * _WIDTH)
 
-    def expand(self, panel: Val, place: Val) -> None:
-        """Write the codes of a panel to scratch memory, in 8 bits, as multiples of the scale."""
+    def multiply_many(self, first: Val, stop: Val) -> None:
+        """Multiply all rows and some panels, which stay in the second cache."""
         fn, body = self.fn, self.body
-        to = fn.at(I8, fn.scratch, place * self.panel_bytes)
-        codes = body.codes_of(panel)
-        lanes = PANEL * STEP
-        if not body.weight.has_multipliers:
-            zero = fn.const(I8, body.weight.zero, lanes)
-            with fn.loop(0, body.grains) as grain:
-                self._expand_grain(codes, to, grain, None, zero)
-            return
-        with fn.loop(0, body.groups) as group:
-            factor = fn.extend(body.multiplier(panel, group, 0, PANEL), I32)
-            by = seen_as(fn, factor * 0x00010001, I16, PANEL * 2)
-            zero = seen_as(fn, factor * (body.weight.zero * 0x01010101), I8, lanes)
-            first = group * body.group
-            with fn.loop(first, fn.minimum(first + body.group, body.grains)) as grain:
-                self._expand_grain(codes, to, grain, by, zero)
+        codes = body.codes_of(first)
+        if self.is_expanded:
+            codes = fn.scratch
+            with fn.loop(first, stop) as panel, fn.loop(0, body.grains) as grain:
+                self._expand(panel, grain, fn.at(I8, codes, (panel - first) * self.panel_bytes))
+        with fn.loop(0, body.m, TILE_ROWS) as row, fn.loop(first, stop, MAX_BLOCKS) as panel:
+            panels = self._two(panel, stop)
+            self._multiply_two(row, panels, [self._place(codes, each - first) for each in panels], stop)
 
-    def _expand_grain(self, codes: Val, to: Val, grain: Val, by: Val | None, zero: Val) -> None:
-        """Write a grain; products of codes and multipliers, all below 16, fit in bytes, two at a time."""
-        fn, lanes = self.fn, PANEL * STEP
-        source = fn.at(U8, codes, grain * self.body.weight.grain_bytes)
+    def multiply_few(self, first: Val, stop: Val) -> None:
+        """Multiply up to 32 rows and some panels, which are read from memory once."""
+        fn, body = self.fn, self.body
+        row = fn.const(I64, 0)
+        if self.is_expanded:
+            with fn.loop(0, body.grains) as grain:
+                self._expand_two(self._two(first, stop), grain, fn.scratch)
+        with fn.loop(first, stop, MAX_BLOCKS) as panel:
+            panels, following = self._two(panel, stop), self._two(panel + MAX_BLOCKS, stop)
+            half = (panel - first) // MAX_BLOCKS % 2
+            now, later = (self._place(fn.scratch, each * MAX_BLOCKS) for each in (half, 1 - half))
+            of_panels = [body.codes_of(each) for each in panels]
+            meanwhile = partial(self._fetch_two, following)
+            if self.is_expanded:
+                of_panels = [self._place(now, number) for number in range(MAX_BLOCKS)]
+                meanwhile = partial(self._expand_two, following, to=later)
+            self._multiply_two(row, panels, of_panels, stop, meanwhile)
+
+    def _two(self, panel: Val, stop: Val) -> list[Val]:
+        """Return the numbers of two panels, none of which is behind the last."""
+        return [self.fn.minimum(panel + number, stop - 1) for number in range(MAX_BLOCKS)]
+
+    def _place(self, codes: Val, number: Operand) -> Val:
+        return self.fn.at(I8, codes, self.panel_bytes * number)
+
+    def _fetch_two(self, panels: Sequence[Val], grain: Val) -> None:
+        for panel in panels:
+            self.body.fetch(self.fn.at(U8, self.body.codes_of(panel), grain * self.body.weight.grain_bytes))
+
+    def _expand_two(self, panels: Sequence[Val], grain: Val, to: Val) -> None:
+        for number, panel in enumerate(panels):
+            self._expand(panel, grain, self._place(to, number))
+
+    def _expand(self, panel: Val, grain: Val, to: Val) -> None:
+        """Write a grain of a panel to `to`, where the panel lies in 8 bits, as multiples of the scale.
+
+        Products of codes and multipliers, all below 16, fit in bytes, two at a time.
+        """
+        fn, body, lanes = self.fn, self.body, PANEL * STEP
+        source = fn.at(U8, body.codes_of(panel), grain * body.weight.grain_bytes)
         place = fn.at(I8, to, grain * _GRAIN_BYTES)
+        by, zero = None, fn.const(I8, body.weight.zero, lanes)
+        if body.weight.has_multipliers:
+            group = grain if body.weight.is_fine else grain // body.group
+            factor = fn.extend(body.multiplier(panel, group, 0, PANEL), I32)
+            by = seen_as(fn, factor * 0x00010001, I16, 2 * PANEL)
+            zero = seen_as(fn, factor * (body.weight.zero * 0x01010101), I8, lanes)
         for pair in range(GRAIN // STEP // 2):
             both = fn.load(U8, source, pair * lanes, lanes)
             for number, half in enumerate((both & 15, both >> 4)):
@@ -131,24 +160,49 @@ class _Unit:
                     half = seen_as(fn, seen_as(fn, half, I16, by.lanes) * by, U8, lanes)
                 fn.store(seen_as(fn, half, I8, lanes) - zero, place, (2 * pair + number) * lanes)
 
-    def write(
-        self, row: Val, panels: Sequence[Val], of_panels: Sequence[Val], left: Val, blocks: int
+    def _multiply_two(
+        self,
+        row: Val,
+        panels: Sequence[Val],
+        of_panels: Sequence[Val],
+        stop: Val,
+        meanwhile: Callable[[Val], None] | None = None,
+    ) -> None:
+        """Multiply up to 32 rows and two panels, and end the product; something is done for each grain."""
+        fn, body = self.fn, self.body
+        left = fn.minimum(body.m - row, TILE_ROWS)
+        with fn.either(left > ROWS) as otherwise:
+            self._write(row, panels, of_panels, left, 2, meanwhile)
+            otherwise()
+            self._write(row, panels, of_panels, left, 1, meanwhile)
+        column = panels[0] * PANEL
+        count = fn.minimum(fn.minimum(stop * PANEL, body.n) - column, _WIDTH)
+        body.ends.write(self.memory, fn.const(I64, _WIDTH), row, left, body.starts, column, count)
+
+    def _write(
+        self,
+        row: Val,
+        panels: Sequence[Val],
+        of_panels: Sequence[Val],
+        left: Val,
+        blocks: int,
+        meanwhile: Callable[[Val], None] | None,
     ) -> None:
         """Leave the products of rows, which fill so many registers, in memory."""
         fn, body = self.fn, self.body
         of_rows = [row_place(fn, body.rows, row + number * ROWS, body.tiles) for number in range(blocks)]
-        following = [body.codes_of(panel + MAX_BLOCKS) for panel in panels] if blocks == 1 else []
+        multiply = partial(self._multiply, of_rows, of_panels, meanwhile)
         if body.weight.is_whole:
-            self._multiply(of_rows, of_panels, following, fn.const(I64, 0))
+            multiply(fn.const(I64, 0))
             self._leave(blocks)
             return
         with fn.loop(0, left * MAX_BLOCKS) as place:
             fn.store(fn.const(F32, 0.0, PANEL), self.memory, place * PANEL)
         # The sums of a block are multiplied while those of the block before are scaled.
-        self._multiply(of_rows, of_panels, following, fn.const(I64, 0))
+        multiply(fn.const(I64, 0))
         self._leave(blocks)
         with fn.loop(1, body.blocks) as block:
-            self._multiply(of_rows, of_panels, following, block)
+            multiply(block)
             self._scale(row, panels, left, block - 1)
             self._leave(blocks)
         self._scale(row, panels, left, body.blocks - 1)
@@ -166,9 +220,13 @@ class _Unit:
                 fn.store(body.scaled(total, each, of_row, product), self.memory, place)
 
     def _multiply(
-        self, of_rows: Sequence[Val], of_panels: Sequence[Val], following: Sequence[Val], block: Val
+        self,
+        of_rows: Sequence[Val],
+        of_panels: Sequence[Val],
+        meanwhile: Callable[[Val], None] | None,
+        block: Val,
     ) -> None:
-        """Sum the products of a block in registers, and meanwhile have the codes of other panels fetched."""
+        """Sum the products of a block in registers."""
         fn, body = self.fn, self.body
         places = [(r, p) for r in range(len(of_rows)) for p in range(MAX_BLOCKS)]
         for r, p in places:
@@ -179,12 +237,11 @@ class _Unit:
                 self._load(FIRST_LEFT + r, fn.at(I8, start, grain_offset(grain)), TILE_DEPTH)
             for p, start in enumerate(of_panels):
                 self._load(FIRST_RIGHT + p, fn.at(I8, start, grain * _GRAIN_BYTES), BLOCK_BYTES)
-            for start in following:
-                for number in range(self.depth // GRAIN):
-                    self.body.fetch(fn.at(U8, start, (grain + number) * body.weight.grain_bytes))
             for r, p in places:
                 given = (r * MAX_BLOCKS + p, FIRST_LEFT + r, FIRST_RIGHT + p)
                 fn.call("llvm.x86.tdpbssd", None, 0, *(register(fn, each) for each in given))
+            for number in range(self.depth // GRAIN if meanwhile else 0):
+                meanwhile(grain + number)
 
     def _leave(self, blocks: int) -> None:
         """Leave the sums of rows, which fill so many registers, in memory."""

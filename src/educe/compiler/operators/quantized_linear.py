@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from educe.compiler.target import Target
 
 _FEW_ROWS = 4
-"""Rows that vectors multiply where there is a matrix unit."""
+"""Rows that vectors multiply where there is a matrix unit; twice as many if blocks are scaled one by one."""
 
 AT_ONCE = (1, 2, 4, 8)
 """Rows that vectors may multiply at once."""
@@ -280,7 +280,7 @@ def _launch(
             expression=expression,
             access=access,
         )
-        for each in (count, *AT_ONCE, TILE_ROWS)
+        for each in (count, *AT_ONCE, TILE_ROWS, TILE_ROWS + 1)
     }
     low.expect(kernels.values())
     unit, scratch_bytes = _unit(low.target, weight, count)
@@ -301,9 +301,10 @@ def _launch(
 
 def _template(target: Target, weight: Weight, count: int) -> dict[str, Any]:
     """Return the template for so many rows, and its choices."""
-    if _uses_matrix_unit(target, count):
+    if _uses_matrix_unit(target, weight, count):
         is_odd = weight.block < weight.inputs and weight.block % TILE_DEPTH
-        return {"template": "quantized_unit", "depth": GRAIN if is_odd else TILE_DEPTH}
+        depth = GRAIN if is_odd else TILE_DEPTH
+        return {"template": "quantized_unit", "depth": depth, "is_few": count <= TILE_ROWS}
     return {"template": "quantized_product", "rows": rows_at_once(target, count)}
 
 
@@ -316,16 +317,20 @@ def rows_at_once(target: Target, count: int) -> int:
 def _unit(target: Target, weight: Weight, count: int) -> tuple[int, int]:
     """Return the panels of a unit of work, and the scratch memory that it needs.
 
-    The panels stay in the second cache while rows pass.
+    The panels stay in the second cache while many rows pass.
     """
     unit = -(-weight.panels // UNITS)
-    if not _uses_matrix_unit(target, count):
+    if not _uses_matrix_unit(target, weight, count):
         return unit, 0
     panel_bytes = expanded_bytes(-(-weight.inputs // GRAIN))
-    most = target.l2_bytes // (2 * panel_bytes) if count > TILE_ROWS else MAX_BLOCKS
-    unit = max(1, -(-min(unit, most) // MAX_BLOCKS)) * MAX_BLOCKS
-    return unit, 0 if weight.codes.kind is I8 else unit * panel_bytes
+    if count <= TILE_ROWS:
+        unit, expanded = MAX_BLOCKS, 2 * MAX_BLOCKS
+    else:
+        most = max(1, target.l2_bytes // (2 * panel_bytes))
+        unit = expanded = -(-min(unit, most) // MAX_BLOCKS) * MAX_BLOCKS
+    return unit, 0 if weight.codes.kind is I8 else expanded * panel_bytes
 
 
-def _uses_matrix_unit(target: Target, count: int) -> bool:
-    return bool(target.integer_dot.matrix_unit) and count > _FEW_ROWS
+def _uses_matrix_unit(target: Target, weight: Weight, count: int) -> bool:
+    few = _FEW_ROWS if weight.format.is_whole else 2 * _FEW_ROWS
+    return bool(target.integer_dot.matrix_unit) and count > few
