@@ -14,7 +14,7 @@ from tokenizers import Tokenizer as Library
 
 from educe.errors import InputError, LimitError
 from educe.formats.llama2c import read_vocabulary
-from educe.generate import pieces
+from educe.generate import pieces, pretokenizers
 from educe.generate.tokenizer import Tokenizer
 from educe.limits import Limits
 from educe.model.checkpoint import TokenizerFiles, Vocabulary
@@ -320,3 +320,29 @@ def test_special_tokens_may_be_kept_and_are_found_by_name(gpt2: Tokenizer) -> No
     assert gpt2.added_id("a") is None
     decoder = gpt2.stream(keep=[50256])
     assert "".join(map(decoder.push, [64, 50256, 65])) == f"a{ENDOFTEXT}b"
+
+
+@pytest.mark.parametrize(
+    ("name", "cut"),
+    [
+        ("qwen2", "cafe|\u0301| |1|2|3|,| don|'t"),
+        ("qwen35", "cafe\u0301| |1|2|3|,| don|'t"),
+        ("deepseek-llm", "Ab|\n|\n| É|a|=+|   |日本| |123|\U0001d400|  "),
+        ("deepseek-coder", "Ab|\n|\n| Éa|=+  | |日本| |1|2|3|!?|  "),
+        ("falcon", "Ab| Éa|==+| |123|4|!?|  "),
+        ("bloom", "Ab| Éa12|,| b|(|c|  "),
+        ("viking", "Ab| Éa|1|2|,| b"),
+        ("hunyuan-dense", "Ab|123|4|日本| c"),
+    ],
+)
+def test_the_pre_tokenizers_of_gguf_cut(name: str, cut: str) -> None:
+    pieces_found = pretokenizers.by_name(name).pre_tokenize_str(cut.replace("|", ""))
+    spelled = [pieces.byte_level(piece).decode() for piece, _ in pieces_found]
+    assert spelled == cut.split("|")
+
+
+@pytest.mark.parametrize("name", ["deepseek-llm", "deepseek-coder", "falcon", "bloom", "viking", "qwen35"])
+def test_pre_tokenizers_take_linear_time(name: str) -> None:
+    cut = pretokenizers.by_name(name)
+    for letter in ("a", " ", "!", "日"):
+        assert cut.pre_tokenize_str(letter * 50_000 + "x")
