@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from educe.errors import ModelFileError, UnsupportedModelError
+from educe.formats import gguf_blocks
 from educe.model.binding import Binding
 from educe.model.checkpoint import Checkpoint, Weight, size_in_bytes
 from educe.model.encodings import ENCODINGS
@@ -107,6 +108,16 @@ def test_joined_weights_are_cut_and_turned() -> None:
     arrays = [each.array().tolist() for each in found if each]
     assert arrays == [[[0, 1, 2]], [[3, 4, 5]], [1], [[0, 2, 4], [1, 3, 5]]]
     binding.finish()
+
+
+def test_a_bias_in_blocks_is_cut_by_its_numbers() -> None:
+    block = np.concatenate([np.array([0.5], np.float16).view(np.uint8), np.arange(32, dtype=np.uint8)])
+    bias = Weight("a.bias", (32,), gguf_blocks.NAMES[8], block)
+    binding = Binding(checkpoint(weight("a.weight", 32, 1), bias))
+    binding.cut("a", (32, 1), {"first": 30, "second": 2}, bias=True)
+    found = binding.take("second.bias", (2,))
+    assert found is not None
+    np.testing.assert_array_equal(found.array(), [15, 15.5])
 
 
 def test_what_is_missing_of_another_shape_or_left_over_is_named() -> None:

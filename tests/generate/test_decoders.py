@@ -251,6 +251,7 @@ def test_angles_that_older_files_hold_are_not_needed(rng: np.random.Generator) -
             "'linear_attention'",
         ),
         ({"hidden_activation": "gelu_pytorch_tan"}, UnsupportedModelError, "gelu_pytorch_tanh"),
+        ({"use_bidirectional_attention": True}, UnsupportedModelError, "not run yet"),
         ({"query_pre_attn_scalar": 0}, ModelFileError, "'query_pre_attn_scalar'.*above 0"),
     ],
 )

@@ -70,8 +70,9 @@ class Binding:
         """
         for kind, sizes in {"weight": shape, "bias": shape[:1]}.items() if bias else [("weight", shape)]:
             whole, start = self.take(f"{name}.{kind}", sizes), 0
-            if whole is not None and order is not None:
-                whole = whole.taken(order)
+            if whole is not None:
+                whole = whole.plain() if kind == "bias" else whole
+                whole = whole if order is None else whole.taken(order)
             for part, rows in parts.items():
                 cut = None if whole is None else whole.cut(start, start + rows, f"{part}.{kind}")
                 self._parts[f"{part}.{kind}"] = cut

@@ -72,15 +72,17 @@ class Weight:
         shape = (len(order), *self.shape[1:])
         return Weight(self.name, shape, self.encoding, rows[order].reshape(-1), scales)
 
+    def plain(self) -> Weight:
+        """Return this weight, as f32 where its numbers are written in blocks or with scales."""
+        if ENCODINGS[self.encoding].block_elements == 1 and self.scales is None:
+            return self
+        return Weight(self.name, self.shape, "F32", self.array().reshape(-1).view(np.uint8))
+
     def transposed(self) -> Weight:
-        """Return a copy of a matrix with rows and columns exchanged; as f32 where it is written in blocks."""
-        rows, columns = self.shape
-        if ENCODINGS[self.encoding].block_elements > 1 or self.scales is not None:
-            data, encoding = self.array().T, "F32"
-        else:
-            data, encoding = self.data.reshape(rows, columns, -1).swapaxes(0, 1), self.encoding
-        data = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
-        return Weight(self.name, (columns, rows), encoding, data)
+        """Return a plain copy of a matrix with rows and columns exchanged."""
+        (rows, columns), plain = self.shape, self.plain()
+        data = np.ascontiguousarray(plain.data.reshape(rows, columns, -1).swapaxes(0, 1))
+        return Weight(self.name, (columns, rows), plain.encoding, data.reshape(-1))
 
     def renamed(self, name: str) -> Weight:
         """Return this weight under another name, over the same memory."""

@@ -22,7 +22,10 @@ NORMS_BEFORE = ("input_layernorm", "", "post_attention_layernorm", "")
 """Norms before attention and before the feed-forward part."""
 
 MOST_LAYERS = 4096
+"""Layers that a configuration may ask for."""
+
 _MOST_FEATURES = 1 << 16
+
 FULL, SLIDING = "full_attention", "sliding_attention"
 """The kinds of attention: over all tokens before one, and over a window of them."""
 

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from educe.generate.architectures.base import StepGraph
 
 MOST_EXPERTS = 4096
+"""Experts that a configuration may ask for."""
 
 
 def mixture(

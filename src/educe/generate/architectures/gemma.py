@@ -6,6 +6,7 @@ import math
 
 import onnx_ir as ir
 
+from educe.errors import UnsupportedModelError
 from educe.generate.architectures.base import StepGraph
 from educe.generate.architectures.decoder import FULL, SLIDING, Attend, Decoder
 from educe.generate.configuration import Configuration
@@ -25,9 +26,10 @@ def gemma2(step: StepGraph, config: Configuration) -> ir.Model:
     decoder = Decoder(step, config, norm_plus=1.0, activation=_ACTIVATION)
     rotary, windows = decoder.rotary(), decoder.windows(lambda layer: layer % 2 == 0)
     scale, softcap = _scale(config), config.number("attn_logit_softcapping", 0)
+    bias = config.truth("attention_bias", False)
 
     def attend(h: ir.Value, at: str, layer: int) -> ir.Value:
-        window, bias = windows[layer], config.truth("attention_bias", False)
+        window = windows[layer]
         return decoder.attention(
             h, at, rotary=rotary, scale=scale, softcap=softcap, window=window, bias=bias, bias_out=bias
         )
@@ -44,31 +46,26 @@ def gemma3(step: StepGraph, config: Configuration) -> ir.Model:
         return (layer + 1) % every != 0
 
     types, windows = decoder.layer_types(slides), decoder.windows(slides)
-    local, whole = (
-        config.number("rope_local_base_freq", _LOCAL_THETA),
-        config.number("rope_theta", _GLOBAL_THETA),
-    )
-    decoder.rotary(FULL, config.replaced(rope_theta=whole))
-    decoder.rotary(SLIDING, config.replaced(rope_theta=local, rope_scaling=None))
-    scale = _scale(config)
+    theta = config.number("rope_theta", _GLOBAL_THETA)
+    decoder.rotary(FULL, config.replaced(rope_theta=theta))
+    theta = config.number("rope_local_base_freq", _LOCAL_THETA)
+    decoder.rotary(SLIDING, config.replaced(rope_theta=theta, rope_scaling=None))
+    scale, norm, bias = _scale(config), decoder.norm_of_heads, config.truth("attention_bias", False)
 
     def attend(h: ir.Value, at: str, layer: int) -> ir.Value:
-        norm, bias = decoder.norm_of_heads, config.truth("attention_bias", False)
+        rotary, window = types[layer], windows[layer]
         return decoder.attention(
-            h,
-            at,
-            rotary=types[layer],
-            norm=norm,
-            scale=scale,
-            window=windows[layer],
-            bias=bias,
-            bias_out=bias,
+            h, at, rotary=rotary, norm=norm, scale=scale, window=window, bias=bias, bias_out=bias
         )
 
     return _built(step, config, decoder, attend)
 
 
 def _built(step: StepGraph, config: Configuration, decoder: Decoder, attend: Attend) -> ir.Model:
+    if config.truth("use_bidirectional_attention", False):
+        raise UnsupportedModelError(
+            "Gemma whose tokens see those behind them, as encoders' do, is not run yet"
+        )
     x = decoder.layers(decoder.embedded(math.sqrt(decoder.hidden)), attend, decoder.gated, norms=_NORMS)
     return step.finish(step.softcapped(decoder.logits(x), config.number("final_logit_softcapping", 0)))
 

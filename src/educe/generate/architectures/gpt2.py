@@ -34,10 +34,10 @@ def gpt2(step: StepGraph, config: Configuration) -> ir.Model:
         if config.truth("scale_attn_by_inverse_layer_idx", False):
             scale /= layer + 1
         h = step.layer_norm(x, f"{at}.ln_1", hidden, epsilon)
-        step.weights.transpose(f"{at}.attn.c_attn.weight", (hidden, 3 * hidden))
-        parts = {f"{at}.attn.c_attn.{part}": hidden for part in "qkv"}
-        step.weights.cut(f"{at}.attn.c_attn", (3 * hidden, hidden), parts, bias=True)
-        q, k, v = (step.linear(h, part, (hidden, hidden), bias=True) for part in parts)
+        step.weights.transpose(f"{at}.attn.c_attn.weight", (hidden, 3 * heads * features))
+        parts = {f"{at}.attn.c_attn.{part}": heads * features for part in "qkv"}
+        step.weights.cut(f"{at}.attn.c_attn", (3 * heads * features, hidden), parts, bias=True)
+        q, k, v = (step.linear(h, part, (heads * features, hidden), bias=True) for part in parts)
         h = step.attention(q, k, v, heads, CacheLayout(heads, features), scale)
         x = step.call("Add", x, linear(h, f"{at}.attn.c_proj", hidden, heads * features))
         h = step.layer_norm(x, f"{at}.ln_2", hidden, epsilon)
