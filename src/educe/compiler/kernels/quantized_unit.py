@@ -240,8 +240,9 @@ class _Unit:
             for r, p in places:
                 given = (r * MAX_BLOCKS + p, FIRST_LEFT + r, FIRST_RIGHT + p)
                 fn.call("llvm.x86.tdpbssd", None, 0, *(register(fn, each) for each in given))
-            for number in range(self.depth // GRAIN if meanwhile else 0):
-                meanwhile(grain + number)
+            if meanwhile is not None:
+                for number in range(self.depth // GRAIN):
+                    meanwhile(grain + number)
 
     def _leave(self, blocks: int) -> None:
         """Leave the sums of rows, which fill so many registers, in memory."""
