@@ -283,6 +283,20 @@ def test_unigram_takes_the_likeliest_cut() -> None:
     assert tokenizer.decode([3, 6, 1]) == "ab"
 
 
+def test_a_special_token_in_a_users_text_is_text_for_models_of_whole_tokens_too() -> None:
+    tokens = ("</s>", "<unk>", "\u2581", "a", "<", "/", "s", ">", "s>")
+    scores = (0.0, 0.0, *(-3.0 for _ in tokens[2:]))
+    special = {"eos": 0, "unk": 1}
+    types = (3, 2, *(1 for _ in tokens[2:]))
+    unigram = Vocabulary("t5", tokens, scores, types, special=special, options={"add_eos_token": False})
+    tokenizer = Tokenizer.from_vocabulary(unigram)
+    assert tokenizer.encode("a</s>a") == [2, 3, 4, 5, 6, 7, 3]
+    assert tokenizer.encode("a</s>a", parse_special=True)[2] == 0
+    assert tokenizer.encode("as>") == [2, 3, 8]
+    words = Tokenizer.from_vocabulary(Vocabulary("words", ("</s>", "<unk>", "a"), special=special))
+    assert 0 not in words.encode("a </s>")
+
+
 def test_words_are_looked_up() -> None:
     tokenizer = Tokenizer.from_vocabulary(Vocabulary("words", ("a", "b", "<unk>"), special={"unk": 2}))
     assert tokenizer.encode("b a c") == [1, 0, 2]

@@ -107,9 +107,17 @@ def _found_first(token: tokenizers.AddedToken) -> tokenizers.AddedToken:
 
 
 def guarded(core: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """Return `core` itself, which now removes the guard from a text after it has found the special tokens."""
-    from tokenizers import normalizers
+    """Return `core` itself, which now removes the guard from a text after it has found the special tokens.
 
+    A model that looks for whole tokens in a text would find the special ones again; for it, the text is cut
+    where the guard stood.
+    """
+    from tokenizers import models, normalizers, pre_tokenizers
+
+    if isinstance(core.model, (models.Unigram, models.WordLevel)):
+        cuts = [] if core.pre_tokenizer is None else [core.pre_tokenizer]
+        core.pre_tokenizer = pre_tokenizers.Sequence([*cuts, pre_tokenizers.Split(GUARD, "removed")])
+        return core
     own = [] if core.normalizer is None else [core.normalizer]
     core.normalizer = normalizers.Sequence([normalizers.Replace(GUARD, ""), *own])
     return core
