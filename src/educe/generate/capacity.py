@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from educe.errors import OptionError
+from educe.generate.configuration import Configuration
 from educe.limits import format_bytes
 from educe.machine import memory_bytes as machine_memory_bytes
 
@@ -18,11 +19,13 @@ _MOST_WITHOUT = 1 << 20
 
 def context_length(config: Mapping[str, Any], wanted: int | None) -> int:
     """Return the most tokens of a text: those asked for, or those that the model was made for."""
-    known = config.get("max_position_embeddings") or config.get("n_positions")
-    made_for = int(known) if known else _MOST_ASSUMED
-    scaling = config.get("rope_scaling") or {}
-    if "original_max_position_embeddings" in scaling and "factor" in scaling:
-        made_for = max(made_for, int(scaling["original_max_position_embeddings"] * scaling["factor"]))
+    fields, original = Configuration(config), "original_max_position_embeddings"
+    known = fields.integer("max_position_embeddings", 0, least=0) or fields.integer("n_positions", 0, least=0)
+    made_for = known or _MOST_ASSUMED
+    scaling = fields.section("rope_parameters" if "rope_parameters" in fields else "rope_scaling")
+    if original in scaling and "factor" in scaling:
+        scaled = scaling.integer(original) * min(scaling.number("factor", above=0), _MOST_WITHOUT)
+        made_for = max(made_for, int(scaled))
     most = made_for if known else max(made_for, _MOST_WITHOUT)
     if wanted is not None and not 1 <= wanted <= most:
         raise OptionError(
