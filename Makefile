@@ -56,6 +56,7 @@ format: $(VENV)/installed  ## Format the sources.
 bench: $(VENV)/installed  ## Compare the engines' speed on public architectures and the zoo, and Educe's own overhead.
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.integers
+	$(BIN)/python -m benchmarks.quantized_linear
 	$(BIN)/python -m benchmarks.suite
 
 accuracy: $(VENV)/installed  ## Measure how right the zoo's models are.
