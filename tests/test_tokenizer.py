@@ -12,9 +12,9 @@ import pytest
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Library
 
-from educe.errors import InputError, LimitError
+from educe.errors import InputError, LimitError, ModelFileError
 from educe.formats.llama2c import read_vocabulary
-from educe.generate import pieces, pretokenizers
+from educe.generate import pieces, pretokenizers, sentencepiece
 from educe.generate.tokenizer import Tokenizer
 from educe.limits import Limits
 from educe.model.checkpoint import TokenizerFiles, Vocabulary
@@ -360,3 +360,50 @@ def test_pre_tokenizers_take_linear_time(name: str) -> None:
     cut = pretokenizers.by_name(name)
     for letter in ("a", " ", "!", "日"):
         assert cut.pre_tokenize_str(letter * 50_000 + "x")
+
+
+def numbered_files(zoo: Path, name: str, *more: str) -> dict[str, bytes]:
+    """Give the files of a translator: pieces of SentencePiece, most of them numbered in another order."""
+    content = unpacked(zoo, "sentencepiece_en_wiki_10k.model")
+    known = sentencepiece.parse(content).tokens
+    first = ["<s>", "<pad>", "</s>", "<unk>"]
+    tokens = [*first, *more, *sorted(set(known) - {*first, "\u2581the"})]
+    return {name: content, "vocab.json": json.dumps({token: i for i, token in enumerate(tokens)}).encode()}
+
+
+def test_m2m100_numbers_its_pieces_and_languages_in_other_files(zoo: Path, wiki: Tokenizer) -> None:
+    files = numbered_files(zoo, "sentencepiece.bpe.model")
+    ids = json.loads(files["vocab.json"])
+    files["special_tokens_map.json"] = json.dumps(
+        {"additional_special_tokens": ["__en__", {"content": "__fr__"}]}
+    ).encode()
+    tokenizer = Tokenizer.from_files(TokenizerFiles(files=files))
+    found = tokenizer.encode("of a thing in the")
+    assert tokenizer.eos == {2}
+    assert tokenizer.pad == 1
+    assert found[-2:] == [3, 2]
+    spelled = [wiki.token_bytes(own) for own in wiki.encode("of a thing in the", add_special=False)[:-1]]
+    assert [tokenizer.token_bytes(index) for index in found[:-2]] == spelled
+    assert tokenizer.decode(found[:-2]) == "of a thing in"
+    assert tokenizer.added_id("__fr__") == len(ids) + 1
+    assert tokenizer.vocabulary_size == len(ids) + 2
+    assert tokenizer.encode("__en__ a", parse_special=True)[0] == len(ids)
+    assert len(ids) not in tokenizer.encode("__en__ a")
+
+
+def test_marians_languages_are_special_and_its_targets_pieces_are_spelled(zoo: Path) -> None:
+    files = numbered_files(zoo, "source.spm", ">>fra<<", "\u2581été")
+    tokenizer = Tokenizer.from_files(TokenizerFiles(files=files))
+    assert tokenizer.added_id(">>fra<<") == 4
+    assert tokenizer.encode(">>fra<< a", parse_special=True)[0] == 4
+    assert 4 not in tokenizer.encode(">>fra<< a")
+    assert tokenizer.decode([4, 5, 2]) == "été"
+
+
+@pytest.mark.parametrize(
+    "ids", [{"a": 0, "b": 2}, {"a": 0, "b": 0}, {"<unk>": 0}, {"</s>": 0}, {"<unk>": 0, "</s>": "1"}], ids=str
+)
+def test_a_numbering_that_is_none_is_refused(zoo: Path, ids: dict[str, object]) -> None:
+    files = numbered_files(zoo, "source.spm") | {"vocab.json": json.dumps(ids).encode()}
+    with pytest.raises(ModelFileError):
+        Tokenizer.from_files(TokenizerFiles(files=files))

@@ -12,12 +12,15 @@ from educe.errors import InputError, ModelFileError
 from educe.generate import pieces, tokenizer_files
 from educe.generate.faults import as_error
 from educe.generate.isolation import ExhaustedError, Worker
+from educe.generate.renumbering import Renumbered
 from educe.generate.template import is_unicode
 from educe.generate.tokenizer_json import GUARD
 from educe.generate.vocabularies import Parts
 from educe.limits import DEFAULT_LIMITS, Limits
 
 if TYPE_CHECKING:
+    import tokenizers
+
     from educe.model.checkpoint import TokenizerFiles, Vocabulary
 
 _CPU_SECONDS = 0.5
@@ -39,10 +42,12 @@ class Tokenizer:
     ) -> None:
         self.bos, self.eos, self.pad = parts.bos, parts.eos, parts.pad
         self._parts = parts
-        self._core = parts.core
+        self._core: tokenizers.Tokenizer | Renumbered = parts.core
+        if parts.numbering is not None:
+            self._core = Renumbered(parts.core, parts.numbering, parts.unknown)
         self._worker = worker
         self._limits = limits
-        added = parts.core.get_added_tokens_decoder()
+        added = self._core.get_added_tokens_decoder()
         self.special = frozenset(index for index, token in added.items() if token.special)
         self._added = {index: token.content for index, token in added.items()}
         self._pieces: dict[int, bytes] = {}

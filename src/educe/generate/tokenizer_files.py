@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,10 @@ from educe.generate.vocabularies import Parts
 from educe.model.checkpoint import TokenizerFiles, Vocabulary
 
 _SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+# With these, vocab.json gives the model's numbers: M2M100, and Marian's source language.
+_NUMBERED = ("sentencepiece.bpe.model", "source.spm")
+# How Marian's vocabularies write the language to be written.
+_LANGUAGE = re.compile(">>.+<<")
 # A file of the largest size that is allowed takes a few seconds.
 _START_SECONDS = 20.0
 _NAMES = ("bos", "eos", "pad", "unk", "cls", "sep")
@@ -32,6 +37,8 @@ def parts(files: TokenizerFiles) -> tuple[Parts, Worker | None]:
         return _of_json(found)
     if files.source is not None:
         return of_tables(files.source), None
+    if "vocab.json" in found and (model := next(filter(found.__contains__, _NUMBERED), None)):
+        return _numbered(found, model), None
     return of_tables(_vocabulary(found)), None
 
 
@@ -68,11 +75,16 @@ def _named(files: Mapping[str, bytes], ids: Mapping[str, int]) -> dict[str, int]
     settings = _object(files, "special_tokens_map.json") | _object(files, "tokenizer_config.json")
     named: dict[str, int] = {}
     for name in _NAMES:
-        token = settings.get(f"{name}_token")
-        token = token.get("content") if isinstance(token, dict) else token
-        if isinstance(token, str) and token in ids:
+        token = _content(settings.get(f"{name}_token"))
+        if token in ids:
             named[name] = ids[token]
     return named
+
+
+def _content(token: object) -> str:
+    """Return the text of a special token, which settings give as such or with its properties."""
+    content = token.get("content") if isinstance(token, dict) else token
+    return content if isinstance(content, str) else ""
 
 
 def _vocabulary(files: Mapping[str, bytes]) -> Vocabulary:
@@ -90,10 +102,7 @@ def _vocabulary(files: Mapping[str, bytes]) -> Vocabulary:
 
 
 def _gpt2(files: Mapping[str, bytes]) -> Vocabulary:
-    ids = _object(files, "vocab.json")
-    tokens = sorted(ids, key=lambda token: ids[token] if type(ids[token]) is int else -1)
-    if [ids[token] for token in tokens] != list(range(len(tokens))):
-        raise _error("vocab.json", f"has {len(tokens):,} tokens whose ids are not 0 to {len(tokens) - 1:,}")
+    ids = _ids(files)
     lines = _text(files, "merges.txt").split("\n")
     merges = [line.rstrip("\r") for line in lines if line.strip() and not line.startswith("#version")]
     special = _named(files, ids)
@@ -101,7 +110,50 @@ def _gpt2(files: Mapping[str, bytes]) -> Vocabulary:
         special = {"bos": ids["<|endoftext|>"], "eos": ids["<|endoftext|>"]} | special
     settings = _object(files, "tokenizer_config.json")
     options = {"add_bos_token": settings.get("add_bos_token") is True}
-    return Vocabulary("gpt2", tuple(tokens), merges=tuple(merges), special=special, options=options)
+    return Vocabulary("gpt2", tuple(ids), merges=tuple(merges), special=special, options=options)
+
+
+def _ids(files: Mapping[str, bytes]) -> dict[str, int]:
+    """Return the id of each token of vocab.json, in their order."""
+    ids = _object(files, "vocab.json")
+    tokens = sorted(ids, key=lambda token: ids[token] if type(ids[token]) is int else -1)
+    if [ids[token] for token in tokens] != list(range(len(tokens))):
+        raise _error("vocab.json", f"has {len(tokens):,} tokens whose ids are not 0 to {len(tokens) - 1:,}")
+    return {token: index for index, token in enumerate(tokens)}
+
+
+def _numbered(files: Mapping[str, bytes], model: str) -> Parts:
+    """Return a tokenizer of SentencePiece whose tokens vocab.json numbers; a text ends with eos.
+
+    Special tokens that the settings list besides, those of languages, have the numbers after.
+    """
+    from tokenizers import AddedToken
+
+    ids = _ids(files)
+    settings = _object(files, "special_tokens_map.json") | _object(files, "tokenizer_config.json")
+    besides = settings.get("additional_special_tokens")
+    listed = [_content(token) for token in besides if _content(token)] if isinstance(besides, list) else []
+    for token in listed:
+        ids.setdefault(token, len(ids))
+    special = {name: ids[f"<{name}>"] for name in ("unk", "pad") if f"<{name}>" in ids}
+    special |= {"eos": ids["</s>"]} if "</s>" in ids else {}
+    special |= _named(files, ids)
+    if not {"unk", "eos"} <= special.keys():
+        raise _error("vocab.json", "has no token that ends a text, or none for what is unknown")
+    built = of_tables(sentencepiece.parse(files[model]))
+    names = {token for token, index in ids.items() if index in special.values() or _LANGUAGE.fullmatch(token)}
+    added = [AddedToken(name, normalized=False) for name in sorted(names.union(listed))]
+    built.core.add_special_tokens(added)
+    return dataclasses.replace(
+        built,
+        prefix=(),
+        suffix=(special["eos"],),
+        bos=special.get("bos"),
+        eos=frozenset({special["eos"]}),
+        pad=special.get("pad"),
+        numbering=ids,
+        unknown=special["unk"],
+    )
 
 
 def _bert(files: Mapping[str, bytes]) -> Vocabulary:
@@ -114,11 +166,6 @@ def _bert(files: Mapping[str, bytes]) -> Vocabulary:
 
 
 def _sentencepiece(files: Mapping[str, bytes], name: str) -> Vocabulary:
-    if name == "sentencepiece.bpe.model" and "vocab.json" in files:
-        raise UnsupportedModelError(
-            "numbers its SentencePiece tokens in vocab.json, which Educe does not read",
-            remedy="put the model's tokenizer.json into the folder",
-        )
     vocabulary = sentencepiece.parse(files[name])
     settings = _object(files, "tokenizer_config.json")
     is_t5 = str(settings.get("tokenizer_class", "")).startswith(("T5", "MT5"))

@@ -40,6 +40,8 @@ class Parts:
         eos: The ids of which each ends a text.
         pad: The id that fills, if there is one.
         alphabet: The only characters that texts may have; None if there is a way to write all.
+        numbering: The model's id of each token, where `core` has others; all fields here are the model's.
+        unknown: With a numbering, the id of what it lacks.
     """
 
     core: tokenizers.Tokenizer
@@ -51,6 +53,8 @@ class Parts:
     eos: frozenset[int] = field(default_factory=frozenset)
     pad: int | None = None
     alphabet: frozenset[str] | None = None
+    numbering: Mapping[str, int] | None = None
+    unknown: int = 0
 
 
 def build(vocabulary: Vocabulary) -> Parts:
