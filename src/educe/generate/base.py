@@ -83,6 +83,14 @@ class StepRunner(ABC):
             for pool in self._pools.values():
                 pool[target] = pool[source]
 
+    def salt(self, span: int) -> bytes:
+        """Return what blocks depend on besides tokens, in a text that may have `span` positions in the end.
+
+        It has the same number of bytes for all spans.
+        """
+        del span
+        return b""
+
     @abstractmethod
     def run(self, slices: Sequence[Slice]) -> np.ndarray:
         """Run tokens of some texts, and return their logits, f32[wanted, vocabulary].

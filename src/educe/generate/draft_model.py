@@ -32,6 +32,10 @@ class DraftModel:
         # The tokens of each text of which the smaller model has keys and values, its own guesses included.
         self._read: WeakKeyDictionary[texts.Sequence, list[int]] = WeakKeyDictionary()
 
+    def salt(self, span: int) -> bytes:
+        """Return what the smaller model's blocks depend on; see `StepRunner.salt`."""
+        return self._runner.salt(span)
+
     def copy(self, copies: Iterable[Copy]) -> None:
         """Copy blocks, as the large model does."""
         self._runner.copy(copies)
@@ -71,5 +75,4 @@ class DraftModel:
 def _slice(sequence: texts.Sequence, draft: Sequence[int], tokens: Sequence[int]) -> Slice:
     """Return the last `tokens` of a text and its guess so far as they are to be read."""
     start = len(sequence.tokens) + len(draft) - len(tokens)
-    span = sequence.num_prompt + sequence.max_tokens
-    return Slice(tokens, start, sequence.table.blocks, span=span)
+    return Slice(tokens, start, sequence.table.blocks, span=sequence.span)

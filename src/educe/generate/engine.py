@@ -140,6 +140,9 @@ class Engine:
     def _submit(self, sequence: Sequence, num_samples: int) -> list[Sequence]:
         if self._closed:
             raise OptionError("the generator is closed", remedy="make another")
+        for model in (self._runner, self._draft):
+            if model is not None:
+                sequence.share_less(model.salt(sequence.span))
         samples = self._scheduler.submit(sequence, num_samples)
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="educe-generator", daemon=True)

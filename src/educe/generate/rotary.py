@@ -63,11 +63,19 @@ class Rotary:
         table, places = self._table, positions.astype(np.float32)[:, None]
         angles = places * table.frequencies
         if table.beyond is not None:
-            for span in np.unique(spans[spans > table.border]):
-                chosen = spans == span
+            alike = np.minimum(spans, table.last)
+            for span in np.unique(alike[alike > table.border]):
+                chosen = alike == span
                 angles[chosen] = places[chosen] * table.beyond(int(span))
         factor = np.float32(table.factor)
         return np.cos(angles) * factor, np.sin(angles) * factor
+
+    def salt(self, span: int) -> bytes:
+        """Return what is the same for spans of texts that are turned alike, and for no others."""
+        table = self._table
+        if table.beyond is None:
+            return b""
+        return max(table.border, min(span, table.last)).to_bytes(8, "little")
 
 
 @dataclass(frozen=True)
@@ -79,12 +87,14 @@ class _Table:
         factor: What cosines and sines are multiplied by.
         border: The longest span of texts that are turned so.
         beyond: The frequencies for a longer span, if they are others.
+        last: The span from which on they do not change any more.
     """
 
     frequencies: np.ndarray
     factor: float = 1.0
     border: int = 0
     beyond: Callable[[int], np.ndarray] | None = None
+    last: int = 2**62
 
 
 @dataclass(frozen=True)
@@ -191,7 +201,7 @@ def _longrope(given: _Frequencies) -> _Table:
     if factor > 1 < given.original:
         attention = math.sqrt(1 + math.log(factor) / math.log(given.original))
     attention = fields.number("attention_factor", attention, above=0)
-    return _Table(short, attention, given.original, lambda span: long)
+    return _Table(short, attention, given.original, lambda span: long, given.original + 1)
 
 
 SCALINGS: dict[str, Callable[[_Frequencies], _Table]] = {

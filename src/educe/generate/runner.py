@@ -61,6 +61,10 @@ class Runner(StepRunner):
             (size, rows) for size in self.sizes for rows in sorted({_few(count, size) for count in counts})
         ]
 
+    def salt(self, span: int) -> bytes:
+        """Return what tells apart texts whose positions are turned by other angles; see `Rotary`."""
+        return b"".join(rotary.salt(span) for rotary in self._rotaries.values())
+
     def run(self, slices: Sequence[Slice]) -> np.ndarray:
         """Run tokens of some texts, and return their logits, f32[wanted, vocabulary].
 

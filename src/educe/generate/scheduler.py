@@ -100,7 +100,7 @@ class Scheduler:
         if not 1 <= num_samples <= self.max_sequences:
             cause = f"expected 1 to {self.max_sequences} samples, found {num_samples}"
             raise OptionError(cause, place="num_samples")
-        if sequence.num_prompt + sequence.max_tokens > self.max_length:
+        if sequence.span > self.max_length:
             prompt, most = sequence.num_prompt, sequence.max_tokens
             cause = f"{prompt} tokens of prompt and {most} of output do not fit into {self.max_length}"
             raise InputError(
@@ -322,7 +322,7 @@ class Scheduler:
             start=start,
             blocks=tuple(sequence.table.blocks[: self.blocks.blocks_for(end)]),
             num_logits=max(0, end - max(start, sequence.next_logits)),
-            span=sequence.num_prompt + sequence.max_tokens,
+            span=sequence.span,
             num_drafts=num_drafts,
             samples=(sequence, *sequence.forks) if end >= len(sequence.tokens) else (),
         )

@@ -109,6 +109,20 @@ class Sequence:
             salt=self.salt,
         )
 
+    def share_less(self, salt: bytes) -> None:
+        """Let it share what is cached with those sequences alone that have been given the same here.
+
+        Args:
+            salt: As many bytes for all sequences, so that no salt of another length means the same.
+        """
+        self.salt = salt + self.salt
+        self.table = BlockTable(self.salt)
+
+    @property
+    def span(self) -> int:
+        """How many positions prompt and output may have in the end."""
+        return self.num_prompt + self.max_tokens
+
     @property
     def output(self) -> list[int]:
         """The tokens after the prompt."""
