@@ -37,6 +37,9 @@ class Search(Protocol):
     def running(self) -> Sequence[Hypothesis]:
         """The texts whose next tokens are to be scored; none if the search is over."""
 
+    def scores(self, logits: np.ndarray) -> np.ndarray:
+        """Return what rules are applied to, of the logits of the running texts, f32[running, vocabulary]."""
+
     def step(self, scores: np.ndarray) -> None:
         """Continue the running texts by their scores, f32[running, vocabulary], minus infinity for never."""
 
@@ -57,11 +60,16 @@ class GreedySearch:
         self._prompt, self._options = len(prompt), options
         self._best = self.running[0]
 
+    def scores(self, logits: np.ndarray) -> np.ndarray:
+        """See `Search.scores`; the logits themselves."""
+        return logits
+
     def step(self, scores: np.ndarray) -> None:
         """See `Search.step`."""
         token = int(scores[0].argmax())
         text = self._best
-        self._best = Hypothesis((*text.tokens, token), text.score + float(scores[0, token]))
+        chance = float(_log_probabilities(scores)[0, token])
+        self._best = Hypothesis((*text.tokens, token), text.score + chance)
         self.running = [] if _ends(self._best, self._options) else [self._best]
 
     def best(self) -> Hypothesis:
@@ -82,6 +90,10 @@ class BeamSearch:
         self._finished: list[Hypothesis] = []
         self._prompt, self._options = len(prompt), options
         self._kept = max(2, 1 + len(options.eos_token_ids)) * options.num_beams
+
+    def scores(self, logits: np.ndarray) -> np.ndarray:
+        """See `Search.scores`; log-probabilities."""
+        return _log_probabilities(logits)
 
     def step(self, scores: np.ndarray) -> None:
         """See `Search.step`."""
@@ -151,3 +163,10 @@ def _ends(text: Hypothesis, options: SearchOptions) -> bool:
 def _normed(text: Hypothesis, prompt: int, options: SearchOptions) -> float:
     length = max(1, len(text.tokens) - prompt)
     return float(np.float32(text.score) / np.float32(length**options.length_penalty))
+
+
+def _log_probabilities(logits: np.ndarray) -> np.ndarray:
+    """Return the logarithm of the softmax of each row."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    found: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return found

@@ -156,7 +156,7 @@ class EncoderDecoder:
     def _places(
         self, counts: Sequence[int], blocks: Sequence[Sequence[int]], size: int
     ) -> dict[str, np.ndarray]:
-        most = program_size(len(counts))
+        most = self.max_sequences
         slices = [Slice(range(count), 0, own) for count, own in zip(counts, blocks, strict=True)]
         slots = packing.slots(slices, size, self.block_size)
         return {
@@ -181,12 +181,12 @@ class EncoderDecoder:
         Keys and values are written to the blocks. A text's logits do not depend on what runs beside it.
         """
         counts = [len(part.tokens) for part in targets]
-        size, most = program_size(sum(counts)), program_size(len(targets))
+        size, most = program_size(sum(counts)), self.max_sequences
         lengths = [part.source.length for part in targets]
         feeds = {
             "tokens": packing.filled([part.tokens for part in targets], size),
             "positions": packing.filled([part.positions for part in targets], size),
-            "rows": packing.filled([np.cumsum(counts) - 1], most),
+            "rows": packing.filled([np.cumsum(counts) - 1], min(size, most)),
             "slots": packing.slots(targets, size, self.block_size),
             "table": packing.table([part.blocks for part in targets], most, self.blocks_for(self.max_target)),
             "items": packing.items(counts, [part.start for part in targets], size, 1, most),

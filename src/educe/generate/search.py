@@ -114,7 +114,7 @@ def allowed(scores: np.ndarray, tokens: Sequence[int], prompt: int, options: Sea
     The rules are applied in the order of Hugging Face's logits processors.
 
     Args:
-        scores: Log-probabilities f32[vocabulary]; not modified.
+        scores: Logits or log-probabilities f32[vocabulary]; not modified.
         tokens: The text so far, with what it begins with.
         prompt: How many tokens it begins with.
         options: The rules.

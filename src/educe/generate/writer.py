@@ -138,7 +138,7 @@ class Writer:
         first = 0
         for job in jobs:
             texts = job.search.running
-            rows = _log_probabilities(logits[first : first + len(texts)])
+            rows = job.search.scores(logits[first : first + len(texts)])
             first += len(texts)
             scores = [
                 allowed(row, text.tokens, job.prompt, job.options)
@@ -154,10 +154,3 @@ class Writer:
         job.tables = [self._targets.fork(before[text.parent]) for text in job.search.running]
         for table in before:
             self._targets.truncate(table, 0)
-
-
-def _log_probabilities(logits: np.ndarray) -> np.ndarray:
-    """Return the logarithm of the softmax of each row."""
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    found: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return found

@@ -1,0 +1,165 @@
+"""`Translator`: sentences to another language, or texts to what a model makes of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from educe.errors import InputError, ModelFileError
+from educe.generate.encoder_decoder import EncoderDecoder
+from educe.generate.languages import Direction, Languages
+from educe.generate.parameters import Progress
+from educe.generate.search import SearchOptions
+from educe.generate.tokenizer import Tokenizer
+from educe.generate.writer import Writer
+from educe.limits import DEFAULT_LIMITS, Limits
+from educe.model.checkpoint import Checkpoint, Vocabulary
+
+_WORDS = "words"
+
+
+class Translator:
+    """A translator, ready to run. It is used by one thread at a time.
+
+    How texts are searched is what the model's generation_config.json says. A translation does not depend on
+    what is translated beside it.
+
+    Args:
+        checkpoint: The model, with an encoder and a decoder.
+        precision: How weights are held and products computed, one of `PRECISIONS`.
+        threads: Threads of a step; the machine's cores if absent.
+        max_sequences: Most texts in a step; the beams of a search are texts.
+        limits: The bounds on texts.
+        progress: What is told of the packing of weights.
+
+    Attributes:
+        max_source_length: Most tokens of a text, those that begin and end it included.
+        options: How texts are searched.
+
+    Raises:
+        ModelFileError: a file is missing or broken, weights are misshapen, or there is no tokenizer.
+        UnsupportedModelError: the architecture, or a part of it, is not known.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        precision: str = "f32",
+        threads: int | None = None,
+        max_sequences: int = 32,
+        limits: Limits = DEFAULT_LIMITS,
+        progress: Progress | None = None,
+    ) -> None:
+        files, config = checkpoint.tokenizer, checkpoint.config
+        if files is None:
+            raise ModelFileError(
+                "has no tokenizer", path=checkpoint.path, remedy="download tokenizer.json into the folder"
+            )
+        self._model = EncoderDecoder(
+            checkpoint, max_sequences=max_sequences, precision=precision, threads=threads, progress=progress
+        )
+        self.max_source_length = self._model.max_source
+        self.options = SearchOptions.of_model(config, checkpoint.generation, self._model.max_target)
+        self._source = Tokenizer.from_files(files, limits)
+        self._target = Tokenizer.from_vocabulary(files.target, limits) if files.target else self._source
+        self._languages = Languages(self._source, config)
+        self._letters = files.source is not None and _has_letters(files.source)
+        self._around = _around(checkpoint, files.source)
+        self._start = _start(checkpoint)
+        self._writer = Writer(self._model, self.options.max_length)
+
+    @property
+    def languages(self) -> list[str]:
+        """The codes of the languages that the model is told of; empty if it knows one direction."""
+        return self._languages.codes
+
+    def translate(
+        self,
+        texts: Sequence[str],
+        *,
+        source: str | None = None,
+        target: str | None = None,
+        num_beams: int | None = None,
+    ) -> list[str]:
+        """Return the translations of texts, in their order.
+
+        Args:
+            texts: One sentence each, or as much as the model reads at once.
+            source: The code of the language read, where the model is told.
+            target: The code of the language written, where the model is told.
+            num_beams: How many texts are continued side by side; as many as the model asks for if absent.
+
+        Raises:
+            InputError: a text is too long, or is none.
+            OptionError: a language is missing or not known, or `num_beams` is out of range.
+            LimitError: a text is larger than `limits.text_bytes`, or there are too many beams.
+        """
+        direction = self._languages.direction(source, target)
+        ids = [self._ids(text, direction) for text in texts]
+        options, start = self.options, self._start
+        if num_beams is not None:
+            options = dataclasses.replace(options, num_beams=num_beams)
+        if direction.forced is not None:
+            options = dataclasses.replace(options, forced_bos_token_id=direction.forced)
+
+        def read(numbers: Sequence[int], blocks: Sequence[Sequence[int]]) -> np.ndarray:
+            return self._model.encode([ids[number] for number in numbers], blocks)
+
+        found = self._writer.write([len(each) for each in ids], read, [[start]] * len(ids), options)
+        return [self._text(text.tokens[1:]) for text in found]
+
+    def _ids(self, text: str, direction: Direction) -> list[int]:
+        text = direction.prefix + text
+        if self._letters:
+            text = " ".join(text)
+        before, after = self._around
+        if direction.before:
+            before = direction.before
+        ids = [*before, *self._source.encode(text, add_special=False), *after]
+        if 1 <= len(ids) <= self.max_source_length:
+            return ids
+        raise InputError(
+            f"expected 1 to {self.max_source_length:,} tokens, found {len(ids):,} in {text[:40]!r}",
+            remedy="give one sentence after the other; nothing is cut without being asked",
+        )
+
+    def _text(self, ids: Sequence[int]) -> str:
+        text = self._target.decode(index for index in ids if index not in self.options.eos_token_ids)
+        return text.replace(" ", "") if self._letters else text.strip()
+
+
+def _around(checkpoint: Checkpoint, words: Vocabulary | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the tokens before and after those of a text that is read."""
+    config = checkpoint.config
+    if words is not None and words.model == _WORDS:
+        named = (("add_source_bos", "<s>"), ("add_source_eos", "</s>"))
+        ids = [(words.tokens.index(token),) if config.get(name) else () for name, token in named]
+        return ids[0], ids[1]
+    end = config.get("eos_token_id")
+    begins = checkpoint.model_type == "bart" and isinstance(config.get("bos_token_id"), int)
+    return ((config["bos_token_id"],) if begins else ()), ((end,) if isinstance(end, int) else ())
+
+
+def _start(checkpoint: Checkpoint) -> int:
+    """Return the token that texts begin with."""
+    for fields in (checkpoint.generation, checkpoint.config):
+        for name in ("decoder_start_token_id", "bos_token_id"):
+            found = fields.get(name)
+            if type(found) is int and found >= 0:
+                return found
+    raise ModelFileError(
+        "does not say which token texts begin with",
+        path=checkpoint.path,
+        place="field 'decoder_start_token_id' of the configuration",
+        remedy="use the configuration that came with the weights",
+    )
+
+
+def _has_letters(vocabulary: Vocabulary) -> bool:
+    """Say whether all words are single letters, but those in brackets."""
+    return vocabulary.model == _WORDS and all(
+        len(token) == 1 or (token[0], token[-1]) == ("<", ">") for token in vocabulary.tokens if token
+    )
