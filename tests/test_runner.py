@@ -52,10 +52,16 @@ def test_stories_are_continued_word_for_word(runner: Runner, case) -> None:
     assert ids == case["greedy_ids"]
 
 
-def test_bits_do_not_depend_on_what_runs_beside_a_sequence_nor_on_how_it_is_cut(runner: Runner) -> None:
+@pytest.mark.parametrize(
+    ("precision", "cuts"), [("f32", (1, 7, 33, 89)), ("bf16", (33,)), ("int8", (1, 33)), ("int4", (7,))]
+)
+def test_bits_do_not_depend_on_what_runs_beside_a_sequence_nor_on_how_it_is_cut(
+    model: Checkpoint, precision: str, cuts: tuple[int, ...]
+) -> None:
+    runner = runner_of(model, 4 * MAX_BLOCKS, precision)
     texts = [case["greedy_ids"] for case in CASES]
     alone = [runner.run([Slice(text[:90], 0, blocks_of(0), 90)]) for text in texts]
-    for cut in (1, 7, 33, 89):
+    for cut in cuts:
         first = [Slice(text[:cut], 0, blocks_of(number), cut) for number, text in enumerate(texts)]
         rest = [Slice(text[cut:90], cut, blocks_of(number), 90 - cut) for number, text in enumerate(texts)]
         found = [runner.run(part) for part in (first, rest)]
@@ -65,15 +71,19 @@ def test_bits_do_not_depend_on_what_runs_beside_a_sequence_nor_on_how_it_is_cut(
             np.testing.assert_array_equal(found[1][number * size : (number + 1) * size], expected[cut:])
 
 
-@pytest.mark.parametrize(("precision", "bound"), [("int8", 0.002), ("int4", 0.14)])
+@pytest.fixture(scope="module")
+def texts(runner: Runner) -> list[tuple[list[int], np.ndarray]]:
+    return [drawn(runner, seed) for seed in range(6)]
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("bf16", 0.001), ("int8", 0.002), ("int4", 0.14)])
 def test_rounded_weights_raise_the_perplexity_of_the_models_own_texts_little(
-    model: Checkpoint, runner: Runner, precision: str, bound: float
+    model: Checkpoint, texts: list[tuple[list[int], np.ndarray]], precision: str, bound: float
 ) -> None:
     # On texts that f32 draws, the logarithm of perplexity rises by the divergence from f32 on the average.
     rounded = runner_of(model, precision=precision)
     divergences = []
-    for seed in range(6):
-        ids, logs = drawn(runner, seed)
+    for ids, logs in texts:
         found = log_chances(rounded.run([Slice(ids, 0, blocks_of(0), len(ids))]))
         divergences.append((np.exp(logs) * (logs - found)).sum(axis=1).mean())
     rise = np.expm1(np.mean(divergences))

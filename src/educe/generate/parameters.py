@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
+from ml_dtypes import bfloat16
 
 from educe import pages
 from educe.errors import ModelFileError
@@ -28,6 +29,7 @@ from educe.store import Key, Write, store
 Progress: TypeAlias = Callable[[float, str], None]
 """Is told how much of the work is done, 0 to 1, and what is being done."""
 
+_F32 = np.dtype(np.float32)
 _PARTS = tuple(field.name for field in dataclasses.fields(PackedWeight))
 
 # Another number for another packing, or other codes.
@@ -42,13 +44,19 @@ class Matrix:
     """A matrix in a graph.
 
     Attributes:
-        values: The arrays of a `PackedWeight` in their order, None for those that it lacks; f32[out, in]
-            alone if it is not packed.
+        values: The arrays of a `PackedWeight` in their order, None for those that it lacks; f32[out, in] or
+            bf16[out, in] alone if it is not packed.
         attributes: Those of the nodes that read a packed one; None if it is not packed.
     """
 
     values: Sequence[ir.Value | None]
     attributes: Mapping[str, int] | None = None
+
+    @property
+    def is_bfloat16(self) -> bool:
+        """Whether it is bf16."""
+        first = self.values[0]
+        return first is not None and first.dtype == ir.DataType.BFLOAT16
 
     @property
     def of_rows(self) -> dict[str, int]:
@@ -67,7 +75,10 @@ class _Parameter:
 
     def array(self) -> np.ndarray:
         """Return what is not packed."""
-        array = self.weights[0].array()
+        weight = self.weights[0]
+        if self.values["array"].dtype == ir.DataType.BFLOAT16:
+            return _as_bfloat16(weight)
+        array = weight.array()
         return array + np.float32(self.plus) if self.plus else array
 
     def write(self, places: Mapping[ir.Value, int], write: Write, number: int, start: int, stop: int) -> None:
@@ -141,6 +152,9 @@ class Parameters:
         """Declare a matrix as the precision has it, or those of experts, which have one shape."""
         forms = {precisions.format_of(weight, self._precision) for weight in weights}
         form = forms.pop() if len(forms) == 1 else None
+        if form is None and self._precision == precisions.BF16 and len(weights) == 1:
+            name = f"{weights[0].name} in bf16"
+            return Matrix([self._declared(name, weights, None, 0.0, np.dtype(bfloat16))["array"]])
         if form is None:
             return Matrix([self.array(weight) for weight in weights])
         outputs, inputs = weights[0].shape
@@ -196,12 +210,17 @@ class Parameters:
                     self._progress(done / max(total, 1), f"packing {each.weights[0].name}")
 
     def _declared(
-        self, name: str, weights: tuple[Weight, ...], form: Format | None, plus: float
+        self,
+        name: str,
+        weights: tuple[Weight, ...],
+        form: Format | None,
+        plus: float,
+        dtype: np.dtype[Any] = _F32,
     ) -> dict[str, ir.Value]:
         if name not in self._parameters:
             shape = weights[0].shape
             if form is None:
-                values = {"array": _value(name, np.dtype(np.float32), shape)}
+                values = {"array": _value(name, dtype, shape)}
             else:
                 outputs, inputs = len(weights) * _whole_panels(shape[0]), shape[1]
                 values = {
@@ -210,6 +229,14 @@ class Parameters:
                 }
             self._parameters[name] = _Parameter(weights, form, plus, values)
         return self._parameters[name].values
+
+
+def _as_bfloat16(weight: Weight) -> np.ndarray:
+    """Return a weight in bfloat16; a view of the file where it holds just that."""
+    if weight.encoding == "BF16":
+        written: np.ndarray = np.require(weight.data.view(bfloat16), requirements="A")
+        return written.reshape(weight.shape)
+    return weight.array().astype(bfloat16)
 
 
 def _whole_panels(outputs: int) -> int:

@@ -10,19 +10,21 @@ from educe.generate.quantization import INT4, INT8, Q8_0, Format, own_format
 from educe.model.checkpoint import Weight
 from educe.model.encodings import ENCODINGS
 
-AUTO, F32 = "auto", "f32"
+AUTO, F32, BF16 = "auto", "f32", "bf16"
 _FORMATS = {AUTO: INT8, "int8": INT8, "int4": INT4}
 
-PRECISIONS = (AUTO, F32, "int8", "int4")
+PRECISIONS = (AUTO, F32, BF16, "int8", "int4")
 """The precisions.
 
 - ``f32``: weights and products in 32-bit floats.
+- ``bf16``: matrices in bfloat16, but those of experts; what they multiply and products are rounded to it.
 - ``int8``: matrices of 8-bit codes, or fewer bits where the file has fewer, with a scale for each output.
 - ``int4``: matrices of 4-bit codes, with a scale for each output and a multiplier for each 32 inputs.
 - ``auto``: matrices as the file has them if it is of a quantised kind that kernels read (GGUF's Q4_0, Q4_1
   and Q8_0, CTranslate2's int8), in 8 bits for groups of 32 if it is of another quantised kind, else ``int8``.
 
-All but ``f32`` round the inputs of products to 8 bits, row by row; norms, biases and attention stay in f32.
+``int8``, ``int4`` and ``auto`` round the inputs of products to 8 bits, row by row. Norms, biases and
+attention are f32 in all.
 """
 
 ROUNDED_AGAIN = "matrices that the file has in other quantised kinds are rounded again"
@@ -35,8 +37,8 @@ def check(precision: str) -> None:
 
 
 def format_of(weight: Weight, precision: str) -> Format | None:
-    """Return the format that a matrix is held in; None for f32."""
-    if precision == F32:
+    """Return the format that a matrix is held in; None for those in floats."""
+    if precision in (F32, BF16):
         return None
     own, wanted = own_format(weight), _FORMATS[precision]
     if own is not None and (precision == AUTO or own.bits <= wanted.bits):

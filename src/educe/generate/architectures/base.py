@@ -138,18 +138,26 @@ class StepGraph:
         """Return the rows of the table ``name.weight``, f32."""
         table = self._matrix([f"{name}.weight"], shape)
         if table.attributes is None:
-            return self.call("Gather", *table.values, indices)
+            rows = self.call("Gather", *table.values, indices)
+            return self._cast(rows, ir.DataType.FLOAT) if table.is_bfloat16 else rows
         return self.call("DequantizeRows", indices, *table.values, domain="educe", **table.attributes)
 
     def linear(self, x: ir.Value, name: str, shape: Sequence[int], *, bias: bool = False) -> ir.Value:
         """Return x · Wᵀ + b: W is ``name.weight`` [out, in], b is ``name.bias`` [out] or 0."""
         extra = [self.weight(f"{name}.bias", shape[:1])] if bias else []
         matrix = self._matrix([f"{name}.weight"], shape)
-        if matrix.attributes is None:
+        if matrix.is_bfloat16:
+            given = self._cast(x, ir.DataType.BFLOAT16)
+            product = self._cast(self.call("Gemm", given, *matrix.values, transB=1), ir.DataType.FLOAT)
+        elif matrix.attributes is None:
             return self.call("Gemm", x, *matrix.values, *extra, transB=1)
-        rows = self._rounded(x, matrix.of_rows)
-        product = self.call("QuantizedLinear", *rows, *matrix.values, domain="educe", **matrix.attributes)
+        else:
+            rows = self._rounded(x, matrix.of_rows)
+            product = self.call("QuantizedLinear", *rows, *matrix.values, domain="educe", **matrix.attributes)
         return self.call("Add", product, *extra) if extra else product
+
+    def _cast(self, x: ir.Value, kind: ir.DataType) -> ir.Value:
+        return self.call("Cast", x, to=int(kind))
 
     def expert_linear(
         self, x: ir.Value, ends: ir.Value, names: Sequence[str], shape: Sequence[int]
