@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
-from educe.errors import ModelFileError, OptionError, UnsupportedModelError
+from educe.errors import InputError, ModelFileError, OptionError, UnsupportedModelError
 from educe.formats import checkpoint
 from educe.generate.architectures.recurrent import lstm_encoder
 from educe.generate.recurrent import Recurrence
-from educe.generate.recurrent_translation import RecurrentEncoderDecoder
-from educe.generate.search import SearchOptions
-from educe.generate.tokenizer import Tokenizer
-from educe.generate.writer import Writer
+from educe.generate.translation import Translator
 from educe.model.checkpoint import Checkpoint
 from tests.conftest import ROOT
 
@@ -29,47 +25,28 @@ def model() -> Checkpoint:
     return checkpoint.load(FOLDER)
 
 
-class Translator:
-    """The whole way from texts to texts."""
-
-    def __init__(self, checkpoint: Checkpoint, **options: int) -> None:
-        assert checkpoint.tokenizer
-        source, target = checkpoint.tokenizer.source, checkpoint.tokenizer.target
-        assert source
-        assert target
-        self.source, self.target = Tokenizer.from_vocabulary(source), Tokenizer.from_vocabulary(target)
-        self.generation = checkpoint.generation
-        self.model = RecurrentEncoderDecoder(checkpoint, max_length=80, **options)
-        self.writer = Writer(self.model, 80)
-
-    def __call__(self, texts: Sequence[str], num_beams: int = 1) -> list[str]:
-        sources = [self.source.encode(text) for text in texts]
-        found = self.writer.write(
-            [len(ids) for ids in sources],
-            lambda numbers, blocks: self.model.encode([sources[number] for number in numbers], blocks),
-            [[self.generation["decoder_start_token_id"]]] * len(sources),
-            SearchOptions.of_model({}, {**self.generation, "num_beams": num_beams}, 80),
-        )
-        return [self.target.decode(each.tokens).strip("\t\n") for each in found]
-
-
 @pytest.fixture(scope="module")
-def translate(model: Checkpoint) -> Translator:
+def translator(model: Checkpoint) -> Translator:
     return Translator(model)
 
 
-def test_sentences_are_translated_as_expected(translate: Translator) -> None:
-    assert translate([pair["en"] for pair in PAIRS]) == [pair["fr"] for pair in PAIRS]
+def test_sentences_are_translated_as_expected(translator: Translator) -> None:
+    assert translator.translate([pair["en"] for pair in PAIRS]) == [pair["fr"] for pair in PAIRS]
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_a_translation_does_not_depend_on_its_neighbours(
-    model: Checkpoint, translate: Translator, num_beams: int
+    model: Checkpoint, translator: Translator, num_beams: int
 ) -> None:
     texts = [pair["en"] for pair in PAIRS] * 3
-    expected = [translate([text], num_beams)[0] for text in texts[:8]] * 3
-    assert translate(texts, num_beams) == expected
-    assert Translator(model, threads=1, max_sequences=7)(texts[::-1], num_beams) == expected[::-1]
+    expected = [translator.translate([text], num_beams=num_beams)[0] for text in texts[:8]] * 3
+    assert translator.translate(texts, num_beams=num_beams) == expected
+    other = Translator(model, threads=1, max_sequences=7)
+    assert other.translate(texts[::-1], num_beams=num_beams) == expected[::-1]
+
+
+def test_several_beams_find_what_is_likelier(translator: Translator) -> None:
+    assert translator.translate(["How old are you?"], num_beams=4) == ["Quel âge avez-vous ?"]
 
 
 def plain_states(text: str) -> tuple[np.ndarray, np.ndarray]:
@@ -98,23 +75,28 @@ def hard(x: np.ndarray) -> np.ndarray:
     return np.clip(0.2 * x + 0.5, 0, 1)
 
 
-def test_what_was_read_is_the_state_that_keras_computes(model: Checkpoint, translate: Translator) -> None:
-    network = Recurrence(lstm_encoder, model)
+def test_what_was_read_is_the_state_that_keras_computes(model: Checkpoint) -> None:
+    table = json.loads((FOLDER / "metadata.json").read_text())["input_token_index"]
     texts = ["Go.", "How old are you?", "x" * 32]
-    rows = [ids + [81] * (32 - len(ids)) for ids in map(translate.source.encode, texts)]
-    found = network.read(rows)
+    rows = [[table[letter] for letter in text] + [81] * (32 - len(text)) for text in texts]
+    found = Recurrence(lstm_encoder, model).read(rows)
     for row, text in enumerate(texts):
         for state, expected in zip(found.values(), plain_states(text), strict=True):
             np.testing.assert_allclose(state[row, 0], expected, atol=1e-4)
 
 
-def test_several_beams_find_what_is_likelier(translate: Translator) -> None:
-    assert translate(["How old are you?"], 4) == ["Quel âge avez-vous ?"]
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [("", "1 to 32 tokens, found 0"), ("a" * 33, "found 33"), ("\u0416", r"U\+0416"), ("\ud800", "half")],
+)
+def test_sentences_that_cannot_be_read_are_refused(translator: Translator, text: str, match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        translator.translate(["Go.", text])
 
 
 def test_other_precisions_are_refused(model: Checkpoint) -> None:
     with pytest.raises(OptionError, match="'int4'"):
-        RecurrentEncoderDecoder(model, precision="int4")
+        Translator(model, precision="int4")
 
 
 @pytest.mark.parametrize(
@@ -130,12 +112,10 @@ def test_a_configuration_that_does_not_fit_is_refused(
     model: Checkpoint, change: dict[str, int], kind: type[Exception], match: str
 ) -> None:
     with pytest.raises(kind, match=match):
-        RecurrentEncoderDecoder(dataclasses.replace(model, config={**model.config, **change}))
+        Translator(dataclasses.replace(model, config={**model.config, **change}))
 
 
 def test_a_weight_that_is_left_over_is_named(model: Checkpoint) -> None:
     extra = model.weights["head.bias"].renamed("attention.bias")
     with pytest.raises(UnsupportedModelError, match=r"attention\.bias"):
-        RecurrentEncoderDecoder(
-            dataclasses.replace(model, weights={**model.weights, "attention.bias": extra})
-        )
+        Translator(dataclasses.replace(model, weights={**model.weights, "attention.bias": extra}))

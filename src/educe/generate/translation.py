@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-import numpy as np
-
 from educe.errors import InputError, ModelFileError
-from educe.generate.encoder_decoder import EncoderDecoder
 from educe.generate.languages import Direction, Languages
 from educe.generate.parameters import Progress
+from educe.generate.runners import encoder_decoder_for
 from educe.generate.search import SearchOptions
 from educe.generate.tokenizer import Tokenizer
 from educe.generate.writer import Writer
@@ -58,7 +56,7 @@ class Translator:
             raise ModelFileError(
                 "has no tokenizer", path=checkpoint.path, remedy="download tokenizer.json into the folder"
             )
-        self._model = EncoderDecoder(
+        self._model = encoder_decoder_for(checkpoint)(
             checkpoint, max_sequences=max_sequences, precision=precision, threads=threads, progress=progress
         )
         self.max_source_length = self._model.max_source
@@ -105,7 +103,7 @@ class Translator:
         if direction.forced is not None:
             options = dataclasses.replace(options, forced_bos_token_id=direction.forced)
 
-        def read(numbers: Sequence[int], blocks: Sequence[Sequence[int]]) -> np.ndarray:
+        def read(numbers: Sequence[int], blocks: Sequence[Sequence[int]]) -> object:
             return self._model.encode([ids[number] for number in numbers], blocks)
 
         found = self._writer.write([len(each) for each in ids], read, [[start]] * len(ids), options)
