@@ -60,10 +60,10 @@ def _read(file: BinaryIO, path: Path | None, limits: Limits) -> Model:
         raise ModelFileError(
             f"cannot be read: {fault.strerror}", path=path, remedy="check the disk"
         ) from None
-    error = refuse(head, path)
-    if path is not None and isinstance(error, ModelFileError) and checkpoint.recognises(path):
-        error = _without_graph(path)
-    raise error
+    refusal = refuse(head, path)
+    if path is not None and isinstance(refusal, ModelFileError) and checkpoint.recognises(path):
+        refusal = _without_graph(path)
+    raise refusal
 
 
 def _without_graph(path: Path) -> UnsupportedFormatError:
