@@ -17,7 +17,7 @@ from educe.errors import CardError
 from educe.limits import DEFAULT_LIMITS
 from educe.media.audio import peak_normalized, read_audio
 from educe.model.card import SpectrumInput
-from educe.tasks.spectrum import Spectrum, mel_filters, slaney_hertz, slaney_mel
+from educe.model.spectrum import Spectrum, mel_filters, slaney_hertz, slaney_mel
 
 KWS = Path(__file__).parent.parent / "zoo" / "kws"
 SMALL = SpectrumInput("log-mel", frame_samples=48, hop_samples=20, fft_size=64, mel_bins=6)

@@ -102,7 +102,7 @@ def test_an_exported_network_answers_the_same(name: str, opset: int, engine: str
 
 def test_the_spectrum_is_that_of_torch() -> None:
     from educe.model.card import SpectrumInput
-    from educe.tasks.spectrum import Spectrum, mel_filters
+    from educe.model.spectrum import Spectrum, mel_filters
 
     rules = SpectrumInput("log-mel", frame_samples=400, hop_samples=160, fft_size=400, power=2, mel_bins=80)
     sound = np.random.default_rng(5).standard_normal(16_000).astype(np.float32)

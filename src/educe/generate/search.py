@@ -10,6 +10,7 @@ import numpy as np
 
 from educe.errors import OptionError
 from educe.generate.configuration import Configuration
+from educe.generate.timestamps import TimestampRules
 
 _MOST_BEAMS = 64
 _NEVER = float("-inf")
@@ -34,6 +35,7 @@ class SearchOptions:
         suppress_tokens: Tokens that never stand in a text.
         begin_suppress_tokens: Tokens that no text begins with.
         bad_words_ids: Sequences of tokens that never stand in a text.
+        timestamps: Where timestamps may stand, in a transcript.
 
     Raises:
         OptionError: a value that it cannot have.
@@ -52,6 +54,7 @@ class SearchOptions:
     suppress_tokens: Sequence[int] = ()
     begin_suppress_tokens: Sequence[int] = ()
     bad_words_ids: Sequence[Sequence[int]] = ()
+    timestamps: TimestampRules | None = None
 
     def __post_init__(self) -> None:
         for name, least, most in (
@@ -140,6 +143,8 @@ def allowed(scores: np.ndarray, tokens: Sequence[int], prompt: int, options: Sea
     scores[list(options.suppress_tokens)] = _NEVER
     if len(tokens) == prompt:
         scores[list(options.begin_suppress_tokens)] = _NEVER
+    if options.timestamps is not None:
+        options.timestamps.apply(scores, tokens[prompt:])
     return scores
 
 

@@ -11,11 +11,11 @@ import numpy as np
 from educe.errors import CardError
 from educe.media.audio import audio_windows, peak_normalized
 from educe.model import Dim, Model, TensorType
+from educe.model.spectrum import Spectrum
 from educe.tasks.answer import Prediction
 from educe.tasks.base import Feeds, Findings, Item, Outputs, TaskOptions
 from educe.tasks.scores import class_scores, ranked
 from educe.tasks.sounds import SoundTask
-from educe.tasks.spectrum import Spectrum
 
 
 class AudioClassification(SoundTask):

@@ -1,0 +1,178 @@
+"""Sounds to text by a small Whisper of random weights: windows, timestamps, languages, subtitles."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from educe.errors import InputError, ModelFileError, OptionError, UnsupportedModelError
+from educe.generate.timestamps import Piece, TimestampRules, divided
+from educe.generate.transcript import Segment, Transcript
+from educe.generate.transcription import Transcriber
+from educe.model.checkpoint import Checkpoint, TokenizerFiles, Weight
+
+HIDDEN, INNER, BINS, ROWS = 16, 24, 8, 20
+LETTERS = [*"abcdefghijkl"]
+SPECIAL = [
+    "<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|translate|>", "<|transcribe|>",
+    "<|notimestamps|>", *(f"<|{step * 0.02:.2f}|>" for step in range(ROWS + 1)),
+]  # fmt: skip
+WORDS = LETTERS + SPECIAL
+ID = {word: number for number, word in enumerate(WORDS)}
+FIRST = ID["<|0.00|>"]
+
+
+def test_timestamps_stand_in_pairs_and_never_go_back() -> None:
+    rules = TimestampRules(first=5, end=3, none=4, most_initial=2)
+
+    def possible(*written: int, likely: int = 0) -> set[int]:
+        scores = np.zeros(10, np.float32)
+        scores[likely] = 9
+        rules.apply(scores, written)
+        return set(np.flatnonzero(scores > -math.inf))
+
+    assert possible() == {5, 6, 7}
+    assert possible(6) == {0, 1, 2, 3}
+    assert possible(6, 0) == {0, 1, 2, 3, 7, 8, 9}
+    assert possible(6, 0, 8) == {8, 9}
+    assert possible(6, 0, 8, likely=3) == {3, 8, 9}
+    assert possible(6, 0, 8, 8) == {0, 1, 2, 3}
+    assert possible(6, 0, likely=9) == {7, 8, 9}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "pieces", "resume"),
+    [
+        ([], [Piece(0, None, [])], None),
+        ([1, 2], [Piece(0, None, [1, 2])], None),
+        ([10, 1, 2, 14], [Piece(0, 4, [1, 2])], None),
+        ([12, 1], [Piece(2, None, [1])], None),
+        ([10, 1, 13, 13, 2, 17], [Piece(0, 3, [1]), Piece(3, 7, [2])], None),
+        ([10, 1, 13, 14, 2], [Piece(0, 3, [1])], 3),
+        ([10, 1, 13, 13], [Piece(0, 3, [1])], 3),
+        ([10, 10, 1], [Piece(0, 0, [])], None),
+    ],
+)
+def test_a_window_is_divided_where_timestamps_meet(tokens, pieces, resume) -> None:
+    assert divided(tokens, 10) == (pieces, resume)
+
+
+def test_subtitles() -> None:
+    given = Transcript("en", (Segment(0.0, 1.5, "a < b\n\n--> c"), Segment(3661.04, 3662.9996, "d")))
+    assert given.text == "a < b\n\n--> c d"
+    assert given.srt() == (
+        "1\n00:00:00,000 --> 00:00:01,500\na < b\n→ c\n\n2\n01:01:01,040 --> 01:01:03,000\nd\n"
+    )
+    assert given.vtt() == (
+        "WEBVTT\n\n00:00:00.000 --> 00:00:01.500\na &lt; b\n→ c\n\n01:01:01.040 --> 01:01:03.000\nd\n"
+    )
+
+
+def shapes() -> dict[str, tuple[int, ...]]:
+    square, found = (HIDDEN, HIDDEN), {}
+
+    def both(name: str, *shape: int) -> None:
+        found[f"{name}.weight"], found[f"{name}.bias"] = shape, shape[:1]
+
+    both("model.encoder.conv1", HIDDEN, BINS, 3)
+    both("model.encoder.conv2", HIDDEN, HIDDEN, 3)
+    found["model.encoder.embed_positions.weight"] = (ROWS, HIDDEN)
+    found["model.decoder.embed_positions.weight"] = (30, HIDDEN)
+    found["model.decoder.embed_tokens.weight"] = (len(WORDS), HIDDEN)
+    for side, parts in (("encoder", ("self_attn",)), ("decoder", ("self_attn", "encoder_attn"))):
+        at = f"model.{side}.layers.0"
+        for part in parts:
+            for name in ("q_proj", "v_proj", "out_proj"):
+                both(f"{at}.{part}.{name}", *square)
+            found[f"{at}.{part}.k_proj.weight"] = square
+            both(f"{at}.{part}_layer_norm", HIDDEN)
+        both(f"{at}.fc1", INNER, HIDDEN)
+        both(f"{at}.fc2", HIDDEN, INNER)
+        both(f"{at}.final_layer_norm", HIDDEN)
+        both(f"model.{side}.layer_norm", HIDDEN)
+    return found
+
+
+def whisper(path: Path, **more: object) -> Checkpoint:
+    rng = np.random.default_rng(6)
+    weights = {}
+    for name, shape in shapes().items():
+        array = rng.standard_normal(shape).astype(np.float32)
+        weights[name] = Weight(name, shape, "F32", array.view(np.uint8).reshape(-1))
+    spelling = {"type": "ByteLevel", "trim_offsets": True, "use_regex": True}
+    tokenizer = {
+        "version": "1.0",
+        "added_tokens": [
+            {"id": ID[word], "content": word, "special": True, "single_word": False, "lstrip": False,
+             "rstrip": False, "normalized": False}
+            for word in SPECIAL
+        ],
+        "pre_tokenizer": {**spelling, "add_prefix_space": False},
+        "decoder": {**spelling, "add_prefix_space": True},
+        "model": {"type": "BPE", "vocab": {letter: ID[letter] for letter in LETTERS}, "merges": []},
+    }  # fmt: skip
+    return Checkpoint(
+        model_type="whisper",
+        config={
+            "d_model": HIDDEN, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+            "decoder_attention_heads": 2, "encoder_ffn_dim": INNER, "decoder_ffn_dim": INNER,
+            "vocab_size": len(WORDS), "num_mel_bins": BINS, "max_source_positions": ROWS,
+            "max_target_positions": 30, "eos_token_id": ID["<|endoftext|>"],
+        },
+        weights=weights,
+        tokenizer=TokenizerFiles(files={"tokenizer.json": json.dumps(tokenizer).encode()}),
+        generation={
+            "lang_to_id": {"<|en|>": ID["<|en|>"], "<|de|>": ID["<|de|>"]}, "max_length": 30,
+            "max_initial_timestamp_index": 3, **more,
+        },
+        path=path,
+        content=[b"whisper"],
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory) -> Transcriber:
+    return Transcriber(whisper(tmp_path_factory.mktemp("whisper")))
+
+
+def test_all_of_a_long_sound_is_heard_in_order(own, rng) -> None:
+    sound = (rng.standard_normal(16_000 * 2) * 0.1).astype(np.float32)
+    found = own.transcribe(sound, language="en")
+    assert found.language == "en"
+    assert found.segments
+    for before, after in zip(found.segments, found.segments[1:], strict=False):
+        assert before.start_seconds <= before.end_seconds <= after.start_seconds + 1e-9
+    assert found.segments[-1].end_seconds <= 2.0
+    assert set(found.text) <= {*LETTERS, " "}
+    assert own.transcribe(sound, language="en") == found
+    assert own.transcribe(sound, language="en", num_beams=3).segments
+
+
+def test_the_language_is_found_where_none_is_said(own, rng) -> None:
+    sound = (rng.standard_normal(8000) * 0.1).astype(np.float32)
+    found = own.transcribe(sound)
+    assert own.languages == ["de", "en"]
+    assert found.language in own.languages
+    assert found == own.transcribe(sound, language=found.language)
+
+
+def test_what_cannot_be_heard_is_an_error(own, tmp_path) -> None:
+    sound = np.zeros(100, np.float32)
+    with pytest.raises(OptionError, match="language 'ed' is not known"):
+        own.transcribe(sound, language="ed")
+    with pytest.raises(OptionError, match="task 'sing' is not known"):
+        own.transcribe(sound, task="sing")
+    with pytest.raises(InputError):
+        own.transcribe(b"no sound")
+    given = whisper(tmp_path)
+    for changed, kind in (
+        ({"model_type": "bart"}, UnsupportedModelError),
+        ({"tokenizer": None}, ModelFileError),
+        ({"config": {**given.config, "num_mel_bins": 0}}, ModelFileError),
+    ):
+        with pytest.raises(kind):
+            Transcriber(Checkpoint(**{**vars(given), **changed}))
