@@ -27,7 +27,6 @@ class Rotary:
         config: Hugging Face's: `rope_parameters`, or `rope_theta` and `rope_scaling` of older ones.
         features: Features of a head.
         layer_type: The kind of layers, if the configuration has parameters for each kind.
-        partial: The share of features that is turned, if the configuration does not say.
 
     Attributes:
         features: Features of a head that are turned; the first ones.
@@ -37,14 +36,12 @@ class Rotary:
         UnsupportedModelError: the scaling is none of `SCALINGS`.
     """
 
-    def __init__(
-        self, config: Configuration, features: int, layer_type: str = "", partial: float = 1.0
-    ) -> None:
+    def __init__(self, config: Configuration, features: int, layer_type: str = "") -> None:
         given = config.section("rope_parameters" if "rope_parameters" in config else "rope_scaling")
         given = given.section(layer_type) if layer_type in given else given
         theta = given.number("rope_theta", config.number("rope_theta", THETA, above=1), above=1)
         name = "partial_rotary_factor"
-        self.features = int(features * given.number(name, config.number(name, partial, above=0), above=0))
+        self.features = int(features * given.number(name, config.number(name, 1.0, above=0), above=0))
         if self.features % 2 or not 0 < self.features <= features:
             raise config.error(name, f"turns {self.features:,} of {features:,} features, which are no pairs")
         kind = given.text("rope_type", given.text("type", "default"))

@@ -69,7 +69,7 @@ def expert_linear(low: Lowering, call: Call, x: Tensor, ends: Tensor, *weights: 
     matrices = [low.permute(each, (1, 0)) for each in weights]
     panels = stacked_panels(low, matrices, panel_vectors(low, by, outputs), by)
     product, shape = _ExpertProduct(low, x, panels, ends, outputs), (x.shape[0], outputs)
-    return Tensor(F32, shape, dense_strides(shape), lazy=Product(product.launch, _accepts))
+    return Tensor(F32, shape, dense_strides(shape), lazy=Product(product.launch, _accepts), node=low.node)
 
 
 @operator("QuantizedExpertLinear", domain="educe")
