@@ -16,7 +16,7 @@ from educe.generate.architectures.base import StepGraph
 from educe.generate.configuration import Configuration
 from educe.model.checkpoint import Checkpoint
 
-MOST_LAYERS = 100
+_MOST_LAYERS = 100
 _MOST_FEATURES = 1 << 20
 # The functions of gates, candidates and output, with their parameters.
 _ACTIVATIONS: dict[str, dict[str, Any]] = {
@@ -138,7 +138,7 @@ def lstm(step: RecurrentGraph, config: Configuration) -> ir.Model:
     inputs = config.integer("embedding_size", most=_MOST_FEATURES)
     hidden = config.integer("hidden_size", most=_MOST_FEATURES)
     x = step.embedding("embedding", [vocabulary, inputs], step.tokens)
-    for layer in range(config.integer("num_hidden_layers", most=MOST_LAYERS)):
+    for layer in range(config.integer("num_hidden_layers", most=_MOST_LAYERS)):
         x = step.lstm(x, f"lstm.*_l{layer}", hidden if layer else inputs, hidden)
     return step.finish(step.logits(x, hidden, vocabulary))
 
