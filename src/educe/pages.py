@@ -1,7 +1,8 @@
-"""Large arrays in memory of their own."""
+"""Memory beside that of NumPy and the C library: large arrays of their own, and what is given back."""
 
 from __future__ import annotations
 
+import ctypes
 import math
 import mmap
 from collections.abc import Sequence
@@ -37,6 +38,13 @@ def empty(shape: int | Sequence[int], dtype: np.dtype[Any] | type) -> np.ndarray
         return np.frombuffer(mmap.mmap(-1, size_bytes, flags=flags), dtype).reshape(sizes)
     except (OSError, OverflowError) as fault:
         raise MemoryError(f"{size_bytes} bytes: {fault}") from None
+
+
+def trim() -> None:
+    """Give memory that was freed back to the system, where the C library would keep it for later."""
+    release = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if release is not None:
+        release(0)
 
 
 def forget(array: np.ndarray) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from educe import pages
 from educe.errors import InputError, ModelFileError
 from educe.generate import pieces, tokenizer_files
 from educe.generate.faults import as_error
@@ -61,6 +62,8 @@ class Tokenizer:
             UnsupportedModelError: the tokenizer is of a kind that Educe does not know.
         """
         parts, worker = tokenizer_files.parts(files)
+        # Reading a large vocabulary frees as much as it keeps.
+        pages.trim()
         return cls(parts, worker=worker, limits=limits)
 
     @classmethod
