@@ -460,6 +460,7 @@ class TestOtherCommands:
             "python",
             "spam",
             "malignant",
+            "Once upon a time, there was a little girl",
         ):
             assert text in done.stdout
         assert (tmp_path / "out" / "yolox_nano" / "traffic_frames.mp4").is_file()
@@ -472,8 +473,9 @@ class TestOtherCommands:
 
     def test_help_and_version(self) -> None:
         assert educe("--version").stdout.startswith("educe 0.")
-        for command in ("predict", "inspect", "verify", "bench", "engines", "doctor", "demo"):
-            assert command in educe("--help").stdout
+        overview = educe("--help").stdout
+        for command in ("predict", "generate", "chat", "inspect", "verify", "bench", "doctor", "demo"):
+            assert command in overview
             assert "Example" in educe(command, "--help").stdout
 
     @pytest.mark.parametrize("module", ["typer", "numpy", "educe.bench.measure"])

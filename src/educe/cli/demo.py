@@ -1,4 +1,4 @@
-"""``educe demo``: the zoo's models on the zoo's inputs."""
+"""``educe demo``: the zoo's models on the zoo's inputs, and a story."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from rich.table import Table
 
 from educe import api
 from educe.cli import options
+from educe.cli.completions import completion_fields, follow, print_summary, write_text
 from educe.cli.inputs import expand_inputs
+from educe.cli.sampling import open_generator
 from educe.cli.saving import Saver
-from educe.cli.screen import errors, format_seconds, print_error, print_json, print_table, working
+from educe.cli.screen import errors, format_seconds, output, print_error, print_json, print_table, working
 from educe.errors import EduceError, OptionError
 from educe.limits import DEFAULT_LIMITS
 from educe.tasks.answer import Answer, Prediction
@@ -26,6 +28,7 @@ EXAMPLES = """
 educe demo --save demo-out
 """
 _MAX_SHOWN = 4
+_WRITER, _BEGINNING = "stories260K", "Once upon a time"
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def command(
     engine: options.EngineOption = None,
     json: options.JsonOption = False,
 ) -> None:
-    """Run models of every task on real pictures, video, sounds, files, texts and tables."""
+    """Run models of every task on real pictures, video, sounds, files, texts and tables, and tell a story."""
     folder = zoo or _find_zoo()
     start = time.perf_counter()
     exit_status = 0
@@ -72,8 +75,9 @@ def command(
                 print_error(answer)
             elif json:
                 print_json(answer.to_dict())
+    _tell(folder / _WRITER, json)
     errors().print(
-        f"[dim]{len(_SCENES)} models in {format_seconds(time.perf_counter() - start)}; "
+        f"[dim]{len(_SCENES) + 1} models in {format_seconds(time.perf_counter() - start)}; "
         f"pictures and video in[/] {save}/"
     )
     if exit_status:
@@ -109,6 +113,21 @@ def _play(scene: _Scene, zoo: Path, save: Path, engine: str | None) -> Iterator[
                 _add_row(table, result.answer)
                 yield result.answer
     print_table(table)
+
+
+def _tell(model: Path, json: bool) -> None:
+    """Show a story while it is written."""
+    with open_generator(model) as generator:
+        stream = generator.stream(_BEGINNING)
+        if json:
+            completion = stream.result()
+            print_json({"prompt": _BEGINNING, **completion_fields(generator, completion)})
+            return
+        output().print(f"[bold]{model.name}: a story[/]")
+        write_text(_BEGINNING)
+        completion = follow(stream, lambda piece: write_text(piece.text))
+        write_text("\n")
+        print_summary(completion)
 
 
 def _new_table(predictor: Predictor) -> Table:
