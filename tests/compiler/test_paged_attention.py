@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -11,16 +14,22 @@ import pytest
 from onnx import TensorProto, helper
 
 from educe import formats
-from educe.compiler.kernels.paged_attention import rows_of_item
-from educe.compiler.target import host_target
+from educe.compiler.emit import BF16, F32, I8, Kind
+from educe.compiler.kernels.kv_cache import HeadBlock
+from educe.compiler.kernels.paged_attention import ITEM_ROWS
 from educe.errors import InputError, ModelFileError
 from educe.formats.onnx_types import read_signature
 from educe.model import Model
 from educe.model.digest import Digest
+from educe.model.signature import NUMPY_TYPES
+from educe.pages import empty
 from tests.compiler.models import FLOAT, native
 
+KINDS = (F32, BF16, I8)
+TYPES = {F32: FLOAT, BF16: TensorProto.BFLOAT16, I8: TensorProto.INT8}
 
-def items_of(lengths: list[tuple[int, int]], group: int, rows: int) -> np.ndarray:
+
+def items_of(lengths: Sequence[tuple[int, int]], group: int, rows: int = ITEM_ROWS) -> np.ndarray:
     """Return the items of sequences that have so many keys before their so many new tokens."""
     items, token = [], 0
     for sequence, (before, count) in enumerate(lengths):
@@ -30,14 +39,25 @@ def items_of(lengths: list[tuple[int, int]], group: int, rows: int) -> np.ndarra
     return np.array(items, np.int64).reshape(-1, 5)
 
 
+def rounded(x: np.ndarray, kind: Kind) -> np.ndarray:
+    """Return what a cache of a kind keeps of keys or values, [..., features]."""
+    if kind is F32:
+        return x
+    if kind is BF16:
+        return x.astype(ml_dtypes.bfloat16).astype(np.float32)
+    most = np.abs(x).max(axis=-1, keepdims=True)
+    return np.rint(x * (np.float32(127) / most)) * (most / np.float32(127))
+
+
 def expected(
     q: np.ndarray,
-    keys: list[np.ndarray],
-    values: list[np.ndarray],
-    lengths: Any,
+    keys: Sequence[np.ndarray],
+    values: Sequence[np.ndarray],
+    lengths: Sequence[tuple[int, int]],
+    *,
     scale: float,
-    window: int,
-    softcap: float,
+    window: int = 0,
+    softcap: float = 0.0,
     causal: bool = True,
     bias: np.ndarray | None = None,
 ) -> np.ndarray:
@@ -61,13 +81,13 @@ def expected(
     return out
 
 
-def own_model(nodes: list[onnx.NodeProto], inputs: dict[str, Any]) -> Model:
+def own_model(nodes: list[onnx.NodeProto], inputs: dict[str, Any], output: tuple[int, Any]) -> Model:
     """Return a model of Educe's own operators, which no file may have."""
     graph = helper.make_graph(
         nodes,
         "pages",
         [helper.make_tensor_value_info(name, *declared) for name, declared in inputs.items()],
-        [helper.make_tensor_value_info("y", FLOAT, inputs["q"][1])],
+        [helper.make_tensor_value_info("y", *output)],
     )
     opsets = [helper.make_opsetid("", 24), helper.make_opsetid("educe", 1)]
     proto = helper.make_model(graph, opset_imports=opsets, ir_version=10)
@@ -76,86 +96,155 @@ def own_model(nodes: list[onnx.NodeProto], inputs: dict[str, Any]) -> Model:
     return Model(ir.from_proto(proto), read_signature(proto.graph), "pages", None, Digest([]), 0, {})
 
 
-LENGTHS = {
-    "one token of each": [(0, 1), (5, 1), (31, 1), (130, 1)],
-    "a prompt": [(0, 77)],
-    "prompts and tokens": [(12, 40), (3, 1), (0, 9), (64, 1), (100, 33)],
-}
+@dataclass
+class Cache:
+    """A cache of sequences that have so many keys, each in pages of its own."""
 
+    rng: np.random.Generator
+    kind: Kind
+    heads: int
+    features: int
+    page: int
+    lengths: Sequence[int]
+    pool: np.ndarray = field(init=False)
+    table: np.ndarray = field(init=False)
+    keys: list[np.ndarray] = field(init=False)
+    values: list[np.ndarray] = field(init=False)
 
-@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS.keys())
-@pytest.mark.parametrize(("heads", "group", "features"), [(2, 7, 64), (1, 1, 8), (3, 4, 40), (1, 20, 16)])
-@pytest.mark.parametrize(("page", "window", "softcap"), [(16, 0, 0.0), (32, 11, 0.0), (16, 0, 5.0)])
-def test_tokens_see_the_keys_of_their_own_pages(
-    rng, lengths, heads, group, features, page, window, softcap
-) -> None:
-    tokens = sum(count for _, count in lengths)
-    needed = [-(-(before + count) // page) for before, count in lengths]
-    pages = sum(needed) + 3
-    order = rng.permutation(pages)
-    table = np.full((len(lengths), max(needed) + 1), -1, np.int32)
-    pools = rng.standard_normal((2, pages, heads, page, features)).astype(np.float32)
-    q, k, v = (
-        rng.standard_normal((tokens, each, features)).astype(np.float32)
-        for each in (heads * group, heads, heads)
-    )
-    slots, keys, values, token = np.empty(tokens, np.int64), [], [], 0
-    for number, (before, count) in enumerate(lengths):
-        own, order = order[: needed[number]], order[needed[number] :]
-        table[number, : len(own)] = own
-        places = np.arange(before, before + count)
-        slots[token : token + count] = own[places // page] * page + places % page
-        for pool, new, rows in ((pools[0], k, keys), (pools[1], v, values)):
-            whole = pool[own].transpose(0, 2, 1, 3).reshape(-1, heads, features)[: before + count].copy()
-            whole[before:] = new[token : token + count]
-            rows.append(whole)
-        token += count
-    nodes = [
-        helper.make_node("CacheWrite", ["k_pool", "k", "slots"], ["k_now"], domain="educe"),
-        helper.make_node("CacheWrite", ["v_pool", "v", "slots"], ["v_now"], domain="educe"),
-        helper.make_node(
-            "PagedAttention",
-            ["q", "k_now", "v_now", "table", "items"],
-            ["y"],
-            domain="educe",
-            scale=0.3,
-            window=window,
-            softcap=softcap,
-        ),
-    ]
-    inputs = {
-        "q": (FLOAT, q.shape),
-        "k": (FLOAT, k.shape),
-        "v": (FLOAT, v.shape),
-        "k_pool": (FLOAT, pools[0].shape),
-        "v_pool": (FLOAT, pools[0].shape),
-        "slots": (TensorProto.INT64, [tokens]),
-        "table": (TensorProto.INT32, table.shape),
-        "items": (TensorProto.INT64, ["n", 5]),
-    }
-    made = own_model(nodes, inputs)
-    items = items_of(lengths, group, rows_of_item(host_target()))
-    before = pools.copy()
-    bits = []
-    for threads in (1, 2):
-        pools[...] = before
-        feeds = {
-            "q": q,
-            "k": k,
-            "v": v,
-            "k_pool": pools[0],
-            "v_pool": pools[1],
-            "slots": slots,
-            "table": table,
-            "items": items,
+    def __post_init__(self) -> None:
+        needed = [-(-length // self.page) for length in self.lengths]
+        order = self.rng.permutation(sum(needed) + 3).astype(np.int32)
+        shape = self.heads, HeadBlock(self.kind, self.page, self.features).elements
+        self.pool = empty((len(order), *shape), NUMPY_TYPES[self.kind.name])
+        self.pool.view(np.uint8)[...] = 0xFF
+        self.table = np.full((len(needed), max(needed) + 1), -1, np.int32)
+        for row, own in zip(self.table, np.split(order, np.cumsum(needed)), strict=False):
+            row[: len(own)] = own
+        self.keys, self.values = (
+            [
+                self.rng.standard_normal((length, self.heads, self.features)).astype(np.float32)
+                for length in self.lengths
+            ]
+            for _ in range(2)
+        )
+        self.write()
+
+    def slots(self) -> np.ndarray:
+        """Return the place of each key."""
+        places = [np.arange(length) for length in self.lengths]
+        rows = zip(self.table, places, strict=True)
+        found = [row[at // self.page].astype(np.int64) * self.page + at % self.page for row, at in rows]
+        return np.concatenate(found)
+
+    def write(self) -> None:
+        """Write all keys and values to the pages."""
+        k, v, slots = np.concatenate(self.keys), np.concatenate(self.values), self.slots()
+        declared = {"k": (FLOAT, k.shape), "v": (FLOAT, v.shape), "slots": (TensorProto.INT64, slots.shape)}
+        of_pool = TYPES[self.kind], self.pool.shape
+        node = helper.make_node(
+            "CacheWrite", ["pool", "k", "v", "slots"], ["y"], domain="educe", page=self.page
+        )
+        made = own_model([node], {"pool": of_pool, **declared}, of_pool)
+        native(made, threads=2).run({"pool": self.pool, "k": k, "v": v, "slots": slots})
+
+    def attention(
+        self,
+        q: np.ndarray,
+        items: np.ndarray,
+        *,
+        threads: int = 2,
+        bias: np.ndarray | None = None,
+        **how: Any,
+    ) -> np.ndarray:
+        """Return the attention of rows."""
+        inputs = {
+            "q": (FLOAT, q.shape),
+            "pool": (TYPES[self.kind], self.pool.shape),
+            "table": (TensorProto.INT32, self.table.shape),
+            "items": (TensorProto.INT64, ["n", 5]),
         }
-        bits.append(native(made, threads=threads).run(feeds)["y"])
-    np.testing.assert_allclose(
-        bits[0], expected(q, keys, values, lengths, 0.3, window, softcap), rtol=2e-5, atol=2e-5
+        feeds = {"q": q, "pool": self.pool, "table": self.table, "items": items}
+        if bias is not None:
+            inputs["bias"], feeds["bias"] = (FLOAT, bias.shape), bias
+        node = helper.make_node("PagedAttention", [*inputs], ["y"], domain="educe", page=self.page, **how)
+        made = own_model([node], inputs, (FLOAT, q.shape))
+        found: np.ndarray = native(made, threads=threads).run(feeds)["y"]
+        return found
+
+    def expected(self, q: np.ndarray, lengths: Sequence[tuple[int, int]], **how: Any) -> np.ndarray:
+        """Return the same in NumPy."""
+        kept = ([rounded(each, self.kind) for each in all_] for all_ in (self.keys, self.values))
+        return expected(q, *kept, lengths, **how)
+
+    def queries(self, count: int, group: int) -> np.ndarray:
+        """Return so many random queries."""
+        return self.rng.standard_normal((count, self.heads * group, self.features)).astype(np.float32)
+
+
+def cache_of(rng, lengths: Sequence[tuple[int, int]], kind=F32, heads=2, features=64, page=16) -> Cache:
+    return Cache(rng, kind, heads, features, page, [before + count for before, count in lengths])
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    ("heads", "group", "features", "page", "window", "softcap"),
+    [(2, 7, 64, 64, 0, 0.0), (1, 1, 8, 16, 0, 0.0), (3, 4, 40, 64, 11, 0.0), (1, 20, 96, 32, 0, 5.0)],
+)
+def test_tokens_see_the_keys_of_their_own_pages(
+    rng, kind, heads, group, features, page, window, softcap
+) -> None:
+    lengths = [(12, 40), (3, 1), (0, 9), (64, 1), (300, 33)]
+    cache = cache_of(rng, lengths, kind, heads, features, page)
+    q = cache.queries(sum(count for _, count in lengths), group)
+    how = {"scale": 0.3, "window": window, "softcap": softcap}
+    found = [cache.attention(q, items_of(lengths, group), threads=threads, **how) for threads in (1, 2)]
+    np.testing.assert_allclose(found[0], cache.expected(q, lengths, **how), rtol=2e-5, atol=2e-5)
+    np.testing.assert_array_equal(found[0], found[1])
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("window", [0, 300])
+@pytest.mark.parametrize("group", [1, 7])
+def test_bits_do_not_depend_on_what_else_runs_nor_on_threads(rng, kind, window, group) -> None:
+    lengths = [(0, 700), (0, 5), (0, 260), (0, 65)]
+    cache = cache_of(rng, lengths, kind)
+    q = cache.queries(1030, group)
+    whole = cache.attention(q, items_of(lengths, group), window=window)
+    ends = np.cumsum([count for _, count in lengths])
+    for sequence, end in enumerate(ends):
+        last = lengths[sequence][1] - 1
+        item = np.array([(0, 0, group, sequence, last)], np.int64)
+        for threads in (1, 2, 5):
+            alone = cache.attention(q[end - 1 : end], item, threads=threads, window=window)
+            np.testing.assert_array_equal(alone[0], whole[end - 1])
+    few = cache.attention(q, items_of(lengths, group, 5), window=window)
+    np.testing.assert_array_equal(few, whole)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_keys_are_written_to_their_slots_only(rng, kind) -> None:
+    cache = cache_of(rng, [(0, 21), (0, 16), (0, 70)], kind, 3, 24)
+    before, block = cache.pool.copy(), HeadBlock(kind, 16, 24)
+    used = set(np.unique(cache.table[cache.table >= 0]))
+    for page, (found, kept) in enumerate(zip(cache.pool, before, strict=True)):
+        assert page in used or (found.view(np.uint8) == 0xFF).all(), kept
+    page, numbers = cache.table[2, 4], slice(0, 6)
+    keys = cache.pool[page][:, : block.values_at].reshape(3, 24, 16).astype(np.float32)[:, :, numbers]
+    values = (
+        cache.pool[page][:, block.values_at : block.scales_at]
+        .reshape(3, 16, 32)
+        .astype(np.float32)[:, numbers]
     )
-    np.testing.assert_array_equal(bits[0], bits[1])
-    changed = (pools != before).any(axis=(0, 2, 4))
-    assert set(np.flatnonzero(changed)) <= set(slots.tolist())
+    scales = np.ones((3, 2, 6), np.float32)
+    if kind is I8:
+        ends = np.ascontiguousarray(cache.pool[page][:, block.scales_at :])
+        scales = ends.view(np.float32).reshape(3, 2, 16)[:, :, numbers]
+    new = [rounded(each[2][64:], kind) for each in (cache.keys, cache.values)]
+    np.testing.assert_allclose((keys * scales[:, 0, None]).transpose(2, 0, 1), new[0], rtol=1e-6)
+    np.testing.assert_allclose(
+        (values * scales[:, 1, :, None])[..., :24].transpose(1, 0, 2), new[1], rtol=1e-6
+    )
+    assert (values[..., 24:] == 0).all()
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -165,32 +254,15 @@ def test_tokens_see_all_keys_and_scores_are_changed_by_distance(
     rng, causal, reach, heads, group, features
 ) -> None:
     lengths = [(7, 31), (100, 1), (1, 40), (33, 33)]
-    page, table = 16, np.arange(28, dtype=np.int32).reshape(4, 7)[::-1].copy()
-    tokens, seen = sum(count for _, count in lengths), 7 * page
-    pools = rng.standard_normal((2, 28, heads, page, features)).astype(np.float32)
-    q = rng.standard_normal((tokens, heads * group, features)).astype(np.float32)
-    keys, values = (
-        [pool[row].transpose(0, 2, 1, 3).reshape(seen, heads, features) for row in table] for pool in pools
-    )
-    inputs = {
-        "q": (FLOAT, q.shape),
-        "k_pool": (FLOAT, pools[0].shape),
-        "v_pool": (FLOAT, pools[0].shape),
-        "table": (TensorProto.INT32, table.shape),
-        "items": (TensorProto.INT64, ["n", 5]),
-    }
-    feeds = {"q": q, "k_pool": pools[0], "v_pool": pools[1], "table": table}
-    bias = None
+    cache = cache_of(rng, lengths, F32, heads, features)
+    q = cache.queries(105, group)
+    how: dict[str, Any] = {"scale": 0.3, "causal": int(causal)}
     if reach is not None:
-        bias = rng.standard_normal((heads * group, 2 * reach + 1)).astype(np.float32)
-        inputs["bias"], feeds["bias"] = (FLOAT, bias.shape), bias
-    node = helper.make_node("PagedAttention", [*inputs], ["y"], domain="educe", scale=0.3, causal=int(causal))
-    executable = native(own_model([node], inputs), threads=2)
-    items = items_of(lengths, group, rows_of_item(host_target()))
-    found = executable.run({**feeds, "items": items})["y"]
-    right = expected(q, keys, values, lengths, 0.3, 0, 0.0, causal, bias)
-    np.testing.assert_allclose(found, right, rtol=2e-5, atol=2e-5)
-    alone = executable.run({**feeds, "items": items[items[:, 3] == 1]})["y"]
+        how["bias"] = rng.standard_normal((heads * group, 2 * reach + 1)).astype(np.float32)
+    items = items_of(lengths, group)
+    found = cache.attention(q, items, **how)
+    np.testing.assert_allclose(found, cache.expected(q, lengths, **how), rtol=2e-5, atol=2e-5)
+    alone = cache.attention(q, items[items[:, 3] == 1], **how)
     np.testing.assert_array_equal(alone[31], found[31])
 
 
@@ -199,59 +271,33 @@ def test_tokens_see_all_keys_and_scores_are_changed_by_distance(
     [([4, 5], {"causal": 0, "window": 3}, "window"), ([4, 4], {}, "bias"), ([2, 5], {}, "bias")],
 )
 def test_windows_and_biases_that_cannot_be_are_errors(rng, shape, attributes, message) -> None:
-    q, pool = (rng.standard_normal(size).astype(np.float32) for size in ((1, 4, 8), (2, 2, 16, 8)))
-    inputs = {
-        "q": (FLOAT, q.shape),
-        "k_pool": (FLOAT, pool.shape),
-        "v_pool": (FLOAT, pool.shape),
-        "table": (TensorProto.INT32, [1, 2]),
-        "items": (TensorProto.INT64, [1, 5]),
-        "bias": (FLOAT, shape),
-    }
-    node = helper.make_node("PagedAttention", [*inputs], ["y"], domain="educe", **attributes)
-    table, items = np.zeros((1, 2), np.int32), np.array([[0, 0, 2, 0, 0]], np.int64)
-    feeds = {"q": q, "k_pool": pool, "v_pool": pool, "table": table, "items": items}
+    cache = cache_of(rng, [(0, 5)], features=8)
+    bias = np.zeros(shape, np.float32)
     with pytest.raises(InputError, match=message):
-        native(own_model([node], inputs)).run({**feeds, "bias": np.zeros(shape, np.float32)})
+        cache.attention(cache.queries(1, 2), items_of([(4, 1)], 2), bias=bias, **attributes)
 
 
 def test_items_of_what_is_not_there_are_left_out(rng) -> None:
-    q = rng.standard_normal((3, 4, 8)).astype(np.float32)
-    pools = rng.standard_normal((2, 2, 2, 16, 8)).astype(np.float32)
-    node = helper.make_node(
-        "PagedAttention", ["q", "k_pool", "v_pool", "table", "items"], ["y"], domain="educe", scale=0.3
-    )
-    inputs = {
-        "q": (FLOAT, q.shape),
-        "k_pool": (FLOAT, pools[0].shape),
-        "v_pool": (FLOAT, pools[0].shape),
-        "table": (TensorProto.INT32, [1, 2]),
-        "items": (TensorProto.INT64, ["n", 5]),
-    }
-    executable = native(own_model([node], inputs), threads=1)
-    feeds = {"q": q, "k_pool": pools[0], "v_pool": pools[1], "table": np.array([[1, 0]], np.int32)}
-    right = (0, 0, 6, 0, 20)
-    expected = executable.run({**feeds, "items": np.array([right], np.int64)})["y"]
+    cache = cache_of(rng, [(20, 3)], features=8)
+    q, right = cache.queries(3, 2), (0, 0, 6, 0, 20)
+    expected = cache.attention(q, np.array([right], np.int64))
     top = 2**63 - 1
     for wrong in ((top, 4, 4, 0, 0), (3, 0, 1, 0, 0), (-1, 0, 1, 0, 0), (0, top, 2, 0, 0), (0, 0, 1, 0, -9)):
-        found = executable.run({**feeds, "items": np.array([right, wrong], np.int64)})["y"]
-        np.testing.assert_array_equal(found[:3].reshape(-1)[:48], expected.reshape(-1)[:48])
+        found = cache.attention(q, np.array([right, wrong], np.int64))
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("table", [np.zeros((0, 2), np.int32), np.zeros((1, 0), np.int32)])
 def test_no_pages_are_an_error(rng, table) -> None:
-    q = rng.standard_normal((1, 1, 8)).astype(np.float32)
-    pool = rng.standard_normal((2, 1, 16, 8)).astype(np.float32)
-    node = helper.make_node(
-        "PagedAttention", ["q", "k_pool", "v_pool", "table", "items"], ["y"], domain="educe"
-    )
-    inputs = {
-        "q": (FLOAT, q.shape),
-        "k_pool": (FLOAT, pool.shape),
-        "v_pool": (FLOAT, pool.shape),
-        "table": (TensorProto.INT32, table.shape),
-        "items": (TensorProto.INT64, ["n", 5]),
-    }
-    feeds = {"q": q, "k_pool": pool, "v_pool": pool, "table": table, "items": np.zeros((1, 5), np.int64)}
+    cache = cache_of(rng, [(0, 5)], features=8)
+    cache.table = table
     with pytest.raises(InputError, match="pages"):
-        native(own_model([node], inputs)).run(feeds)
+        cache.attention(cache.queries(1, 1), np.zeros((1, 5), np.int64))
+
+
+@pytest.mark.parametrize(("page", "message"), [(8, "multiple of 16"), (32, "pages of 32 keys")])
+def test_pages_of_another_size_are_an_error(rng, page, message) -> None:
+    cache = cache_of(rng, [(0, 5)], features=8)
+    cache.page = page
+    with pytest.raises(InputError, match=message):
+        cache.attention(cache.queries(1, 1), np.zeros((1, 5), np.int64))

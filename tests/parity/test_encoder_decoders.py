@@ -77,7 +77,7 @@ def pair(request, tmp_path_factory) -> tuple[Any, EncoderDecoder, Any]:
     folder: Path = tmp_path_factory.mktemp(kind)
     network.save_pretrained(folder)
     loaded = checkpoint.load(folder)
-    return network, EncoderDecoder(loaded, max_length=128, block_size=8, max_sequences=12), loaded
+    return network, EncoderDecoder(loaded, max_length=128, block_size=16, max_sequences=12), loaded
 
 
 def sources(network: Any) -> list[Any]:

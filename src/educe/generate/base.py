@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,8 +18,6 @@ from educe.generate.parameters import Progress
 from educe.generate.step import Slice
 from educe.model.checkpoint import Checkpoint
 from educe.pages import empty
-
-_ELEMENT_BYTES = 4
 
 
 class StepRunner(ABC):
@@ -31,6 +29,7 @@ class StepRunner(ABC):
         max_sequences: Most texts in a step.
         max_tokens: Most tokens of a step.
         precision: How weights are held and products computed, one of `PRECISIONS`.
+        cache: How keys and values are held, one of `CACHES`; the state of a recurrent model is always f32.
         threads: Threads of a step; the machine's cores if absent.
         progress: What is told of the packing of weights, which is done once for all processes.
 
@@ -42,7 +41,7 @@ class StepRunner(ABC):
     Raises:
         ModelFileError: weights are missing or misshapen, or a field of the configuration cannot be.
         UnsupportedModelError: the architecture or a part of it is not known, or weights are left over.
-        OptionError: the precision is not one that the model can have.
+        OptionError: the precision is not one that the model can have, or there is no such cache.
     """
 
     takes_drafts: ClassVar[bool]
@@ -51,8 +50,9 @@ class StepRunner(ABC):
     block_size: int
     sizes: Sequence[int]
     notes: tuple[str, ...] = ()
-    # The shape of each part of a block, by name, and the cache that has one for each block.
-    _layouts: dict[str, tuple[int, ...]]
+    # The shape and the type of each part of a block, by name, and the cache that has one for each block.
+    _layouts: Mapping[str, tuple[int, ...]]
+    _dtype: np.dtype[Any] = np.dtype(np.float32)
     _pools: dict[str, np.ndarray]
 
     @abstractmethod
@@ -64,6 +64,7 @@ class StepRunner(ABC):
         max_sequences: int = 16,
         max_tokens: int = 512,
         precision: str = "f32",
+        cache: str = "f32",
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> None: ...
@@ -71,11 +72,13 @@ class StepRunner(ABC):
     @property
     def block_bytes(self) -> int:
         """Memory of one block of the cache, in all layers."""
-        return sum(math.prod(shape) for shape in self._layouts.values()) * _ELEMENT_BYTES
+        return sum(math.prod(shape) for shape in self._layouts.values()) * self._dtype.itemsize
 
     def allocate(self, num_blocks: int) -> None:
         """Give the cache so many blocks; their memory is taken when they are first written."""
-        self._pools = {name: empty((num_blocks, *shape), np.float32) for name, shape in self._layouts.items()}
+        self._pools = {
+            name: empty((num_blocks, *shape), self._dtype) for name, shape in self._layouts.items()
+        }
 
     def copy(self, copies: Iterable[Copy]) -> None:
         """Copy blocks of the cache, from and to, in their order."""

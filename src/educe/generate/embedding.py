@@ -11,6 +11,7 @@ from educe.formats.sentence_transformers import read_pooling
 from educe.generate import packing
 from educe.generate.architectures.bert import encoder
 from educe.generate.architectures.encoder import EncoderGraph
+from educe.generate.cache import CacheFormat
 from educe.generate.compiled import compiled
 from educe.generate.configuration import Configuration
 from educe.generate.runner import program_size
@@ -18,10 +19,8 @@ from educe.generate.step import Slice
 from educe.generate.tokenizer import Tokenizer
 from educe.limits import DEFAULT_LIMITS, Limits
 from educe.model.checkpoint import Checkpoint
-from educe.pages import empty
 
 _BLOCK = 32
-_POOLS = ("keys.0", "values.0")
 
 
 class Embedder:
@@ -66,7 +65,8 @@ class Embedder:
             )
         pooling = read_pooling(checkpoint.path, limits)
         config = Configuration(checkpoint.config, checkpoint.path)
-        graph = EncoderGraph(checkpoint, _BLOCK, precision)
+        cache = CacheFormat("f32", _BLOCK)
+        graph = EncoderGraph(checkpoint, cache, precision)
         encoded = encoder(checkpoint.model_type)(graph, config)
         vectors = graph.pooled(encoded.states, pooling.how)
         model = graph.finish(graph.normalized(vectors) if pooling.normalized else vectors, "vectors")
@@ -76,9 +76,8 @@ class Embedder:
         self._executable = compiled(model, checkpoint, threads)
         self._max_blocks = -(-self.max_tokens // _BLOCK)
         self._batch_tokens = max(batch_tokens, self.max_tokens)
-        layout, blocks = graph.caches[0], 2 * -(-self._batch_tokens // _BLOCK)
-        shape = (blocks, layout.heads, _BLOCK, layout.features)
-        self._num_blocks, self._pools = blocks, {name: empty(shape, np.float32) for name in _POOLS}
+        self._num_blocks = 2 * -(-self._batch_tokens // _BLOCK)
+        self._pools = cache.empty(graph.caches, self._num_blocks)
 
     def embed(self, texts: Sequence[str], *, truncate: bool = False) -> np.ndarray:
         """Return the vectors of texts, f32[texts, dimensions], in their order.

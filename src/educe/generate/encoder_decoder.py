@@ -10,18 +10,17 @@ import numpy as np
 from educe.errors import UnsupportedModelError, nearest
 from educe.generate import packing
 from educe.generate.architectures.bart import bart, m2m_100, marian, mbart
-from educe.generate.architectures.base import CacheLayout
 from educe.generate.architectures.encoder_decoder import Build, SourceGraph, TargetGraph
 from educe.generate.architectures.t5 import t5
 from educe.generate.architectures.whisper import whisper
 from educe.generate.blocks import Copy
+from educe.generate.cache import CacheFormat
 from educe.generate.compiled import compiled
 from educe.generate.configuration import Configuration
 from educe.generate.parameters import Progress
 from educe.generate.runner import program_size
 from educe.generate.step import Slice
 from educe.model.checkpoint import Checkpoint
-from educe.pages import empty
 
 ENCODER_DECODERS: dict[str, Build] = {
     "bart": bart,
@@ -98,8 +97,9 @@ class EncoderDecoder:
                 remedy=nearest(checkpoint.model_type, ENCODER_DECODERS),
             )
         build = ENCODER_DECODERS[checkpoint.model_type]
-        source = SourceGraph(checkpoint, block_size, precision, progress=progress)
-        target = TargetGraph(checkpoint, block_size, precision, weights=source.weights, progress=progress)
+        self._cache = cache = CacheFormat("f32", block_size)
+        source = SourceGraph(checkpoint, cache, precision, progress=progress)
+        target = TargetGraph(checkpoint, cache, precision, weights=source.weights, progress=progress)
         graphs = build(source, target, Configuration(checkpoint.config, checkpoint.path))
         self.block_size, self.max_sequences = block_size, max_sequences
         self.max_source = graphs.max_source or max_length
@@ -113,16 +113,9 @@ class EncoderDecoder:
 
     def allocate(self, num_source_blocks: int, num_target_blocks: int) -> None:
         """Give the caches of sources and of texts so many blocks."""
-        self._encoder_pools = self._empty("", self._own, num_source_blocks)
-        self._cross_pools = self._empty(".cross", self._kept, num_source_blocks)
-        self._decoder_pools = self._empty("", self._written, num_target_blocks)
-
-    def _empty(self, name: str, layouts: Sequence[CacheLayout], count: int) -> dict[str, np.ndarray]:
-        return {
-            f"{part}{name}.{layer}": empty((count, each.heads, self.block_size, each.features), np.float32)
-            for layer, each in enumerate(layouts)
-            for part in ("keys", "values")
-        }
+        self._encoder_pools = self._cache.empty(self._own, num_source_blocks)
+        self._cross_pools = self._cache.empty(self._kept, num_source_blocks, "cache.cross")
+        self._decoder_pools = self._cache.empty(self._written, num_target_blocks)
 
     def blocks_for(self, num_tokens: int) -> int:
         """Return how many blocks so many tokens take."""

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from educe.compiler.kernels.paged_attention import ITEM_WORDS, rows_of_item
-from educe.compiler.target import host_target
+from educe.compiler.kernels.paged_attention import ITEM_ROWS, ITEM_WORDS
 from educe.generate.step import Slice
 
 
@@ -48,12 +47,11 @@ def items(
         group: Heads of queries for each head of keys.
         max_sequences: Most texts of a step.
     """
-    width = rows_of_item(host_target())
-    found = np.zeros((-(-size * group // width) + max_sequences, ITEM_WORDS), np.int64)
+    found = np.zeros((-(-size * group // ITEM_ROWS) + max_sequences, ITEM_WORDS), np.int64)
     first = item = 0
     for number, (count, place) in enumerate(zip(counts, places, strict=True)):
-        for row in range(0, count * group, width):
-            found[item] = (first, row, min(width, count * group - row), number, place)
+        for row in range(0, count * group, ITEM_ROWS):
+            found[item] = (first, row, min(ITEM_ROWS, count * group - row), number, place)
             item += 1
         first += count
     return found

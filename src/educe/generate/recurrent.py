@@ -8,9 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from educe.errors import OptionError
+from educe.errors import OptionError, refuse_unknown
 from educe.generate.architectures.recurrent import RECURRENT, Build, RecurrentGraph
 from educe.generate.base import StepRunner
+from educe.generate.cache import CACHES
 from educe.generate.compiled import compiled
 from educe.generate.configuration import Configuration
 from educe.generate.parameters import Progress
@@ -118,10 +119,12 @@ class RecurrentRunner(StepRunner):
         max_sequences: int = 16,
         max_tokens: int = 512,
         precision: str = "f32",
+        cache: str = "f32",
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> None:
         build = RECURRENT[checkpoint.model_type]
+        refuse_unknown("cache", [cache], CACHES)
         self._network = Recurrence(build, checkpoint, precision, threads)
         self.block_size, self.sizes = max_length + 1, ()
         self._pools = {}

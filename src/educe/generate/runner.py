@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from educe.compiler.kernels.paged_attention import ITEM_WORDS, rows_of_item
-from educe.compiler.target import host_target
+from educe.compiler.kernels.paged_attention import ITEM_ROWS, ITEM_WORDS
 from educe.generate.architectures import StepGraph, architecture
 from educe.generate.base import StepRunner
+from educe.generate.cache import CacheFormat
 from educe.generate.compiled import compiled
 from educe.generate.configuration import Configuration
 from educe.generate.parameters import Progress
@@ -36,26 +36,23 @@ class Runner(StepRunner):
         max_tokens: int = 512,
         block_size: int = 64,
         precision: str = "f32",
+        cache: str = "f32",
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> None:
-        step = StepGraph(checkpoint, block_size, precision, progress=progress)
+        cache_format = CacheFormat(cache, block_size)
+        step = StepGraph(checkpoint, cache_format, precision, progress=progress)
         graph = architecture(checkpoint.model_type)(step, Configuration(checkpoint.config, checkpoint.path))
         layout = step.caches[0]
         self.block_size, self.max_sequences = block_size, max_sequences
         self.sizes = program_sizes(max_tokens)
-        self._width = rows_of_item(host_target())
         self._max_blocks = -(-max_length // block_size)
         self._group = step.num_heads // layout.heads
         self._rotaries = step.rotaries
         self._executable = compiled(graph, checkpoint, threads)
         self.notes = step.notes
         self._pools = {}
-        self._layouts = {
-            f"{name}.{layer}": (cache.heads, block_size, cache.features)
-            for layer, cache in enumerate(step.caches)
-            for name in ("keys", "values")
-        }
+        self._layouts, self._dtype = cache_format.shapes(step.caches), cache_format.dtype
         counts = range(1, max_sequences + 1)
         self._unmade = [
             (size, rows) for size in self.sizes for rows in sorted({_few(count, size) for count in counts})
@@ -86,8 +83,8 @@ class Runner(StepRunner):
             feeds["rows"][row : row + part.num_logits] = range(last - part.num_logits, last)
             lengths[first:last] = max(part.span, part.positions.stop)
             total = len(part.tokens) * self._group
-            for begin in range(0, total, self._width):
-                count = min(self._width, total - begin)
+            for begin in range(0, total, ITEM_ROWS):
+                count = min(ITEM_ROWS, total - begin)
                 feeds["items"][item] = (first, begin, count, number, part.start)
                 item += 1
             first, row = last, row + part.num_logits
@@ -104,7 +101,7 @@ class Runner(StepRunner):
 
     def _blank(self, size: int, num_rows: int) -> dict[str, np.ndarray]:
         """Return what describes a step of tokens that stand for nothing."""
-        num_items = -(-size * self._group // self._width) + self.max_sequences
+        num_items = -(-size * self._group // ITEM_ROWS) + self.max_sequences
         return {
             "tokens": np.zeros(size, np.int64),
             "positions": np.zeros(size, np.int64),

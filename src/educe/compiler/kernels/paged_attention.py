@@ -1,28 +1,26 @@
-"""Attention over a cache of keys and values in pages, for many sequences at once."""
+"""Attention over a cache of keys and values in pages, for many sequences at once.
+
+A row is a token's query of one head. What becomes of it depends on nothing that runs beside it: keys are cut
+into chunks by their places in the sequence, each with a softmax of its own, and chunks are put together in
+their order, whichever threads computed them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from educe.compiler.emit import F32, I32, I64, Function, Kind, Val
+from educe.compiler import vector_math as vm
+from educe.compiler.emit import F32, I32, I64, Function, Val
 from educe.compiler.kernel import template
-from educe.compiler.kernels.attention import (
-    Ends,
-    State,
-    padded,
-    padded_features,
-    scores_of_block,
-    softmax_of_block,
-    turn,
-    weigh,
-    write_rows,
-)
-from educe.compiler.kernels.product import tiles
+from educe.compiler.kernels.attention_records import Record, record_elements, shift
+from educe.compiler.kernels.dot import Multiplier
+from educe.compiler.kernels.kv_cache import HeadBlock
+from educe.compiler.kernels.product import choose_tile, sum_of_products, tiles
 from educe.compiler.target import Target
 
-VECTORS = 1
-"""Vectors of rows in an item."""
+ITEM_ROWS = 48
+"""Rows of an item at most: those of some tokens, for all heads that share keys."""
 
 ITEM_WORDS = 5
 """Numbers of an item: the sequence's first token, first row, rows, the sequence, and its place.
@@ -31,202 +29,367 @@ Where tokens see the keys before them, the place is that of the first token in i
 many keys every token sees.
 """
 
-
-def rows_of_item(target: Target) -> int:
-    """Return how many rows, which are tokens of all heads that share keys, an item has at most."""
-    return VECTORS * target.lanes
-
-
-def scratch_elements(target: Target, page: int, features: int) -> int:
-    """Return the size of the memory that a thread needs."""
-    width = rows_of_item(target)
-    keys = page + tiles(target, VECTORS)[0][0]
-    return width * (2 * padded(target, features) + 2 * keys)
+_CHUNK_KEYS = 256
+_SIZES = 13
+_MINUS_INFINITY = float("-inf")
 
 
 @dataclass(frozen=True)
-class _Bias:
-    """What is added to scores by head and by how far a key is after its token, as far as `reach`."""
+class Scores:
+    """What becomes of the products of queries and keys.
 
-    table: Val
-    reach: Val
-    heads: Val
-
-
-@dataclass(frozen=True)
-class _Ends(Ends):
-    """Ends that know how far a key is from each token: `limits` are the tokens' places."""
-
-    window: Val | None = None
-    bias: _Bias | None = None
-
-    @property
-    def change_scores(self) -> bool:
-        """Whether scores become others at all."""
-        return super().change_scores or self.bias is not None
-
-    def emit(self, fn: Function, score: Val, key: Val, number: Val, place: Val, limit: Val) -> Val:
-        """Return the score at `place` of a key; see `Ends.emit`."""
-        score, lanes = super().emit(fn, score, key, number, place, limit), score.lanes
-        if self.bias is not None:
-            distance = fn.maximum(
-                fn.minimum(fn.splat(number, lanes) - limit, self.bias.reach), -self.bias.reach
-            )
-            score = score + fn.gather(
-                F32, self.bias.table, fn.load(I64, self.bias.heads, 0, lanes) + distance
-            )
-        if self.window is not None:
-            hidden = fn.splat(number + self.window, lanes) <= limit
-            score = fn.select(hidden, float("-inf"), score)
-        return score
-
-
-@template("paged_attention")
-def paged_attention(
-    fn: Function,
-    target: Target,
-    scale: float,
-    softcap: float,
-    page: int,
-    causal: bool,
-    windowed: bool,
-    biased: bool,
-) -> None:
-    """Write ``out[token] = softmax(scale * q[token] . k) . v`` over the keys of each token's sequence.
-
-    ::
-
-        for unit in begin..end:                           # an item, a head of k and v
-            token, first, rows, sequence, place = items[item]
-            for row in first..first + rows:               # heads of one token after those of another
-                causal: see keys up to place + row / group, and no more than `window` of them
-                else: see `place` keys
-            for page in pages that a row sees:
-                k, v = pools + table[sequence, page] * stride
-                online softmax over the keys of the page, as in `attention`,
-                    of scores + bias[head of q, reach + key - place of the token]
-
-    Pointers: out, q, pool of k, pool of v, table of pages (i32), items, bias. Sizes: features, heads of k,
-    window; strides of q and of out: token, head; of the pools: page, head, key; of the table: sequence;
-    heads of q for each of k; pages of the pools, and of a sequence at most; tokens; sequences; reach. A page
-    or a sequence that is not there is the nearest that is; an item of tokens that are not there is left out.
-
-    Args:
-        fn: The function to write.
-        target: Its machine.
-        scale: What q is multiplied by.
-        softcap: The bound of scores; none if 0.
-        page: Keys of a page.
+    Attributes:
+        scale: What they are multiplied by.
+        softcap: Their bound then; none if 0.
         causal: Whether a token sees the keys as far as itself, or all.
         windowed: Whether a token sees the last `window` keys only.
         biased: Whether there is a bias: f32[heads of q, 2 * reach + 1], for keys from `reach` before a token
             to `reach` after it, and all beyond.
     """
-    width = rows_of_item(target)
-    lanes = target.lanes
-    features, heads, window = (fn.size(index) for index in range(3))
-    of_q, of_out = (fn.size(3), fn.size(4)), (fn.size(5), fn.size(6))
-    of_pool, of_table, group = (fn.size(7), fn.size(8), fn.size(9)), fn.size(10), fn.size(11)
-    pages, most_pages, num_tokens, num_sequences, reach = (fn.size(index) for index in range(12, 17))
-    q_scratch = fn.scratch
-    s = fn.at(F32, q_scratch, padded_features(fn, target, features) * width)
-    block_elements = (page + tiles(target, VECTORS)[0][0]) * width
-    o = fn.at(F32, s, 2 * block_elements)
-    tables = [fn.stack(I64, width) for _ in range(4)]
-    bias = _Bias(fn.pointer(6), reach, tables[3]) if biased else None
-    state = State(fn, VECTORS, lanes)
-    zero = fn.const(I64, 0)
+
+    scale: float
+    softcap: float
+    causal: bool
+    windowed: bool
+    biased: bool
+
+
+def chunk_pages(page: int) -> int:
+    """Return the pages of a chunk."""
+    return max(_CHUNK_KEYS // page, 1)
+
+
+def scratch_elements(target: Target, block: HeadBlock) -> int:
+    """Return the size of the memory that a thread needs."""
+    keys = chunk_pages(block.page) * block.page
+    return keys + ITEM_ROWS * (keys + target.lanes + 2 * record_elements(block.row))
+
+
+class _Widening(Multiplier):
+    """Products of f32 with numbers of the cache's kind, in f32."""
+
+    def load_right(self, fn: Function, pointer: Val, lane: int | Val, lanes: int) -> Val:
+        return fn.cast(super().load_right(fn, pointer, lane, lanes), F32)
+
+
+@template("paged_attention")
+def paged_attention(fn: Function, target: Target, block: HeadBlock, scores: Scores, split: bool) -> None:
+    """Write ``out[row] = softmax(scale * q[row] . k) . v`` over the keys of each row's sequence.
+
+    ::
+
+        for unit in begin..end:                           # a share of the chunks, a head of k and v, an item
+            token, first, rows, sequence, place = items[item]
+            for row in first..first + rows:               # heads of one token after those of another
+                causal: see keys up to place + row / group, and no more than `window` of them
+                else: see `place` keys
+            for chunk in those of the share, some pages that a row sees:
+                for page in chunk:
+                    s[row, key] = q[row] . k + bias[head of q, reach + key - place of the token]
+                p[row, key] = exp(s[row, key] - max(s[row]))
+                for page in chunk:
+                    o[row] += p[row] . v
+                split: partial[row, chunk] = o[row], max(s[row]), sum(p[row])
+                else: add o[row] to what is known of the row
+            not split: out[row] = o[row] / sum(p[row])
+
+    The softmax is the online one (Milakov and Gimelshein, 2018, arxiv.org/abs/1805.02867), by blocks of keys
+    (Dao et al., 2022, arxiv.org/abs/2205.14135).
+
+    Pointers: out, or partial if split; q, pool, table of pages (i32), items, bias. Sizes: those of `_Item`;
+    strides of q, shares, chunks of a sequence at most. A page or a sequence that is not there is the nearest
+    that is; an item of tokens that are not there is left out.
+
+    Args:
+        fn: The function to write.
+        target: Its machine.
+        block: How keys and values lie in a page.
+        scores: What becomes of scores.
+        split: Whether the chunks of a sequence are shared between units.
+    """
+    body, record = _Body(fn, target, block, scores), record_elements(block.row)
+    of_q, shares, most_chunks = (
+        (fn.size(_SIZES), fn.size(_SIZES + 1)),
+        fn.size(_SIZES + 2),
+        fn.size(_SIZES + 3),
+    )
     with fn.loop(fn.begin, fn.end) as unit:
-        item = fn.at(I64, fn.pointer(5), unit // heads * ITEM_WORDS)
-        token, first, rows, sequence, place = (fn.load(I64, item, word) for word in range(ITEM_WORDS))
-        rows = fn.minimum(rows, width)
-        last = token + (first + rows - 1) // group
-        inside = (token >= 0) & (token < num_tokens) & (first >= 0) & (first < num_tokens * group)
-        inside = inside & (place >= 0) & (last < num_tokens)
-        sequence = _within(fn, sequence, num_sequences)
-        with fn.when(inside & (rows > 0)):
-            head = unit % heads
-            start = place if causal else zero
-            _fill_tables(fn, tables, width, (first, rows, group), of_q, of_out, start)
-            if biased:
-                _fill_heads(fn, tables[3], width, (first, rows, group), head, reach)
-            q = fn.at(F32, fn.pointer(1), token * of_q[0] + head * group * of_q[1])
-            out = fn.at(F32, fn.pointer(0), token * of_out[0] + head * group * of_out[1])
-            turn(fn, q, tables[0], fn.const(I64, 0), features, q_scratch, width, lanes, scale)
-            with fn.loop(0, padded_features(fn, target, features)) as row:
-                fn.store(fn.const(F32, 0, lanes), o, row * lanes)
-            state.start()
-            seen = place + (first + rows - 1) // group + 1 if causal else place
-            least = fn.maximum(place + first // group + 1 - window, zero) if windowed else zero
-            numbers = fn.at(I32, fn.pointer(4), sequence * of_table)
-            with fn.loop(least // page, fn.minimum((seen + (page - 1)) // page, most_pages)) as number:
-                found = fn.extend(fn.load(I32, numbers, number), I64)
-                where = _within(fn, found, pages) * of_pool[0] + head * of_pool[1]
-                k, v = (fn.at(F32, fn.pointer(index), where) for index in (2, 3))
-                count = fn.minimum(seen - number * page, page)
-                scores_of_block(fn, target, (k, of_pool[2]), q_scratch, s, zero, count, features, VECTORS)
-                seen_last = window if windowed else None
-                ends = _Ends(softcap, "none", None, causal, s, s, tables[2], seen_last, bias)
-                softmax_of_block(fn, state, s, number * page, count, ends)
-                weigh(fn, target, v, of_pool[2], s, o, count, features, state)
-            write_rows(fn, state, o, out, tables[1], rows, features, "unseen")
+        item = _Item(fn, block, scores, unit % _units(fn), items_at=4)
+        with fn.when(item.is_there):
+            body.fill_tables(item, of_q, most_chunks * record if split else None)
+            if not split:
+                with fn.loop(0, item.rows) as row:
+                    body.record(body.known, row).clear()
+            with fn.loop(item.chunks[0] + unit // _units(fn), item.chunks[1], shares) as chunk:
+                body.write(item, chunk, fn.at(F32, fn.pointer(0), chunk * record) if split else body.own)
+                if not split:
+                    with fn.loop(0, item.rows) as row:
+                        body.record(body.known, row).add(body.record(body.own, row))
+            if not split:
+                with fn.loop(0, item.rows) as row:
+                    body.record(body.known, row).finish(item.out(row), block.features)
+
+
+@template("attention_of_chunks")
+def attention_of_chunks(fn: Function, target: Target, block: HeadBlock, scores: Scores) -> None:
+    """Write ``out[row]`` from what `paged_attention` found in each chunk.
+
+    Pointers: out, partial, items. Sizes: those of `_Item`; chunks of a sequence at most.
+
+    Args:
+        fn: The function to write.
+        target: Its machine.
+        block: How keys and values lie in a page.
+        scores: What became of scores.
+    """
+    most_chunks, elements = fn.size(_SIZES), record_elements(block.row)
+    known = Record(fn, fn.stack(F32, elements), block.row, target.lanes)
+    with fn.loop(fn.begin, fn.end) as unit:
+        item = _Item(fn, block, scores, unit, items_at=2)
+        with fn.when(item.is_there), fn.loop(0, item.rows) as row:
+            known.clear()
+            partial = fn.at(F32, fn.pointer(1), item.row(row) * most_chunks * elements)
+            with fn.loop(*item.chunks) as chunk:
+                known.add(Record(fn, fn.at(F32, partial, chunk * elements), block.row, target.lanes))
+            known.finish(item.out(row), block.features)
+
+
+def _units(fn: Function) -> Val:
+    """Return how many pairs of a head of k and v and of an item there are."""
+    return fn.size(0) * fn.size(1)
+
+
+class _Item:
+    """An item for one head of k and v.
+
+    Sizes: items, heads of k, heads of q for each, window; strides of out: token, head; of the pool: page,
+    head; pages of a sequence at most; pages of the pool; tokens; sequences; reach.
+    """
+
+    def __init__(self, fn: Function, block: HeadBlock, scores: Scores, unit: Val, items_at: int) -> None:
+        self.fn = fn
+        items, self.group, self.window, *self.of_out = (fn.size(index) for index in (0, 2, 3, 4, 5))
+        self.of_pool, self.most_pages, self.pages = (fn.size(6), fn.size(7)), fn.size(8), fn.size(9)
+        tokens, sequences, self.reach = (fn.size(index) for index in range(10, 13))
+        self.head, number = unit // items, unit % items
+        words = fn.at(I64, fn.pointer(items_at), number * ITEM_WORDS)
+        self.token, self.first, rows, sequence, place = (fn.load(I64, words, index) for index in range(5))
+        self.rows, self.sequence = fn.minimum(rows, ITEM_ROWS), _within(fn, sequence, sequences)
+        last = (self.first + self.rows - 1) // self.group
+        inside = (self.token >= 0) & (self.token < tokens) & (self.first >= 0)
+        inside = inside & (self.first < tokens * self.group) & (place >= 0) & (self.rows > 0)
+        self.is_there = inside & (self.token + last < tokens)
+        zero = fn.const(I64, 0)
+        self.place = place if scores.causal else zero
+        self.seen = place + last + 1 if scores.causal else place
+        least = zero
+        if scores.windowed:
+            least = fn.maximum(place + self.first // self.group + 1 - self.window, zero)
+        stop = fn.minimum((self.seen + (block.page - 1)) // block.page, self.most_pages)
+        self.own_pages, chunk = (least // block.page, stop), chunk_pages(block.page)
+        self.chunks = self.own_pages[0] // chunk, (stop + (chunk - 1)) // chunk
+
+    def token_and_head(self, row: Val) -> tuple[Val, Val]:
+        """Return a row's token, from the sequence's first, and head, from the first of those keys."""
+        number = self.first + row
+        return number // self.group, number % self.group
+
+    def row(self, row: Val) -> Val:
+        """Return the number of a row among those of all tokens and heads."""
+        token, head = self.token_and_head(row)
+        heads = self.fn.size(1) * self.group
+        return (self.token + token) * heads + self.head * self.group + head
+
+    def out(self, row: Val) -> Val:
+        """Return where a row's output begins."""
+        token, head = self.token_and_head(row)
+        place = (self.token + token) * self.of_out[0] + (self.head * self.group + head) * self.of_out[1]
+        return self.fn.at(F32, self.fn.pointer(0), place)
+
+
+class _Body:
+    """What a chunk of keys means for the rows of an item."""
+
+    def __init__(self, fn: Function, target: Target, block: HeadBlock, scores: Scores) -> None:
+        self.fn, self.target, self.block, self.scores, self.lanes = fn, target, block, scores, target.lanes
+        self.by = _Widening(F32, block.kind, F32)
+        self.of_keys, self.of_values = (_vectors(target, size) for size in (block.page, block.row))
+        self.keys, record = chunk_pages(block.page) * block.page, record_elements(block.row)
+        self.value_scales = fn.scratch
+        self.s = fn.at(F32, fn.scratch, self.keys)
+        self.best = fn.at(F32, self.s, ITEM_ROWS * self.keys)
+        self.own = fn.at(F32, self.best, ITEM_ROWS * self.lanes)
+        self.known = fn.at(F32, self.own, ITEM_ROWS * record)
+        self.places, self.limits, self.biases, self.records = (fn.stack(I64, ITEM_ROWS) for _ in range(4))
+        most = max(tiles(target, each)[0][0] * each for each in (self.of_keys, self.of_values))
+        self.tile = fn.stack(F32, most * self.lanes)
+
+    def record(self, records: Val, row: Val) -> Record:
+        """Return the record of a row, by the places of records."""
+        at = self.fn.at(F32, records, self.fn.load(I64, self.records, row))
+        return Record(self.fn, at, self.block.row, self.lanes)
+
+    def fill_tables(self, item: _Item, of_q: tuple[Val, Val], record_step: Val | None) -> None:
+        """Store where each row's query, its bias and what is found begin, and the last key that it sees."""
+        fn = self.fn
+        with fn.loop(0, item.rows) as row:
+            token, head = item.token_and_head(row)
+            of_all = item.head * item.group + head
+            fn.store((item.token + token) * of_q[0] + of_all * of_q[1], self.places, row)
+            fn.store(item.place + token, self.limits, row)
+            fn.store(of_all * (item.reach * 2 + 1) + item.reach, self.biases, row)
+            record = (
+                row * record_elements(self.block.row) if record_step is None else item.row(row) * record_step
+            )
+            fn.store(record, self.records, row)
+
+    def write(self, item: _Item, chunk: Val, to: Val) -> None:
+        """Write what a chunk means for each row to its record, from `to` on."""
+        fn, lanes = self.fn, self.lanes
+        first = chunk * chunk_pages(self.block.page)
+        last = fn.minimum(first + chunk_pages(self.block.page), item.own_pages[1])
+        pages = fn.maximum(first, item.own_pages[0]), last
+        with fn.loop(0, item.rows) as row:
+            fn.store(fn.const(F32, _MINUS_INFINITY, lanes), self.best, row * lanes)
+        with fn.loop(*pages) as number:
+            self._score(item, number, (number - first) * self.block.page)
+        with fn.loop(0, item.rows) as row:
+            self._weigh(row, self.record(to, row), [(number - first) * self.block.page for number in pages])
+        with fn.loop(*pages) as number:
+            self._sum(item, number, (number - first) * self.block.page, to)
+
+    def _page(self, item: _Item, number: Val) -> Val:
+        """Return where the keys of an item's page begin."""
+        fn = self.fn
+        found = fn.load(I32, fn.pointer(3), item.sequence * item.most_pages + number)
+        page = _within(fn, fn.extend(found, I64), item.pages)
+        place = page * item.of_pool[0] + item.head * item.of_pool[1]
+        return fn.at(self.block.kind, fn.pointer(2), place)
+
+    def _score(self, item: _Item, number: Val, place: Val) -> None:
+        """Store the scores of a page for all rows, from the key `place` of the chunk on."""
+        fn, block, lanes = self.fn, self.block, self.lanes
+        keys, width = self._page(item, number), self.of_keys * lanes
+        scales = fn.at(block.kind, keys, block.scales_at)
+        q = fn.pointer(1)
+        if block.has_scales:
+            with fn.loop(0, block.page, lanes) as key:
+                scale = fn.load(F32, scales, key + block.page, lanes)
+                fn.store(scale, self.value_scales, place + key)
+        with fn.loop(0, block.page, width) as first:
+            panel = fn.at(block.kind, keys, first)
+
+            def query(row: Val) -> Val:
+                return fn.at(F32, q, fn.load(I64, self.places, row))
+
+            def end(row: Val, tile: Val) -> None:
+                best = fn.load(F32, self.best, row * lanes, lanes)
+                for v in range(self.of_keys):
+                    key = first + v * lanes
+                    score = fn.load(F32, tile, v * lanes, lanes) * self.scores.scale
+                    if block.has_scales:
+                        score = score * fn.load(F32, scales, key, lanes)
+                    score = self._ended(item, score, row, number * block.page + key)
+                    fn.store(score, self.s, row * self.keys + place + key)
+                    best = fn.maximum(best, score)
+                fn.store(best, self.best, row * lanes)
+
+            depth, step = fn.const(I64, block.features), fn.const(I64, block.page)
+            self._product(item.rows, query, (panel, step), self.of_keys, depth, end)
+
+    def _ended(self, item: _Item, score: Val, row: Val, key: Val) -> Val:
+        """Return the scores of a row for the keys from `key` on, of which it may not see all."""
+        fn, lanes, scores = self.fn, self.lanes, self.scores
+        limit = fn.load(I64, self.limits, row)
+        if scores.softcap:
+            score = vm.tanh(fn, score * (1 / scores.softcap)) * scores.softcap
+        if scores.biased:
+            distance = fn.splat(key - limit, lanes) + fn.lane_numbers(lanes)
+            distance = fn.maximum(fn.minimum(distance, item.reach), -item.reach)
+            at = distance + fn.load(I64, self.biases, row)
+            score = score + fn.gather(F32, fn.pointer(5), at)
+        last = limit if scores.causal else item.seen - 1
+        number = fn.lane_numbers(lanes, I32)
+        score = fn.select(number > fn.extend(last - key, I32), _MINUS_INFINITY, score)
+        if scores.windowed:
+            hidden = number <= fn.extend(limit - item.window - key, I32)
+            score = fn.select(hidden, _MINUS_INFINITY, score)
+        return score
+
+    def _weigh(self, row: Val, record: Record, keys: Sequence[Val]) -> None:
+        """Replace the scores of a row by weights, and begin its record."""
+        fn, block, lanes = self.fn, self.block, self.lanes
+        best = fn.reduce("max", fn.load(F32, self.best, row * lanes, lanes))
+        taken = shift(fn, fn.splat(best, lanes))
+        total = fn.var(fn.const(F32, 0, lanes))
+        s = fn.at(F32, self.s, row * self.keys)
+        with fn.loop(keys[0], keys[1], lanes) as key:
+            weight = vm.exp(fn, fn.load(F32, s, key, lanes) - taken)
+            total.set(total.get() + weight)
+            if block.has_scales:
+                weight = weight * fn.load(F32, self.value_scales, key, lanes)
+            fn.store(weight, s, key)
+        record.clear()
+        record.weigh(best, fn.reduce("add", total.get()))
+
+    def _sum(self, item: _Item, number: Val, place: Val, to: Val) -> None:
+        """Add the values of a page to the records of all rows, from `to` on."""
+        fn, block, lanes = self.fn, self.block, self.lanes
+        values = fn.at(block.kind, self._page(item, number), block.values_at)
+        count = fn.minimum(item.seen - number * block.page, block.page)
+        with fn.loop(0, block.row, self.of_values * lanes) as feature:
+            panel = fn.at(block.kind, values, feature)
+
+            def weights(row: Val) -> Val:
+                return fn.at(F32, self.s, row * self.keys + place)
+
+            def end(row: Val, tile: Val) -> None:
+                sums = fn.at(F32, self.record(to, row).at, feature)
+                for v in range(self.of_values):
+                    so_far, more = (fn.load(F32, each, v * lanes, lanes) for each in (sums, tile))
+                    fn.store(so_far + more, sums, v * lanes)
+
+            step = fn.const(I64, block.row)
+            self._product(item.rows, weights, (panel, step), self.of_values, count, end)
+
+    def _product(
+        self,
+        rows: Val,
+        left: Callable[[Val], Val],
+        right: tuple[Val, Val],
+        vectors: int,
+        depth: Val,
+        end: Callable[[Val, Val], None],
+    ) -> None:
+        """Call `end` with each row and its product with a panel.
+
+        Args:
+            rows: How many there are.
+            left: Where a row begins.
+            right: Where the panel begins, and its step along k.
+            vectors: Vectors of the panel.
+            depth: The numbers of a row.
+            end: What takes a row and its product.
+        """
+        fn, shapes = self.fn, [(count, 1) for count, _ in tiles(self.target, vectors)]
+        with fn.loop(0, rows, shapes[0][0]) as row:
+            here = fn.minimum(rows - row, shapes[0][0])
+
+            def sums(shape: tuple[int, int]) -> None:
+                starts = [left(fn.minimum(row + r, rows - 1)) for r in range(shape[0])]
+                panel = (vectors, self.lanes)
+                sum_of_products(fn, self.by, starts, [right[0]], self.tile, panel, depth, right[1])
+
+            choose_tile(fn, here, shapes, sums)
+            with fn.loop(0, here) as r:
+                end(row + r, fn.at(F32, self.tile, r * (vectors * self.lanes)))
+
+
+def _vectors(target: Target, elements: int) -> int:
+    """Return how many vectors a panel of a row of so many elements has: no row has a part of a panel."""
+    whole = elements // target.lanes
+    return next(tile.vectors for tile in target.tiles if whole % tile.vectors == 0)
 
 
 def _within(fn: Function, number: Val, count: Val) -> Val:
     return fn.maximum(fn.minimum(number, count - 1), 0)
-
-
-def _fill_tables(
-    fn: Function,
-    tables: Sequence[Val],
-    width: int,
-    block: tuple[Val, Val, Val],
-    of_q: tuple[Val, Val],
-    of_out: tuple[Val, Val],
-    place: Val,
-) -> None:
-    """Store the offsets of an item's rows in q and out, and the last key that each sees."""
-    first, rows, group = block
-    with fn.loop(0, width) as row:
-        number = first + fn.minimum(row, rows - 1)
-        token, head = number // group, number % group
-        for table, steps in zip(tables, (of_q, of_out), strict=False):
-            fn.store(token * steps[0] + head * steps[1], table, row)
-        fn.store(token + place, tables[2], row)
-
-
-def _fill_heads(
-    fn: Function, table: Val, width: int, block: tuple[Val, Val, Val], head: Val, reach: Val
-) -> None:
-    """Store where the bias of each row's head has the distance 0."""
-    first, rows, group = block
-    with fn.loop(0, width) as row:
-        number = head * group + (first + fn.minimum(row, rows - 1)) % group
-        fn.store(number * (reach * 2 + 1) + reach, table, row)
-
-
-@template("cache_write")
-def cache_write(fn: Function, target: Target, kind: Kind) -> None:
-    """Write ``pool[slot / page, head, slot % page] = new[token, head]`` for the slot of each token.
-
-    ::
-
-        for token in begin..end:
-            if 0 <= slots[token] < limit:
-                for head: copy the features
-
-    Pointers: pool, new, slots (i64). Sizes: heads, features, page, limit; strides of the pool: page, head,
-    key; of new: token, head.
-    """
-    lanes = target.vector_bytes // kind.size_bytes
-    heads, features, page, limit = (fn.size(index) for index in range(4))
-    of_pool, of_new = [fn.size(index) for index in range(4, 7)], [fn.size(index) for index in range(7, 9)]
-    with fn.loop(fn.begin, fn.end) as token:
-        slot = fn.load(I64, fn.pointer(2), token)
-        with fn.when((slot >= 0) & (slot < limit)), fn.loop(0, heads) as head:
-            place = slot // page * of_pool[0] + head * of_pool[1] + slot % page * of_pool[2]
-            to = fn.at(kind, fn.pointer(0), place)
-            source = fn.at(kind, fn.pointer(1), token * of_new[0] + head * of_new[1])
-            with fn.loop(0, features, lanes) as feature:
-                mask = fn.tail_mask(features - feature, lanes)
-                fn.store(fn.load(kind, source, feature, lanes, mask), to, feature, mask)

@@ -198,7 +198,7 @@ class Body:
             depth, rest = self.depth, self.has_rest
             sum_of_products(fn, by, of_a, of_b, self.tile, panel, depth, self.k_step, ahead, rest)
 
-        _choose(fn, left, self.shapes, sums)
+        choose_tile(fn, left, self.shapes, sums)
 
 
 def _panels_at_once(fn: Function, rows: Val, shapes: Sequence[tuple[int, int]]) -> Val:
@@ -209,7 +209,7 @@ def _panels_at_once(fn: Function, rows: Val, shapes: Sequence[tuple[int, int]]) 
     return found
 
 
-def _choose(
+def choose_tile(
     fn: Function, left: Val, shapes: Sequence[tuple[int, int]], write: Callable[[tuple[int, int]], None]
 ) -> None:
     """Write the tile of fewest rows that holds `left` of them."""
@@ -219,7 +219,7 @@ def _choose(
     with fn.either(left > shapes[1][0]) as otherwise:
         write(shapes[0])
         otherwise()
-        _choose(fn, left, shapes[1:], write)
+        choose_tile(fn, left, shapes[1:], write)
 
 
 def sum_of_products(

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import onnx_ir as ir
 
 from educe.errors import UnsupportedModelError, nearest
-from educe.generate.architectures.base import CacheLayout, StepGraph
+from educe.generate.architectures.base import StepGraph
 from educe.generate.architectures.gemma import gemma2, gemma3
 from educe.generate.architectures.gpt2 import gpt2
 from educe.generate.architectures.gpt_neox import gpt_neox
@@ -19,6 +19,7 @@ from educe.generate.architectures.olmo2 import olmo2
 from educe.generate.architectures.phi3 import phi3
 from educe.generate.architectures.qwen3_moe import qwen3_moe
 from educe.generate.architectures.smollm3 import smollm3
+from educe.generate.cache import CacheLayout
 from educe.generate.configuration import Configuration
 
 Build: TypeAlias = Callable[[StepGraph, Configuration], ir.Model]

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from educe.generate.architectures.base import CacheLayout, StepGraph
+from educe.generate.architectures.base import StepGraph
 from educe.generate.architectures.decoder import MOST_LAYERS
 from educe.generate.architectures.encoder_decoder import (
     EncoderDecoderGraphs,
@@ -18,6 +18,7 @@ from educe.generate.architectures.encoder_decoder import (
     TargetGraph,
     first_of,
 )
+from educe.generate.cache import CacheLayout
 from educe.generate.configuration import Configuration
 
 Compute: TypeAlias = Callable[[ir.Value, int], ir.Value]

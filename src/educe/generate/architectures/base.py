@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +15,7 @@ import onnx_ir as ir
 
 from educe.compiler.kernels.paged_attention import ITEM_WORDS
 from educe.errors import UnsupportedModelError, nearest
+from educe.generate.cache import CacheFormat, CacheLayout
 from educe.generate.configuration import Configuration
 from educe.generate.parameters import Matrix, Parameters, Progress
 from educe.generate.rotary import Rotary
@@ -36,32 +36,19 @@ ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
 """The operator of each activation, as Hugging Face names it."""
 
 
-@dataclass(frozen=True)
-class CacheLayout:
-    """The sizes of one layer's keys, or values.
-
-    Attributes:
-        heads: Heads of keys and values.
-        features: Features of a head.
-    """
-
-    heads: int
-    features: int
-
-
 class StepGraph:
     """A graph under construction.
 
     Inputs of the graph, those that it uses, for T tokens of S sequences of which R give logits: `tokens`
     i64[T] and their places in their texts, `positions` i64[T]; `cos.NAME` and `sin.NAME`
     f32[T, features / 2] for each of `rotaries`; `slots` i64[T], where a token's keys and values are written;
-    `table` i32[S, pages]; `items` i64[N, 5], see `kernels.paged_attention`; `rows` i64[R]; `keys.N` and
-    `values.N` for each layer N, f32[pages, heads, keys of a page, features], which a run writes to. Output:
-    `logits` f32[R, vocabulary].
+    `table` i32[S, pages]; `items` i64[N, 5], see `kernels.paged_attention`; `rows` i64[R]; `cache.N` for
+    each layer N, [pages, heads, elements], see `CacheFormat`, which a run writes to. Output: `logits`
+    f32[R, vocabulary].
 
     Args:
         checkpoint: Whose weights they are.
-        page: Keys of a page.
+        cache: How keys and values are held.
         precision: How weights are held and products computed, one of `PRECISIONS`.
         weights: The weights that a graph before this one left, if the model has several.
         progress: What is told of the packing of weights.
@@ -79,7 +66,7 @@ class StepGraph:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        page: int,
+        cache: CacheFormat,
         precision: str = "f32",
         *,
         weights: Binding | None = None,
@@ -89,7 +76,7 @@ class StepGraph:
         self.num_heads = 0
         self.rotaries: dict[str, Rotary] = {}
         self.weights = weights or Binding(checkpoint)
-        self._page = page
+        self._cache = cache
         self._parameters = Parameters(checkpoint, precision, progress)
         self._rows: dict[tuple[Any, ...], Sequence[ir.Value]] = {}
         self._nodes: list[ir.Node] = []
@@ -281,35 +268,33 @@ class StepGraph:
         `window`, `softcap` and `bias` are those of the operator `PagedAttention`.
         """
         self.num_heads = heads
-        pools = self.written(k, v, f".{self._next_cache(layout)}", layout)
+        pool = self.written(k, v, f".{self._next_cache(layout)}", layout)
         attributes = {"scale": scale, "window": window, "softcap": softcap, "causal": int(self.causal)}
-        return self.attended(q, pools, "", layout, bias, **attributes)
+        return self.attended(q, pool, "", layout, bias, **attributes)
 
     def _next_cache(self, layout: CacheLayout) -> int:
         """Return the number of the next layer's cache."""
         self.caches.append(layout)
         return len(self.caches) - 1
 
-    def pools(self, name: str, layout: CacheLayout) -> list[ir.Value]:
-        """Return the inputs that are a cache of keys and of values: ``keysNAME`` and ``valuesNAME``."""
-        shape: list[int | str] = ["B", layout.heads, self._page, layout.features]
-        return [self._input(f"{part}{name}", ir.DataType.FLOAT, shape) for part in ("keys", "values")]
+    def pool(self, name: str, layout: CacheLayout) -> ir.Value:
+        """Return the input ``cacheNAME`` of keys and values."""
+        dtype = ir.DataType.from_numpy(self._cache.dtype)
+        return self._input(f"cache{name}", dtype, ["B", *self._cache.shape(layout)])
 
     def written(
         self, k: ir.Value, v: ir.Value, name: str, layout: CacheLayout, slots: str = "slots"
-    ) -> list[ir.Value]:
+    ) -> ir.Value:
         """Return the cache NAME with keys and values [T, heads · features] written to the input `slots`."""
         places = self._input(slots, ir.DataType.INT64, ["T"])
-        split = [self.call("Reshape", each, self.shape(-1, layout.heads, layout.features)) for each in (k, v)]
-        return [
-            self.call("CacheWrite", pool, new, places, domain="educe")
-            for pool, new in zip(self.pools(name, layout), split, strict=True)
-        ]
+        split = (self.call("Reshape", each, self.shape(-1, layout.heads, layout.features)) for each in (k, v))
+        pool, page = self.pool(name, layout), self._cache.page
+        return self.call("CacheWrite", pool, *split, places, domain="educe", page=page)
 
     def attended(
         self,
         q: ir.Value,
-        pools: Sequence[ir.Value],
+        pool: ir.Value,
         name: str,
         layout: CacheLayout,
         bias: ir.Value | None = None,
@@ -319,11 +304,12 @@ class StepGraph:
         out = self.call(
             "PagedAttention",
             self.by_head(q, layout.features),
-            *pools,
+            pool,
             self._input(f"table{name}", ir.DataType.INT32, ["S", f"P{name}"]),
             self._input(f"items{name}", ir.DataType.INT64, [f"N{name}", ITEM_WORDS]),
             *([] if bias is None else [bias]),
             domain="educe",
+            page=self._cache.page,
             **attributes,
         )
         return self.joined(out)

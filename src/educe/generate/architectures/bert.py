@@ -10,10 +10,10 @@ import numpy as np
 import onnx_ir as ir
 
 from educe.errors import UnsupportedModelError, nearest
-from educe.generate.architectures.base import CacheLayout
 from educe.generate.architectures.decoder import MOST_LAYERS
 from educe.generate.architectures.encoder import EncoderGraph
 from educe.generate.architectures.relative import bias_by_distance
+from educe.generate.cache import CacheLayout
 from educe.generate.configuration import Configuration
 
 _FURTHEST = 128

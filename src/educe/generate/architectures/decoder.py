@@ -8,7 +8,8 @@ from typing import TypeAlias
 import onnx_ir as ir
 
 from educe.errors import UnsupportedModelError, nearest
-from educe.generate.architectures.base import CacheLayout, StepGraph
+from educe.generate.architectures.base import StepGraph
+from educe.generate.cache import CacheLayout
 from educe.generate.configuration import Configuration
 from educe.generate.rotary import Rotary
 

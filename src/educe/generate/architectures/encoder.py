@@ -8,7 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from educe.compiler.kernels.segments import SEGMENT_WORDS
-from educe.generate.architectures.base import CacheLayout, StepGraph
+from educe.generate.architectures.base import StepGraph
+from educe.generate.cache import CacheLayout
 
 _LEAST_NORM = 1e-12
 
@@ -16,7 +17,7 @@ _LEAST_NORM = 1e-12
 class EncoderGraph(StepGraph):
     """A graph under construction, as `StepGraph`, whose tokens see all of their sequence.
 
-    A run has whole sequences. Layers take turns with one cache, `keys.0` and `values.0`; an item's place is
+    A run has whole sequences. Layers take turns with one cache, `cache.0`; an item's place is
     the length of its sequence. `segments` i64[S, 2] are the first token and the length of each.
     """
 

@@ -8,8 +8,9 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from educe.generate.architectures.base import CacheLayout, StepGraph
+from educe.generate.architectures.base import StepGraph
 from educe.generate.architectures.encoder import EncoderGraph
+from educe.generate.cache import CacheFormat, CacheLayout
 from educe.generate.configuration import Configuration
 from educe.generate.parameters import Progress
 from educe.model.binding import Binding
@@ -21,8 +22,8 @@ _CROSS = ".cross"
 class SourceGraph(EncoderGraph):
     """The graph of an encoder whose decoder's layers have keys and values of it.
 
-    They are written to the places `slots.cross` i64[T] of `keys.cross.N` and `values.cross.N`, for each layer
-    N of the decoder. Output: `states` f32[T, features].
+    They are written to the places `slots.cross` i64[T] of `cache.cross.N`, for each layer N of the decoder.
+    Output: `states` f32[T, features].
 
     Attributes:
         kept: The layout of what each layer of the decoder sees.
@@ -31,13 +32,13 @@ class SourceGraph(EncoderGraph):
     def __init__(
         self,
         checkpoint: Checkpoint,
-        page: int,
+        cache: CacheFormat,
         precision: str = "f32",
         *,
         weights: Binding | None = None,
         progress: Progress | None = None,
     ) -> None:
-        super().__init__(checkpoint, page, precision, weights=weights, progress=progress)
+        super().__init__(checkpoint, cache, precision, weights=weights, progress=progress)
         self.kept: list[CacheLayout] = []
         self._written: list[ir.Value] = []
 
@@ -48,7 +49,8 @@ class SourceGraph(EncoderGraph):
     def keep(self, k: ir.Value, v: ir.Value, layout: CacheLayout) -> None:
         """Write keys and values [T, heads · features] for the next layer of the decoder."""
         self.kept.append(layout)
-        self._written += self.written(k, v, f"{_CROSS}.{len(self.kept) - 1}", layout, f"slots{_CROSS}")
+        name = f"{_CROSS}.{len(self.kept) - 1}"
+        self._written.append(self.written(k, v, name, layout, f"slots{_CROSS}"))
 
     def finish_states(self, states: ir.Value) -> ir.Model:
         """Return the graph, which ends when all is written."""
@@ -63,8 +65,8 @@ class TargetGraph(StepGraph):
 
     def cross_attention(self, q: ir.Value, layer: int, layout: CacheLayout, scale: float) -> ir.Value:
         """Return attention of [T, heads · features] over all that is kept for a layer."""
-        pools = self.pools(f"{_CROSS}.{layer}", layout)
-        return self.attended(q, pools, _CROSS, layout, scale=scale, causal=0)
+        pool = self.pool(f"{_CROSS}.{layer}", layout)
+        return self.attended(q, pool, _CROSS, layout, scale=scale, causal=0)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from educe.generate.architectures.base import CacheLayout, StepGraph
+from educe.generate.architectures.base import StepGraph
 from educe.generate.architectures.decoder import MOST_LAYERS
+from educe.generate.cache import CacheLayout
 from educe.generate.configuration import Configuration
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from educe.generate.architectures.base import CacheLayout, StepGraph
+from educe.generate.architectures.base import StepGraph
 from educe.generate.architectures.decoder import FULL, MOST_LAYERS
+from educe.generate.cache import CacheLayout
 from educe.generate.configuration import Configuration
 from educe.generate.rotary import THETA, Rotary
 

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from educe.errors import UnsupportedModelError, nearest
 from educe.generate.architectures.base import StepGraph
+from educe.generate.cache import CacheFormat
 from educe.generate.configuration import Configuration
 from educe.model.checkpoint import Checkpoint
 
@@ -45,7 +46,7 @@ class RecurrentGraph(StepGraph):
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        super().__init__(checkpoint, page=1)
+        super().__init__(checkpoint, CacheFormat("f32", page=16))
         self.states: dict[str, int] = {}
         self._next: list[ir.Value] = []
 

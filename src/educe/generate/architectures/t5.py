@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from educe.generate.architectures.base import CacheLayout, StepGraph
+from educe.generate.architectures.base import StepGraph
 from educe.generate.architectures.decoder import MOST_LAYERS
 from educe.generate.architectures.encoder_decoder import (
     EncoderDecoderGraphs,
@@ -13,6 +13,7 @@ from educe.generate.architectures.encoder_decoder import (
     first_of,
 )
 from educe.generate.architectures.relative import bias_by_distance
+from educe.generate.cache import CacheLayout
 from educe.generate.configuration import Configuration
 
 _MOST_DISTANCE = 1 << 14
