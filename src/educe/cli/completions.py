@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from educe.cli.sampling import model_fields
@@ -65,6 +66,7 @@ def completion_fields(generator: Generator, completion: Completion) -> dict[str,
             "finish_reason": output.finish_reason,
             "num_tokens": len(output.tokens),
             **({"stop": output.stop} if output.stop else {}),
+            **({"tool_calls": [asdict(call) for call in output.tool_calls]} if output.tool_calls else {}),
             **({"logprobs": token_fields(generator.tokenizer, output.logprobs)} if output.logprobs else {}),
         }
         for output in completion.outputs

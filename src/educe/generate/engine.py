@@ -6,7 +6,6 @@ import atexit
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 
@@ -17,12 +16,12 @@ from educe.generate.base import StepRunner
 from educe.generate.blocks import Copy
 from educe.generate.draft import PromptLookup
 from educe.generate.draft_model import DraftModel
-from educe.generate.sampling import Choice, Sampler, SamplingState
+from educe.generate.order import Order
+from educe.generate.sampling import Choice, Sampler
 from educe.generate.scheduler import Scheduler
 from educe.generate.sequence import FinishReason, Sequence
 from educe.generate.step import Row, Step
 from educe.generate.stream import Completion, Output, Seconds, Stream
-from educe.generate.tokenizer import Decoder
 from educe.generate.writing import Scoring, Writing
 
 # A thread without work ends after this long, so that a generator that nobody closes costs nothing.
@@ -79,22 +78,11 @@ class Engine:
         # A thread that compiles while the process ends would meet a compiler that has ended.
         atexit.register(_close, weakref.ref(self))
 
-    def write(
-        self,
-        sequence: Sequence,
-        states: Tokens[SamplingState],
-        decoder: Callable[[], Decoder],
-        *,
-        stop: Tokens[str] = (),
-        lookup: bool = False,
-    ) -> Stream:
+    def write(self, order: Order, *, lookup: bool = False) -> Stream:
         """Queue a prompt, and return what will be written after it.
 
         Args:
-            sequence: The prompt.
-            states: Of each text that is wanted, how its tokens are chosen.
-            decoder: Makes what spells a text's tokens.
-            stop: Strings of which each ends a text.
+            order: What is to be written.
             lookup: Whether tokens are proposed from what stood before.
 
         Raises:
@@ -103,12 +91,11 @@ class Engine:
         """
         stream = Stream(lambda: self._cancel(stream))
         with self._changed:
-            samples = self._submit(sequence, len(states))
-            request = _Request(stream, sequence.num_prompt, time.perf_counter(), len(samples))
-            for index, (sample, state) in enumerate(zip(samples, states, strict=True)):
-                proposer = PromptLookup() if lookup else None
-                writing = Writing(index, sample, state, decoder(), stop, proposer)
-                self._jobs[sample] = request, index, writing
+            samples = self._submit(order.sequence, len(order.states))
+            request = _Request(stream, order.sequence.num_prompt, time.perf_counter(), len(samples))
+            for index, (sample, state) in enumerate(zip(samples, order.states, strict=True)):
+                proposer = PromptLookup() if lookup and order.is_free else None
+                self._jobs[sample] = request, index, Writing(index, sample, state, order, proposer)
         return stream
 
     def score(self, sequence: Sequence, count: int) -> tuple[Stream, Scoring]:

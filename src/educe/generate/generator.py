@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
 from itertools import islice
 from types import TracebackType
 from typing import Any
@@ -16,28 +14,22 @@ from educe.generate import sequence as texts
 from educe.generate.batch import Request, in_order, split
 from educe.generate.blocks import BlockManager
 from educe.generate.capacity import context_length, num_blocks
-from educe.generate.constraint import Constraint, ConstraintCompiler
 from educe.generate.draft_model import DraftModel
 from educe.generate.engine import Engine
-from educe.generate.options import SamplingOptions, sampling_defaults
+from educe.generate.order import OPTIONS, OrderReader
 from educe.generate.parameters import Progress
 from educe.generate.perplexity import Perplexity, Window, windows
-from educe.generate.prompt import Message, Prompt, PromptReader
+from educe.generate.prompt import Message, Prompt
 from educe.generate.runners import runner_for
-from educe.generate.sampling import SamplingState
 from educe.generate.scheduler import Scheduler
 from educe.generate.stream import Completion, Score, Stream
-from educe.generate.tokenizer import Decoder, Tokenizer
+from educe.generate.tokenizer import Tokenizer
 from educe.limits import DEFAULT_LIMITS, Limits, format_bytes
 from educe.model.checkpoint import Checkpoint
 
 _TOKEN_BUDGET = 512
 # A step in which others write reads so many tokens of prompts that it takes hardly longer.
 _PREFILL_SHARE = 0.125
-# How far back the spelling of a token may depend on those before it.
-_SPELLING_TOKENS = 32
-_CONSTRAINTS = ("json_schema", "json_object", "regex", "choice", "grammar")
-_OPTIONS = tuple(field.name for field in dataclasses.fields(SamplingOptions))
 
 
 class Generator:
@@ -101,9 +93,7 @@ class Generator:
                 remedy="put tokenizer.json beside the weights, as the model's publisher has it",
             )
         self.checkpoint = checkpoint
-        self._reader = PromptReader(checkpoint, limits)
-        self.tokenizer: Tokenizer = self._reader.tokenizer
-        self._limits, self._lookup = limits, lookup and kind.takes_drafts
+        self._lookup = lookup and kind.takes_drafts
         wanted = context_length(checkpoint.config, context)
         budget = max(_TOKEN_BUDGET, 2 * max_sequences)
         runners = [
@@ -140,8 +130,10 @@ class Generator:
                 place="context",
                 remedy=f"at most {self.context:,} do; or give more memory_bytes",
             )
-        self.defaults: Mapping[str, Any] = sampling_defaults(checkpoint.generation)
-        self._end_ids = _end_ids(checkpoint, self.tokenizer)
+        self._orders = OrderReader(checkpoint, self.context, limits)
+        self._reader = self._orders.prompts
+        self.tokenizer: Tokenizer = self._reader.tokenizer
+        self.defaults = self._orders.defaults
         drafts = DraftModel(runners[1], num_draft_tokens) if draft is not None else None
         known = self.tokenizer.vocabulary_size
         self._engine = Engine(runners[0], scheduler, num_tokens=known, draft=drafts)
@@ -156,63 +148,29 @@ class Generator:
         """Return the answer to a conversation; see `stream`."""
         return self.stream(messages, **options).result()
 
-    def stream(
-        self,
-        prompt: Prompt,
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        priority: int = 0,
-        salt: str = "",
-        **options: Any,
-    ) -> Stream:
+    def stream(self, prompt: Prompt, **options: Any) -> Stream:
         """Return a text while it is written: iterate over it, in a thread or with ``async for``.
 
         Args:
             prompt: A text to continue, its tokens, or a conversation: messages with ``role`` and ``content``.
-            tools: In a conversation, what the model may call, as JSON schemas of functions.
-            priority: Lower numbers go first.
-            salt: Only requests of one salt share what is cached, such as those of one tenant.
-            **options: The fields of `SamplingOptions`; and at most one of `json_schema`, `json_object`,
-                `regex`, `choice` and `grammar`, which the text then follows.
+            **options: The fields of `SamplingOptions`; at most one of `json_schema`, `json_object`, `regex`,
+                `choice` and `grammar`, which the text then follows; and
+
+                - `tools`: in a conversation, what the model may call, as JSON schemas of functions;
+                - `tool_choice`: ``auto``, ``none``, ``required``, or the name of the one to call;
+                - `tool_format`: how the model writes calls, one of `FORMATS`; as its chat template does if
+                  absent;
+                - `priority`: lower numbers go first, 0 if absent;
+                - `salt`: only requests of one salt share what is cached, such as those of one tenant.
 
         Raises:
             InputError: the prompt is empty, or does not fit; it is never cut.
             OptionError: an option is unknown, or has a value that it does not take.
-            UnsupportedModelError: a conversation, and the model has no chat template.
+            UnsupportedModelError: a conversation, and the model has no chat template; or tools, and it has no
+                form for their calls.
         """
-        refuse_unknown("option", options, (*_OPTIONS, *_CONSTRAINTS))
-        if type(priority) is not int or not isinstance(salt, str):
-            raise OptionError("priority is a whole number, and salt a text", place="priority, salt")
-        constraint = self._constraint({name: options.pop(name) for name in _CONSTRAINTS if name in options})
-        sampling = SamplingOptions(**{**self.defaults, **options})
-        ids = self._reader.encode(prompt, tools=tools)
-        room = self.context - len(ids)
-        if room < 1:
-            raise InputError(
-                f"the prompt has {len(ids):,} tokens, and the context {self.context:,}",
-                place="prompt",
-                remedy="shorten it; nothing is cut without being asked",
-            )
-        sequence = texts.Sequence(
-            ids,
-            # What the model's files say bounds a text that has room for more; it refuses none that has less.
-            max_tokens=options.get("max_tokens") or min(room, sampling.max_tokens or room),
-            stop_ids=() if sampling.ignore_eos else self._end_ids,
-            priority=priority,
-            salt=salt.encode(),
-        )
-        constraints = [constraint and constraint.copy() for _ in range(sampling.n)]
-        states = [
-            SamplingState(sampling, ids, number=number, end_ids=self._end_ids, constraint=each)
-            for number, each in enumerate(constraints)
-        ]
-        return self._engine.write(
-            sequence,
-            states,
-            lambda: self._decoder(ids),
-            stop=sampling.stop,
-            lookup=self._lookup and constraint is None,
-        )
+        order = self._orders.read(prompt, **options)
+        return self._engine.write(order, lookup=self._lookup)
 
     def batch(self, prompts: Iterable[Request], **options: Any) -> Iterator[Completion | EduceError]:
         """Return what is written after each of many prompts, in their order, as many at once as may run.
@@ -224,7 +182,7 @@ class Generator:
             prompts: The prompts; a mapping has options of its own, which come before those of all.
             **options: Those of `stream`.
         """
-        refuse_unknown("option", options, (*_OPTIONS, *_CONSTRAINTS, "tools", "priority", "salt"))
+        refuse_unknown("option", options, OPTIONS)
         most = 2 * self._engine.max_sequences
         return in_order((self._attempt(prompt, options) for prompt in prompts), most)
 
@@ -332,24 +290,6 @@ class Generator:
     def __repr__(self) -> str:
         return f"<Generator {self.checkpoint.model_type} {self.checkpoint.path}>"
 
-    @cached_property
-    def _compiler(self) -> ConstraintCompiler:
-        size = int(self.checkpoint.config["vocab_size"])
-        return ConstraintCompiler(self.tokenizer, size=size, limits=self._limits)
-
-    def _constraint(self, given: dict[str, Any]) -> Constraint | None:
-        wanted = {name: value for name, value in given.items() if value is not None and value is not False}
-        if len(wanted) > 1:
-            raise OptionError(f"a text follows one of {' and '.join(wanted)}, not several")
-        for name, value in wanted.items():
-            make = getattr(self._compiler, name)
-            made: Constraint = make() if name == "json_object" else make(value)
-            return made
-        return None
-
-    def _decoder(self, ids: Sequence[int]) -> Decoder:
-        return self.tokenizer.stream(after=ids[-_SPELLING_TOKENS:])
-
     def _attempt(self, request: Request, options: Mapping[str, Any]) -> Stream | EduceError:
         try:
             prompt, own = split(request)
@@ -373,23 +313,6 @@ def _check_draft(checkpoint: Checkpoint, draft: Checkpoint, num_tokens: int) -> 
             raise OptionError(cause, place="draft", remedy="leave it out")
     if num_tokens < 1:
         raise OptionError(f"expected 1 or more, found {num_tokens}", place="num_draft_tokens")
-
-
-def _end_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> frozenset[int]:
-    """Return all tokens that end a text, by the tokenizer or by the model's configuration."""
-    ids = set(tokenizer.eos)
-    for said in (checkpoint.generation, checkpoint.config):
-        found = said.get("eos_token_id")
-        listed = found if isinstance(found, list) else [] if found is None else [found]
-        if not all(isinstance(each, int) for each in listed):
-            raise ModelFileError(
-                f"names {found!r} as the tokens that end a text",
-                path=checkpoint.path,
-                place="eos_token_id",
-                remedy="use the model's own config.json and generation_config.json",
-            )
-        ids |= set(listed)
-    return frozenset(ids)
 
 
 def _num_shared(ids: Sequence[int], others: Sequence[int]) -> int:

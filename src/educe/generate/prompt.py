@@ -48,6 +48,8 @@ class PromptReader:
             InputError: it is no prompt, or has tokens that the model lacks.
             UnsupportedModelError: a conversation, and the model has no chat template.
         """
+        if tools and not _is_conversation(prompt):
+            raise InputError("tools are called in conversations", place="prompt", remedy="give messages")
         if isinstance(prompt, str):
             ids = self.tokenizer.encode(prompt)
         elif not isinstance(prompt, Sequence) or isinstance(prompt, bytes):
@@ -94,6 +96,10 @@ class PromptReader:
         if isinstance(value, Mapping):
             return {self._guarded(name): self._guarded(inner) for name, inner in value.items()}
         return [self._guarded(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+def _is_conversation(prompt: Prompt) -> bool:
+    return not isinstance(prompt, str) and all(isinstance(each, Mapping) for each in prompt)
 
 
 def _no_prompt(prompt: object) -> InputError:

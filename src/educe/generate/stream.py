@@ -10,10 +10,14 @@ from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from educe.generate.sampling import Choice
 from educe.generate.sequence import FinishReason
+from educe.generate.tool_calls import ToolCall, ToolCallDelta
+
+EndReason: TypeAlias = "FinishReason | Literal['tool_calls']"
+"""Why a text ends: as its sequence does, but ``tool_calls`` in place of ``stop`` if it calls tools."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,7 @@ class Piece:
         tokens: The tokens, which may be ahead of the text.
         index: Which of the texts of one prompt it is.
         logprobs: The tokens with their log-probabilities, if they were asked for.
+        tool_calls: What was written of calls of tools, which is no part of the text.
         finish_reason: Why the text ends here; None if it goes on.
     """
 
@@ -33,7 +38,8 @@ class Piece:
     tokens: tuple[int, ...]
     index: int = 0
     logprobs: tuple[Choice, ...] = ()
-    finish_reason: FinishReason | None = None
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    finish_reason: EndReason | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +49,19 @@ class Output:
     Attributes:
         text: What was written, without what ended it.
         tokens: Its tokens, the one that ended it included.
-        finish_reason: Why it ends: ``stop`` at a token or string that ends it, ``length``, ``cancelled``.
+        finish_reason: Why it ends: ``stop`` at a token or string that ends it, ``length``, ``cancelled``; or
+            ``tool_calls``.
         stop: The stop string that ended it, if one did.
         logprobs: The tokens with their log-probabilities, if they were asked for.
+        tool_calls: The calls of tools, which are no part of the text.
     """
 
     text: str
     tokens: tuple[int, ...]
-    finish_reason: FinishReason
+    finish_reason: EndReason
     stop: str | None = None
     logprobs: tuple[Choice, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +106,14 @@ class Completion:
         return self.outputs[0].tokens
 
     @property
-    def finish_reason(self) -> FinishReason:
+    def finish_reason(self) -> EndReason:
         """Why the first text ends."""
         return self.outputs[0].finish_reason
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The calls of tools in the first text."""
+        return self.outputs[0].tool_calls
 
     @property
     def num_tokens(self) -> int:

@@ -7,11 +7,12 @@ from collections.abc import Sequence as Tokens
 import numpy as np
 
 from educe.generate.draft import PromptLookup
+from educe.generate.order import Order
 from educe.generate.sampling import Choice, Draft, Sampler, SamplingState, log_probabilities
 from educe.generate.sequence import FinishReason, Sequence
 from educe.generate.stopping import StopStrings
-from educe.generate.stream import Output, Piece
-from educe.generate.tokenizer import Decoder
+from educe.generate.stream import EndReason, Output, Piece
+from educe.generate.tool_calls import ContentDelta, Delta, ToolCallDelta, collect
 
 
 class Writing:
@@ -21,8 +22,7 @@ class Writing:
         index: Which of the texts of one prompt it is.
         sequence: Its tokens.
         state: How they are chosen.
-        decoder: How they are spelled.
-        stop: The strings that end it.
+        order: How they are spelled, and what else becomes of them.
         lookup: What proposes tokens, if anything does.
     """
 
@@ -31,14 +31,15 @@ class Writing:
         index: int,
         sequence: Sequence,
         state: SamplingState,
-        decoder: Decoder,
-        stop: Tokens[str],
+        order: Order,
         lookup: PromptLookup | None,
     ) -> None:
         self.sequence = sequence
-        self._index, self._state, self._decoder, self._lookup = index, state, decoder, lookup
-        self._stops = StopStrings(stop)
-        self._texts: list[str] = []
+        self._index, self._state, self._lookup = index, state, lookup
+        self._decoder = order.spell()
+        self._stops = StopStrings(order.stop)
+        self._parser = order.parse() if order.parse else None
+        self._deltas: list[Delta] = []
         self._choices: list[Choice] = []
         self._tokens: list[int] = []
 
@@ -80,13 +81,27 @@ class Writing:
                 break
         if reason and not self.stopped:
             texts += [self._stops.push(self._decoder.finish()), self._stops.finish()]
-        added, text = tuple(choices[:used]), "".join(texts)
+        added = tuple(choices[:used])
         tokens = tuple(choice.token for choice in added)
         logprobs = added if self._state.options.logprobs is not None else ()
-        self._texts.append(text)
         self._choices += logprobs
         self._tokens += tokens
-        return Piece(text, tokens, self._index, logprobs, reason)
+        deltas = self._read("".join(texts), reason is not None)
+        text = "".join(delta.text for delta in deltas if isinstance(delta, ContentDelta))
+        calls = tuple(delta for delta in deltas if isinstance(delta, ToolCallDelta))
+        return Piece(text, tokens, self._index, logprobs, calls, reason and self._end_reason(reason))
+
+    def _read(self, text: str, is_end: bool) -> list[Delta]:
+        """Return the content and the calls of tools that a text adds."""
+        if self._parser is None:
+            deltas: list[Delta] = [ContentDelta(text)]
+        else:
+            deltas = self._parser.push(text) + (self._parser.finish() if is_end else [])
+        self._deltas += deltas
+        return deltas
+
+    def _end_reason(self, reason: FinishReason) -> EndReason:
+        return "tool_calls" if reason == "stop" and collect(self._deltas)[1] else reason
 
     @property
     def stopped(self) -> bool:
@@ -95,9 +110,9 @@ class Writing:
 
     def output(self, reason: FinishReason) -> Output:
         """Return the whole text."""
-        return Output(
-            "".join(self._texts), tuple(self._tokens), reason, self._stops.found, tuple(self._choices)
-        )
+        text, calls = collect(self._deltas)
+        end = self._end_reason(reason)
+        return Output(text, tuple(self._tokens), end, self._stops.found, tuple(self._choices), calls)
 
 
 class Scoring:

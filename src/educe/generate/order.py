@@ -1,0 +1,244 @@
+"""`OrderReader`: what a caller asks to be written, checked, as the engine takes it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from educe.errors import (
+    InputError,
+    ModelFileError,
+    OptionError,
+    UnsupportedModelError,
+    nearest,
+    refuse_unknown,
+)
+from educe.generate import sequence as texts
+from educe.generate import tool_formats
+from educe.generate.constraint import Constraint, ConstraintCompiler
+from educe.generate.options import SamplingOptions, sampling_defaults
+from educe.generate.prompt import Prompt, PromptReader
+from educe.generate.sampling import SamplingState
+from educe.generate.tokenizer import Decoder, Tokenizer
+from educe.generate.tool_calls import ToolCallParser
+from educe.generate.tool_formats import ToolFormat
+from educe.generate.tools import Tool, read_tools
+from educe.limits import DEFAULT_LIMITS, Limits
+from educe.model.checkpoint import Checkpoint
+
+# How far back the spelling of a token may depend on those before it.
+_SPELLING_TOKENS = 32
+_CONSTRAINTS = ("json_schema", "json_object", "regex", "choice", "grammar")
+_OF_TOOLS = ("tools", "tool_choice", "tool_format")
+_SAMPLING = tuple(field.name for field in dataclasses.fields(SamplingOptions))
+
+OPTIONS = (*_SAMPLING, *_CONSTRAINTS, *_OF_TOOLS, "priority", "salt")
+"""The names of all options of a text."""
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """What is to be written.
+
+    Attributes:
+        sequence: The prompt.
+        states: Of each text that is wanted, how its tokens are chosen.
+        spell: Makes what spells a text's tokens.
+        parse: Makes what reads calls of tools out of a text, if any may be called.
+        stop: Strings of which each ends a text.
+        is_free: Whether any token may come next, so that tokens can be guessed.
+    """
+
+    sequence: texts.Sequence
+    states: Sequence[SamplingState]
+    spell: Callable[[], Decoder]
+    parse: Callable[[], ToolCallParser] | None = None
+    stop: Sequence[str] = ()
+    is_free: bool = True
+
+
+@dataclass(frozen=True)
+class _Tools:
+    """The tools of a conversation: what is offered, how calls are written, whether there must be one."""
+
+    offered: tuple[Tool, ...]
+    format: ToolFormat
+    required: bool
+
+    @property
+    def are_bound(self) -> bool:
+        """Whether the text has to follow a grammar."""
+        return self.required or any(tool.strict for tool in self.offered)
+
+
+class OrderReader:
+    """Reads orders for one model.
+
+    Args:
+        checkpoint: The model, which has a tokenizer.
+        context: Most tokens of a prompt and its text together.
+        limits: The bounds on texts, templates and grammars.
+
+    Attributes:
+        prompts: What makes tokens of prompts.
+        defaults: How tokens are chosen where an order does not say.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, context: int, limits: Limits = DEFAULT_LIMITS) -> None:
+        self.prompts = PromptReader(checkpoint, limits)
+        self.defaults: Mapping[str, Any] = sampling_defaults(checkpoint.generation)
+        self._checkpoint, self._context, self._limits = checkpoint, context, limits
+        self._end_ids = _end_ids(checkpoint, self.tokenizer)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What makes tokens of texts."""
+        return self.prompts.tokenizer
+
+    def read(
+        self,
+        prompt: Prompt,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str = "auto",
+        tool_format: str | None = None,
+        priority: int = 0,
+        salt: str = "",
+        **options: Any,
+    ) -> Order:
+        """Return what a prompt and its options ask for; `Generator.stream` says what they are.
+
+        Raises:
+            InputError: the prompt is empty, or does not fit.
+            OptionError: an option is unknown, or has a value that it does not take.
+            UnsupportedModelError: a conversation, and the model has no chat template; or tools, and it has no
+                form for their calls.
+        """
+        refuse_unknown("option", options, OPTIONS)
+        if type(priority) is not int or not isinstance(salt, str):
+            raise OptionError("priority is a whole number, and salt a text", place="priority, salt")
+        called = self._tools(tools, tool_choice, tool_format)
+        wanted = {name: options.pop(name) for name in _CONSTRAINTS if name in options}
+        constraint = self._constraint(wanted, called)
+        sampling = SamplingOptions(**{**self.defaults, **options})
+        definitions = [tool.definition for tool in called.offered] if called else None
+        ids = self.prompts.encode(prompt, tools=definitions)
+        sequence = texts.Sequence(
+            ids,
+            max_tokens=self._max_tokens(len(ids), sampling, options.get("max_tokens")),
+            stop_ids=() if sampling.ignore_eos else self._end_ids,
+            priority=priority,
+            salt=salt.encode(),
+        )
+        constraints = [constraint and constraint.copy() for _ in range(sampling.n)]
+        states = [
+            SamplingState(sampling, ids, number=number, end_ids=self._end_ids, constraint=each)
+            for number, each in enumerate(constraints)
+        ]
+        kept = called.format.kept_ids(self.tokenizer) if called else ()
+        return Order(
+            sequence,
+            states,
+            lambda: self.tokenizer.stream(after=ids[-_SPELLING_TOKENS:], keep=kept),
+            self._parser(called) if called else None,
+            sampling.stop,
+            constraint is None,
+        )
+
+    def _max_tokens(self, num_prompt: int, sampling: SamplingOptions, asked: int | None) -> int:
+        room = self._context - num_prompt
+        if room < 1:
+            raise InputError(
+                f"the prompt has {num_prompt:,} tokens, and the context {self._context:,}",
+                place="prompt",
+                remedy="shorten it; nothing is cut without being asked",
+            )
+        # What the model's files say bounds a text that has room for more; it refuses none that has less.
+        return asked or min(room, sampling.max_tokens or room)
+
+    # Tools and other forms -----------------------------------------------------------------------------
+
+    def _tools(
+        self, given: Sequence[Mapping[str, Any]] | None, choice: str, named: str | None
+    ) -> _Tools | None:
+        """Return the tools that may be called; none is called where `choice` says so.
+
+        Raises:
+            OptionError: a tool is broken, or the choice names none of them.
+            UnsupportedModelError: it is not known how the model writes calls.
+        """
+        tools = read_tools(given or (), self._limits)
+        names = [tool.name for tool in tools]
+        if choice not in ("auto", "none", "required", *names) or (choice == "required" and not tools):
+            known = ("auto", "none", *(("required", *names) if tools else ()))
+            raise OptionError(
+                f"{choice!r} cannot be chosen", place="tool_choice", remedy=nearest(choice, known)
+            )
+        if not tools or choice == "none":
+            return None
+        format = self._tool_format(named)
+        if choice in names:
+            tools = tuple(tool for tool in tools if tool.name == choice)
+        return _Tools(tools, format, required=choice != "auto")
+
+    def _tool_format(self, named: str | None) -> ToolFormat:
+        if named is not None:
+            if named not in tool_formats.FORMATS:
+                raise OptionError(
+                    f"unknown format {named!r}",
+                    place="tool_format",
+                    remedy=nearest(named, tool_formats.FORMATS),
+                )
+            return tool_formats.FORMATS[named]
+        template = self.prompts.template
+        found = tool_formats.detect(template.text if template else None, self.tokenizer)
+        if found is None:
+            raise UnsupportedModelError(
+                "it is not known how the model writes calls of tools",
+                path=self._checkpoint.path,
+                remedy=f"if it was made for tools, give tool_format: {', '.join(tool_formats.FORMATS)}",
+            )
+        return found
+
+    def _parser(self, tools: _Tools) -> Callable[[], ToolCallParser]:
+        names = [tool.name for tool in tools.offered]
+        return lambda: ToolCallParser(tools.format, names, self._limits)
+
+    @cached_property
+    def _compiler(self) -> ConstraintCompiler:
+        size = int(self._checkpoint.config["vocab_size"])
+        return ConstraintCompiler(self.tokenizer, size=size, limits=self._limits)
+
+    def _constraint(self, given: Mapping[str, Any], tools: _Tools | None) -> Constraint | None:
+        wanted = {name: value for name, value in given.items() if value is not None and value is not False}
+        if tools and tools.are_bound:
+            wanted["tools"] = tools
+        if len(wanted) > 1:
+            raise OptionError(f"a text follows one of {' and '.join(wanted)}, not several")
+        if tools and tools.are_bound:
+            return self._compiler.tool_calls(tools.format, tools.offered, required=tools.required)
+        for name, value in wanted.items():
+            make = getattr(self._compiler, name)
+            made: Constraint = make() if name == "json_object" else make(value)
+            return made
+        return None
+
+
+def _end_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> frozenset[int]:
+    """Return all tokens that end a text, by the tokenizer or by the model's configuration."""
+    ids = set(tokenizer.eos)
+    for said in (checkpoint.generation, checkpoint.config):
+        found = said.get("eos_token_id")
+        listed = found if isinstance(found, list) else [] if found is None else [found]
+        if not all(isinstance(each, int) for each in listed):
+            raise ModelFileError(
+                f"names {found!r} as the tokens that end a text",
+                path=checkpoint.path,
+                place="eos_token_id",
+                remedy="use the model's own config.json and generation_config.json",
+            )
+        ids |= set(listed)
+    return frozenset(ids)
