@@ -86,20 +86,23 @@ class _Rounding:
             fn.store(fn.const(I8, 0, GRAIN), to, grain_offset(self.grains))
 
     def _largest(self, starts: Sequence[Val], first: Val, stop: Val) -> Val:
-        """Return the largest size in some grains, NaN if there is one; what is computed is kept."""
+        """Return the largest size in some grains, NaN if there is one; what is computed is kept.
+
+        Sizes of floats are in the order of their bits, NaN above all.
+        """
         fn = self.fn
-        most = [fn.var(self.zero) for _ in range(GRAIN // self.lanes)]
+        most = [fn.var(fn.const(I32, 0, self.lanes)) for _ in range(GRAIN // self.lanes)]
         with fn.loop(first, stop) as grain:
             for number, size in enumerate(most):
                 k = grain * GRAIN + number * self.lanes
                 x = self._computed(starts, k)
                 if not self.is_plain:
                     fn.store(x, fn.scratch, k)
-                size.set(fn.combine("max", size.get(), fn.intrinsic("fabs", x)))
+                size.set(fn.maximum(size.get(), fn.bitcast(fn.intrinsic("fabs", x), I32)))
         best = most[0].get()
         for each in most[1:]:
-            best = fn.combine("max", best, each.get())
-        return fn.reduce("max", best)
+            best = fn.maximum(best, each.get())
+        return fn.bitcast(fn.reduce("max", best), F32)
 
     def _rounded(self, starts: Sequence[Val], to: Val, first: Val, stop: Val, inverse: Val) -> Val:
         """Write some grains, and return the sum of their numbers."""
@@ -110,9 +113,7 @@ class _Rounding:
             for number in range(GRAIN // lanes):
                 k = grain * GRAIN + number * lanes
                 x = self._computed(starts, k) if self.is_plain else fn.load(F32, fn.scratch, k, lanes)
-                inside = fn.minimum(fn.maximum(x * inverse, -_MOST), _MOST)
-                inside = fn.select(fn.is_nan(inside), 0.0, inside)
-                code = fn.call(f"llvm.lrint.v{lanes}i32.v{lanes}f32", I32, lanes, inside)
+                code = fn.call(f"llvm.lrint.v{lanes}i32.v{lanes}f32", I32, lanes, x * inverse)
                 fn.store(fn.extend(code, I8), place, number * lanes)
                 total.set(total.get() + code)
         return fn.reduce("add", total.get())
