@@ -28,7 +28,7 @@ from educe.formats import checkpoint
 from educe.generate.embedding import Embedder
 
 COUNT, ROUNDS = 1000, 5
-BATCHES = (8, 16, 32, 64)
+BATCHES = (1, 4, 8, 16, 32)
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
 

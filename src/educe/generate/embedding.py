@@ -52,7 +52,7 @@ class Embedder:
         *,
         precision: str = "f32",
         threads: int | None = None,
-        batch_tokens: int = 1024,
+        batch_tokens: int = 512,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         if batch_tokens < 1:
