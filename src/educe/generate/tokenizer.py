@@ -79,6 +79,8 @@ class Tokenizer:
     @cached_property
     def vocabulary_size(self) -> int:
         """One more than the largest id."""
+        if self._parts.size is not None:
+            return self._parts.size
         return 1 + max(self._core.get_vocab(with_added_tokens=True).values(), default=-1)
 
     def encode(self, text: str, add_special: bool = True, *, parse_special: bool = False) -> list[int]:

@@ -65,7 +65,7 @@ def _of_json(files: Mapping[str, bytes]) -> tuple[Parts, Worker | None]:
     special = _named(files, ids)
     ends = {special[name] for name in ("eos",) if name in special}
     known = {ids[token] for token in vocabularies.END_TOKENS if token in ids}
-    made = Parts(core, spelling, drops_space)
+    made = Parts(core, spelling, drops_space, size=1 + max(ids.values(), default=-1))
     bos, pad = special.get("bos"), special.get("pad")
     return dataclasses.replace(made, bos=bos, eos=frozenset(ends | known), pad=pad), worker
 

@@ -42,6 +42,7 @@ class Parts:
         alphabet: The only characters that texts may have; None if there is a way to write all.
         numbering: The model's id of each token, where `core` has others; all fields here are the model's.
         unknown: With a numbering, the id of what it lacks.
+        size: One more than the largest id, where that is known without listing all.
     """
 
     core: tokenizers.Tokenizer
@@ -55,6 +56,7 @@ class Parts:
     alphabet: frozenset[str] | None = None
     numbering: Mapping[str, int] | None = None
     unknown: int = 0
+    size: int | None = None
 
 
 def build(vocabulary: Vocabulary) -> Parts:
