@@ -181,3 +181,10 @@ def test_packed_weights_that_do_not_fit_are_refused() -> None:
     made = quantized(weights, [1, 1])
     with pytest.raises(EduceError, match="codes"):
         native(made).run({"x": np.ones((2, 172), np.float32)})
+
+
+@pytest.mark.parametrize("name", ["int8", "int4"])
+def test_packed_weights_and_ends_in_disorder_stay_inside(name: str) -> None:
+    weights = [random_weight(name, 37, 172) for _ in range(3)]
+    for counts in ([2**62, -(2**62), 5], [-1, 0, 0], [90, -80, 2**61]):
+        native(quantized(weights, counts)).run({"x": np.ones((70, 172), np.float32)})

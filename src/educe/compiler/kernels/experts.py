@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from educe.compiler.emit import I64, Function, Kind, Val
+from educe.compiler.emit import I64, U8, Function, Kind, Val
 from educe.compiler.kernel import template
 from educe.compiler.kernels.dot import multiplier
 from educe.compiler.kernels.expression import Expression
+from educe.compiler.kernels.matrix_unit import shapes
 from educe.compiler.kernels.product import Body, lanes_of
-from educe.compiler.kernels.quantized import NUM_SIZES, Format, Product, Sums
+from educe.compiler.kernels.quantized import Format, Product, Sums
+from educe.compiler.kernels.quantized_unit import Unit
 from educe.compiler.kernels.tile_end import TileEnd
 from educe.compiler.target import Target
 from educe.model.quantized import PANEL
@@ -108,13 +110,13 @@ def quantized_expert_product(
 
     ::
 
-        for unit in begin..end:                          # some panels of 16 columns of experts
+        for unit in begin..end:                          # some panels of 16 columns of one expert
             for panel in the unit:
                 for row in ends[expert - 1]..ends[expert], `rows` at a time:
                     as in `quantized_product`
 
     Pointers and sizes are those of `quantized_product`; N is the columns of one expert, and its panels come
-    behind those of the expert before. Then another pointer: ends (i64); and another size: experts.
+    behind those of the expert before. Then another pointer: ends (i64).
 
     Args:
         fn: The function to write.
@@ -127,18 +129,58 @@ def quantized_expert_product(
     body = Product(fn, target, weight, expression, access)
     tile = Sums(body, rows)
     ends = fn.pointer(5 + sum(weight.extras) + len(access))
-    experts = fn.size(NUM_SIZES + 3 * (1 + len(access)))
-    panels = (body.n + (PANEL - 1)) // PANEL
     with fn.loop(fn.begin, fn.end) as unit:
-        first = unit * body.unit
-        with fn.loop(first, fn.minimum(first + body.unit, panels * experts)) as panel:
-            start, stop = _rows_of(fn, ends, panel // panels, body.m)
-            column = panel % panels * PANEL
+        panels, (start, stop), origin = _part_of(body, ends, unit)
+        with fn.loop(*panels) as panel:
+            column = (panel - origin) * PANEL
             count = fn.minimum(body.n - column, PANEL)
             with fn.loop(start, stop, rows) as row:
                 tile.write(panel, row, stop)
                 left = fn.minimum(stop - row, rows)
                 body.ends.write(tile.memory, fn.const(I64, PANEL), row, left, body.starts, column, count)
+
+
+@template("quantized_expert_unit")
+def quantized_expert_unit(
+    fn: Function, target: Target, weight: Format, depth: int, expression: Expression, access: tuple[str, ...]
+) -> None:
+    """Write what `quantized_expert_product` does, by a matrix unit.
+
+    ::
+
+        for unit in begin..end:                          # some panels of 16 columns of one expert
+            for row in ends[expert - 1]..ends[expert], from a multiple of 16 on, 32 at a time:
+                as in `quantized_unit`
+
+    Pointers and sizes are those of `quantized_expert_product`.
+
+    Args:
+        fn: The function to write.
+        target: Its machine.
+        weight: The format of the weights.
+        depth: Numbers along k that are multiplied at once.
+        expression: What ends the product.
+        access: For each operand, ``dense`` along the columns or the ``same`` for all.
+    """
+    body = Product(fn, target, weight, expression, access)
+    unit_body = Unit(body, depth)
+    ends = fn.pointer(5 + sum(weight.extras) + len(access))
+    fn.call("llvm.x86.ldtilecfg", None, 0, fn.table(U8, shapes(depth)))
+    with fn.loop(fn.begin, fn.end) as unit:
+        panels, rows, origin = _part_of(body, ends, unit)
+        with fn.when(rows[0] < rows[1]):
+            unit_body.multiply_many(panels, rows, origin)
+    fn.call("llvm.x86.tilerelease", None, 0)
+
+
+def _part_of(body: Product, ends: Val, unit: Val) -> tuple[tuple[Val, Val], tuple[Val, Val], Val]:
+    """Return panels and rows of a unit of work, firsts and ends, and the first panel of its expert."""
+    fn, panels = body.fn, (body.n + (PANEL - 1)) // PANEL
+    units = (panels + body.unit - 1) // body.unit
+    expert = unit // units
+    origin = expert * panels
+    first = origin + unit % units * body.unit
+    return (first, fn.minimum(first + body.unit, origin + panels)), _rows_of(fn, ends, expert, body.m), origin
 
 
 def _rows_of(fn: Function, ends: Val, expert: Val, count: Val) -> tuple[Val, Val]:

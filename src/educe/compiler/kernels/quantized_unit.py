@@ -74,17 +74,17 @@ def quantized_unit(
         access: For each operand, ``dense`` along the columns or the ``same`` for all.
     """
     body = Product(fn, target, weight, expression, access)
-    unit_body = _Unit(body, depth)
+    unit_body, zero = Unit(body, depth), fn.const(I64, 0)
     fn.call("llvm.x86.ldtilecfg", None, 0, fn.table(U8, shapes(depth)))
     if is_few:
         unit_body.multiply_few(fn.begin * body.unit, body.panels_of(fn.end - 1)[1])
     else:
         with fn.loop(fn.begin, fn.end) as unit:
-            unit_body.multiply_many(*body.panels_of(unit))
+            unit_body.multiply_many(body.panels_of(unit), (zero, body.m), zero)
     fn.call("llvm.x86.tilerelease", None, 0)
 
 
-class _Unit:
+class Unit:
     """The products of rows and panels, up to 32 rows and two panels at once in a matrix unit's registers."""
 
     def __init__(self, body: Product, depth: int) -> None:
@@ -94,17 +94,25 @@ class _Unit:
         self.sums = body.fn.stack(I32, TILE_ROWS * _WIDTH)
         self.memory = self.sums if body.weight.is_whole else body.fn.stack(F32, TILE_ROWS * _WIDTH)
 
-    def multiply_many(self, first: Val, stop: Val) -> None:
-        """Multiply all rows and some panels, which stay in the second cache."""
-        fn, body = self.fn, self.body
+    def multiply_many(self, panels: tuple[Val, Val], rows: tuple[Val, Val], origin: Val) -> None:
+        """Multiply some rows and some panels, which stay in the second cache.
+
+        Args:
+            panels: The first panel, and the end.
+            rows: The first row, and the end.
+            origin: The panel of the first columns of the output.
+        """
+        fn, body, (first, stop) = self.fn, self.body, panels
         codes = body.codes_of(first)
         if self.is_expanded:
             codes = fn.scratch
             with fn.loop(first, stop) as panel, fn.loop(0, body.grains) as grain:
                 self._expand(panel, grain, fn.at(I8, codes, (panel - first) * self.panel_bytes))
-        with fn.loop(0, body.m, TILE_ROWS) as row, fn.loop(first, stop, MAX_BLOCKS) as panel:
-            panels = self._two(panel, stop)
-            self._multiply_two(row, panels, [self._place(codes, each - first) for each in panels], stop)
+        first_row = rows[0] // ROWS * ROWS
+        with fn.loop(first_row, rows[1], TILE_ROWS) as row, fn.loop(first, stop, MAX_BLOCKS) as panel:
+            two = self._two(panel, stop)
+            of_panels = [self._place(codes, each - first) for each in two]
+            self._multiply_two(row, rows, two, of_panels, stop, origin)
 
     def multiply_few(self, first: Val, stop: Val) -> None:
         """Multiply up to 32 rows and some panels, which are read from memory once."""
@@ -122,7 +130,7 @@ class _Unit:
             if self.is_expanded:
                 of_panels = [self._place(now, number) for number in range(MAX_BLOCKS)]
                 meanwhile = partial(self._expand_two, following, to=later)
-            self._multiply_two(row, panels, of_panels, stop, meanwhile)
+            self._multiply_two(row, (row, body.m), panels, of_panels, stop, row, meanwhile)
 
     def _two(self, panel: Val, stop: Val) -> list[Val]:
         """Return the numbers of two panels, none of which is behind the last."""
@@ -163,21 +171,29 @@ class _Unit:
     def _multiply_two(
         self,
         row: Val,
+        rows: tuple[Val, Val],
         panels: Sequence[Val],
         of_panels: Sequence[Val],
         stop: Val,
+        origin: Val,
         meanwhile: Callable[[Val], None] | None = None,
     ) -> None:
-        """Multiply up to 32 rows and two panels, and end the product; something is done for each grain."""
+        """Multiply up to 32 rows and two panels, and end the product; something is done for each grain.
+
+        `row` is that of whole tiles; those of them that are not among `rows` are not written.
+        """
         fn, body = self.fn, self.body
-        left = fn.minimum(body.m - row, TILE_ROWS)
+        left = fn.minimum(rows[1] - row, TILE_ROWS)
         with fn.either(left > ROWS) as otherwise:
             self._write(row, panels, of_panels, left, 2, meanwhile)
             otherwise()
             self._write(row, panels, of_panels, left, 1, meanwhile)
-        column = panels[0] * PANEL
-        count = fn.minimum(fn.minimum(stop * PANEL, body.n) - column, _WIDTH)
-        body.ends.write(self.memory, fn.const(I64, _WIDTH), row, left, body.starts, column, count)
+        column = (panels[0] - origin) * PANEL
+        count = fn.minimum(fn.minimum((stop - origin) * PANEL, body.n) - column, _WIDTH)
+        others = fn.maximum(rows[0] - row, 0)
+        memory = fn.at(body.weight.total, self.memory, others * _WIDTH)
+        first, left, pitch = row + others, left - others, fn.const(I64, _WIDTH)
+        body.ends.write(memory, pitch, first, left, body.starts, column, count)
 
     def _write(
         self,

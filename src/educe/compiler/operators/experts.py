@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from educe.compiler.emit import F32, I64
 from educe.compiler.kernel import Kernel
@@ -15,7 +15,14 @@ from educe.compiler.kernels.product import lanes_of, tiles
 from educe.compiler.lowering import Product
 from educe.compiler.operators.base import Call, NotCompiled, operator
 from educe.compiler.operators.panels import UNITS, Panels, panel_vectors, stacked_panels
-from educe.compiler.operators.quantized_linear import AT_ONCE, Weight, check_rows, rows_at_once
+from educe.compiler.operators.quantized_linear import (
+    Weight,
+    check_rows,
+    rows_at_once,
+    unit_depth,
+    unit_of_many,
+    uses_matrix_unit,
+)
 from educe.compiler.tensor import Tensor, broadcast_strides, dense_strides
 from educe.model.quantized import PANEL
 
@@ -119,24 +126,24 @@ def _launch_quantized(
     of_weight = (weight.scales, weight.multipliers, weight.minimums)
     parts = [weight.codes, *(each for each in of_weight if each is not None)]
     seen = _seen(operands, out)
-    kernels = {
-        each: Kernel.of(
-            "quantized_expert_product", weight=form, rows=each, expression=expression, access=_access(seen)
-        )
-        for each in AT_ONCE
-    }
-    low.expect(kernels.values())
-    unit = -(-weight.panels // (num_experts * UNITS))
+    given_rows, panels = -(-count // num_experts), weight.panels // num_experts
+    choices: dict[str, Any] = {"template": "quantized_expert_product"}
+    unit, scratch_bytes = -(-panels // UNITS), 0
+    if uses_matrix_unit(low.target, weight, given_rows):
+        choices = {"template": "quantized_expert_unit", "depth": unit_depth(weight)}
+        unit, scratch_bytes = unit_of_many(low.target, weight, panels)
+    else:
+        choices["rows"] = rows_at_once(low.target, given_rows)
     low.launch(
-        kernels[rows_at_once(low.target, -(-count // num_experts))],
+        Kernel.of(**choices, weight=form, expression=expression, access=_access(seen)),
         outputs=[out],
         inputs=[*given[:3], *parts, *seen, given[3]],
         sizes=[
             *(outputs, weight.inputs, count, unit, *weight.sizes),
             *(number for each in (out, *seen) for number in (each.strides[0], 0, 0)),
-            num_experts,
         ],
-        extent=-(-weight.panels // unit),
+        extent=num_experts * -(-panels // unit),
+        scratch_bytes=scratch_bytes,
         flops=out.size * (2 * weight.inputs + expression.flops),
         bytes=4 * out.size + min(count, num_experts) * weight.codes.size // num_experts,
     )

@@ -301,11 +301,15 @@ def _launch(
 
 def _template(target: Target, weight: Weight, count: int) -> dict[str, Any]:
     """Return the template for so many rows, and its choices."""
-    if _uses_matrix_unit(target, weight, count):
-        is_odd = weight.block < weight.inputs and weight.block % TILE_DEPTH
-        depth = GRAIN if is_odd else TILE_DEPTH
-        return {"template": "quantized_unit", "depth": depth, "is_few": count <= TILE_ROWS}
+    if uses_matrix_unit(target, weight, count):
+        return {"template": "quantized_unit", "depth": unit_depth(weight), "is_few": count <= TILE_ROWS}
     return {"template": "quantized_product", "rows": rows_at_once(target, count)}
+
+
+def unit_depth(weight: Weight) -> int:
+    """Return how many numbers along k a matrix unit multiplies at once."""
+    is_odd = weight.block < weight.inputs and weight.block % TILE_DEPTH
+    return GRAIN if is_odd else TILE_DEPTH
 
 
 def rows_at_once(target: Target, count: int) -> int:
@@ -319,18 +323,30 @@ def _unit(target: Target, weight: Weight, count: int) -> tuple[int, int]:
 
     The panels stay in the second cache while many rows pass.
     """
-    unit = -(-weight.panels // UNITS)
-    if not _uses_matrix_unit(target, weight, count):
-        return unit, 0
-    panel_bytes = expanded_bytes(-(-weight.inputs // GRAIN))
-    if count <= TILE_ROWS:
-        unit, expanded = MAX_BLOCKS, 2 * MAX_BLOCKS
-    else:
-        most = max(1, target.l2_bytes // (2 * panel_bytes))
-        unit = expanded = -(-min(unit, most) // MAX_BLOCKS) * MAX_BLOCKS
-    return unit, 0 if weight.codes.kind is I8 else expanded * panel_bytes
+    if not uses_matrix_unit(target, weight, count):
+        return -(-weight.panels // UNITS), 0
+    if count > TILE_ROWS:
+        return unit_of_many(target, weight, weight.panels)
+    return MAX_BLOCKS, _scratch_bytes(weight, 2 * MAX_BLOCKS)
 
 
-def _uses_matrix_unit(target: Target, weight: Weight, count: int) -> bool:
+def unit_of_many(target: Target, weight: Weight, panels: int) -> tuple[int, int]:
+    """Return what `_unit` does for many rows and so many panels."""
+    most = max(1, target.l2_bytes // (2 * _panel_bytes(weight)))
+    unit = -(-min(-(-panels // UNITS), most) // MAX_BLOCKS) * MAX_BLOCKS
+    return unit, _scratch_bytes(weight, unit)
+
+
+def _panel_bytes(weight: Weight) -> int:
+    return expanded_bytes(-(-weight.inputs // GRAIN))
+
+
+def _scratch_bytes(weight: Weight, panels: int) -> int:
+    """Return the memory for so many expanded panels."""
+    return 0 if weight.codes.kind is I8 else panels * _panel_bytes(weight)
+
+
+def uses_matrix_unit(target: Target, weight: Weight, count: int) -> bool:
+    """Say whether a matrix unit multiplies so many rows."""
     few = _FEW_ROWS if weight.format.is_whole else 2 * _FEW_ROWS
     return bool(target.integer_dot.matrix_unit) and count > few
