@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ transformers = pytest.importorskip("transformers", reason="transformers is insta
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 
-WORDS, LONGEST = 60, 24
+WORDS, LONGEST = 60, 16
 _SIZES = {
     "vocab_size": WORDS, "d_model": 32, "encoder_layers": 2, "decoder_layers": 3,
     "encoder_attention_heads": 4,
@@ -60,6 +61,15 @@ SEARCHES: dict[str, dict[str, Any]] = {
     },
     "penalised": {"num_beams": 1, "repetition_penalty": 1.7, "suppress_tokens": [11, 12]},
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Keep PyTorch from waiting for threads, which costs more than networks so small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", params=CASES)
