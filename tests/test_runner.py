@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from educe.errors import ModelFileError, UnsupportedModelError
+from educe.errors import ModelFileError, OptionError, UnsupportedModelError
 from educe.formats import checkpoint
 from educe.generate.runner import Runner, program_size
 from educe.generate.step import Slice
@@ -30,8 +30,11 @@ def runner(model: Checkpoint) -> Runner:
     return runner_of(model, 4 * MAX_BLOCKS)
 
 
-def runner_of(model: Checkpoint, num_blocks: int = MAX_BLOCKS, precision: str = "f32") -> Runner:
-    runner = Runner(model, max_length=MAX_BLOCKS * BLOCK, block_size=BLOCK, precision=precision)
+def runner_of(
+    model: Checkpoint, num_blocks: int = MAX_BLOCKS, precision: str = "f32", cache: str = "f32"
+) -> Runner:
+    length = MAX_BLOCKS * BLOCK
+    runner = Runner(model, max_length=length, block_size=BLOCK, precision=precision, cache=cache)
     runner.allocate(num_blocks)
     return runner
 
@@ -53,12 +56,20 @@ def test_stories_are_continued_word_for_word(runner: Runner, case) -> None:
 
 
 @pytest.mark.parametrize(
-    ("precision", "cuts"), [("f32", (1, 7, 33, 89)), ("bf16", (33,)), ("int8", (1, 33)), ("int4", (7,))]
+    ("precision", "cache", "cuts"),
+    [
+        ("f32", "f32", (1, 7, 33, 89)),
+        ("f32", "bf16", (1, 33)),
+        ("f32", "int8", (1, 33)),
+        ("bf16", "bf16", (33,)),
+        ("int8", "f32", (1, 33)),
+        ("int4", "f32", (7,)),
+    ],
 )
 def test_bits_do_not_depend_on_what_runs_beside_a_sequence_nor_on_how_it_is_cut(
-    model: Checkpoint, precision: str, cuts: tuple[int, ...]
+    model: Checkpoint, precision: str, cache: str, cuts: tuple[int, ...]
 ) -> None:
-    runner = runner_of(model, 4 * MAX_BLOCKS, precision)
+    runner = runner_of(model, 4 * MAX_BLOCKS, precision, cache)
     texts = [case["greedy_ids"] for case in CASES]
     alone = [runner.run([Slice(text[:90], 0, blocks_of(0), 90)]) for text in texts]
     for cut in cuts:
@@ -76,12 +87,22 @@ def texts(runner: Runner) -> list[tuple[list[int], np.ndarray]]:
     return [drawn(runner, seed) for seed in range(6)]
 
 
-@pytest.mark.parametrize(("precision", "bound"), [("bf16", 0.001), ("int8", 0.002), ("int4", 0.14)])
-def test_rounded_weights_raise_the_perplexity_of_the_models_own_texts_little(
-    model: Checkpoint, texts: list[tuple[list[int], np.ndarray]], precision: str, bound: float
+@pytest.mark.parametrize(
+    ("how", "bound"),
+    [
+        ({"precision": "bf16"}, 0.001),
+        ({"precision": "int8"}, 0.002),
+        ({"precision": "int4"}, 0.14),
+        ({"cache": "bf16"}, 0.0001),
+        ({"cache": "int8"}, 0.004),
+    ],
+    ids=str,
+)
+def test_rounding_raises_the_perplexity_of_the_models_own_texts_little(
+    model: Checkpoint, texts: list[tuple[list[int], np.ndarray]], how: dict[str, str], bound: float
 ) -> None:
     # On texts that f32 draws, the logarithm of perplexity rises by the divergence from f32 on the average.
-    rounded = runner_of(model, precision=precision)
+    rounded = runner_of(model, **how)
     divergences = []
     for ids, logs in texts:
         found = log_chances(rounded.run([Slice(ids, 0, blocks_of(0), len(ids))]))
@@ -139,6 +160,14 @@ def test_weights_that_are_missing_or_left_over_are_named(model: Checkpoint) -> N
     extra = {**model.weights, "model.layers.5.mlp.up_proj.weight": found[0]}
     with pytest.raises(UnsupportedModelError, match=r"does not use: model\.layers\.5"):
         runner_of(with_weights(model, extra))
+
+
+@pytest.mark.parametrize(
+    ("how", "message"), [({"cache": "fp16"}, "unknown cache 'fp16'"), ({"block_size": 8}, "a multiple of 16")]
+)
+def test_caches_that_cannot_be_are_refused(model: Checkpoint, how, message) -> None:
+    with pytest.raises(OptionError, match=message):
+        Runner(model, max_length=64, **how)
 
 
 def test_an_unknown_architecture_is_refused_with_those_near_it(model: Checkpoint) -> None:

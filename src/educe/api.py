@@ -130,6 +130,7 @@ def generator(
     source: str | os.PathLike[str],
     *,
     precision: str = "f32",
+    cache: str = "bf16",
     context: int | None = None,
     memory_bytes: int | None = None,
     max_sequences: int = 16,
@@ -146,6 +147,7 @@ def generator(
         source: A folder as Hugging Face or ml5's charRNN lay it out; a GGUF or llama2.c ``.bin`` file, or the
             folder of one.
         precision: How weights are held and products computed; see `Generator`, as for all that follow.
+        cache: How keys and values are held: ``f32``, ``bf16`` or ``int8``.
         context: Most tokens of a prompt and its text together.
         memory_bytes: Memory of the cache of keys and values.
         max_sequences: Most texts that are written at once.
@@ -168,6 +170,7 @@ def generator(
     return Generator(
         checkpoint.load(source, limits),
         precision=precision,
+        cache=cache,
         context=context,
         memory_bytes=memory_bytes,
         max_sequences=max_sequences,

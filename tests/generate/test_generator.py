@@ -67,7 +67,7 @@ def test_guesses_threads_and_memory_change_no_bit(alone: list[Completion], optio
 
 
 def test_little_memory_only_makes_texts_wait(alone: list[Completion]) -> None:
-    with educe.generator(STORIES, memory_bytes=8 * 81_920, context=384) as small:
+    with educe.generator(STORIES, memory_bytes=8 * 61_440, context=384) as small:
         streams = [small.stream(prompt, **options) for prompt, options in REQUESTS]
         assert outputs([stream.result() for stream in streams]) == outputs(alone)
 
@@ -256,7 +256,7 @@ def test_closing_ends_all_texts_and_refuses_more() -> None:
 
 @cache
 def runner() -> Runner:
-    found = Runner(checkpoint.load(STORIES), max_length=512, block_size=64)
+    found = Runner(checkpoint.load(STORIES), max_length=512, block_size=64, cache="bf16")
     found.allocate(8)
     return found
 

@@ -40,6 +40,7 @@ class Generator:
     Args:
         checkpoint: The model.
         precision: How weights are held and products computed, one of `PRECISIONS`.
+        cache: How keys and values are held, one of `CACHES`.
         context: Most tokens of a prompt and its text together; what the model was made for if absent.
         memory_bytes: Memory of the cache of keys and values; if absent, what the texts that run at once can
             need, up to a quarter of the machine's.
@@ -71,6 +72,7 @@ class Generator:
         checkpoint: Checkpoint,
         *,
         precision: str = "f32",
+        cache: str = "bf16",
         context: int | None = None,
         memory_bytes: int | None = None,
         max_sequences: int = 16,
@@ -103,6 +105,7 @@ class Generator:
                 max_sequences=max_sequences,
                 max_tokens=budget,
                 precision=precision,
+                cache=cache,
                 threads=threads,
                 progress=progress,
             )
