@@ -91,6 +91,7 @@ def onnxruntime(file: Path, threads: int) -> Callable[[dict[str, Any]], np.ndarr
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     return lambda feeds: session.run(None, feeds)[0]
 
