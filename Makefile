@@ -40,8 +40,8 @@ test-guard: $(VENV)/installed  ## Run the kernels' tests with untouchable pages 
 
 test-deep: $(VENV)/installed  ## Try many random graphs before and after the passes and as machine code, schedules, texts, and schemas.
 	$(BIN)/python -m pytest -n auto tests/graph tests/generate/test_scheduler_machine.py --hypothesis-profile=deep
-	EDUCE_TEST_TEXTS=10000 $(BIN)/python -m pytest tests/test_tokenizer.py
-	EDUCE_TEST_SCHEMAS=500 $(BIN)/python -m pytest -n auto tests/generate/test_constraint.py tests/generate/test_constrained_tokenizers.py
+	EDUCE_TEST_TEXTS=10000 $(BIN)/python -m pytest tests/text/test_tokenizer.py
+	EDUCE_TEST_SCHEMAS=500 $(BIN)/python -m pytest -n auto tests/text/test_constraint.py tests/text/test_constrained_tokenizers.py
 
 check: $(VENV)/installed  ## Lint, check types and layers.
 	$(BIN)/ruff check $(SOURCES)

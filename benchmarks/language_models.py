@@ -24,8 +24,8 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, quants
 from tokenizers import AddedToken, Tokenizer, decoders, models
 
-from educe.generate import pretokenizers
-from educe.generate.pieces import BYTES
+from educe.text import pretokenizers
+from educe.text.pieces import BYTES
 
 _DEVIATION = 0.02
 _ORDER = "\u0120etaoinshrdlcumwfgypbvkxjqz0123456789.,"

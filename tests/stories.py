@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 from tokenizers import decoders
 
 from educe.formats import checkpoint
-from educe.generate import tokenizer_files
+from educe.text import tokenizer_files
 from tests.conftest import ROOT
 
 STORIES = ROOT / "zoo" / "stories260K"

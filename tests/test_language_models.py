@@ -11,7 +11,7 @@ from benchmarks.language_models import SHAPES, Shape, make, make_gguf, tokenizer
 from educe.formats import checkpoint
 from educe.generate.runner import Runner
 from educe.generate.step import Slice
-from educe.generate.tokenizer import Tokenizer
+from educe.text.tokenizer import Tokenizer
 
 SCALING = SHAPES["llama3.2-1b"].rope
 SMALL = {

@@ -11,7 +11,7 @@ import educe
 from educe.errors import InputError, OptionError, UnsupportedModelError
 from educe.generate.generator import Generator
 from educe.generate.stream import Stream
-from educe.generate.tool_calls import collect
+from educe.text.tool_calls import collect
 from tests.stories import write_chat_model
 
 SCHEMA = {

@@ -10,10 +10,10 @@ import pytest
 
 from educe.errors import InputError, LimitError, ModelFileError, OptionError, UnsupportedModelError
 from educe.formats import checkpoint
-from educe.generate.languages import Languages
-from educe.generate.tokenizer import Tokenizer
 from educe.generate.translation import Translator
 from educe.model.checkpoint import Vocabulary
+from educe.text.languages import Languages
+from educe.text.tokenizer import Tokenizer
 from tests.conftest import ROOT
 
 EXPECTED = json.loads((ROOT / "zoo" / "transliteration" / "expected.json").read_text())

@@ -25,6 +25,7 @@ LAYERS = {
     "formats": 2,
     "graph": 2,
     "cards": 2,
+    "text": 2,
     "compiler": 3,
     "engines": 4,
     "generate": 6,

@@ -12,7 +12,7 @@ from educe.cli.screen import errors, format_seconds, printable
 from educe.generate.generator import Generator
 from educe.generate.sampling import Choice
 from educe.generate.stream import Completion, Piece, Stream
-from educe.generate.tokenizer import Tokenizer
+from educe.text.tokenizer import Tokenizer
 
 
 def follow(stream: Stream, take: Callable[[Piece], object]) -> Completion:

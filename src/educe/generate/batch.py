@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 from educe.errors import EduceError, InputError
-from educe.generate.prompt import Prompt
 from educe.generate.stream import Completion, Stream
+from educe.text.prompt import Prompt
 
 Request: TypeAlias = "Prompt | Mapping[str, Any]"
 """A prompt; or one under ``prompt`` or ``messages``, with options of its own beside it."""

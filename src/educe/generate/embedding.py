@@ -16,9 +16,9 @@ from educe.generate.compiled import compiled
 from educe.generate.configuration import Configuration
 from educe.generate.runner import program_size
 from educe.generate.step import Slice
-from educe.generate.tokenizer import Tokenizer
 from educe.limits import DEFAULT_LIMITS, Limits
 from educe.model.checkpoint import Checkpoint
+from educe.text.tokenizer import Tokenizer
 
 _BLOCK = 32
 

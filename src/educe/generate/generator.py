@@ -19,13 +19,13 @@ from educe.generate.engine import Engine
 from educe.generate.order import OPTIONS, OrderReader
 from educe.generate.parameters import Progress
 from educe.generate.perplexity import Perplexity, Window, windows
-from educe.generate.prompt import Message, Prompt
 from educe.generate.runners import runner_for
 from educe.generate.scheduler import Scheduler
 from educe.generate.stream import Completion, Score, Stream
-from educe.generate.tokenizer import Tokenizer
 from educe.limits import DEFAULT_LIMITS, Limits, format_bytes
 from educe.model.checkpoint import Checkpoint
+from educe.text.prompt import Message, Prompt
+from educe.text.tokenizer import Tokenizer
 
 _TOKEN_BUDGET = 512
 # A step in which others write reads so many tokens of prompts that it takes hardly longer.

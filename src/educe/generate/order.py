@@ -17,17 +17,17 @@ from educe.errors import (
     refuse_unknown,
 )
 from educe.generate import sequence as texts
-from educe.generate import tool_formats
-from educe.generate.constraint import Constraint, ConstraintCompiler
 from educe.generate.options import SamplingOptions, sampling_defaults
-from educe.generate.prompt import Prompt, PromptReader
 from educe.generate.sampling import SamplingState
-from educe.generate.tokenizer import Decoder, Tokenizer
-from educe.generate.tool_calls import ToolCallParser
-from educe.generate.tool_formats import ToolFormat
-from educe.generate.tools import Tool, read_tools
 from educe.limits import DEFAULT_LIMITS, Limits
 from educe.model.checkpoint import Checkpoint
+from educe.text import tool_formats
+from educe.text.constraint import Constraint, ConstraintCompiler
+from educe.text.prompt import Prompt, PromptReader
+from educe.text.tokenizer import Decoder, Tokenizer
+from educe.text.tool_calls import ToolCallParser
+from educe.text.tool_formats import ToolFormat
+from educe.text.tools import Tool, read_tools
 
 # How far back the spelling of a token may depend on those before it.
 _SPELLING_TOKENS = 32

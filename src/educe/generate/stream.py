@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 from educe.generate.sampling import Choice
 from educe.generate.sequence import FinishReason
-from educe.generate.tool_calls import ToolCall, ToolCallDelta
+from educe.text.tool_calls import ToolCall, ToolCallDelta
 
 EndReason: TypeAlias = "FinishReason | Literal['tool_calls']"
 """Why a text ends: as its sequence does, but ``tool_calls`` in place of ``stop`` if it calls tools."""

@@ -14,7 +14,6 @@ from educe.generate.encoder_decoder import EncoderDecoder, Source, Target
 from educe.generate.parameters import Progress
 from educe.generate.search import SearchOptions
 from educe.generate.timestamps import Piece, TimestampRules, divided
-from educe.generate.tokenizer import Tokenizer
 from educe.generate.transcript import Segment, Transcript
 from educe.generate.writer import Writer
 from educe.limits import DEFAULT_LIMITS, Limits
@@ -22,6 +21,7 @@ from educe.media.audio import open_sound
 from educe.model.card import SpectrumInput
 from educe.model.checkpoint import Checkpoint
 from educe.model.spectrum import Spectrum
+from educe.text.tokenizer import Tokenizer
 
 SAMPLE_RATE, HOP = 16_000, 160
 _WINDOW = 400

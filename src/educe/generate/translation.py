@@ -6,14 +6,14 @@ import dataclasses
 from collections.abc import Sequence
 
 from educe.errors import InputError, ModelFileError
-from educe.generate.languages import Direction, Languages
 from educe.generate.parameters import Progress
 from educe.generate.runners import encoder_decoder_for
 from educe.generate.search import SearchOptions
-from educe.generate.tokenizer import Tokenizer
 from educe.generate.writer import Writer
 from educe.limits import DEFAULT_LIMITS, Limits
 from educe.model.checkpoint import Checkpoint, Vocabulary
+from educe.text.languages import Direction, Languages
+from educe.text.tokenizer import Tokenizer
 
 _WORDS = "words"
 

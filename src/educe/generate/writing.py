@@ -10,9 +10,9 @@ from educe.generate.draft import PromptLookup
 from educe.generate.order import Order
 from educe.generate.sampling import Choice, Draft, Sampler, SamplingState, log_probabilities
 from educe.generate.sequence import FinishReason, Sequence
-from educe.generate.stopping import StopStrings
 from educe.generate.stream import EndReason, Output, Piece
-from educe.generate.tool_calls import ContentDelta, Delta, ToolCallDelta, collect
+from educe.text.stopping import StopStrings
+from educe.text.tool_calls import ContentDelta, Delta, ToolCallDelta, collect
 
 
 class Writing:

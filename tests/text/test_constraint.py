@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from educe.errors import InternalError, LimitError, OptionError
-from educe.generate.constraint import Constraint, ConstraintCompiler
 from educe.generate.options import SamplingOptions
 from educe.generate.sampling import Draft, Sampler, SamplingState
+from educe.text.constraint import Constraint, ConstraintCompiler
 
 WORDS = [b'{"', b'":', b'","', b'"}', b"true", b"null", b"12", b"-3.5", b"ab", b"\n  ", b"], [", "é".encode()]
 # The text of every byte, some words, two tokens without text, and two that end.

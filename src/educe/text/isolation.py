@@ -24,7 +24,7 @@ MEMORY_BYTES = 2 * 2**30
 _WALL_SECONDS = 60.0
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.stdin.buffer.readline()); "
-    "from educe.generate.isolation import serve; serve()"
+    "from educe.text.isolation import serve; serve()"
 )
 
 

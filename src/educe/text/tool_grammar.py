@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from educe.generate.tool_formats import ToolFormat, Vocabulary
-from educe.generate.tools import Tool
+from educe.text.tool_formats import ToolFormat, Vocabulary
+from educe.text.tools import Tool
 
 
 def grammar(

@@ -11,11 +11,11 @@ from unittest.mock import ANY
 import pytest
 
 from educe.errors import InputError, LimitError, OptionError
-from educe.generate.json_scanner import JsonScanner
-from educe.generate.tool_calls import ContentDelta, Delta, ToolCallDelta, ToolCallParser, collect
-from educe.generate.tool_formats import HERMES, LLAMA, MISTRAL, ToolFormat, detect
-from educe.generate.tools import read_calls, read_tools
 from educe.limits import Limits
+from educe.text.json_scanner import JsonScanner
+from educe.text.tool_calls import ContentDelta, Delta, ToolCallDelta, ToolCallParser, collect
+from educe.text.tool_formats import HERMES, LLAMA, MISTRAL, ToolFormat, detect
+from educe.text.tools import read_calls, read_tools
 
 NAMES = ("f", "get_weather")
 NASTY = '{"city": "K}\\"ö{[ln<tool_call>", "n": [1, -2.5e3, {"a": {}}], "t": true}'

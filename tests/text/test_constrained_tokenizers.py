@@ -13,16 +13,16 @@ from tokenizers import AddedToken
 
 from educe.errors import OptionError
 from educe.formats.llama2c import read_vocabulary
-from educe.generate.constraint import Constraint, ConstraintCompiler
 from educe.generate.options import SamplingOptions
 from educe.generate.sampling import Sampler, SamplingState
-from educe.generate.tokenizer import Tokenizer
-from educe.generate.tool_calls import ToolCallParser, collect
-from educe.generate.tool_formats import HERMES, LLAMA, MISTRAL, ToolFormat
-from educe.generate.tools import Tool
 from educe.model.checkpoint import TokenizerFiles
-from tests.generate.test_constraint import NUM_SCHEMAS, random_schema
-from tests.test_tokenizer import byte_json, from_json, gpt2_files, unpacked
+from educe.text.constraint import Constraint, ConstraintCompiler
+from educe.text.tokenizer import Tokenizer
+from educe.text.tool_calls import ToolCallParser, collect
+from educe.text.tool_formats import HERMES, LLAMA, MISTRAL, ToolFormat
+from educe.text.tools import Tool
+from tests.text.test_tokenizer import byte_json, from_json, gpt2_files, unpacked
+from tests.text.test_constraint import NUM_SCHEMAS, random_schema
 
 WEATHER = {
     "type": "object",

@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import Any
 
 from educe.errors import InputError, ModelFileError
-from educe.generate.isolation import ExhaustedError, Worker
 from educe.limits import DEFAULT_LIMITS, Limits
+from educe.text.isolation import ExhaustedError, Worker
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 """Who may speak in a conversation."""
@@ -39,7 +39,7 @@ class ChatTemplate:
         limits.check("card_bytes", len(text.encode("utf-8", "surrogatepass")))
         self.text = text
         self._limits = limits
-        self._worker = Worker("educe.generate.template:renderer", text, start_seconds=CPU_SECONDS)
+        self._worker = Worker("educe.text.template:renderer", text, start_seconds=CPU_SECONDS)
 
     def render(
         self,

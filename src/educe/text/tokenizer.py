@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from educe import pages
 from educe.errors import InputError, ModelFileError
-from educe.generate import pieces, tokenizer_files
-from educe.generate.faults import as_error
-from educe.generate.isolation import ExhaustedError, Worker
-from educe.generate.renumbering import Renumbered
-from educe.generate.template import is_unicode
-from educe.generate.tokenizer_json import GUARD
-from educe.generate.vocabularies import Parts
 from educe.limits import DEFAULT_LIMITS, Limits
+from educe.text import pieces, tokenizer_files
+from educe.text.faults import as_error
+from educe.text.isolation import ExhaustedError, Worker
+from educe.text.renumbering import Renumbered
+from educe.text.template import is_unicode
+from educe.text.tokenizer_json import GUARD
+from educe.text.vocabularies import Parts
 
 if TYPE_CHECKING:
     import tokenizers

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from educe.generate.isolation import ExhaustedError, Worker
+from educe.text.isolation import ExhaustedError, Worker
 
 
 def maker(source: str) -> Callable[[Any], Any]:
@@ -30,27 +30,27 @@ def maker(source: str) -> Callable[[Any], Any]:
 
 
 def test_requests_are_answered_one_after_the_other() -> None:
-    worker = Worker("tests.test_isolation:maker", "s\n€", start_seconds=1)
+    worker = Worker("tests.text.test_isolation:maker", "s\n€", start_seconds=1)
     assert worker.ask({"a": [1, None, "é\n"]}, cpu_seconds=1) == ["s\n€", {"a": [1, None, "é\n"]}]
     assert worker.ask(2, cpu_seconds=1) == ["s\n€", 2]
 
 
 @pytest.mark.parametrize("request_", ["loop", "memory"])
 def test_what_takes_too_much_is_stopped_and_the_next_request_answered(request_: str) -> None:
-    worker = Worker("tests.test_isolation:maker", "s", start_seconds=1)
+    worker = Worker("tests.text.test_isolation:maker", "s", start_seconds=1)
     with pytest.raises(ExhaustedError, match="takes more than"):
         worker.ask(request_, cpu_seconds=0.2)
     assert worker.ask(1, cpu_seconds=1) == ["s", 1]
 
 
 def test_a_program_that_never_starts_is_stopped() -> None:
-    worker = Worker("tests.test_isolation:maker", "loop", start_seconds=0.1)
+    worker = Worker("tests.text.test_isolation:maker", "loop", start_seconds=0.1)
     with pytest.raises(ExhaustedError):
         worker.ask(1, cpu_seconds=10)
 
 
 def test_threads_take_turns() -> None:
-    worker = Worker("tests.test_isolation:maker", "s", start_seconds=1)
+    worker = Worker("tests.text.test_isolation:maker", "s", start_seconds=1)
     answers: dict[int, Any] = {}
     threads = [
         threading.Thread(target=lambda i=i: answers.update({i: worker.ask(i, cpu_seconds=1)}))
@@ -64,14 +64,14 @@ def test_threads_take_turns() -> None:
 
 
 def test_what_cannot_be_sent_leaves_no_answer_behind() -> None:
-    worker = Worker("tests.test_isolation:maker", "s", start_seconds=1)
+    worker = Worker("tests.text.test_isolation:maker", "s", start_seconds=1)
     with pytest.raises(TypeError):
         worker.ask(object(), cpu_seconds=1)
     assert worker.ask(1, cpu_seconds=1) == ["s", 1]
 
 
 def test_the_process_ends_with_its_worker() -> None:
-    worker = Worker("tests.test_isolation:maker", "s", start_seconds=1)
+    worker = Worker("tests.text.test_isolation:maker", "s", start_seconds=1)
     worker.ask(1, cpu_seconds=1)
     process = worker._process
     assert process is not None
@@ -81,7 +81,7 @@ def test_the_process_ends_with_its_worker() -> None:
 
 
 def test_a_process_that_was_ended_by_another_is_replaced() -> None:
-    worker = Worker("tests.test_isolation:maker", "s", start_seconds=1)
+    worker = Worker("tests.text.test_isolation:maker", "s", start_seconds=1)
     worker.ask(1, cpu_seconds=1)
     assert worker._process is not None
     worker._process.kill()
@@ -91,7 +91,7 @@ def test_a_process_that_was_ended_by_another_is_replaced() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "getpgid"), reason="no groups of processes")
 def test_an_interrupt_from_the_keyboard_does_not_reach_the_process() -> None:
-    worker = Worker("tests.test_isolation:maker", "s", start_seconds=1)
+    worker = Worker("tests.text.test_isolation:maker", "s", start_seconds=1)
     worker.ask(1, cpu_seconds=1)
     assert worker._process is not None
     assert os.getpgid(worker._process.pid) != os.getpgid(0)

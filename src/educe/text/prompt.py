@@ -7,11 +7,11 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 from educe.errors import InputError, UnsupportedModelError
-from educe.generate.template import ChatTemplate
-from educe.generate.tokenizer import Tokenizer
-from educe.generate.tools import count_names, read_calls
 from educe.limits import DEFAULT_LIMITS, Limits
 from educe.model.checkpoint import Checkpoint
+from educe.text.template import ChatTemplate
+from educe.text.tokenizer import Tokenizer
+from educe.text.tools import count_names, read_calls
 
 Message: TypeAlias = Mapping[str, Any]
 Prompt: TypeAlias = "str | Sequence[int] | Sequence[Message]"

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from educe.errors import EduceError, ModelFileError, UnsupportedModelError
-from educe.generate import sentencepiece
-from educe.generate.tokenizer import Tokenizer
 from educe.model.checkpoint import TokenizerFiles, Vocabulary
-from tests.test_tokenizer import byte_json, from_json
+from educe.text import sentencepiece
+from educe.text.tokenizer import Tokenizer
+from tests.text.test_tokenizer import byte_json, from_json
 
 # Each takes time exponential or cubic in its text.
 BOMBS = [

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from educe.generate.stopping import StopStrings
+from educe.text.stopping import StopStrings
 
 TEXT = st.text("abc\u00e9", max_size=30)
 STOPS = st.lists(st.text("abc\u00e9", min_size=1, max_size=5), max_size=3)

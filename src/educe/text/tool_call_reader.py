@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Collection
 
-from educe.generate.json_scanner import WHITESPACE, JsonScanner
+from educe.text.json_scanner import WHITESPACE, JsonScanner
 
 _ARGUMENTS = ("arguments", "parameters")
 _ID = re.compile('"[a-zA-Z0-9]{9}"')

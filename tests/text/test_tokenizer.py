@@ -14,10 +14,10 @@ from tokenizers import Tokenizer as Library
 
 from educe.errors import InputError, LimitError, ModelFileError
 from educe.formats.llama2c import read_vocabulary
-from educe.generate import pieces, pretokenizers, sentencepiece
-from educe.generate.tokenizer import Tokenizer
 from educe.limits import Limits
 from educe.model.checkpoint import TokenizerFiles, Vocabulary
+from educe.text import pieces, pretokenizers, sentencepiece
+from educe.text.tokenizer import Tokenizer
 
 ROUNDS = int(os.environ.get("EDUCE_TEST_TEXTS", "500"))
 ENDOFTEXT = "<|endoftext|>"

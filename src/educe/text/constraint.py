@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from educe.errors import InputError, InternalError, OptionError
-from educe.generate import tool_grammar
-from educe.generate.tool_formats import ToolFormat
-from educe.generate.tools import Tool, count_names
 from educe.limits import DEFAULT_LIMITS, Limits
+from educe.text import tool_grammar
+from educe.text.tool_formats import ToolFormat
+from educe.text.tools import Tool, count_names
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from educe.errors import OptionError, nearest
-from educe.generate.tokenizer import Tokenizer
+from educe.text.tokenizer import Tokenizer
 
 # The languages' tokens of M2M-100, of Marian, and of mBART and NLLB.
 _TOKEN = re.compile(r"__(?P<m2m>\w{2,4})__|>>(?P<marian>[^<>]+)<<|(?P<code>[a-z]{2,3}_[A-Z]\w{1,3})")

@@ -8,10 +8,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from educe.generate.json_scanner import WHITESPACE
-from educe.generate.tool_call_reader import ToolCallReader
-from educe.generate.tool_formats import ToolFormat
 from educe.limits import DEFAULT_LIMITS, Limits
+from educe.text.json_scanner import WHITESPACE
+from educe.text.tool_call_reader import ToolCallReader
+from educe.text.tool_formats import ToolFormat
 
 # An id of nine letters and digits is the form that Mistral's templates take; others take any.
 _ID_LETTERS = string.ascii_letters + string.digits

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from educe.errors import ModelFileError, UnsupportedModelError
-from educe.generate import sentencepiece, tokenizer_json, vocabularies
-from educe.generate.isolation import Worker
-from educe.generate.vocabularies import Parts
 from educe.model.checkpoint import TokenizerFiles, Vocabulary
+from educe.text import sentencepiece, tokenizer_json, vocabularies
+from educe.text.isolation import Worker
+from educe.text.vocabularies import Parts
 
 _SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 # With these, vocab.json gives the model's numbers: M2M100, and Marian's source language.
@@ -55,7 +55,7 @@ def _of_json(files: Mapping[str, bytes]) -> tuple[Parts, Worker | None]:
     spelling, drops_space = tokenizer_json.spelling(outline)
     worker = None
     if tokenizer_json.unknown_patterns(outline):
-        maker = "educe.generate.tokenizer_json:cutter"
+        maker = "educe.text.tokenizer_json:cutter"
         worker = Worker(maker, content.decode(), start_seconds=_START_SECONDS)
         content = tokenizer_json.without_cutting(content).encode()
     core = tokenizer_json.read(content)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from educe.errors import ModelFileError, UnsupportedModelError
-from educe.generate import pieces
-from educe.generate.faults import as_error
-from educe.generate.pieces import WORD_START, Spelling
-from educe.generate.pretokenizers import LINEAR
+from educe.text import pieces
+from educe.text.faults import as_error
+from educe.text.pieces import WORD_START, Spelling
+from educe.text.pretokenizers import LINEAR
 
 if TYPE_CHECKING:
     import tokenizers

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from educe.errors import ModelFileError, UnsupportedModelError
-from educe.generate import pieces, pretokenizers
-from educe.generate.faults import as_error
-from educe.generate.pieces import WORD_START, Spelling
 from educe.model.checkpoint import Vocabulary
+from educe.text import pieces, pretokenizers
+from educe.text.faults import as_error
+from educe.text.pieces import WORD_START, Spelling
 
 if TYPE_CHECKING:
     import tokenizers

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from educe.errors import InputError, LimitError, ModelFileError
-from educe.generate.template import ChatTemplate
 from educe.limits import Limits
+from educe.text.template import ChatTemplate
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 HELLO = {"role": "user", "content": " Hello "}
