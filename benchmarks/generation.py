@@ -121,10 +121,7 @@ def compare(
             times[1].append(theirs())
     line = f"{name:24}{_rates(tokens, times[0])}"
     if theirs is not None:
-        best, middle = (
-            min(times[1]) / min(times[0]),
-            statistics.median(times[1]) / statistics.median(times[0]),
-        )
+        best, middle = (how(times[1]) / how(times[0]) for how in (min, statistics.median))
         line += f"{_rates(tokens, times[1])}{best:8.2f} ({middle:.2f})"
     print(line, flush=True)
 
@@ -147,14 +144,8 @@ def main() -> None:
     print(f"{given.folder.name}, {given.precision}: tokens/s of educe, llama.cpp, ratio; best (median)")
     compare("prefill of 512", PROMPT, ours.prefill, theirs and theirs.prefill, given.rounds)
     for streams in (1, STREAMS):
-        their_decode = (lambda streams=streams: theirs.decode(streams)) if theirs else None
-        compare(
-            f"{streams} streams",
-            streams,
-            lambda streams=streams: ours.decode(streams),
-            their_decode,
-            given.rounds,
-        )
+        their_decode = partial(theirs.decode, streams) if theirs else None
+        compare(f"{streams} streams", streams, partial(ours.decode, streams), their_decode, given.rounds)
     shares = [ours.cached() for _ in range(given.rounds)]
     print(f"first token, 90 % cached: {min(shares):.1%} ({statistics.median(shares):.1%}) of the uncached")
     print(f"memory is read at {measure_peaks().read_gigabytes_per_second:.1f} GB/s")

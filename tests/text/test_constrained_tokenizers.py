@@ -21,8 +21,8 @@ from educe.text.tokenizer import Tokenizer
 from educe.text.tool_calls import ToolCallParser, collect
 from educe.text.tool_formats import HERMES, LLAMA, MISTRAL, ToolFormat
 from educe.text.tools import Tool
-from tests.text.test_tokenizer import byte_json, from_json, gpt2_files, unpacked
 from tests.text.test_constraint import NUM_SCHEMAS, random_schema
+from tests.text.test_tokenizer import byte_json, from_json, gpt2_files, unpacked
 
 WEATHER = {
     "type": "object",
