@@ -303,8 +303,8 @@ class TestScores:
         status, out, err = run("score", STORIES, "a little girl", tmp_path / "a.txt", "", *options)
         assert status == USER
         text, file = lines(out)
-        assert text["logprob"] == file["logprob"] == pytest.approx(-1.244, abs=0.01)
-        assert text["perplexity"] == pytest.approx(1.28, abs=0.01)
+        assert text["logprob"] == file["logprob"] == pytest.approx(-1.244, abs=0.05)
+        assert text["perplexity"] == pytest.approx(1.28, abs=0.02)
         assert "".join(token["text"] for token in text["tokens"]).strip() == "a little girl"
         assert lines(err)[0]["error"]["cause"] == "there is nothing to weigh"
 

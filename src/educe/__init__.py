@@ -12,6 +12,8 @@
     for piece in generator.stream("Once upon a time"):
         print(piece.text, end="")
 
+`translator`, `transcriber` and `embedder` are the doors of models that translate, hear, and compare texts.
+
 Importing `educe` imports nothing heavy; each name below is loaded when it is first used.
 """
 
@@ -22,11 +24,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from educe import engines, errors
-    from educe.api import compile, generator, load, predictor
+    from educe.api import compile, embedder, generator, load, predictor, transcriber, translator
     from educe.engines.base import Engine, Executable, Options, State, Support
     from educe.errors import EduceError
+    from educe.generate.embedding import Embedder
     from educe.generate.generator import Generator
     from educe.generate.stream import Completion, Stream
+    from educe.generate.transcript import Transcript
+    from educe.generate.transcription import Transcriber
+    from educe.generate.translation import Translator
     from educe.limits import Limits
     from educe.model import Card, CardOrigin, Model, Signature, TensorType
     from educe.tasks.answer import Answer, Prediction
@@ -40,6 +46,7 @@ _HOMES = {
     "CardOrigin": "educe.model",
     "Completion": "educe.generate.stream",
     "EduceError": "educe.errors",
+    "Embedder": "educe.generate.embedding",
     "Engine": "educe.engines.base",
     "Executable": "educe.engines.base",
     "Generator": "educe.generate.generator",
@@ -53,10 +60,16 @@ _HOMES = {
     "Stream": "educe.generate.stream",
     "Support": "educe.engines.base",
     "TensorType": "educe.model",
+    "Transcriber": "educe.generate.transcription",
+    "Transcript": "educe.generate.transcript",
+    "Translator": "educe.generate.translation",
     "compile": "educe.api",
+    "embedder": "educe.api",
     "generator": "educe.api",
     "load": "educe.api",
     "predictor": "educe.api",
+    "transcriber": "educe.api",
+    "translator": "educe.api",
 }
 _MODULES = ("engines", "errors")
 
@@ -66,6 +79,7 @@ __all__ = [
     "CardOrigin",
     "Completion",
     "EduceError",
+    "Embedder",
     "Engine",
     "Executable",
     "Generator",
@@ -79,12 +93,18 @@ __all__ = [
     "Stream",
     "Support",
     "TensorType",
+    "Transcriber",
+    "Transcript",
+    "Translator",
     "compile",
+    "embedder",
     "engines",
     "errors",
     "generator",
     "load",
     "predictor",
+    "transcriber",
+    "translator",
 ]
 
 

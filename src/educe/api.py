@@ -1,4 +1,4 @@
-"""The doors of the package: `load`, `compile`, `predictor`, `generator`."""
+"""The doors of the package: `load`, `compile`, `predictor`, and those of language models."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
+    from educe.generate.embedding import Embedder
     from educe.generate.generator import Generator
     from educe.generate.parameters import Progress
+    from educe.generate.transcription import Transcriber
+    from educe.generate.translation import Translator
+    from educe.model.checkpoint import Checkpoint
 
 ModelSource: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model"
 
@@ -129,7 +133,7 @@ def predictor(
 def generator(
     source: str | os.PathLike[str],
     *,
-    precision: str = "f32",
+    precision: str = "auto",
     cache: str = "bf16",
     context: int | None = None,
     memory_bytes: int | None = None,
@@ -161,14 +165,14 @@ def generator(
     Raises:
         ModelFileError: a file is missing or broken; the error says which, and how to get it.
         UnsupportedFormatError: the file is of a kind that Educe does not read.
-        UnsupportedModelError: the model is of a kind that Educe does not run.
+        UnsupportedModelError: the model is of a kind that Educe does not run, or that another door opens.
         OptionError: the numbers do not fit each other, or the memory is too small.
     """
     from educe.formats import checkpoint
     from educe.generate.generator import Generator
 
     return Generator(
-        checkpoint.load(source, limits),
+        _checkpoint(source, "generator", limits),
         precision=precision,
         cache=cache,
         context=context,
@@ -181,6 +185,102 @@ def generator(
         progress=progress,
         limits=limits,
     )
+
+
+def translator(
+    source: str | os.PathLike[str],
+    *,
+    precision: str = "f32",
+    threads: int | None = None,
+    progress: Progress | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Translator:
+    """Read a model that translates from its own files.
+
+    Args:
+        source: A folder as Hugging Face or CTranslate2 lay it out, or TensorFlow.js's of a Keras translator.
+        precision: How weights are held and products computed; see `Translator`, as for all that follow.
+        threads: Threads of a step.
+        progress: What is told of the packing of weights.
+        limits: The bounds on what is read.
+
+    Raises:
+        ModelFileError: a file is missing or broken.
+        UnsupportedModelError: the model is of a kind that Educe does not run, or that another door opens.
+
+    Example:
+        >>> import educe
+        >>> educe.translator("zoo/transliteration").translate(["محمد"])
+        ['mahmad']
+    """
+    from educe.generate.translation import Translator
+
+    model = _checkpoint(source, "translator", limits)
+    return Translator(model, precision=precision, threads=threads, progress=progress, limits=limits)
+
+
+def transcriber(
+    source: str | os.PathLike[str],
+    *,
+    precision: str = "f32",
+    threads: int | None = None,
+    progress: Progress | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Transcriber:
+    """Read a model that writes down what is said in sounds.
+
+    Args:
+        source: A folder as Hugging Face lays it out, of the type ``whisper``.
+        precision: How weights are held and products computed; see `Transcriber`, as for all that follow.
+        threads: Threads of a step.
+        progress: What is told of the packing of weights.
+        limits: The bounds on what is read.
+
+    Raises:
+        ModelFileError: a file is missing or broken.
+        UnsupportedModelError: the model is of a kind that Educe does not run, or that another door opens.
+    """
+    from educe.generate.transcription import Transcriber
+
+    model = _checkpoint(source, "transcriber", limits)
+    return Transcriber(model, precision=precision, threads=threads, progress=progress, limits=limits)
+
+
+def embedder(
+    source: str | os.PathLike[str],
+    *,
+    precision: str = "f32",
+    threads: int | None = None,
+    batch_tokens: int = 512,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Embedder:
+    """Read a model that makes vectors of texts.
+
+    Args:
+        source: A folder as Hugging Face or Sentence Transformers lay it out.
+        precision: How weights are held and products computed; see `Embedder`, as for all that follow.
+        threads: Threads of a run.
+        batch_tokens: How many tokens run at once.
+        limits: The bounds on what is read.
+
+    Raises:
+        ModelFileError: a file is missing or broken.
+        UnsupportedModelError: the model is of a kind that Educe does not run, or that another door opens.
+        OptionError: `batch_tokens` is less than 1.
+    """
+    from educe.generate.embedding import Embedder
+
+    model = _checkpoint(source, "embedder", limits)
+    return Embedder(model, precision=precision, threads=threads, batch_tokens=batch_tokens, limits=limits)
+
+
+def _checkpoint(source: str | os.PathLike[str], door: str, limits: Limits) -> Checkpoint:
+    from educe.formats import checkpoint
+    from educe.generate.doors import check_door
+
+    model = checkpoint.load(source, limits)
+    check_door(model, door)
+    return model
 
 
 def _loaded(model: Model | ModelSource, limits: Limits = DEFAULT_LIMITS) -> Model:

@@ -152,4 +152,6 @@ def test_a_precision_keeps_what_a_file_has_in_as_few_bits(rng, encoding: str, ex
     assert found == expected
     assert precisions.format_of(weight, "f32") is None
     said = precisions.notes([weight] * 3, "auto")
-    assert said == (() if encoding != "Q5_0" else (f"{precisions.ROUNDED_AGAIN}: 3 of Q5_0",))
+    again = (f"{precisions.ROUNDED_AGAIN}: 3 of Q5_0",)
+    assert said == {"F32": (precisions.ROUNDED,), "Q5_0": again}.get(encoding, ())
+    assert precisions.notes([weight] * 3, "f32") == ()

@@ -33,7 +33,7 @@ def command(
     temperature: sampling.TemperatureOption = None,
     top_p: sampling.TopPOption = None,
     seed: sampling.SeedOption = None,
-    precision: sampling.PrecisionOption = "f32",
+    precision: sampling.PrecisionOption = "auto",
     context: sampling.ContextOption = None,
     memory: sampling.MemoryOption = None,
     threads: options.ThreadsOption = None,

@@ -60,7 +60,7 @@ def command(
     regex: sampling.RegexOption = None,
     choice: sampling.ChoiceOption = None,
     grammar: sampling.GrammarOption = None,
-    precision: sampling.PrecisionOption = "f32",
+    precision: sampling.PrecisionOption = "auto",
     context: sampling.ContextOption = None,
     memory: sampling.MemoryOption = None,
     threads: options.ThreadsOption = None,

@@ -33,7 +33,7 @@ def command(
     stride: Annotated[
         int | None, typer.Option("--stride", metavar="N", help="Tokens counted in each; half a window.")
     ] = None,
-    precision: sampling.PrecisionOption = "f32",
+    precision: sampling.PrecisionOption = "auto",
     context: sampling.ContextOption = None,
     memory: sampling.MemoryOption = None,
     threads: options.ThreadsOption = None,

@@ -11,9 +11,9 @@ import typer
 
 from educe import api
 from educe.cli.options import named_path
-from educe.cli.screen import print_warning, working
+from educe.cli.screen import errors, print_warning, working
 from educe.generate.generator import Generator
-from educe.generate.precision import PRECISIONS
+from educe.generate.precision import AUTO, PRECISIONS, ROUNDED
 from educe.limits import DEFAULT_LIMITS
 from educe.media.text import read_text
 
@@ -102,7 +102,7 @@ GrammarOption = Annotated[
 def open_generator(
     model: Path,
     *,
-    precision: str = "f32",
+    precision: str = AUTO,
     context: int | None = None,
     memory: int | None = None,
     threads: int | None = None,
@@ -120,7 +120,10 @@ def open_generator(
             progress=lambda done, what: say(f"packing {model}, {done:.0%}: {what}"),
         )
     for note in generator.notes:
-        print_warning(note)
+        if note != ROUNDED:
+            print_warning(note)
+        elif errors().is_terminal:
+            errors().print(f"[dim]{note}[/]")
     return generator
 
 

@@ -36,7 +36,7 @@ def command(
     ],
     after: Annotated[str, typer.Option("--after", metavar="TEXT", help="What stands before each text.")] = "",
     tokens: Annotated[bool, typer.Option("--tokens", help="Show the chance of each token.")] = False,
-    precision: sampling.PrecisionOption = "f32",
+    precision: sampling.PrecisionOption = "auto",
     context: sampling.ContextOption = None,
     memory: sampling.MemoryOption = None,
     threads: options.ThreadsOption = None,

@@ -37,6 +37,7 @@ class Embedder:
         limits: The bounds on texts and files.
 
     Attributes:
+        checkpoint: The model.
         dimensions: Elements of a vector.
         max_tokens: Most tokens of a text, those that begin and end it included.
 
@@ -63,6 +64,7 @@ class Embedder:
                 path=checkpoint.path,
                 remedy="download tokenizer.json into the folder",
             )
+        self.checkpoint = checkpoint
         pooling = read_pooling(checkpoint.path, limits)
         config = Configuration(checkpoint.config, checkpoint.path)
         cache = CacheFormat("f32", _BLOCK)

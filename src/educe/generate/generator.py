@@ -24,7 +24,7 @@ from educe.generate.scheduler import Scheduler
 from educe.generate.stream import Completion, Score, Stream
 from educe.limits import DEFAULT_LIMITS, Limits, format_bytes
 from educe.model.checkpoint import Checkpoint
-from educe.text.prompt import Message, Prompt
+from educe.text.prompt import Message, Prompt, PromptReader
 from educe.text.tokenizer import Tokenizer
 
 _TOKEN_BUDGET = 512
@@ -71,7 +71,7 @@ class Generator:
         self,
         checkpoint: Checkpoint,
         *,
-        precision: str = "f32",
+        precision: str = "auto",
         cache: str = "bf16",
         context: int | None = None,
         memory_bytes: int | None = None,
@@ -96,6 +96,8 @@ class Generator:
             )
         self.checkpoint = checkpoint
         self._lookup = lookup and kind.takes_drafts
+        # Before the weights: what reading a vocabulary takes is free again when these come.
+        prompts = PromptReader(checkpoint, limits)
         wanted = context_length(checkpoint.config, context)
         budget = max(_TOKEN_BUDGET, 2 * max_sequences)
         runners = [
@@ -133,9 +135,9 @@ class Generator:
                 place="context",
                 remedy=f"at most {self.context:,} do; or give more memory_bytes",
             )
-        self._orders = OrderReader(checkpoint, self.context, limits)
-        self._reader = self._orders.prompts
-        self.tokenizer: Tokenizer = self._reader.tokenizer
+        self._orders = OrderReader(prompts, checkpoint, self.context, limits)
+        self._reader = prompts
+        self.tokenizer: Tokenizer = prompts.tokenizer
         self.defaults = self._orders.defaults
         drafts = DraftModel(runners[1], num_draft_tokens) if draft is not None else None
         known = self.tokenizer.vocabulary_size

@@ -78,17 +78,19 @@ class OrderReader:
     """Reads orders for one model.
 
     Args:
-        checkpoint: The model, which has a tokenizer.
+        prompts: What makes tokens of prompts.
+        checkpoint: The model.
         context: Most tokens of a prompt and its text together.
         limits: The bounds on texts, templates and grammars.
 
     Attributes:
-        prompts: What makes tokens of prompts.
         defaults: How tokens are chosen where an order does not say.
     """
 
-    def __init__(self, checkpoint: Checkpoint, context: int, limits: Limits = DEFAULT_LIMITS) -> None:
-        self.prompts = PromptReader(checkpoint, limits)
+    def __init__(
+        self, prompts: PromptReader, checkpoint: Checkpoint, context: int, limits: Limits = DEFAULT_LIMITS
+    ) -> None:
+        self._prompts = prompts
         self.defaults: Mapping[str, Any] = sampling_defaults(checkpoint.generation)
         self._checkpoint, self._context, self._limits = checkpoint, context, limits
         self._end_ids = _end_ids(checkpoint, self.tokenizer)
@@ -96,7 +98,7 @@ class OrderReader:
     @property
     def tokenizer(self) -> Tokenizer:
         """What makes tokens of texts."""
-        return self.prompts.tokenizer
+        return self._prompts.tokenizer
 
     def read(
         self,
@@ -125,7 +127,7 @@ class OrderReader:
         constraint = self._constraint(wanted, called)
         sampling = SamplingOptions(**{**self.defaults, **options})
         definitions = [tool.definition for tool in called.offered] if called else None
-        ids = self.prompts.encode(prompt, tools=definitions)
+        ids = self._prompts.encode(prompt, tools=definitions)
         sequence = texts.Sequence(
             ids,
             max_tokens=self._max_tokens(len(ids), sampling, options.get("max_tokens")),
@@ -193,7 +195,7 @@ class OrderReader:
                     remedy=nearest(named, tool_formats.FORMATS),
                 )
             return tool_formats.FORMATS[named]
-        template = self.prompts.template
+        template = self._prompts.template
         found = tool_formats.detect(template.text if template else None, self.tokenizer)
         if found is None:
             raise UnsupportedModelError(

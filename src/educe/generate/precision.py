@@ -27,6 +27,7 @@ PRECISIONS = (AUTO, F32, BF16, "int8", "int4")
 attention are f32 in all.
 """
 
+ROUNDED = "matrices are rounded to 8 bits; the precision f32 keeps them as they are"
 ROUNDED_AGAIN = "matrices that the file has in other quantised kinds are rounded again"
 
 
@@ -49,16 +50,19 @@ def format_of(weight: Weight, precision: str) -> Format | None:
 
 
 def notes(weights: Iterable[Weight], precision: str) -> tuple[str, ...]:
-    """Say of a quantised file which of its matrices are rounded again."""
+    """Say which matrices are rounded without being asked: those in floats, and of a quantised file again."""
     again: Counter[str] = Counter()
+    found: tuple[str, ...] = ()
     for weight in weights:
         form = format_of(weight, precision)
         if form is not None and _is_quantized(weight) and form != own_format(weight):
             again[weight.encoding] += 1
+        elif form is not None and precision == AUTO and not _is_quantized(weight):
+            found = (ROUNDED,)
     if not again:
-        return ()
+        return found
     listed = ", ".join(f"{count:,} of {encoding}" for encoding, count in sorted(again.items()))
-    return (f"{ROUNDED_AGAIN}: {listed}",)
+    return (*found, f"{ROUNDED_AGAIN}: {listed}")
 
 
 def _is_quantized(weight: Weight) -> bool:

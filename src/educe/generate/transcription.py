@@ -45,6 +45,7 @@ class Transcriber:
         progress: What is told of the packing of weights.
 
     Attributes:
+        checkpoint: The model.
         languages: The codes of the languages that the model knows; empty if it is not told.
 
     Raises:
@@ -72,6 +73,7 @@ class Transcriber:
             raise ModelFileError(
                 "has no tokenizer", path=checkpoint.path, remedy="download tokenizer.json into the folder"
             )
+        self.checkpoint = checkpoint
         self._tokenizer, self._limits = Tokenizer.from_files(files, limits), limits
         self._languages = _languages(fields.get("lang_to_id"))
         self.languages = sorted(self._languages)

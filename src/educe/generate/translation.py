@@ -33,6 +33,7 @@ class Translator:
         progress: What is told of the packing of weights.
 
     Attributes:
+        checkpoint: The model.
         max_source_length: Most tokens of a text, those that begin and end it included.
         options: How texts are searched.
 
@@ -52,6 +53,7 @@ class Translator:
         progress: Progress | None = None,
     ) -> None:
         files, config = checkpoint.tokenizer, checkpoint.config
+        self.checkpoint = checkpoint
         if files is None:
             raise ModelFileError(
                 "has no tokenizer", path=checkpoint.path, remedy="download tokenizer.json into the folder"
