@@ -244,7 +244,7 @@ class Code:
             assert result is not None, call
             if isinstance(result, Tensor):
                 result.varies |= varies
-                shared = any(result is other for other in env.values())
+                shared = result.uses and any(result is other for other in env.values())
                 result.uses = plan.uses[name] + (result.uses if shared else 0)
                 if isinstance(result.lazy, Product) and not result.node:
                     result.node = call.label

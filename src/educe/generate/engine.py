@@ -26,6 +26,7 @@ from educe.generate.writing import Scoring, Writing
 
 # A thread without work ends after this long, so that a generator that nobody closes costs nothing.
 _IDLE_SECONDS = 5.0
+_PAUSE_SECONDS = 0.25
 
 
 @dataclass(eq=False)
@@ -153,15 +154,19 @@ class Engine:
 
     def _wait(self) -> bool:
         """Wait for work, and meanwhile make programs; False where the thread is to end."""
-        while not self._scheduler.has_work and not self._closed and self._runner.prepare():
-            pass
-        with self._changed:
-            while not self._scheduler.has_work:
-                came = not self._closed and self._changed.wait(_IDLE_SECONDS)
-                if not came and not self._scheduler.has_work:
+        end = time.monotonic() + _IDLE_SECONDS
+        while True:
+            with self._changed:
+                # Whoever asks again at once does not wait for a program that is in the making.
+                if not (self._closed or self._scheduler.has_work):
+                    self._changed.wait(_PAUSE_SECONDS)
+                if self._scheduler.has_work:
+                    return True
+                if self._closed or time.monotonic() > end:
                     self._thread = None
                     return False
-        return True
+            while not (self._scheduler.has_work or self._closed) and self._runner.prepare():
+                end = time.monotonic() + _IDLE_SECONDS
 
     def _step(self) -> None:
         self._propose()
