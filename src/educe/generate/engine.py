@@ -52,7 +52,8 @@ class _Request:
 class Engine:
     """Many texts at once, each as if it were alone.
 
-    Its methods may be called from any thread. The thread that runs the steps starts with the first request.
+    Its methods may be called from any thread. The thread that runs the steps makes programs
+    before there are any, and starts again with a request.
 
     Args:
         runner: The model, which nobody else runs.
@@ -78,6 +79,8 @@ class Engine:
         self._jobs: dict[Sequence, tuple[_Request, int, Writing | Scoring]] = {}
         # A thread that compiles while the process ends would meet a compiler that has ended.
         atexit.register(_close, weakref.ref(self))
+        with self._changed:
+            self._start()
 
     def write(self, order: Order, *, lookup: bool = False) -> Stream:
         """Queue a prompt, and return what will be written after it.
@@ -132,11 +135,14 @@ class Engine:
             if model is not None:
                 sequence.share_less(model.salt(sequence.span))
         samples = self._scheduler.submit(sequence, num_samples)
+        self._start()
+        self._changed.notify_all()
+        return samples
+
+    def _start(self) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="educe-generator", daemon=True)
             self._thread.start()
-        self._changed.notify_all()
-        return samples
 
     def _cancel(self, stream: Stream) -> None:
         with self._changed:
