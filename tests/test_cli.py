@@ -460,6 +460,7 @@ class TestOtherCommands:
             "python",
             "spam",
             "malignant",
+            "Où êtes-vous ?",
             "Once upon a time, there was a little girl",
         ):
             assert text in done.stdout

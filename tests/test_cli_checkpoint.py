@@ -21,10 +21,11 @@ def test_the_facts_of_a_language_model() -> None:
 
 def test_what_runs_a_language_model_is_said(tmp_path: Path) -> None:
     (facts,) = lines(educe("inspect", "zoo/stories260K", "--json"))
+    assert facts["run_by"] == ["generate", "score", "perplexity"]
     assert facts["unsupported"] == {"chat": "it has no chat template"}
     text = educe("inspect", "zoo/transliteration_int8").stdout
-    assert "not run by" in text
-    assert "generate, chat, score, perplexity: language models of the type 'm2m_100'" in text
+    assert "run by         translate\n" in text
+    assert "not run by" not in text
     text = educe("inspect", str(single(tmp_path))).stdout
     assert "generate, chat, score, perplexity: it has no tokenizer" in text
 

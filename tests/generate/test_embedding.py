@@ -23,8 +23,7 @@ CONFIG = {
 TEXTS = ["a", "b c d e f", "", "x " * 45, "q r s", "z " * 31, "a"]
 
 
-@pytest.fixture
-def arrays(rng) -> dict[str, np.ndarray]:
+def random_arrays(rng: np.random.Generator) -> dict[str, np.ndarray]:
     def norm(name: str) -> dict[str, tuple[int, ...]]:
         return {f"{name}.LayerNorm.weight": (HIDDEN,), f"{name}.LayerNorm.bias": (HIDDEN,)}
 
@@ -49,8 +48,7 @@ def arrays(rng) -> dict[str, np.ndarray]:
     return {name: rng.standard_normal(shape).astype(np.float32) * 0.4 for name, shape in shapes.items()}
 
 
-@pytest.fixture
-def model(arrays, tmp_path: Path) -> Checkpoint:
+def bert(arrays: dict[str, np.ndarray], path: Path) -> Checkpoint:
     return Checkpoint(
         model_type="bert",
         config=CONFIG,
@@ -60,9 +58,19 @@ def model(arrays, tmp_path: Path) -> Checkpoint:
         },
         tokenizer=TokenizerFiles(files={"vocab.txt": "\n".join(WORDS).encode()}),
         generation={},
-        path=tmp_path,
+        path=path,
         content=[b"bert"],
     )
+
+
+@pytest.fixture
+def arrays(rng) -> dict[str, np.ndarray]:
+    return random_arrays(rng)
+
+
+@pytest.fixture
+def model(arrays, tmp_path: Path) -> Checkpoint:
+    return bert(arrays, tmp_path)
 
 
 def modules(path: Path, *kinds: str, **pooling: bool) -> None:

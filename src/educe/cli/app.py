@@ -14,6 +14,7 @@ from educe.cli import (
     compile,
     demo,
     doctor,
+    embed,
     engines,
     generate,
     inspect,
@@ -21,6 +22,8 @@ from educe.cli import (
     predict,
     profile,
     score,
+    transcribe,
+    translate,
     verify,
 )
 
@@ -30,6 +33,9 @@ _COMMANDS = (
     chat,
     score,
     perplexity,
+    translate,
+    transcribe,
+    embed,
     inspect,
     verify,
     bench,

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from educe.cli.screen import format_count
-from educe.errors import UnsupportedModelError
-from educe.generate.runners import runner_for
+from educe.generate.doors import DOORS, door_of
 from educe.limits import format_bytes
 from educe.model.checkpoint import Checkpoint, TokenizerFiles
 
-_COMMANDS = ("generate", "chat", "score", "perplexity")
 _CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length")
 
 
@@ -20,6 +19,9 @@ def checkpoint_facts(model: Checkpoint) -> dict[str, Any]:
     encodings = Counter[str]()
     for weight in model.weights.values():
         encodings[weight.encoding] += weight.num_elements
+    door = door_of(model)
+    commands = [name for each in DOORS if door in (None, each) for name in each.commands]
+    unsupported = _unsupported(model, commands)
     return {
         "path": str(model.path),
         "sha256": model.digest.hexdigest(),
@@ -33,7 +35,8 @@ def checkpoint_facts(model: Checkpoint) -> dict[str, Any]:
         "chat_template": None if model.tokenizer is None else model.tokenizer.chat_template,
         "config": dict(model.config),
         "generation": dict(model.generation),
-        "unsupported": _unsupported(model),
+        "run_by": [name for name in commands if name not in unsupported],
+        "unsupported": unsupported,
         "notes": list(model.notes),
     }
 
@@ -52,25 +55,24 @@ def checkpoint_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("context", "unknown" if context is None else f"{context} tokens"),
         ("tokenizer", ", ".join(facts["tokenizer"]) or "none"),
         ("chat template", "none" if template is None else f"{len(template):,} characters"),
-        *_support_rows(facts["unsupported"]),
+        *_support_rows(facts["run_by"], facts["unsupported"]),
         *(("note", note) for note in facts["notes"]),
     ]
 
 
-def _unsupported(model: Checkpoint) -> dict[str, str]:
+def _unsupported(model: Checkpoint, commands: Sequence[str]) -> dict[str, str]:
     """Return which commands do not run the model, and why."""
-    try:
-        runner_for(model)
-    except UnsupportedModelError as error:
-        return dict.fromkeys(_COMMANDS, error.cause)
+    if door_of(model) is None:
+        return dict.fromkeys(commands, f"models of the type {model.model_type!r} are not run yet")
     if model.tokenizer is None:
-        return dict.fromkeys(_COMMANDS, "it has no tokenizer")
-    return {} if model.tokenizer.chat_template else {"chat": "it has no chat template"}
+        return dict.fromkeys(commands, "it has no tokenizer")
+    if "chat" in commands and not model.tokenizer.chat_template:
+        return {"chat": "it has no chat template"}
+    return {}
 
 
-def _support_rows(unsupported: dict[str, str]) -> list[tuple[str, str]]:
-    able = [name for name in _COMMANDS if name not in unsupported]
-    rows = [("run by", ", ".join(able))] if able else []
+def _support_rows(run_by: Sequence[str], unsupported: dict[str, str]) -> list[tuple[str, str]]:
+    rows = [("run by", ", ".join(run_by))] if run_by else []
     for reason in dict.fromkeys(unsupported.values()):
         names = [name for name in unsupported if unsupported[name] == reason]
         rows.append(("not run by", f"{', '.join(names)}: {reason}"))

@@ -1,4 +1,4 @@
-"""``educe demo``: the zoo's models on the zoo's inputs, and a story."""
+"""``educe demo``: the zoo's models on the zoo's inputs, a translation, and a story."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from educe import api
 from educe.cli import options
 from educe.cli.completions import completion_fields, follow, print_summary, write_text
 from educe.cli.inputs import expand_inputs
-from educe.cli.sampling import open_generator
+from educe.cli.sampling import model_fields, open_generator
 from educe.cli.saving import Saver
 from educe.cli.screen import errors, format_seconds, output, print_error, print_json, print_table, working
 from educe.errors import EduceError, OptionError
@@ -29,6 +30,8 @@ educe demo --save demo-out
 """
 _MAX_SHOWN = 4
 _WRITER, _BEGINNING = "stories260K", "Once upon a time"
+_TRANSLATOR = "en_fr_char_lstm"
+_SENTENCES = ("Where are you?", "Come in.", "Help me.")
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def command(
     engine: options.EngineOption = None,
     json: options.JsonOption = False,
 ) -> None:
-    """Run models of every task on real pictures, video, sounds, files, texts and tables, and tell a story."""
+    """Run models of every task on real pictures, video, sounds, files, texts and tables; tell a story."""
     folder = zoo or _find_zoo()
     start = time.perf_counter()
     exit_status = 0
@@ -75,9 +78,10 @@ def command(
                 print_error(answer)
             elif json:
                 print_json(answer.to_dict())
+    _translate(folder / _TRANSLATOR, json)
     _tell(folder / _WRITER, json)
     errors().print(
-        f"[dim]{len(_SCENES) + 1} models in {format_seconds(time.perf_counter() - start)}; "
+        f"[dim]{len(_SCENES) + 2} models in {format_seconds(time.perf_counter() - start)}; "
         f"pictures and video in[/] {save}/"
     )
     if exit_status:
@@ -113,6 +117,21 @@ def _play(scene: _Scene, zoo: Path, save: Path, engine: str | None) -> Iterator[
                 _add_row(table, result.answer)
                 yield result.answer
     print_table(table)
+
+
+def _translate(model: Path, json: bool) -> None:
+    """Show sentences beside their translations."""
+    translator = api.translator(model)
+    translations = translator.translate(_SENTENCES)
+    table = Table(
+        "input", "answer", title=f"{model.name}: translation", title_justify="left", title_style="bold"
+    )
+    for sentence, translation in zip(_SENTENCES, translations, strict=True):
+        if json:
+            print_json({"input": sentence, "text": translation, "model": model_fields(translator)})
+        table.add_row(sentence, Text(translation))
+    if not json:
+        print_table(table)
 
 
 def _tell(model: Path, json: bool) -> None:

@@ -5,15 +5,30 @@ from __future__ import annotations
 import glob
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from educe.errors import EduceError, InputError
+from educe.files import open_regular
 from educe.limits import DEFAULT_LIMITS, Limits
-from educe.media.text import read_text
+from educe.media.text import read_lines, read_text
 from educe.tasks import Task
 from educe.tasks.predictor import Named
+
+
+@dataclass(frozen=True)
+class Line:
+    """A text that an argument gives.
+
+    Attributes:
+        text: The text.
+        row: Its line in the file, from 0; None where the argument is the text itself.
+    """
+
+    text: str
+    row: int | None
 
 
 def expand_inputs(
@@ -52,17 +67,61 @@ def read_text_argument(argument: str, *, may_be_text: bool) -> tuple[str, str]:
     """
     if argument == "-":
         return argument, standard_input_text()
-    # Unlike a Path's own method, this one answers for names that no file can have.
-    if may_be_text and not os.path.isfile(argument):  # noqa: PTH113
+    if may_be_text and not names_file(argument):
         return argument, argument
     return argument, read_text(Path(argument), DEFAULT_LIMITS)
+
+
+def text_lines(argument: str) -> Iterator[Line]:
+    """Yield the lines of an argument that are not empty: of a file, of ``-``, or the text itself.
+
+    Raises:
+        InputError: a file cannot be read, or is not UTF-8.
+        LimitError: a line is too long.
+    """
+    if argument == "-":
+        source: Path | bytes = standard_input_bytes(DEFAULT_LIMITS)
+    elif names_file(argument):
+        source = Path(argument)
+    else:
+        yield Line(argument, None)
+        return
+    for row, text in read_lines(source, DEFAULT_LIMITS):
+        yield Line(text, row)
+
+
+def num_lines(argument: str) -> int | None:
+    """Return how many lines of an argument are not empty; None for standard input, which is read once."""
+    if argument == "-":
+        return None
+    if not names_file(argument):
+        return 1
+    with open_regular(argument) as file:
+        return sum(1 for line in file if line.strip())
+
+
+def names_file(argument: str) -> bool:
+    """Say whether an argument names a file that is there."""
+    # Unlike a Path's own method, this one answers for names that no file can have.
+    return os.path.isfile(argument)  # noqa: PTH113
+
+
+def standard_input_bytes(limits: Limits) -> bytes:
+    """Return what comes from standard input.
+
+    Raises:
+        LimitError: it is larger than `limits.image_bytes`.
+    """
+    content = sys.stdin.buffer.read(limits.image_bytes + 1)
+    limits.check("image_bytes", len(content), path="-")
+    return content
 
 
 def _expand(argument: str, task: Task[Any], limits: Limits) -> Sequence[Path | Named]:
     if not argument:
         raise InputError("the name of an input is empty", remedy="name a file, a folder or a pattern")
     if argument == "-":
-        return [Named("-", sys.stdin.buffer if task.takes_stream else _standard_input(limits))]
+        return [Named("-", sys.stdin.buffer if task.takes_stream else standard_input_bytes(limits))]
     # Unlike a Path's, these functions answer for names that no file can have.
     if os.path.isdir(argument):  # noqa: PTH112
         return _folder(Path(argument), task)
@@ -74,12 +133,6 @@ def _expand(argument: str, task: Task[Any], limits: Limits) -> Sequence[Path | N
         remedy = "check the name; text itself is read from standard input, for the name -"
         raise InputError("is no file", path=argument, remedy=remedy)
     return [Path(argument)]
-
-
-def _standard_input(limits: Limits) -> bytes:
-    content = sys.stdin.buffer.read(limits.image_bytes + 1)
-    limits.check("image_bytes", len(content), path="-")
-    return content
 
 
 def _folder(folder: Path, task: Task[Any]) -> list[Path]:

@@ -29,3 +29,16 @@ ThreadsOption = Annotated[
 ]
 BatchOption = Annotated[int | None, typer.Option("--batch", min=1, help="Inputs run at once.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
+BeamsOption = Annotated[
+    int | None,
+    typer.Option("--beams", min=1, metavar="N", help="Texts continued side by side; the model's own number."),
+]
+SaveTextsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--save",
+        parser=named_path,
+        metavar="DIR",
+        help="Also write what comes of each FILE into this folder.",
+    ),
+]

@@ -6,12 +6,12 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
 
 from educe.cli.completions import completion_fields
+from educe.cli.inputs import num_lines
 from educe.cli.screen import error_fields, print_json
 from educe.cli.tracking import progress_bar
 from educe.errors import EduceError, InputError
@@ -40,17 +40,18 @@ def write_all(generator: Generator, name: str, options: dict[str, Any]) -> int:
         options: Those of all prompts.
     """
     status = 0
-    with sys.stdin.buffer if name == "-" else open_regular(name) as file:
-        total = None if name == "-" else _num_lines(Path(name))
-        with progress_bar(not sys.stdout.isatty()) as progress:
-            bar = progress.add_task("writing", total=total, rate=0.0)
-            for row, result in _results(generator, _lines(file, DEFAULT_LIMITS), options):
-                if isinstance(result, EduceError):
-                    status = max(status, result.exit_status)
-                    print_json({"input": name, "row": row, "error": error_fields(result)}, sys.stderr)
-                else:
-                    print_json({"row": row, **completion_fields(generator, result)})
-                progress.update(bar, advance=1, rate=progress.tasks[bar].speed or 0.0)
+    with (
+        sys.stdin.buffer if name == "-" else open_regular(name) as file,
+        progress_bar(not sys.stdout.isatty()) as progress,
+    ):
+        bar = progress.add_task("writing", total=num_lines(name), rate=0.0)
+        for row, result in _results(generator, _lines(file, DEFAULT_LIMITS), options):
+            if isinstance(result, EduceError):
+                status = max(status, result.exit_status)
+                print_json({"input": name, "row": row, "error": error_fields(result)}, sys.stderr)
+            else:
+                print_json({"row": row, **completion_fields(generator, result)})
+            progress.update(bar, advance=1, rate=progress.tasks[bar].speed or 0.0)
     return status
 
 
@@ -99,8 +100,3 @@ def _request(content: bytes, size: int, limits: Limits) -> Request | EduceError:
         return InputError(
             f"begins as JSON, and is none: {fault}", remedy='write {"prompt": "…"}, or a line of plain text'
         )
-
-
-def _num_lines(path: Path) -> int:
-    with open_regular(path) as file:
-        return sum(1 for line in file if line.strip())

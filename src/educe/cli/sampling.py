@@ -12,8 +12,11 @@ import typer
 from educe import api
 from educe.cli.options import named_path
 from educe.cli.screen import errors, print_warning, working
+from educe.generate.embedding import Embedder
 from educe.generate.generator import Generator
 from educe.generate.precision import AUTO, PRECISIONS, ROUNDED
+from educe.generate.transcription import Transcriber
+from educe.generate.translation import Translator
 from educe.limits import DEFAULT_LIMITS
 from educe.media.text import read_text
 
@@ -139,7 +142,7 @@ def text_or_file(value: str | None) -> str | None:
     return read_text(named_path(value), DEFAULT_LIMITS)
 
 
-def model_fields(generator: Generator) -> Mapping[str, str]:
+def model_fields(model: Generator | Translator | Transcriber | Embedder) -> Mapping[str, str]:
     """Return what answers say of the model."""
-    checkpoint = generator.checkpoint
+    checkpoint = model.checkpoint
     return {"name": checkpoint.path.name, "sha256": checkpoint.digest.hexdigest()}

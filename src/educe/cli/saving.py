@@ -1,8 +1,9 @@
-"""``--save``: annotated pictures and video, and tensors, written to a folder."""
+"""``--save``: annotated pictures and video, tensors, and texts, written to a folder."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,6 +21,60 @@ from educe.tasks.draw import annotate
 _JPEG_QUALITY = 92
 
 
+class OutputFolder:
+    """A folder for what belongs to inputs, which is made.
+
+    Args:
+        folder: Where to write; files of the same name are replaced.
+        sources: The inputs, whose own files are never written to.
+
+    Raises:
+        OptionError: the folder cannot be made.
+    """
+
+    def __init__(self, folder: Path, sources: Iterable[Path]) -> None:
+        self._folder = folder
+        self._used = {source.resolve() for source in sources}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as fault:
+            raise OptionError(
+                f"cannot be made: {fault.strerror}", path=folder, remedy="name another folder"
+            ) from None
+
+    def path(self, source: str, suffix: str, row: int | None = None) -> Path:
+        """Return a file name after an input's, with a number behind it if it is an input's, or taken."""
+        stem = "input" if source.startswith(("-", "<")) else Path(source).stem
+        name = stem if row is None else f"{stem}-{row}"
+        path, count = self._folder / f"{name}{suffix}", 1
+        while path.resolve() in self._used:
+            count += 1
+            path = self._folder / f"{name}-{count}{suffix}"
+        self._used.add(path.resolve())
+        return path
+
+    def write_text(self, source: str, suffix: str, text: str) -> None:
+        """Write a text into a file named after its input.
+
+        Raises:
+            OptionError: the folder cannot be written, or is full.
+        """
+        with self.writing():
+            self.path(source, suffix).write_text(text, encoding="utf-8")
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Make faults of the disk errors of the option that named the folder."""
+        try:
+            yield
+        except OSError as fault:
+            raise OptionError(
+                f"cannot be written: {fault.strerror or fault}",
+                path=self._folder,
+                remedy="name another folder",
+            ) from None
+
+
 class Saver:
     """Writes what belongs to each answer into one folder, which is made; a context manager.
 
@@ -32,17 +87,10 @@ class Saver:
     """
 
     def __init__(self, folder: Path, sources: Sequence[Any]) -> None:
-        self._folder = folder
-        self._used = {source.resolve() for source in sources if isinstance(source, Path)}
+        self._folder = OutputFolder(folder, (source for source in sources if isinstance(source, Path)))
         self._video: VideoWriter | None = None
         self._video_input: str | None = None
         self._video_path: Path | None = None
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as fault:
-            raise OptionError(
-                f"cannot be made: {fault.strerror}", path=folder, remedy="name another folder"
-            ) from None
 
     def save(self, item: Item[Any], answer: Answer) -> Path | None:
         """Write what belongs to `answer`, and return the file, or None if nothing does.
@@ -50,14 +98,8 @@ class Saver:
         Raises:
             OptionError: the folder cannot be written, or is full.
         """
-        try:
+        with self._folder.writing():
             return self._write(item, answer)
-        except OSError as fault:
-            raise OptionError(
-                f"cannot be written: {fault.strerror or fault}",
-                path=self._folder,
-                remedy="name another folder",
-            ) from None
 
     def __enter__(self) -> Saver:
         return self
@@ -98,12 +140,4 @@ class Saver:
         return self._video_path
 
     def _path(self, answer: Answer, suffix: str) -> Path:
-        """Return a file name after the input's, with a number behind it if it is an input's, or taken."""
-        stem = "input" if answer.input.startswith(("-", "<")) else Path(answer.input).stem
-        name = stem if answer.row is None else f"{stem}-{answer.row}"
-        path, count = self._folder / f"{name}{suffix}", 1
-        while path.resolve() in self._used:
-            count += 1
-            path = self._folder / f"{name}-{count}{suffix}"
-        self._used.add(path.resolve())
-        return path
+        return self._folder.path(answer.input, suffix, answer.row)

@@ -13,7 +13,7 @@ from educe.cli import options, sampling
 from educe.cli.completions import token_fields, token_text
 from educe.cli.inputs import read_text_argument
 from educe.cli.sampling import model_fields, open_generator
-from educe.cli.screen import print_failure, print_json, print_table, printable
+from educe.cli.screen import print_failure, print_json, print_table, shortened
 from educe.errors import EduceError
 from educe.generate.generator import Generator
 from educe.generate.stream import Score
@@ -26,7 +26,6 @@ educe score zoo/stories260K "Lily went to the park." --tokens
 
 # From this probability on a token is shown in the colour.
 _COLOURS = ((0.5, "green"), (0.1, "yellow"), (0.01, "dark_orange"), (0.0, "red"))
-_SHOWN_CHARACTERS = 60
 
 
 def command(
@@ -54,7 +53,7 @@ def command(
                 report.add(name, generator.score(text, after=after))
             except EduceError as error:
                 status = max(status, error.exit_status)
-                print_failure(argument if json else _shortened(argument), error, json=json)
+                print_failure(argument if json else shortened(argument), error, json=json)
     report.finish()
     if status:
         raise typer.Exit(status)
@@ -76,7 +75,7 @@ class _Report:
             print_json(self._fields(name, score))
             return
         numbers = (f"{len(score.choices):,}", f"{score.logprob:.3f}", f"{score.perplexity:.3f}")
-        self._table.add_row(*numbers, Text(_shortened(name)))
+        self._table.add_row(*numbers, Text(shortened(name)))
         if self._tokens:
             print_table(self._table_of_tokens(score))
 
@@ -108,8 +107,3 @@ class _Report:
 
     def _spelled(self, token: int) -> str:
         return repr(token_text(self._generator.tokenizer, token))
-
-
-def _shortened(text: str) -> str:
-    line = printable(" ".join(text.split()))
-    return line if len(line) <= _SHOWN_CHARACTERS else line[: _SHOWN_CHARACTERS - 1] + "…"

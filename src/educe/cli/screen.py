@@ -21,6 +21,7 @@ from educe.errors import EduceError, UnsupportedModelError
 
 _UNBOUNDED = 10_000
 _PATIENCE_SECONDS = 0.5
+_SHOWN_CHARACTERS = 60
 _NO_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -100,12 +101,17 @@ def print_facts(rows: Sequence[tuple[str, str]]) -> None:
 def print_json(value: dict[str, Any], file: TextIO | None = None) -> None:
     """Print `value` as one line of strict JSON, on standard output if no file is given."""
     stream = file or sys.stdout
+    stream.write(json_line(value))
+    stream.flush()
+
+
+def json_line(value: dict[str, Any]) -> str:
+    """Return `value` as one line of strict JSON."""
     try:
         line = msgspec.json.encode(value)
     except UnicodeEncodeError:
         line = msgspec.json.encode(_printable_parts(value))
-    stream.write(line.decode() + "\n")
-    stream.flush()
+    return line.decode() + "\n"
 
 
 def _printable_parts(value: Any) -> Any:
@@ -119,6 +125,12 @@ def _printable_parts(value: Any) -> Any:
 def printable(text: str) -> str:
     """Return `text` with what is no character in it replaced: control codes, and bytes of file names."""
     return _NO_CHARACTERS.sub("\ufffd", text)
+
+
+def shortened(text: str) -> str:
+    """Return a text as one line of at most 60 characters."""
+    line = printable(" ".join(text.split()))
+    return line if len(line) <= _SHOWN_CHARACTERS else line[: _SHOWN_CHARACTERS - 1] + "…"
 
 
 def error_fields(error: EduceError) -> dict[str, Any]:
@@ -144,12 +156,18 @@ def print_error(error: EduceError) -> None:
         console.print(f"  [dim]→[/] {escape(error.remedy)}")
 
 
-def print_failure(name: str, error: EduceError, *, json: bool) -> None:
-    """Print on standard error what is wrong with the input of this name, as JSON or in words."""
+def print_failure(name: str, error: EduceError, *, json: bool, row: int | None = None) -> None:
+    """Print on standard error what is wrong with the input of this name, as JSON or in words.
+
+    Args:
+        name: The input's name.
+        row: Its line in a file of lines, from 0.
+    """
     if json:
-        print_json({"input": name, "error": error_fields(error)}, sys.stderr)
+        place = {} if row is None else {"row": row}
+        print_json({"input": name, **place, "error": error_fields(error)}, sys.stderr)
     else:
-        print_error(error.located(name))
+        print_error(error.located(name if row is None else f"{name} row {row}"))
 
 
 def print_warning(text: str) -> None:
