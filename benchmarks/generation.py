@@ -26,6 +26,8 @@ from educe.bench.peaks import measure_peaks
 from educe.settings import resolve_threads
 
 PROMPT, STREAMS, WRITTEN = 512, 16, 48
+# Threads of an engine may spin for a while after their work.
+_REST_SECONDS = 0.5
 
 
 class Ours:
@@ -116,9 +118,10 @@ def compare(
     ours()
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
-        times[0].append(ours())
-        if theirs is not None:
-            times[1].append(theirs())
+        for each, run in zip(times, (ours, theirs), strict=True):
+            time.sleep(_REST_SECONDS)
+            if run is not None:
+                each.append(run())
     line = f"{name:24}{_rates(tokens, times[0])}"
     if theirs is not None:
         best, middle = (how(times[1]) / how(times[0]) for how in (min, statistics.median))
