@@ -55,12 +55,44 @@ class Ours:
         start = max(seconds.first_token for seconds in done)
         return (max(seconds.total for seconds in done) - start) / (WRITTEN - 1)
 
+    def quoting(self, lookup: bool) -> float:
+        """Return the seconds a token of a text of which four fifths are quotes from its prompt.
+
+        Random weights quote nothing, so that the text is forced; it costs what one that is chosen costs.
+        """
+        prompt = self.tokens(PROMPT)
+        parts = [prompt[start : start + 40] + self.tokens(10) for start in (30, 120, 210, 300, 390)]
+        text = [token for part in parts for token in part]
+        order = self.generator._orders.read(prompt, max_tokens=len(text), ignore_eos=True)
+        order.states[0].constraint = Forced(text)
+        completion = self.generator._engine.write(order, lookup=lookup).result()
+        assert list(completion.tokens) == text
+        return (completion.seconds.total - completion.seconds.first_token) / (len(text) - 1)
+
     def cached(self) -> float:
         """Return the share of the time to the first token that is left where 90 % of a prompt is cached."""
         whole = self.tokens(PROMPT)
         first = self.generator.generate(whole, max_tokens=1).seconds.total
         rest = whole[: PROMPT * 9 // 10] + self.tokens(PROMPT - PROMPT * 9 // 10)
         return self.generator.generate(rest, max_tokens=1).seconds.total / first
+
+
+class Forced:
+    """A constraint that leaves one text."""
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self._tokens, self._place = tokens, 0
+
+    def mask(self) -> np.ndarray:
+        """Return the bit of the next token alone."""
+        bits = np.zeros(1 << 15, np.uint8)
+        token = self._tokens[self._place]
+        bits[token // 8] = 1 << token % 8
+        return bits
+
+    def advance(self, token: int) -> None:
+        """Take the next token."""
+        self._place = min(self._place + 1, len(self._tokens) - 1)
 
 
 class LlamaCpp:
@@ -151,6 +183,8 @@ def main() -> None:
         compare(f"{streams} streams", streams, partial(ours.decode, streams), their_decode, given.rounds)
     shares = [ours.cached() for _ in range(given.rounds)]
     print(f"first token, 90 % cached: {min(shares):.1%} ({statistics.median(shares):.1%}) of the uncached")
+    plain, quick = (min(ours.quoting(lookup) for _ in range(given.rounds)) for lookup in (False, True))
+    print(f"a text with quotes, by lookup of its prompt: {plain / quick:.2f} times as fast")
     print(f"memory is read at {measure_peaks().read_gigabytes_per_second:.1f} GB/s")
 
 

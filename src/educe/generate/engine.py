@@ -98,7 +98,7 @@ class Engine:
             samples = self._submit(order.sequence, len(order.states))
             request = _Request(stream, order.sequence.num_prompt, time.perf_counter(), len(samples))
             for index, (sample, state) in enumerate(zip(samples, order.states, strict=True)):
-                proposer = PromptLookup() if lookup and order.is_free else None
+                proposer = PromptLookup() if lookup else None
                 self._jobs[sample] = request, index, Writing(index, sample, state, order, proposer)
         return stream
 

@@ -49,7 +49,6 @@ class Order:
         spell: Makes what spells a text's tokens.
         parse: Makes what reads calls of tools out of a text, if any may be called.
         stop: Strings of which each ends a text.
-        is_free: Whether any token may come next, so that tokens can be guessed.
     """
 
     sequence: texts.Sequence
@@ -57,7 +56,6 @@ class Order:
     spell: Callable[[], Decoder]
     parse: Callable[[], ToolCallParser] | None = None
     stop: Sequence[str] = ()
-    is_free: bool = True
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,6 @@ class OrderReader:
             lambda: self.tokenizer.stream(after=ids[-_SPELLING_TOKENS:], keep=kept),
             self._parser(called) if called else None,
             sampling.stop,
-            constraint is None,
         )
 
     def _max_tokens(self, num_prompt: int, sampling: SamplingOptions, asked: int | None) -> int:
