@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -95,3 +96,15 @@ def test_an_interrupt_from_the_keyboard_does_not_reach_the_process() -> None:
     worker.ask(1, cpu_seconds=1)
     assert worker._process is not None
     assert os.getpgid(worker._process.pid) != os.getpgid(0)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="no signal of broken pipes")
+def test_a_process_that_dies_while_it_is_asked_does_not_end_the_program() -> None:
+    before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        # Its start fails, while a request waits that no pipe holds.
+        worker = Worker("tests.text.test_isolation:absent", "s", start_seconds=9)
+        with pytest.raises(ExhaustedError):
+            worker.ask("x" * 2**22, cpu_seconds=9)
+    finally:
+        signal.signal(signal.SIGPIPE, before)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 MEMORY_BYTES = 2 * 2**30
@@ -56,7 +56,8 @@ class Worker:
         with self._lock:
             line = b""
             try:
-                line = self._exchange({"request": request, "cpu_seconds": cpu_seconds})
+                with contextlib.suppress(BrokenPipeError):
+                    line = self._exchange({"request": request, "cpu_seconds": cpu_seconds})
             finally:
                 # What was not read to its end would be taken for the answer to the next request.
                 if not line.endswith(b"\n"):
@@ -76,12 +77,11 @@ class Worker:
         timer = threading.Timer(_WALL_SECONDS, process.kill)
         timer.start()
         try:
-            process.stdin.write(json.dumps(message).encode() + b"\n")
-            process.stdin.flush()
+            with _broken_pipes_are_errors():
+                process.stdin.write(json.dumps(message).encode() + b"\n")
+                process.stdin.flush()
             line = process.stdout.readline()
             return line if line.endswith(b"\n") else b""
-        except BrokenPipeError:
-            return b""
         finally:
             timer.cancel()
 
@@ -102,8 +102,11 @@ class Worker:
         )
         self._end = weakref.finalize(self, _end, process)
         assert process.stdin is not None
-        process.stdin.write(json.dumps(sys.path).encode() + b"\n" + json.dumps(self._setup).encode() + b"\n")
         self._process = process
+        with _broken_pipes_are_errors():
+            process.stdin.write(
+                json.dumps(sys.path).encode() + b"\n" + json.dumps(self._setup).encode() + b"\n"
+            )
         return process
 
 
@@ -111,9 +114,24 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
-            with contextlib.suppress(BrokenPipeError):
+            with contextlib.suppress(BrokenPipeError), _broken_pipes_are_errors():
                 pipe.close()
     process.wait()
+
+
+@contextlib.contextmanager
+def _broken_pipes_are_errors() -> Iterator[None]:
+    """Make a write that nobody reads raise BrokenPipeError, even in a program that SIGPIPE ends."""
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
+    try:
+        yield
+    finally:
+        if signal.SIGPIPE in signal.sigpending():
+            signal.sigwait({signal.SIGPIPE})
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def serve() -> None:
