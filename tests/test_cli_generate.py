@@ -212,6 +212,18 @@ def test_a_summary_tells_rates_apart() -> None:
     )
 
 
+def test_keys_and_values_are_held_as_asked(run: Run) -> None:
+    exact, rounded = (
+        lines(run("score", STORIES, "a little girl", "--cache", name, "--json")[1])[0]["logprob"]
+        for name in ("f32", "int8")
+    )
+    assert exact != rounded
+    assert rounded == pytest.approx(exact, abs=0.5)
+    status, _, err = run("generate", STORIES, "Tom", "--cache", "bf61")
+    assert status == USER
+    assert "did you mean 'bf16'?" in err
+
+
 def test_amounts_of_memory() -> None:
     assert [_bytes(text) for text in ("5", "2 kB", "1.5KiB", "3MiB", "2GiB")] == [
         5, 2000, 1536, 3 << 20, 2 << 30,

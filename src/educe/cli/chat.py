@@ -34,6 +34,7 @@ def command(
     top_p: sampling.TopPOption = None,
     seed: sampling.SeedOption = None,
     precision: sampling.PrecisionOption = "auto",
+    cache: sampling.CacheOption = "bf16",
     context: sampling.ContextOption = None,
     memory: sampling.MemoryOption = None,
     threads: options.ThreadsOption = None,
@@ -46,7 +47,7 @@ def command(
     """
     chosen = given(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
     with open_generator(
-        model, precision=precision, context=context, memory=memory, threads=threads, draft=draft
+        model, precision=precision, cache=cache, context=context, memory=memory, threads=threads, draft=draft
     ) as generator:
         session = Session(generator, Conversation(system, chosen))
         generator.encode([{"role": "user", "content": "?"}])

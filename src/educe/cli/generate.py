@@ -61,6 +61,7 @@ def command(
     choice: sampling.ChoiceOption = None,
     grammar: sampling.GrammarOption = None,
     precision: sampling.PrecisionOption = "auto",
+    cache: sampling.CacheOption = "bf16",
     context: sampling.ContextOption = None,
     memory: sampling.MemoryOption = None,
     threads: options.ThreadsOption = None,
@@ -91,7 +92,7 @@ def command(
         raise OptionError("log-probabilities are shown in JSON alone", remedy="add --json")
     text = _prompt(prompt, file, prompts)
     with open_generator(
-        model, precision=precision, context=context, memory=memory, threads=threads, draft=draft
+        model, precision=precision, cache=cache, context=context, memory=memory, threads=threads, draft=draft
     ) as generator:
         if prompts is not None:
             status = write_all(generator, prompts, chosen)

@@ -34,6 +34,7 @@ def command(
         int | None, typer.Option("--stride", metavar="N", help="Tokens counted in each; half a window.")
     ] = None,
     precision: sampling.PrecisionOption = "auto",
+    cache: sampling.CacheOption = "bf16",
     context: sampling.ContextOption = None,
     memory: sampling.MemoryOption = None,
     threads: options.ThreadsOption = None,
@@ -46,7 +47,7 @@ def command(
     status = 0
     table = _new_table()
     with open_generator(
-        model, precision=precision, context=context, memory=memory, threads=threads
+        model, precision=precision, cache=cache, context=context, memory=memory, threads=threads
     ) as generator:
         for name in files:
             try:

@@ -12,6 +12,7 @@ import typer
 from educe import api
 from educe.cli.options import named_path
 from educe.cli.screen import errors, print_warning, working
+from educe.generate.cache import CACHES
 from educe.generate.embedding import Embedder
 from educe.generate.generator import Generator
 from educe.generate.precision import AUTO, PRECISIONS, ROUNDED
@@ -38,6 +39,10 @@ PrecisionOption = Annotated[
 DraftOption = Annotated[
     Path | None,
     typer.Option("--draft", parser=named_path, metavar="MODEL", help="A smaller model, which guesses."),
+]
+CacheOption = Annotated[
+    str,
+    typer.Option("--cache", metavar="NAME", help=f"How keys and values are held: {', '.join(CACHES)}."),
 ]
 ContextOption = Annotated[
     int | None,
@@ -106,6 +111,7 @@ def open_generator(
     model: Path,
     *,
     precision: str = AUTO,
+    cache: str = "bf16",
     context: int | None = None,
     memory: int | None = None,
     threads: int | None = None,
@@ -116,6 +122,7 @@ def open_generator(
         generator = api.generator(
             model,
             precision=precision,
+            cache=cache,
             context=context,
             memory_bytes=memory,
             threads=threads,

@@ -36,6 +36,7 @@ def command(
     after: Annotated[str, typer.Option("--after", metavar="TEXT", help="What stands before each text.")] = "",
     tokens: Annotated[bool, typer.Option("--tokens", help="Show the chance of each token.")] = False,
     precision: sampling.PrecisionOption = "auto",
+    cache: sampling.CacheOption = "bf16",
     context: sampling.ContextOption = None,
     memory: sampling.MemoryOption = None,
     threads: options.ThreadsOption = None,
@@ -44,7 +45,7 @@ def command(
     """Say how likely each TEXT is to MODEL, a language model: its log-likelihood and perplexity."""
     status = 0
     with open_generator(
-        model, precision=precision, context=context, memory=memory, threads=threads
+        model, precision=precision, cache=cache, context=context, memory=memory, threads=threads
     ) as generator:
         report = _Report(generator, tokens, json)
         for argument in texts:
