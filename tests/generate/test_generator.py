@@ -23,6 +23,7 @@ from educe.generate.perplexity import windows
 from educe.generate.runner import Runner
 from educe.generate.step import Slice
 from educe.generate.stream import Completion
+from educe.generate.writing import Writing
 from tests.stories import STORIES, write_chat_model
 
 SAMPLED: dict[str, Any] = {"temperature": 1.0, "max_tokens": 12}
@@ -342,3 +343,27 @@ def test_windows_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(kind, match=cause):
         writer.perplexity(**{"text": "Once upon a time", **options})
+
+
+def test_a_fault_while_a_text_is_spelled_harms_no_other(
+    writer: Generator, alone: list[Completion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("broken")
+
+    take, prepare = Writing.take, Runner.prepare
+    monkeypatch.setattr(Runner, "prepare", fail)
+    monkeypatch.setattr(
+        Writing, "take", lambda self, *rest: fail() if self.sequence.max_tokens == 7 else take(self, *rest)
+    )
+    broken = writer.stream("Once", max_tokens=7)
+    assert writer.generate(REQUESTS[0][0], **REQUESTS[0][1]).outputs == alone[0].outputs
+    with pytest.raises(EduceError, match="broken"):
+        broken.result()
+    monkeypatch.setattr(Writing, "take", take)
+    monkeypatch.setattr(Writing, "__init__", fail)
+    with pytest.raises(RuntimeError):
+        writer.stream("Once", max_tokens=7)
+    monkeypatch.undo()
+    assert Runner.prepare is prepare
+    assert writer.generate(REQUESTS[0][0], **REQUESTS[0][1]).outputs == alone[0].outputs

@@ -97,9 +97,15 @@ class Engine:
         with self._changed:
             samples = self._submit(order.sequence, len(order.states))
             request = _Request(stream, order.sequence.num_prompt, time.perf_counter(), len(samples))
-            for index, (sample, state) in enumerate(zip(samples, order.states, strict=True)):
-                proposer = PromptLookup() if lookup else None
-                self._jobs[sample] = request, index, Writing(index, sample, state, order, proposer)
+            try:
+                for index, (sample, state) in enumerate(zip(samples, order.states, strict=True)):
+                    proposer = PromptLookup() if lookup else None
+                    self._jobs[sample] = request, index, Writing(index, sample, state, order, proposer)
+            except Exception:
+                for sample in samples:
+                    self._jobs.pop(sample, None)
+                    self._scheduler.finish(sample, "failed")
+                raise
         return stream
 
     def score(self, sequence: Sequence, count: int) -> tuple[Stream, Scoring]:
@@ -171,8 +177,15 @@ class Engine:
                 if self._closed or time.monotonic() > end:
                     self._thread = None
                     return False
-            while not (self._scheduler.has_work or self._closed) and self._runner.prepare():
+            while not (self._scheduler.has_work or self._closed) and self._prepare():
                 end = time.monotonic() + _IDLE_SECONDS
+
+    def _prepare(self) -> bool:
+        """Make a program if one is left to be made; a step that needs one that fails says why."""
+        try:
+            return self._runner.prepare()
+        except Exception:
+            return False
 
     def _step(self) -> None:
         self._propose()
@@ -199,7 +212,10 @@ class Engine:
             tokens = {sequence: [choice.token for choice in taken] for sequence, taken in chosen.items()}
             self._scheduler.commit(step, tokens)
             for sequence, choices in chosen.items():
-                self._tell(sequence, choices[: len(sequence.tokens) - counts[sequence]])
+                try:
+                    self._tell(sequence, choices[: len(sequence.tokens) - counts[sequence]])
+                except Exception as broken:
+                    self._end_badly(sequence, broken)
 
     def _propose(self) -> None:
         """Let guesses be made at what those that write will write next."""
@@ -295,6 +311,7 @@ class Engine:
 
     def _fail_all(self, fault: Exception) -> None:
         with self._changed:
+            self._scheduler.rollback()
             for sequence in list(self._jobs):
                 self._end_badly(sequence, fault)
 
