@@ -10,7 +10,8 @@ import pytest
 
 from educe.errors import ModelFileError, OptionError, UnsupportedModelError
 from educe.formats import checkpoint
-from educe.generate.runner import Runner, program_size
+from educe.generate.packing import program_size
+from educe.generate.runner import Runner
 from educe.generate.step import Slice
 from educe.model.checkpoint import Checkpoint, Weight
 from tests.conftest import ROOT

@@ -14,7 +14,7 @@ from educe.generate.architectures.encoder import EncoderGraph
 from educe.generate.cache import CacheFormat
 from educe.generate.compiled import compiled
 from educe.generate.configuration import Configuration
-from educe.generate.runner import program_size
+from educe.generate.packing import program_size
 from educe.generate.step import Slice
 from educe.limits import DEFAULT_LIMITS, Limits
 from educe.model.checkpoint import Checkpoint

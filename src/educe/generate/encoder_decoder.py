@@ -17,8 +17,8 @@ from educe.generate.blocks import Copy
 from educe.generate.cache import CacheFormat
 from educe.generate.compiled import compiled
 from educe.generate.configuration import Configuration
+from educe.generate.packing import program_size
 from educe.generate.parameters import Progress
-from educe.generate.runner import program_size
 from educe.generate.step import Slice
 from educe.model.checkpoint import Checkpoint
 

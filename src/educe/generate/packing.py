@@ -13,8 +13,10 @@ from educe.generate.step import Slice
 def filled(arrays: Sequence[Sequence[int] | np.ndarray], size: int, filling: int = 0) -> np.ndarray:
     """Return all numbers one after the other, i64[size], and the filling after them."""
     whole = np.full(size, filling, np.int64)
-    found = np.concatenate([np.asarray(array, np.int64) for array in arrays])
-    whole[: len(found)] = found
+    end = 0
+    for array in arrays:
+        whole[end : end + len(array)] = array
+        end += len(array)
     return whole
 
 
@@ -55,3 +57,17 @@ def items(
             item += 1
         first += count
     return found
+
+
+def program_size(count: int) -> int:
+    """Return the next size, at least `count`, that steps are filled up to: 1, 2, 3, 4, 6, 8, 12, 16, ..."""
+    power = 1 << max(count - 1, 0).bit_length()
+    return power * 3 // 4 if power >= 4 and count <= power * 3 // 4 else power
+
+
+def program_sizes(most: int) -> list[int]:
+    """Return the sizes as far as the first that is at least `most`."""
+    sizes = [1]
+    while sizes[-1] < most:
+        sizes.append(program_size(sizes[-1] + 1))
+    return sizes

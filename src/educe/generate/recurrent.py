@@ -14,8 +14,8 @@ from educe.generate.base import StepRunner
 from educe.generate.cache import CACHES
 from educe.generate.compiled import compiled
 from educe.generate.configuration import Configuration
+from educe.generate.packing import program_size, program_sizes
 from educe.generate.parameters import Progress
-from educe.generate.runner import program_size, program_sizes
 from educe.generate.step import Slice
 from educe.model.checkpoint import Checkpoint
 

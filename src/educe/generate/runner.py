@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import ClassVar
 
 import numpy as np
 
-from educe.compiler.kernels.paged_attention import ITEM_ROWS, ITEM_WORDS
+from educe.generate import packing
 from educe.generate.architectures import StepGraph, architecture
 from educe.generate.base import StepRunner
 from educe.generate.cache import CacheFormat
 from educe.generate.compiled import compiled
 from educe.generate.configuration import Configuration
+from educe.generate.packing import program_size, program_sizes
 from educe.generate.parameters import Progress
 from educe.generate.step import Slice
 from educe.model.checkpoint import Checkpoint
@@ -69,52 +71,36 @@ class Runner(StepRunner):
         """
         num_rows = sum(part.num_logits for part in slices)
         size = program_size(sum(len(part.tokens) for part in slices))
-        feeds = self._blank(size, _few(num_rows, size))
-        lengths = np.zeros(size, np.int64)
-        first = row = item = 0
-        for number, part in enumerate(slices):
-            last = first + len(part.tokens)
-            positions = np.array(part.positions)
-            block, place = np.divmod(positions, self.block_size)
-            feeds["tokens"][first:last] = part.tokens
-            feeds["positions"][first:last] = positions
-            feeds["slots"][first:last] = np.asarray(part.blocks)[block] * self.block_size + place
-            feeds["table"][number, : len(part.blocks)] = part.blocks
-            feeds["rows"][row : row + part.num_logits] = range(last - part.num_logits, last)
-            lengths[first:last] = max(part.span, part.positions.stop)
-            total = len(part.tokens) * self._group
-            for begin in range(0, total, ITEM_ROWS):
-                count = min(ITEM_ROWS, total - begin)
-                feeds["items"][item] = (first, begin, count, number, part.start)
-                item += 1
-            first, row = last, row + part.num_logits
-        logits: np.ndarray = self._executable.run(self._inputs(feeds, lengths))["logits"]
+        logits: np.ndarray = self._executable.run(self._inputs(slices, size, _few(num_rows, size)))["logits"]
         return logits[:num_rows]
 
     def prepare(self) -> bool:
         """Make one more of the programs that steps may need; False if there is none left to be made."""
         if not self._unmade:
             return False
-        size, num_rows = self._unmade.pop(0)
-        self._executable.prepare(self._inputs(self._blank(size, num_rows), np.zeros(size, np.int64)))
+        self._executable.prepare(self._inputs((), *self._unmade.pop(0)))
         return True
 
-    def _blank(self, size: int, num_rows: int) -> dict[str, np.ndarray]:
-        """Return what describes a step of tokens that stand for nothing."""
-        num_items = -(-size * self._group // ITEM_ROWS) + self.max_sequences
-        return {
-            "tokens": np.zeros(size, np.int64),
-            "positions": np.zeros(size, np.int64),
-            "rows": np.zeros(num_rows, np.int64),
-            "slots": np.full(size, -1),
-            "table": np.zeros((self.max_sequences, self._max_blocks), np.int32),
-            "items": np.zeros((num_items, ITEM_WORDS), np.int64),
+    def _inputs(self, slices: Sequence[Slice], size: int, num_rows: int) -> dict[str, np.ndarray]:
+        """Return the inputs of the graph for a step, filled up with what stands for nothing."""
+        counts, most = [len(part.tokens) for part in slices], self.max_sequences
+        positions = packing.filled([part.positions for part in slices], size)
+        lengths = packing.filled(
+            [[max(part.span, part.positions.stop)] * len(part.tokens) for part in slices], size
+        )
+        wanted = [
+            range(end - part.num_logits, end) for part, end in zip(slices, accumulate(counts), strict=True)
+        ]
+        feeds = {
+            "tokens": packing.filled([part.tokens for part in slices], size),
+            "positions": positions,
+            "rows": packing.filled(wanted, num_rows),
+            "slots": packing.slots(slices, size, self.block_size),
+            "table": packing.table([part.blocks for part in slices], most, self._max_blocks),
+            "items": packing.items(counts, [part.start for part in slices], size, self._group, most),
         }
-
-    def _inputs(self, feeds: dict[str, np.ndarray], lengths: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the inputs of the graph for a step of tokens of texts of such lengths."""
         for name, rotary in self._rotaries.items():
-            feeds[f"cos.{name}"], feeds[f"sin.{name}"] = rotary.rows(feeds["positions"], lengths)
+            feeds[f"cos.{name}"], feeds[f"sin.{name}"] = rotary.rows(positions, lengths)
         used = self._executable.signature.inputs
         return {**{name: array for name, array in feeds.items() if name in used}, **self._pools}
 
@@ -125,17 +111,3 @@ def _few(count: int, size: int) -> int:
     while few < count:
         few *= 4
     return min(few, size)
-
-
-def program_size(count: int) -> int:
-    """Return the next size, at least `count`, that steps are filled up to: 1, 2, 3, 4, 6, 8, 12, 16, ..."""
-    power = 1 << max(count - 1, 0).bit_length()
-    return power * 3 // 4 if power >= 4 and count <= power * 3 // 4 else power
-
-
-def program_sizes(most: int) -> list[int]:
-    """Return the sizes as far as the first that is at least `most`."""
-    sizes = [1]
-    while sizes[-1] < most:
-        sizes.append(program_size(sizes[-1] + 1))
-    return sizes
