@@ -120,7 +120,7 @@ def test_an_idle_process_uses_no_processor_time():
 
 
 def test_a_signal_during_a_run_leaves_the_executable_usable():
-    # In a process of its own that nobody measures: an exception at any place may leave coverage's locks taken.
+    # In a process that nobody measures: an exception at any place may leave coverage's locks taken.
     code = """
 import signal
 import numpy as np
