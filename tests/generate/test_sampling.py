@@ -263,6 +263,8 @@ def test_logits_that_are_no_numbers_are_the_engines_fault(bad: float, temperatur
     logits = np.array([[0, bad, 1]], np.float32)
     with pytest.raises(EngineError, match=r"logit"):
         SAMPLER.sample(logits, [SamplingState(SamplingOptions(temperature=temperature))])
+    with pytest.raises(EngineError, match=r"logit"):
+        log_probabilities(logits[0], 0, 2)
 
 
 def test_a_bias_for_a_token_that_the_model_lacks_is_refused() -> None:

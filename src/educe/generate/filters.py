@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from educe.errors import EngineError
+from educe.generate.logits import check_largest
 from educe.generate.options import SamplingOptions
 
 # Elements whose maxima are taken together when the largest are looked for.
@@ -29,11 +29,10 @@ def kept(logits: np.ndarray, options: SamplingOptions) -> tuple[np.ndarray | Non
         options: Temperature and filters.
 
     Raises:
-        EngineError: nothing is allowed, or a logit is not a number.
+        EngineError: a logit is no number, or none is above minus infinity.
     """
     largest = logits.max()
-    if not np.isfinite(largest):
-        raise nothing_allowed()
+    check_largest(largest)
     ids: np.ndarray | None = None
     if 0 < options.top_k < len(logits):
         ids = np.flatnonzero(logits >= kth_largest(logits, options.top_k))
@@ -117,8 +116,3 @@ def kth_largest(values: np.ndarray, k: int) -> float:
         maxima = np.maximum.reduce(whole, axis=0)
         values = values[values >= np.partition(maxima, width - k)[width - k]]
     return float(np.partition(values, len(values) - k)[len(values) - k])
-
-
-def nothing_allowed() -> EngineError:
-    """Return the error of a row in which no token can be chosen."""
-    return EngineError("no token is allowed, or a logit is not a number", remedy="try another engine")

@@ -16,7 +16,7 @@ one kept are kept.
 Log-probabilities are the model's own, before any of this, as OpenAI's and vLLM's are.
 
 Every row is computed by itself: a row of a large vocabulary fills a core's cache, and its bits depend on no
-other row. Only the choice of the likeliest token is one call for all rows.
+other row.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from typing import Protocol
 
 import numpy as np
 
-from educe.errors import EngineError, InputError
-from educe.generate.filters import kept, kth_largest, nothing_allowed
+from educe.errors import InputError
+from educe.generate.filters import kept, kth_largest
+from educe.generate.logits import likeliest, log_softmax, penalised
 from educe.generate.options import SamplingOptions
 
 # Elements whose weights are added in single precision before a draw is located among them.
@@ -186,8 +187,7 @@ class _History:
     def penalise(self, logits: np.ndarray, options: SamplingOptions) -> None:
         ids, counts = self._ids[: len(self._slots)], self._counts[: len(self._slots)]
         _check_ids(ids, len(logits))
-        values, factor = logits[ids], np.float32(options.repetition_penalty)
-        values = np.where(values > 0, values / factor, values * factor)
+        values = penalised(logits[ids], options.repetition_penalty)
         values -= np.float32(options.frequency_penalty) * counts
         values -= np.float32(options.presence_penalty) * (counts > 0)
         logits[ids] = values
@@ -206,14 +206,7 @@ class Sampler:
         Raises:
             EngineError: a row with a logit that is no number, or with none that is allowed.
         """
-        assert logits.shape[0] == len(states)
-        plain = [row for row, state in enumerate(states) if state.plain]
-        likeliest = np.argmax(logits if len(plain) == len(states) else logits[plain], axis=1)
-        tokens = dict(zip(plain, likeliest.tolist(), strict=True))
-        for row, state in enumerate(states):
-            token = tokens[row] if row in tokens else _draw(logits[row], state)
-            tokens[row] = token
-        return [self._take(logits[row], state, tokens[row]) for row, state in enumerate(states)]
+        return [self._take(row, state, _draw(row, state)) for row, state in zip(logits, states, strict=True)]
 
     def verify(self, logits: np.ndarray, state: SamplingState, draft: Draft) -> list[Choice]:
         """Choose tokens as long as the draft agrees, and one more; append them to the state.
@@ -246,7 +239,7 @@ class Sampler:
         probabilities = np.zeros(len(logits))
         processed = state.process(logits)
         if state.options.greedy:
-            probabilities[np.argmax(processed)] = 1
+            probabilities[likeliest(processed)] = 1
             return probabilities
         ids, weights = kept(processed, state.options)
         probabilities[slice(None) if ids is None else ids] = weights / weights.sum(dtype=np.float64)
@@ -254,8 +247,6 @@ class Sampler:
 
     @staticmethod
     def _take(logits: np.ndarray, state: SamplingState, token: int) -> Choice:
-        if not np.isfinite(logits[token]):
-            raise EngineError(f"the logit of token {token} is {logits[token]}", remedy="try another engine")
         state.push(token)
         if state.options.logprobs is None:
             return Choice(token)
@@ -263,22 +254,22 @@ class Sampler:
 
 
 def log_probabilities(logits: np.ndarray, token: int, count: int) -> Choice:
-    """Return `token` with its log-probability and those of the `count` likeliest, for `logits`, f32[V]."""
-    largest = logits.max()
-    log_sum = float(largest) + float(np.log(np.exp(logits - largest).sum(dtype=np.float64)))
+    """Return `token` with its log-probability and those of the `count` likeliest, for `logits`, f32[V].
+
+    Raises:
+        EngineError: a logit is no number.
+    """
+    logprobs = log_softmax(logits)
     ids = np.flatnonzero(logits >= kth_largest(logits, count)) if count else np.empty(0, np.int64)
     ids = ids[np.argsort(-logits[ids], kind="stable")][:count]
-    top = tuple((int(index), float(logits[index]) - log_sum) for index in ids)
-    return Choice(token, float(logits[token]) - log_sum, top)
+    top = tuple(zip(ids.tolist(), logprobs[ids].tolist(), strict=True))
+    return Choice(token, float(logprobs[token]), top)
 
 
 def _draw(logits: np.ndarray, state: SamplingState) -> int:
     processed = state.process(logits)
     if state.options.greedy:
-        token = int(np.argmax(processed))
-        if processed[token] == -np.inf:
-            raise nothing_allowed()
-        return token
+        return likeliest(processed)
     ids, weights = kept(processed, state.options)
     index = _locate(weights, state.uniforms()[0])
     return index if ids is None else int(ids[index])

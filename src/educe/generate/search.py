@@ -10,6 +10,7 @@ import numpy as np
 
 from educe.errors import OptionError
 from educe.generate.configuration import Configuration
+from educe.generate.logits import penalised
 from educe.generate.timestamps import TimestampRules
 
 _MOST_BEAMS = 64
@@ -125,9 +126,7 @@ def allowed(scores: np.ndarray, tokens: Sequence[int], prompt: int, options: Sea
     scores = scores.copy()
     if options.repetition_penalty != 1:
         seen = np.unique(tokens)
-        found = scores[seen]
-        penalty = np.float32(options.repetition_penalty)
-        scores[seen] = np.where(found < 0, found * penalty, found / penalty)
+        scores[seen] = penalised(scores[seen], options.repetition_penalty)
     size = options.no_repeat_ngram_size
     if size and len(tokens) + 1 >= size:
         scores[_repeating(tokens, size)] = _NEVER
