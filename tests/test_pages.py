@@ -36,3 +36,11 @@ def test_what_is_not_mapped_from_a_file_is_kept(rng) -> None:
         pages.forget(array)
     pages.trim()
     np.testing.assert_array_equal(own, copy)
+
+
+def test_what_is_reserved_takes_memory_when_it_is_written() -> None:
+    before = resident_bytes()
+    reserved = pages.reserved((64, 1 << 20), np.uint8)
+    assert resident_bytes() < before + (16 << 20)
+    reserved[:32] = 1
+    assert before + (30 << 20) < resident_bytes() < before + (48 << 20)

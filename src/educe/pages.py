@@ -26,6 +26,19 @@ def empty(shape: int | Sequence[int], dtype: np.dtype[Any] | type) -> np.ndarray
     Raises:
         MemoryError: the system gives no such memory.
     """
+    return _empty(shape, dtype, getattr(mmap, "MAP_POPULATE", 0))
+
+
+def reserved(shape: int | Sequence[int], dtype: np.dtype[Any] | type) -> np.ndarray:
+    """Return an array as `empty` does, of which the system gives each page when it is first written.
+
+    Raises:
+        MemoryError: the system gives no such addresses.
+    """
+    return _empty(shape, dtype, getattr(mmap, "MAP_NORESERVE", 0))
+
+
+def _empty(shape: int | Sequence[int], dtype: np.dtype[Any] | type, flags: int) -> np.ndarray:
     sizes = (shape,) if isinstance(shape, int) else tuple(shape)
     dtype = np.dtype(dtype)
     size_bytes = math.prod(sizes) * dtype.itemsize
@@ -33,7 +46,7 @@ def empty(shape: int | Sequence[int], dtype: np.dtype[Any] | type) -> np.ndarray
         memory = np.empty(size_bytes + ALIGNMENT, np.uint8)
         start = -memory.__array_interface__["data"][0] % ALIGNMENT
         return memory[start : start + size_bytes].view(dtype).reshape(sizes)
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_POPULATE", 0)
+    flags |= mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     try:
         return np.frombuffer(mmap.mmap(-1, size_bytes, flags=flags), dtype).reshape(sizes)
     except (OSError, OverflowError) as fault:

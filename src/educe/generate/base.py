@@ -6,7 +6,6 @@ them. The scheduler hands blocks out, says which are copied before a step, and g
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -14,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from educe.generate.blocks import Copy
+from educe.generate.cache import block_bytes, copy_blocks
 from educe.generate.parameters import Progress
 from educe.generate.step import Slice
 from educe.model.checkpoint import Checkpoint
@@ -72,7 +72,7 @@ class StepRunner(ABC):
     @property
     def block_bytes(self) -> int:
         """Memory of one block of the cache, in all layers."""
-        return sum(math.prod(shape) for shape in self._layouts.values()) * self._dtype.itemsize
+        return block_bytes(self._layouts, self._dtype)
 
     def allocate(self, num_blocks: int) -> None:
         """Give the cache so many blocks; their memory is taken when they are first written."""
@@ -82,9 +82,7 @@ class StepRunner(ABC):
 
     def copy(self, copies: Iterable[Copy]) -> None:
         """Copy blocks of the cache, from and to, in their order."""
-        for source, target in copies:
-            for pool in self._pools.values():
-                pool[target] = pool[source]
+        copy_blocks(self._pools, copies)
 
     def salt(self, span: int) -> bytes:
         """Return what blocks depend on besides tokens, in a text that may have `span` positions in the end.

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from educe.compiler.emit import BF16, F32, I8
 from educe.compiler.kernels.kv_cache import UNIT, HeadBlock
 from educe.errors import OptionError, refuse_unknown
+from educe.generate.blocks import Copy
 from educe.model.signature import NUMPY_TYPES
-from educe.pages import empty
+from educe.pages import reserved
 
 CACHES = {"f32": F32, "bf16": BF16, "int8": I8}
 """The types of caches. Integers have a scale for each token and head, of its keys and of its values."""
@@ -63,9 +66,21 @@ class CacheFormat:
         """Return the shape of a block of each layer N, by the name of the input of a graph, ``NAME.N``."""
         return {f"{name}.{layer}": self.shape(layout) for layer, layout in enumerate(layouts)}
 
-    def empty(
-        self, layouts: Sequence[CacheLayout], num_blocks: int, name: str = "cache"
-    ) -> dict[str, np.ndarray]:
-        """Return the caches of all layers with so many blocks, whose content is whatever it is, by name."""
-        shapes = self.shapes(layouts, name)
-        return {key: empty((num_blocks, *shape), self.dtype) for key, shape in shapes.items()}
+
+def block_bytes(shapes: Mapping[str, Sequence[int]], dtype: np.dtype[Any]) -> int:
+    """Return the memory of a block that has a part of each shape."""
+    return sum(map(math.prod, shapes.values())) * dtype.itemsize
+
+
+def pools(
+    shapes: Mapping[str, Sequence[int]], num_blocks: int, dtype: np.dtype[Any]
+) -> dict[str, np.ndarray]:
+    """Return so many blocks of each shape, by its name; one takes memory when it is first written."""
+    return {name: reserved((num_blocks, *shape), dtype) for name, shape in shapes.items()}
+
+
+def copy_blocks(pools: Mapping[str, np.ndarray], copies: Iterable[Copy]) -> None:
+    """Copy blocks, from and to, in their order, in each of some pools."""
+    for source, target in copies:
+        for pool in pools.values():
+            pool[target] = pool[source]

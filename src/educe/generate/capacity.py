@@ -36,6 +36,14 @@ def context_length(config: Mapping[str, Any], wanted: int | None) -> int:
     return wanted or made_for
 
 
+def cache_bytes(needed: int, memory_bytes: int | None) -> int:
+    """Return the memory of a cache: what is given, or what is needed, up to a part of the machine's."""
+    if memory_bytes is not None:
+        return memory_bytes
+    machine = machine_memory_bytes()
+    return needed if machine is None else min(needed, int(machine * _MEMORY_SHARE))
+
+
 def num_blocks(
     block_bytes: int, block_size: int, context: int, max_sequences: int, memory_bytes: int | None
 ) -> int:
@@ -53,9 +61,7 @@ def num_blocks(
     """
     # One more for each text: the scheduler keeps one for the next token of each that runs.
     needed = max_sequences * (-(-context // block_size) + 1)
-    if memory_bytes is None:
-        machine = machine_memory_bytes()
-        memory_bytes = needed * block_bytes if machine is None else int(machine * _MEMORY_SHARE)
+    memory_bytes = cache_bytes(needed * block_bytes, memory_bytes)
     found = min(needed, memory_bytes // block_bytes)
     if found < 1:
         raise OptionError(

@@ -11,7 +11,7 @@ from educe.formats.sentence_transformers import read_pooling
 from educe.generate import packing
 from educe.generate.architectures.bert import encoder
 from educe.generate.architectures.encoder import EncoderGraph
-from educe.generate.cache import CacheFormat
+from educe.generate.cache import CacheFormat, pools
 from educe.generate.compiled import compiled
 from educe.generate.configuration import Configuration
 from educe.generate.packing import program_size
@@ -79,7 +79,7 @@ class Embedder:
         self._max_blocks = -(-self.max_tokens // _BLOCK)
         self._batch_tokens = max(batch_tokens, self.max_tokens)
         self._num_blocks = 2 * -(-self._batch_tokens // _BLOCK)
-        self._pools = cache.empty(graph.caches, self._num_blocks)
+        self._pools = pools(cache.shapes(graph.caches), self._num_blocks, cache.dtype)
 
     def embed(self, texts: Sequence[str], *, truncate: bool = False) -> np.ndarray:
         """Return the vectors of texts, f32[texts, dimensions], in their order.

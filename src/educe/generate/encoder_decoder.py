@@ -14,7 +14,7 @@ from educe.generate.architectures.encoder_decoder import Build, SourceGraph, Tar
 from educe.generate.architectures.t5 import t5
 from educe.generate.architectures.whisper import whisper
 from educe.generate.blocks import Copy
-from educe.generate.cache import CacheFormat
+from educe.generate.cache import CacheFormat, block_bytes, copy_blocks, pools
 from educe.generate.compiled import compiled
 from educe.generate.configuration import Configuration
 from educe.generate.packing import program_size
@@ -106,16 +106,28 @@ class EncoderDecoder:
         self.max_target = graphs.max_target or max_length
         self._encoder = compiled(graphs.encoder, checkpoint, threads)
         self._decoder = compiled(graphs.decoder, checkpoint, threads)
-        self._own, self._kept, self._written = source.caches, source.kept, target.caches
+        self._own, self._kept = cache.shapes(source.caches), cache.shapes(source.kept, "cache.cross")
+        self._written = cache.shapes(target.caches)
         self._encoder_pools: dict[str, np.ndarray] = {}
         self._cross_pools: dict[str, np.ndarray] = {}
         self._decoder_pools: dict[str, np.ndarray] = {}
 
+    @property
+    def source_block_bytes(self) -> int:
+        """Memory of a block of sources, in all layers."""
+        return block_bytes(self._own, self._cache.dtype) + block_bytes(self._kept, self._cache.dtype)
+
+    @property
+    def target_block_bytes(self) -> int:
+        """Memory of a block of texts, in all layers."""
+        return block_bytes(self._written, self._cache.dtype)
+
     def allocate(self, num_source_blocks: int, num_target_blocks: int) -> None:
-        """Give the caches of sources and of texts so many blocks."""
-        self._encoder_pools = self._cache.empty(self._own, num_source_blocks)
-        self._cross_pools = self._cache.empty(self._kept, num_source_blocks, "cache.cross")
-        self._decoder_pools = self._cache.empty(self._written, num_target_blocks)
+        """Give the caches of sources and of texts so many blocks; one takes memory when it is first used."""
+        dtype = self._cache.dtype
+        self._encoder_pools = pools(self._own, num_source_blocks, dtype)
+        self._cross_pools = pools(self._kept, num_source_blocks, dtype)
+        self._decoder_pools = pools(self._written, num_target_blocks, dtype)
 
     def blocks_for(self, num_tokens: int) -> int:
         """Return how many blocks so many tokens take."""
@@ -123,9 +135,7 @@ class EncoderDecoder:
 
     def copy(self, copies: Iterable[Copy]) -> None:
         """Copy blocks of texts, from and to, in their order."""
-        for source, target in copies:
-            for pool in self._decoder_pools.values():
-                pool[target] = pool[source]
+        copy_blocks(self._decoder_pools, copies)
 
     def encode(self, tokens: Sequence[Sequence[int]], blocks: Sequence[Sequence[int]]) -> np.ndarray:
         """Read sources, of whose rows the decoder's layers keep what they need in the blocks of each.

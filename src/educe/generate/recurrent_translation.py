@@ -8,12 +8,14 @@ import numpy as np
 
 from educe.generate.architectures.recurrent import lstm_decoder, lstm_encoder
 from educe.generate.blocks import Copy
+from educe.generate.cache import block_bytes, copy_blocks, pools
 from educe.generate.configuration import Configuration
 from educe.generate.encoder_decoder import Target
 from educe.generate.parameters import Progress
 from educe.generate.recurrent import Recurrence
 from educe.model.checkpoint import Checkpoint
-from educe.pages import empty
+
+_F32 = np.dtype(np.float32)
 
 
 class RecurrentEncoderDecoder:
@@ -56,11 +58,20 @@ class RecurrentEncoderDecoder:
         self._read: dict[str, np.ndarray] = {}
         self._written: dict[str, np.ndarray] = {}
 
+    @property
+    def source_block_bytes(self) -> int:
+        """Memory of the state after a source."""
+        return block_bytes(self._decoder.layouts, _F32)
+
+    @property
+    def target_block_bytes(self) -> int:
+        """Memory of the state after a text."""
+        return block_bytes(self._decoder.layouts, _F32)
+
     def allocate(self, num_source_blocks: int, num_target_blocks: int) -> None:
-        """Give the caches of sources and of texts so many blocks."""
+        """Give the caches of sources and of texts so many blocks; one takes memory when it is first used."""
         self._read, self._written = (
-            {name: empty((count, *shape), np.float32) for name, shape in self._decoder.layouts.items()}
-            for count in (num_source_blocks, num_target_blocks)
+            pools(self._decoder.layouts, count, _F32) for count in (num_source_blocks, num_target_blocks)
         )
 
     def blocks_for(self, num_tokens: int) -> int:
@@ -69,9 +80,7 @@ class RecurrentEncoderDecoder:
 
     def copy(self, copies: Iterable[Copy]) -> None:
         """Copy blocks of texts, from and to, in their order."""
-        for source, target in copies:
-            for pool in self._written.values():
-                pool[target] = pool[source]
+        copy_blocks(self._written, copies)
 
     def encode(self, tokens: Sequence[Sequence[int]], blocks: Sequence[Sequence[int]]) -> None:
         """Read sources, and keep the state after each in its block."""

@@ -11,8 +11,10 @@ import numpy as np
 from educe.errors import LimitError
 from educe.generate.beam import Hypothesis, Search, search
 from educe.generate.blocks import BlockManager, BlockTable, Copy
+from educe.generate.capacity import cache_bytes, num_blocks
 from educe.generate.encoder_decoder import Source, Target
 from educe.generate.search import SearchOptions, allowed
+from educe.limits import format_bytes
 
 
 class Model(Protocol):
@@ -22,8 +24,16 @@ class Model(Protocol):
     max_sequences: int
     max_source: int
 
+    @property
+    def source_block_bytes(self) -> int:
+        """Memory of a block of sources."""
+
+    @property
+    def target_block_bytes(self) -> int:
+        """Memory of a block of texts."""
+
     def allocate(self, num_source_blocks: int, num_target_blocks: int) -> None:
-        """Give the caches of sources and of texts so many blocks."""
+        """Give the caches of sources and of texts so many blocks; one takes memory when it is first used."""
 
     def blocks_for(self, num_tokens: int) -> int:
         """Return how many blocks so many tokens take."""
@@ -36,7 +46,7 @@ class Model(Protocol):
 
 
 class _Job:
-    """One source, the search for its text, and the blocks of both."""
+    """The search for the text about one source, and its blocks."""
 
     def __init__(self, number: int, length: int, prompt: Sequence[int], options: SearchOptions) -> None:
         self.number, self.length, self.options = number, length, options
@@ -51,21 +61,33 @@ class Writer:
     """Writes texts about sources. One thread at a time.
 
     As many sources are under way as their searches have room; where one ends, the next begins. A text does
-    not depend on what is written beside it.
+    not depend on what is written beside it. What fails leaves no blocks behind.
 
     Args:
         model: The model; its cache is the writer's own from now on.
         longest: Most tokens of a text.
+        memory_bytes: Memory of what is under way; if absent, what as many sources and texts as a step has
+            room for can need, up to a quarter of the machine's.
+
+    Raises:
+        OptionError: the memory holds no block.
     """
 
-    def __init__(self, model: Model, longest: int) -> None:
+    def __init__(self, model: Model, longest: int, memory_bytes: int | None = None) -> None:
         self._model = model
         sequences, size = model.max_sequences, model.block_size
-        num_source = sequences * model.blocks_for(model.max_source)
-        # While a text is continued by another, both have blocks of their own.
-        num_target = 2 * sequences * model.blocks_for(longest)
-        self._sources, self._targets = BlockManager(num_source, size), BlockManager(num_target, size)
-        model.allocate(num_source, num_target)
+        per_source = model.blocks_for(model.max_source) * model.source_block_bytes
+        per_text = model.blocks_for(longest) * model.target_block_bytes
+        self._memory_bytes = cache_bytes(sequences * (per_source + per_text), memory_bytes)
+        counts = [
+            num_blocks(block_bytes, size, most, sequences, self._memory_bytes)
+            for block_bytes, most in (
+                (model.source_block_bytes, model.max_source),
+                (model.target_block_bytes, longest),
+            )
+        ]
+        self._sources, self._targets = (BlockManager(count, size) for count in counts)
+        model.allocate(*counts)
 
     def write(
         self,
@@ -83,45 +105,81 @@ class Writer:
             options: How texts are searched.
 
         Raises:
-            LimitError: one search alone has more beams than a step has room for.
+            LimitError: one search alone has more beams than a step has room for, or needs too much memory.
+            EngineError: a logit is no number, or no token may come next.
         """
-        if options.num_beams > self._model.max_sequences:
-            raise LimitError(
-                f"{options.num_beams} beams, where a step has {self._model.max_sequences} texts",
-                remedy="search with fewer beams",
-            )
+        self._check_beams(options.num_beams)
         waiting = deque(
             _Job(number, length, prompt, options)
             for number, (length, prompt) in enumerate(zip(lengths, prompts, strict=True))
         )
         found: dict[int, Hypothesis] = {}
         running: list[_Job] = []
-        while waiting or running:
-            running += self._started(waiting, len(running) * options.num_beams, read)
-            self._step(running)
-            for job in [job for job in running if not job.search.running]:
-                found[job.number] = job.search.best()
-                self._sources.truncate(job.source, 0)
-                running.remove(job)
+        try:
+            while waiting or running:
+                self._start(waiting, running, read)
+                self._step(running)
+                for job in [job for job in running if not job.search.running]:
+                    found[job.number] = job.search.best()
+                    running.remove(job)
+                    self._release(job)
+        finally:
+            for job in running:
+                self._release(job)
         return [found[number] for number in range(len(found))]
 
-    def _started(
+    def _start(
         self,
         waiting: deque[_Job],
-        num_texts: int,
+        running: list[_Job],
         read: Callable[[Sequence[int], Sequence[Sequence[int]]], object],
-    ) -> list[_Job]:
-        """Return the jobs that begin now, whose sources are read."""
-        jobs: list[_Job] = []
-        while waiting and num_texts + waiting[0].options.num_beams <= self._model.max_sequences:
+    ) -> None:
+        """Begin with as many jobs as there is room for, and have their sources read."""
+        started: list[_Job] = []
+        while waiting and self._has_room(waiting[0], running):
             job = waiting.popleft()
+            running.append(job)
             copies = self._sources.start(job.source, [], 0, job.length, 0)
             assert copies == []
-            num_texts += job.options.num_beams
-            jobs.append(job)
-        if jobs:
-            read([job.number for job in jobs], [job.source.blocks for job in jobs])
-        return jobs
+            started.append(job)
+        if started:
+            read([job.number for job in started], [job.source.blocks for job in started])
+
+    def _check_beams(self, num_beams: int) -> None:
+        if num_beams > self._model.max_sequences:
+            raise LimitError(
+                f"{num_beams} beams, where a step has {self._model.max_sequences} texts",
+                remedy="search with fewer beams",
+            )
+
+    def _has_room(self, job: _Job, running: Sequence[_Job]) -> bool:
+        """Say whether a job may begin beside others, with all that each can need until it ends.
+
+        Raises:
+            LimitError: there is no room for it alone.
+        """
+        together = [*running, job]
+        num_texts = sum(each.options.num_beams for each in together)
+        needed = sum(map(self._most_bytes, together))
+        if num_texts <= self._model.max_sequences and needed <= self._memory_bytes:
+            return True
+        if running:
+            return False
+        raise LimitError(
+            f"a text of up to {job.options.max_length:,} tokens and {num_texts} beams needs "
+            f"{format_bytes(needed)}, and {format_bytes(self._memory_bytes)} are given",
+            place="memory_bytes",
+            remedy="search with fewer beams, or give more memory",
+        )
+
+    def _most_bytes(self, job: _Job) -> int:
+        """Return the most memory that a job takes.
+
+        Texts of one search share blocks, but never have more than as many blocks for each of them.
+        """
+        model, options = self._model, job.options
+        texts = options.num_beams * model.blocks_for(options.max_length) * model.target_block_bytes
+        return model.blocks_for(job.length) * model.source_block_bytes + texts
 
     def _step(self, jobs: Sequence[_Job]) -> None:
         """Run the last tokens of all texts, and have the searches continue."""
@@ -153,4 +211,10 @@ class Writer:
         before = job.tables
         job.tables = [self._targets.fork(before[text.parent]) for text in job.search.running]
         for table in before:
+            self._targets.truncate(table, 0)
+
+    def _release(self, job: _Job) -> None:
+        """Return all blocks of a job."""
+        self._sources.truncate(job.source, 0)
+        for table in job.tables:
             self._targets.truncate(table, 0)
