@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from educe.errors import ModelFileError, OptionError
+from educe.errors import EngineError, ModelFileError, OptionError
 from educe.generate.beam import BeamSearch, Search, search
 from educe.generate.search import SearchOptions, allowed
 
@@ -89,6 +89,33 @@ def test_what_never_comes_is_never_chosen() -> None:
     found = BeamSearch([0], SearchOptions(num_beams=4, max_length=4, eos_token_ids={END}))
     found.step(np.array([[never, 0.0, never, never]], np.float32))
     assert [text.tokens for text in found.running] == [(0, 1)]
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize(
+    ("row", "cause"),
+    [([0, math.nan, 1, 2], "no finite number"), ([-math.inf] * WORDS, "no token is allowed")],
+)
+def test_scores_of_which_none_can_be_chosen_are_errors(num_beams: int, row: list[float], cause: str) -> None:
+    found = search([0], SearchOptions(num_beams=num_beams, max_length=4, eos_token_ids={END}))
+    with pytest.raises(EngineError, match=cause):
+        found.step(found.scores(np.array([row], np.float32)))
+
+
+def test_texts_that_end_are_the_answer_where_the_others_cannot_go_on() -> None:
+    never = -math.inf
+    found = BeamSearch([0], SearchOptions(num_beams=2, max_length=9, eos_token_ids={END}))
+    found.step(np.array([[never, 0.0, never, 0.5]], np.float32))
+    found.step(np.full((1, WORDS), never, np.float32))
+    assert not found.running
+    assert found.best().tokens == (0, END)
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_rules_that_leave_nothing_are_errors(num_beams: int) -> None:
+    found = search([0], SearchOptions(num_beams=num_beams, max_length=4, eos_token_ids={END}))
+    with pytest.raises(EngineError, match="no token is allowed"):
+        found.step(np.full((1, WORDS), -math.inf, np.float32))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from educe.generate.logits import check_largest, likeliest, log_softmax
 from educe.generate.search import SearchOptions
 
 
@@ -38,10 +39,18 @@ class Search(Protocol):
         """The texts whose next tokens are to be scored; none if the search is over."""
 
     def scores(self, logits: np.ndarray) -> np.ndarray:
-        """Return what rules are applied to, of the logits of the running texts, f32[running, vocabulary]."""
+        """Return what rules are applied to, of the logits of the running texts, f32[running, vocabulary].
+
+        Raises:
+            EngineError: a logit is no number.
+        """
 
     def step(self, scores: np.ndarray) -> None:
-        """Continue the running texts by their scores, f32[running, vocabulary], minus infinity for never."""
+        """Continue the running texts by their scores, f32[running, vocabulary], minus infinity for never.
+
+        Raises:
+            EngineError: a score is no number, or no token may come next and no text has ended.
+        """
 
     def best(self) -> Hypothesis:
         """Return the answer of a search that is over."""
@@ -66,9 +75,9 @@ class GreedySearch:
 
     def step(self, scores: np.ndarray) -> None:
         """See `Search.step`."""
-        token = int(scores[0].argmax())
+        token = likeliest(scores[0])
         text = self._best
-        chance = float(_log_probabilities(scores)[0, token])
+        chance = float(log_softmax(scores[0])[token])
         self._best = Hypothesis((*text.tokens, token), text.score + chance)
         self.running = [] if _ends(self._best, self._options) else [self._best]
 
@@ -93,12 +102,14 @@ class BeamSearch:
 
     def scores(self, logits: np.ndarray) -> np.ndarray:
         """See `Search.scores`; log-probabilities."""
-        return _log_probabilities(logits)
+        return log_softmax(logits)
 
     def step(self, scores: np.ndarray) -> None:
         """See `Search.step`."""
         most = self._options.num_beams
         found = self._likeliest(scores)
+        if not found and not self._finished:
+            check_largest(scores.max())
         ends = [_ends(text, self._options) for text in found]
         finished = [text for text, ended in zip(found[:most], ends, strict=False) if ended]
         self._finish(finished)
@@ -163,10 +174,3 @@ def _ends(text: Hypothesis, options: SearchOptions) -> bool:
 def _normed(text: Hypothesis, prompt: int, options: SearchOptions) -> float:
     length = max(1, len(text.tokens) - prompt)
     return float(np.float32(text.score) / np.float32(length**options.length_penalty))
-
-
-def _log_probabilities(logits: np.ndarray) -> np.ndarray:
-    """Return the logarithm of the softmax of each row."""
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    found: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return found

@@ -60,7 +60,7 @@ def windows(ids: Sequence[int], num_special: int, size: int, stride: int) -> Ite
 
 @dataclass(frozen=True, eq=False)
 class Perplexity:
-    """How well a text is foretold.
+    """How well a text is foretold; infinity where the model holds a token for impossible, or nearly so.
 
     Attributes:
         logprobs: The natural logarithm of each counted token's probability, f64[n].
@@ -78,12 +78,12 @@ class Perplexity:
     @property
     def per_token(self) -> float:
         """How many equally likely tokens would surprise as much, on average."""
-        return math.exp(-float(self.logprobs.mean()))
+        return _exp(-float(self.logprobs.mean()))
 
     @property
     def per_byte(self) -> float:
         """The same of bytes; unlike the number per token, it compares models of different tokenizers."""
-        return math.exp(-float(self.logprobs.sum()) / self.num_bytes)
+        return _exp(-float(self.logprobs.sum()) / self.num_bytes)
 
     @property
     def bits_per_byte(self) -> float:
@@ -92,7 +92,17 @@ class Perplexity:
 
     @property
     def standard_error(self) -> float:
-        """The standard error of `per_token`, as if tokens were independent; not a number of a single one."""
-        if self.num_tokens < 2:
+        """The standard error of `per_token`, as if tokens were independent.
+
+        It is not a number where there is a single token, or `per_token` is infinite.
+        """
+        if self.num_tokens < 2 or math.isinf(self.per_token):
             return math.nan
         return self.per_token * float(self.logprobs.std(ddof=1)) / math.sqrt(self.num_tokens)
+
+
+def _exp(exponent: float) -> float:
+    try:
+        return math.exp(exponent)
+    except OverflowError:
+        return math.inf
