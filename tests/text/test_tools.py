@@ -140,6 +140,15 @@ def test_the_time_is_linear_in_a_hostile_text(format: ToolFormat, text: str) -> 
     assert time.process_time() - start < 20
 
 
+def test_the_time_is_linear_in_the_number_of_pieces() -> None:
+    begun = ToolCallDelta(0, "abcdefghi", "f", '{"a": "')
+    start = time.process_time()
+    _, calls = collect([begun, *[ToolCallDelta(0, arguments="0123456789")] * 300_000])
+    read(HERMES, ["<tool_call>x" * 150_000])
+    assert time.process_time() - start < 20
+    assert len(calls[0].arguments) == len(begun.arguments) + 3_000_000
+
+
 def test_arguments_may_be_too_deep() -> None:
     deep = call("f", '{"a": ' * 80 + "1" + "}" * 80)
     assert told(read(HERMES, [hermes(deep)])) == (hermes(deep), [])

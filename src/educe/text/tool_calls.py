@@ -67,18 +67,17 @@ class ToolCall:
 def collect(deltas: Iterable[Delta]) -> tuple[str, tuple[ToolCall, ...]]:
     """Return the content and the calls that deltas add up to."""
     content: list[str] = []
-    calls: dict[int, ToolCall] = {}
+    calls: dict[int, tuple[str, str, list[str]]] = {}
     for delta in deltas:
         if isinstance(delta, ContentDelta):
             content.append(delta.text)
         elif delta.withdrawn:
             del calls[delta.index]
         elif delta.id is not None and delta.name is not None:
-            calls[delta.index] = ToolCall(delta.id, delta.name, delta.arguments)
+            calls[delta.index] = delta.id, delta.name, [delta.arguments]
         else:
-            begun = calls[delta.index]
-            calls[delta.index] = ToolCall(begun.id, begun.name, begun.arguments + delta.arguments)
-    return "".join(content), tuple(calls.values())
+            calls[delta.index][2].append(delta.arguments)
+    return "".join(content), tuple(ToolCall(id, name, "".join(parts)) for id, name, parts in calls.values())
 
 
 class ToolCallParser:
@@ -96,6 +95,7 @@ class ToolCallParser:
     def __init__(self, format: ToolFormat, names: Collection[str], limits: Limits = DEFAULT_LIMITS) -> None:
         self._format, self._names, self._limits = format, frozenset(names), limits
         self._deltas: list[Delta] = []
+        self._content: list[str] = []
         self._held = ""
         # What leads on where the text stands; nothing in the middle of content.
         self._edges: Mapping[str, bool] = {"{": True} if format.bare else {}
@@ -129,14 +129,22 @@ class ToolCallParser:
         return self._taken()
 
     def _taken(self) -> list[Delta]:
+        self._end_content()
         taken, self._deltas = self._deltas, []
         return taken
 
     def _say(self, text: str) -> None:
-        if text and self._deltas and isinstance(last := self._deltas[-1], ContentDelta):
-            self._deltas[-1] = ContentDelta(last.text + text)
-        elif text:
-            self._deltas.append(ContentDelta(text))
+        if text:
+            self._content.append(text)
+
+    def _end_content(self) -> None:
+        if self._content:
+            self._deltas.append(ContentDelta("".join(self._content)))
+            self._content = []
+
+    def _say_of_call(self, delta: ToolCallDelta) -> None:
+        self._end_content()
+        self._deltas.append(delta)
 
     def _read_content(self, text: str) -> str:
         """Say what stands before a marker, and return what follows it; hold what may be part of one."""
@@ -200,13 +208,13 @@ class ToolCallParser:
         if not call.announced:
             call.announced = True
             call_id = call.id or "".join(secrets.choice(_ID_LETTERS) for _ in range(_ID_SIZE))
-            self._deltas.append(ToolCallDelta(self._index, call_id, call.name, call.taken()))
+            self._say_of_call(ToolCallDelta(self._index, call_id, call.name, call.taken()))
         elif piece := call.taken():
-            self._deltas.append(ToolCallDelta(self._index, arguments=piece))
+            self._say_of_call(ToolCallDelta(self._index, arguments=piece))
 
     def _give_up(self, call: ToolCallReader) -> None:
         if call.announced:
-            self._deltas.append(ToolCallDelta(self._index, withdrawn=True))
+            self._say_of_call(ToolCallDelta(self._index, withdrawn=True))
             self._index += 1
         self._say("".join(self._raw))
         self._call = None
