@@ -22,6 +22,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from educe.imports import defer
+
 if TYPE_CHECKING:
     from educe import engines, errors
     from educe.api import compile, embedder, generator, load, predictor, transcriber, translator
@@ -106,6 +108,8 @@ __all__ = [
     "transcriber",
     "translator",
 ]
+
+defer()
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ import hashlib
 import re
 import subprocess
 import sys
+import textwrap
 import typing
 
 import pytest
@@ -39,6 +40,16 @@ def test_public_names_exist_and_are_all() -> None:
 def test_importing_educe_imports_nothing_heavy() -> None:
     loaded = run_python("import educe, sys; print(*sys.modules)").split()
     assert not set(HEAVY) & set(loaded)
+
+
+def test_what_is_rarely_used_is_loaded_when_it_is_used() -> None:
+    code = """
+        import sys, educe, onnx_ir
+        model = educe.load("zoo/mobilenet_v2/model.onnx")
+        educe.predictor(model)
+        print("mpmath" in sys.modules, onnx_ir.SymbolicDim("n") + 1, "mpmath" in sys.modules)
+    """
+    assert run_python(textwrap.dedent(code)) == "False n + 1 True"
 
 
 def test_import_time_is_bounded() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
 
 from educe.machine import ForkedLock
 
@@ -26,6 +25,8 @@ class HostCall:
     """
 
     def __init__(self, node: ir.Node, opsets: dict[str, int]) -> None:
+        from onnx.reference import ReferenceEvaluator
+
         proto = ir.serde.serialize_node(node)
         self._names = [name for name in dict.fromkeys(proto.input) if name]
         self._positions = [list(proto.input).index(name) for name in self._names]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Callable, Generator
 from contextlib import suppress
@@ -225,6 +224,8 @@ class Stream:
         return self._ended()
 
     async def _get(self) -> Piece | Completion | Exception:
+        import asyncio
+
         loop = asyncio.get_running_loop()
         try:
             while True:

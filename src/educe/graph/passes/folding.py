@@ -8,7 +8,6 @@ import warnings
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
 
 from educe.graph.passes.base import (
     Edit,
@@ -143,6 +142,8 @@ def _fold(edit: Edit, node: ir.Node, opsets: dict[str, int]) -> None:
 
 def _evaluated(node: ir.Node, opsets: dict[str, int]) -> list[np.ndarray] | None:
     """Return the outputs of a node of initializers, None if the evaluator cannot compute them."""
+    from onnx.reference import ReferenceEvaluator
+
     proto = ir.serde.serialize_node(node)
     feeds = {str(value.name): constant(value) for value in node.inputs if value is not None}
     graph = onnx.helper.make_graph(
