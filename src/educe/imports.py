@@ -1,4 +1,4 @@
-"""Libraries that others import and hardly ever use: they are loaded when they are first asked for something."""
+"""Libraries that others import and hardly ever use: they are loaded when something is first asked of them."""
 
 from __future__ import annotations
 
