@@ -9,16 +9,21 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
 import educe
+from educe import api
 from educe.cli import main
 from educe.cli.completions import follow, summary
+from educe.cli.loading import CachingOptions, WritingOptions, size_bytes
 from educe.cli.message_input import messages
-from educe.cli.sampling import _bytes
+from educe.cli.sampling import TextOptions
+from educe.errors import OptionError
+from educe.generate.order import OPTIONS
 from educe.generate.stream import Completion, Output, Piece, Seconds
 from tests.conftest import ROOT
 from tests.stories import STORIES, write_chat_model
@@ -124,6 +129,14 @@ class TestGenerate:
             assert status == 0, err
             assert out.removesuffix("\n") in texts
 
+    def test_every_option_reaches_the_text(self, run: Run, story: str) -> None:
+        first = educe.generator(STORIES).encode(story)[1]
+        options = ("--logit-bias", f"{first}=-100", "--no-lookup", "--ignore-eos", "--min-tokens", 30)
+        status, out, err = run("generate", STORIES, "Once upon a time", "--max-tokens", 30, *options)
+        assert status == 0, err
+        assert out.strip()
+        assert out != story + "\n"
+
     def test_control_characters_of_a_model_do_nothing(self, run: Run) -> None:
         options = ("--choice", "a\x1b[2Jb\x07", "--max-tokens", 20)
         assert run("generate", STORIES, "Tom", *options)[1] == "a\ufffd[2Jb\ufffd\n"
@@ -141,6 +154,9 @@ class TestGenerate:
             ((STORIES, "x", "--memory", "much"), USER, "no amount of memory"),
             ((STORIES, "x", "--precision", "int3"), USER, "unknown precision"),
             ((STORIES, "x", "--regex", "("), USER, "constraint"),
+            ((STORIES, "x", "--logit-bias", "7"), USER, "such as 7=-100"),
+            ((STORIES, "x", "--min-tokens", 3, "--max-tokens", 2), USER, "min_tokens is 3"),
+            ((STORIES, "x", "--max-sequences", 0), USER, "max_sequences: expected 1 or more"),
             ((ROOT / "zoo" / "mnist", "x"), UNSUPPORTED, "educe predict runs it"),
             ((ROOT / "zoo" / "images" / "zebra.jpeg", "x"), UNSUPPORTED, "is a JPEG picture"),
             ((ROOT / "docs", "x"), USER, "download config.json"),
@@ -179,7 +195,7 @@ class TestGenerate:
                 signal.raise_signal(signal.SIGINT)
 
         monkeypatch.setattr("educe.cli.generate.write_text", write)
-        status, _, err = run("generate", STORIES, "Once upon a time")
+        status, _, err = run("generate", STORIES, "Once upon a time", "--ignore-eos", "--no-lookup")
         assert status == INTERRUPTED
         assert "; cancelled\ninterrupted\n" in err
         assert "".join(shown).startswith(", there")
@@ -225,7 +241,7 @@ def test_keys_and_values_are_held_as_asked(run: Run) -> None:
 
 
 def test_amounts_of_memory() -> None:
-    assert [_bytes(text) for text in ("5", "2 kB", "1.5KiB", "3MiB", "2GiB")] == [
+    assert [size_bytes(text) for text in ("5", "2 kB", "1.5KiB", "3MiB", "2GiB")] == [
         5, 2000, 1536, 3 << 20, 2 << 30,
     ]  # fmt: skip
 
@@ -290,6 +306,21 @@ class TestChat:
         assert status == USER
         assert cause in " ".join(err.split())
 
+    def test_a_template_of_the_users_own(self, run: Run, tmp_path: Path) -> None:
+        path = tmp_path / "own.jinja"
+        path.write_text("Once upon a time{% for message in messages %} {{ message.content }}{% endfor %}")
+        options = ("--chat-template", path, "--max-tokens", 4, "--json")
+        status, out, err = run("chat", STORIES, *options, stdin=b"Tom\n")
+        assert (status, err) == (0, "")
+        with educe.generator(STORIES, chat_template=path) as writer:
+            expected = writer.chat([{"role": "user", "content": "Tom"}], max_tokens=4)
+        assert lines(out)[0]["outputs"][0]["text"] == expected.text
+        assert expected.num_prompt_tokens > 4
+        path.write_text("{% for")
+        status, _, err = run("chat", STORIES, *options, stdin=b"Tom\n")
+        assert status == USER
+        assert lines(err)[0]["error"]["place"] == "chat template, line 1"
+
     def test_a_model_without_a_template_is_refused_at_once(self, run: Run) -> None:
         status, _, err = run("chat", STORIES, stdin=b"Hello\n")
         assert status == UNSUPPORTED
@@ -341,3 +372,25 @@ class TestScores:
         shown = run("perplexity", STORIES, *options)[1]
         assert f"{answer['perplexity']['per_token']:.4f}" in shown
         assert f"{answer['bits_per_byte']:.4f}" in shown
+
+
+def test_options_have_the_names_of_keywords() -> None:
+    """The names that differ are those that `docs/cli.md` explains."""
+    keywords = {*api.GeneratorOptions.__optional_keys__, "chat_template", "draft"} - {"progress"}
+    assert {field.name for field in fields(WritingOptions)} == keywords
+    assert {field.name for field in fields(CachingOptions)} == api.ReaderOptions.__optional_keys__ - {
+        "progress"
+    }
+    by_line = {"tools", "tool_choice", "tool_format", "priority", "salt"}
+    assert {field.name for field in fields(TextOptions)} == set(OPTIONS) - by_line
+    for group in (WritingOptions, TextOptions):
+        for name, hint in get_type_hints(group, include_extras=True).items():
+            flag = hint.__metadata__[0].param_decls or (hint.__metadata__[0].default,)
+            expected = {"memory_bytes": "--memory"}.get(name, "--" + name.replace("_", "-"))
+            assert flag[0].partition("/")[0] == expected
+
+
+@pytest.mark.parametrize("door", ["generator", "translator", "transcriber", "embedder"])
+def test_a_keyword_that_no_door_has_is_named(door: str) -> None:
+    with pytest.raises(OptionError, match="precision"):
+        getattr(educe, door)("nothing", precison="f32")

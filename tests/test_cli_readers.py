@@ -73,7 +73,7 @@ class TestTranslate:
 
     def test_json_has_the_documented_fields(self, run: Run) -> None:
         stdin = f"محمد\n\n{'ا' * 1100}\nلندن\n".encode()
-        status, out, err = run("translate", LETTERS, "-", "--json", "--beams", 2, stdin=stdin)
+        status, out, err = run("translate", LETTERS, "-", "--json", "--num-beams", 2, stdin=stdin)
         assert status == USER
         first, last = lines(out)
         assert set(first) == {"input", "row", "text", "model"}

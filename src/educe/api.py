@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from educe import engines
 from educe.engines.base import OPTION_NAMES, Executable
@@ -17,6 +18,7 @@ from educe.tasks.predictor import Predictor
 if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
+    from typing_extensions import Unpack
 
     from educe.generate.embedding import Embedder
     from educe.generate.generator import Generator
@@ -26,12 +28,68 @@ if TYPE_CHECKING:
     from educe.model.checkpoint import Checkpoint
 
 ModelSource: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model"
+FilePath: TypeAlias = "str | os.PathLike[str]"
+
+
+class LanguageModelOptions(TypedDict, total=False):
+    """The keywords that all doors of language models take; the classes behind them have the defaults.
+
+    Attributes:
+        precision: How weights are held and products computed: ``auto``, ``f32``, ``bf16``, ``int8`` or
+            ``int4``.
+        threads: Threads of a step; one per usable core if absent.
+        progress: What is told of the packing of weights, which is done once: how much is done, and of which.
+    """
+
+    precision: str
+    threads: int | None
+    progress: Progress | None
+
+
+class GeneratorOptions(LanguageModelOptions, total=False):
+    """The keywords of `generator`.
+
+    Attributes:
+        cache: How keys and values are held: ``f32``, ``bf16`` or ``int8``.
+        context: Most tokens of a prompt and its text together.
+        memory_bytes: Memory of the cache of keys and values.
+        max_sequences: Most texts that are written at once.
+        lookup: Whether tokens are guessed from what stood before, and verified.
+        num_draft_tokens: How many tokens a draft model guesses.
+    """
+
+    cache: str
+    context: int | None
+    memory_bytes: int | None
+    max_sequences: int
+    lookup: bool
+    num_draft_tokens: int
+
+
+class ReaderOptions(LanguageModelOptions, total=False):
+    """The keywords of `translator` and `transcriber`.
+
+    Attributes:
+        memory_bytes: Memory of the cache of keys and values.
+    """
+
+    memory_bytes: int | None
+
+
+class EmbedderOptions(LanguageModelOptions, total=False):
+    """The keywords of `embedder`.
+
+    Attributes:
+        batch_tokens: How many tokens run at once.
+    """
+
+    batch_tokens: int
 
 
 def load(
     source: ModelSource,
     *,
-    card: str | os.PathLike[str] | Card | None = None,
+    card: FilePath | Card | None = None,
     limits: Limits = DEFAULT_LIMITS,
     **unknown: Any,
 ) -> Model:
@@ -131,82 +189,59 @@ def predictor(
 
 
 def generator(
-    source: str | os.PathLike[str],
+    source: FilePath,
     *,
-    precision: str = "auto",
-    cache: str = "bf16",
-    context: int | None = None,
-    memory_bytes: int | None = None,
-    max_sequences: int = 16,
-    threads: int | None = None,
-    lookup: bool = True,
-    draft: str | os.PathLike[str] | None = None,
-    num_draft_tokens: int = 4,
-    progress: Progress | None = None,
+    chat_template: FilePath | None = None,
+    draft: FilePath | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    **options: Unpack[GeneratorOptions],
 ) -> Generator:
     """Read a language model from its own files, ready to write.
 
     Args:
         source: A folder as Hugging Face or ml5's charRNN lay it out; a GGUF or llama2.c ``.bin`` file, or the
             folder of one.
-        precision: How weights are held and products computed; see `Generator`, as for all that follow.
-        cache: How keys and values are held: ``f32``, ``bf16`` or ``int8``.
-        context: Most tokens of a prompt and its text together.
-        memory_bytes: Memory of the cache of keys and values.
-        max_sequences: Most texts that are written at once.
-        threads: Threads of a step.
-        lookup: Whether tokens are guessed from what stood before, and verified.
-        draft: The files of a smaller model of the same vocabulary that guesses instead.
-        num_draft_tokens: How many tokens it guesses.
-        progress: What is told of the packing of weights, which is done once: how much is done, and of which.
+        chat_template: What makes a prompt of a conversation, instead of the model's own: a Jinja template as
+            a text, which has a brace, or the path of one.
+        draft: The files of a smaller model of the same vocabulary, which guesses tokens.
         limits: The bounds on what is read.
+        **options: The fields of `GeneratorOptions`.
 
     Raises:
         ModelFileError: a file is missing or broken; the error says which, and how to get it.
         UnsupportedFormatError: the file is of a kind that Educe does not read.
         UnsupportedModelError: the model is of a kind that Educe does not run, or that another door opens.
-        OptionError: the numbers do not fit each other, or the memory is too small.
+        OptionError: there is no such keyword, the numbers do not fit each other, the memory is too small, or
+            the template is broken.
     """
     from educe.formats import checkpoint
     from educe.generate.generator import Generator
+    from educe.text.template import read_template
 
-    return Generator(
-        _checkpoint(source, "generator", limits),
-        precision=precision,
-        cache=cache,
-        context=context,
-        memory_bytes=memory_bytes,
-        max_sequences=max_sequences,
-        threads=threads,
-        lookup=lookup,
-        draft=None if draft is None else checkpoint.load(draft, limits),
-        num_draft_tokens=num_draft_tokens,
-        progress=progress,
-        limits=limits,
-    )
+    own = ("chat_template", "draft", "limits")
+    refuse_unknown("keyword", options, (*own, *GeneratorOptions.__optional_keys__))
+    model = _checkpoint(source, "generator", limits)
+    if chat_template is not None and model.tokenizer is not None:
+        tokenizer = dataclasses.replace(model.tokenizer, chat_template=read_template(chat_template, limits))
+        model = dataclasses.replace(model, tokenizer=tokenizer)
+    guesser = None if draft is None else checkpoint.load(draft, limits)
+    return Generator(model, draft=guesser, limits=limits, **options)
 
 
 def translator(
-    source: str | os.PathLike[str],
-    *,
-    precision: str = "f32",
-    threads: int | None = None,
-    progress: Progress | None = None,
-    limits: Limits = DEFAULT_LIMITS,
+    source: FilePath, *, limits: Limits = DEFAULT_LIMITS, **options: Unpack[ReaderOptions]
 ) -> Translator:
     """Read a model that translates from its own files.
 
     Args:
         source: A folder as Hugging Face or CTranslate2 lay it out, or TensorFlow.js's of a Keras translator.
-        precision: How weights are held and products computed; see `Translator`, as for all that follow.
-        threads: Threads of a step.
-        progress: What is told of the packing of weights.
         limits: The bounds on what is read.
+        **options: The fields of `ReaderOptions`.
 
     Raises:
         ModelFileError: a file is missing or broken.
         UnsupportedModelError: the model is of a kind that Educe does not run, or that another door opens.
+        OptionError: there is no such keyword, or it does not take its value.
 
     Example:
         >>> import educe
@@ -215,66 +250,53 @@ def translator(
     """
     from educe.generate.translation import Translator
 
-    model = _checkpoint(source, "translator", limits)
-    return Translator(model, precision=precision, threads=threads, progress=progress, limits=limits)
+    refuse_unknown("keyword", options, ("limits", *ReaderOptions.__optional_keys__))
+    return Translator(_checkpoint(source, "translator", limits), limits=limits, **options)
 
 
 def transcriber(
-    source: str | os.PathLike[str],
-    *,
-    precision: str = "f32",
-    threads: int | None = None,
-    progress: Progress | None = None,
-    limits: Limits = DEFAULT_LIMITS,
+    source: FilePath, *, limits: Limits = DEFAULT_LIMITS, **options: Unpack[ReaderOptions]
 ) -> Transcriber:
     """Read a model that writes down what is said in sounds.
 
     Args:
         source: A folder as Hugging Face lays it out, of the type ``whisper``.
-        precision: How weights are held and products computed; see `Transcriber`, as for all that follow.
-        threads: Threads of a step.
-        progress: What is told of the packing of weights.
         limits: The bounds on what is read.
+        **options: The fields of `ReaderOptions`.
 
     Raises:
         ModelFileError: a file is missing or broken.
         UnsupportedModelError: the model is of a kind that Educe does not run, or that another door opens.
+        OptionError: there is no such keyword, or it does not take its value.
     """
     from educe.generate.transcription import Transcriber
 
-    model = _checkpoint(source, "transcriber", limits)
-    return Transcriber(model, precision=precision, threads=threads, progress=progress, limits=limits)
+    refuse_unknown("keyword", options, ("limits", *ReaderOptions.__optional_keys__))
+    return Transcriber(_checkpoint(source, "transcriber", limits), limits=limits, **options)
 
 
 def embedder(
-    source: str | os.PathLike[str],
-    *,
-    precision: str = "f32",
-    threads: int | None = None,
-    batch_tokens: int = 512,
-    limits: Limits = DEFAULT_LIMITS,
+    source: FilePath, *, limits: Limits = DEFAULT_LIMITS, **options: Unpack[EmbedderOptions]
 ) -> Embedder:
     """Read a model that makes vectors of texts.
 
     Args:
         source: A folder as Hugging Face or Sentence Transformers lay it out.
-        precision: How weights are held and products computed; see `Embedder`, as for all that follow.
-        threads: Threads of a run.
-        batch_tokens: How many tokens run at once.
         limits: The bounds on what is read.
+        **options: The fields of `EmbedderOptions`.
 
     Raises:
         ModelFileError: a file is missing or broken.
         UnsupportedModelError: the model is of a kind that Educe does not run, or that another door opens.
-        OptionError: `batch_tokens` is less than 1.
+        OptionError: there is no such keyword, or `batch_tokens` is less than 1.
     """
     from educe.generate.embedding import Embedder
 
-    model = _checkpoint(source, "embedder", limits)
-    return Embedder(model, precision=precision, threads=threads, batch_tokens=batch_tokens, limits=limits)
+    refuse_unknown("keyword", options, ("limits", *EmbedderOptions.__optional_keys__))
+    return Embedder(_checkpoint(source, "embedder", limits), limits=limits, **options)
 
 
-def _checkpoint(source: str | os.PathLike[str], door: str, limits: Limits) -> Checkpoint:
+def _checkpoint(source: FilePath, door: str, limits: Limits) -> Checkpoint:
     from educe.formats import checkpoint
     from educe.generate.doors import check_door
 

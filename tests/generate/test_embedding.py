@@ -112,8 +112,12 @@ def test_vectors_are_those_of_the_network(model, arrays, how) -> None:
     pool = {"mean_tokens": lambda x: x.mean(0), "max_tokens": lambda x: x.max(0), "cls_token": lambda x: x[0]}
     expected = [pool[how](states(arrays, own.tokens(text))) for text in TEXTS]
     expected = [vector / np.linalg.norm(vector) for vector in expected]
-    found = own.embed(TEXTS)
+    steps: list[tuple[int, int]] = []
+    found = own.embed(TEXTS, progress=lambda done, total: steps.append((done, total)))
     np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert len(steps) > 1
+    assert steps == [(done, len(TEXTS)) for done in sorted({done for done, _ in steps})]
+    assert steps[-1][0] == len(TEXTS)
     assert own.embed([]).shape == (0, HIDDEN)
 
 

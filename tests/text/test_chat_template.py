@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import resource
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from educe.errors import InputError, LimitError, ModelFileError
+from educe.errors import InputError, LimitError, ModelFileError, OptionError
 from educe.limits import Limits
-from educe.text.template import ChatTemplate
+from educe.text.template import ChatTemplate, read_template
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 HELLO = {"role": "user", "content": " Hello "}
@@ -295,3 +296,27 @@ def test_sizes_are_bounded() -> None:
 def test_a_long_conversation_is_no_bomb() -> None:
     talk = [HELLO, {"role": "assistant", "content": "word " * 500}] * 1000
     assert len(ChatTemplate(CHATML).render(talk)) > 2_500_000
+
+
+def test_a_template_is_given_as_a_text_or_as_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "own.jinja"
+    path.write_text("\ufeff" + CHATML, encoding="utf-8")
+    assert read_template(CHATML) == read_template(path) == read_template(str(path)) == CHATML
+    refusing = "{{ raise_exception('a system message is missing') }}"
+    assert read_template(refusing) == refusing
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ("{% for x in", OptionError, "line 1"),
+        ("{{ messages | nothing }}", OptionError, "nothing"),
+        ("{% for i in range(9999999) %}x{% endfor %}", OptionError, "too many elements"),
+        ("absent.jinja", InputError, "cannot be opened"),
+        (5, OptionError, "a int is no template"),
+        ("{{ x }}" * 99, LimitError, "card_bytes"),
+    ],
+)
+def test_a_template_that_is_of_no_use_is_refused(given: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        read_template(given, Limits(card_bytes=600))

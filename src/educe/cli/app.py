@@ -26,6 +26,7 @@ from educe.cli import (
     translate,
     verify,
 )
+from educe.cli.options import expanded
 
 _COMMANDS = (
     predict,
@@ -55,7 +56,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in _COMMANDS:
-    app.command(command.__name__.rpartition(".")[2], epilog=command.EXAMPLES)(command.command)
+    app.command(command.__name__.rpartition(".")[2], epilog=command.EXAMPLES)(expanded(command.command))
 app.add_typer(cache.app, name="cache")
 
 

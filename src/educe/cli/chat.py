@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from educe.cli import options, sampling
+from educe.cli import options
 from educe.cli.chat_commands import Session, note, run_command
 from educe.cli.completions import completion_fields, follow, print_summary
 from educe.cli.conversation import Conversation
+from educe.cli.loading import WritingOptions, open_generator
 from educe.cli.markdown import MarkdownView, PlainView, View
 from educe.cli.message_input import messages
-from educe.cli.sampling import given, open_generator
+from educe.cli.sampling import AnswerOptions
 from educe.cli.screen import error_fields, print_error, print_json
 from educe.errors import EduceError
 
@@ -26,30 +27,20 @@ printf 'Who was Ada Lovelace?\\nWhen was she born?\\n' | educe chat ./qwen3-0.6b
 
 def command(
     model: options.ModelArgument,
+    *,
     system: Annotated[
         str, typer.Option("--system", metavar="TEXT", help="What the model is told before all else.")
     ] = "",
-    max_tokens: sampling.MaxTokensOption = None,
-    temperature: sampling.TemperatureOption = None,
-    top_p: sampling.TopPOption = None,
-    seed: sampling.SeedOption = None,
-    precision: sampling.PrecisionOption = "auto",
-    cache: sampling.CacheOption = "bf16",
-    context: sampling.ContextOption = None,
-    memory: sampling.MemoryOption = None,
-    threads: options.ThreadsOption = None,
-    draft: sampling.DraftOption = None,
+    answers: AnswerOptions,
+    loading: WritingOptions,
     json: options.JsonOption = False,
 ) -> None:
     """Talk with MODEL, a language model made for it; /help says what else there is to say.
 
     From a pipe, each line is a message.
     """
-    chosen = given(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    with open_generator(
-        model, precision=precision, cache=cache, context=context, memory=memory, threads=threads, draft=draft
-    ) as generator:
-        session = Session(generator, Conversation(system, chosen))
+    with open_generator(model, loading) as generator:
+        session = Session(generator, Conversation(system, answers.keywords()))
         generator.encode([{"role": "user", "content": "?"}])
         status = _talk(session, json)
     if status:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from educe.cli.sampling import model_fields
+from educe.cli.loading import model_fields
 from educe.cli.screen import errors, format_seconds, printable
 from educe.generate.generator import Generator
 from educe.generate.sampling import Choice

@@ -16,7 +16,7 @@ from educe import api
 from educe.cli import options
 from educe.cli.completions import completion_fields, follow, print_summary, write_text
 from educe.cli.inputs import expand_inputs
-from educe.cli.sampling import model_fields, open_generator
+from educe.cli.loading import model_fields, open_generator
 from educe.cli.saving import Saver
 from educe.cli.screen import errors, format_seconds, output, print_error, print_json, print_table, working
 from educe.errors import EduceError, OptionError

@@ -13,12 +13,12 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from educe import api
-from educe.cli import options, sampling
+from educe.cli import options
 from educe.cli.completions import write_text
 from educe.cli.inputs import Line, num_lines, text_lines
-from educe.cli.sampling import given, model_fields
-from educe.cli.screen import print_failure, print_json, print_table, shortened, working
+from educe.cli.loading import LoadingOptions, model_fields, open_embedder
+from educe.cli.options import given
+from educe.cli.screen import print_failure, print_json, print_table, shortened
 from educe.cli.tracking import progress_bar
 from educe.errors import EduceError, InputError, OptionError
 from educe.generate.embedding import Embedder
@@ -39,6 +39,7 @@ def command(
     texts: Annotated[
         list[str], typer.Argument(metavar="TEXT|FILE", help="Texts, files of lines, or - for standard input.")
     ],
+    *,
     similar: Annotated[
         bool, typer.Option("--similar", help="Show how alike the texts are: the cosines of their vectors.")
     ] = False,
@@ -54,17 +55,15 @@ def command(
             help="Write the vectors into this file instead, a row for each text.",
         ),
     ] = None,
-    precision: sampling.PrecisionOption = "f32",
-    threads: options.ThreadsOption = None,
+    loading: LoadingOptions,
     json: options.JsonOption = False,
 ) -> None:
     """Make vectors of each TEXT, and of each line of each FILE, with MODEL."""
-    with working(f"loading {model}"):
-        embedder = api.embedder(model, precision=precision, threads=threads)
+    embedder = open_embedder(model, loading)
     report = _Report(embedder, is_kept=similar or save is not None, json=json)
     for argument in texts:
         try:
-            for line, found in _results(embedder, argument, truncate):
+            for line, found in _results(embedder, argument, truncate, is_shown=report.is_shown):
                 report.add(argument, line, found)
         except EduceError as error:
             report.fail(argument, error)
@@ -77,18 +76,27 @@ def command(
 
 
 def _results(
-    embedder: Embedder, argument: str, truncate: bool
+    embedder: Embedder, argument: str, truncate: bool, *, is_shown: bool
 ) -> Iterator[tuple[Line, np.ndarray | InputError]]:
-    """Yield the lines of an argument with their vectors, or what is wrong with them."""
-    lines = text_lines(argument)
-    with progress_bar(not sys.stdout.isatty()) as progress:
+    """Yield the lines of an argument with their vectors, or what is wrong with them.
+
+    Args:
+        is_shown: Whether vectors are printed on a terminal as they come, which a bar would disturb.
+    """
+    lines, done = text_lines(argument), 0
+    with progress_bar(not is_shown) as progress:
         bar = progress.add_task("embedding", total=num_lines(argument), rate=0.0)
+
+        def show(num_texts: int, total: int) -> None:
+            progress.update(bar, completed=done + num_texts, rate=progress.tasks[bar].speed or 0.0)
+
         while group := list(islice(lines, _LINES_AT_ONCE)):
             tokens = [_tokens(embedder, line.text, truncate) for line in group]
-            vectors = iter(embedder.embed_tokens([ids for ids in tokens if isinstance(ids, list)]))
+            known = [ids for ids in tokens if isinstance(ids, list)]
+            vectors = iter(embedder.embed_tokens(known, progress=show))
             for line, ids in zip(group, tokens, strict=True):
                 yield line, next(vectors) if isinstance(ids, list) else ids
-            progress.update(bar, advance=len(group), rate=progress.tasks[bar].speed or 0.0)
+            done += len(group)
 
 
 def _tokens(embedder: Embedder, text: str, truncate: bool) -> list[int] | InputError:
@@ -102,12 +110,14 @@ class _Report:
     """Prints vectors as they come, or keeps them for what is made of all.
 
     Attributes:
+        is_shown: Whether vectors are printed on a terminal.
         status: The exit status.
     """
 
     def __init__(self, embedder: Embedder, *, is_kept: bool, json: bool) -> None:
         self._model, self._dimensions = model_fields(embedder), embedder.dimensions
         self._is_kept, self._json = is_kept, json
+        self.is_shown = sys.stdout.isatty() and not is_kept
         self._places: list[dict[str, Any]] = []
         self._texts: list[str] = []
         self._vectors: list[np.ndarray] = []

@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from educe.cli import options, sampling
+from educe.cli import options
 from educe.cli.completions import completion_fields, follow, print_summary, write_text
 from educe.cli.inputs import standard_input_text
+from educe.cli.loading import WritingOptions, open_generator
 from educe.cli.prompts import write_all
-from educe.cli.sampling import given, open_generator, text_or_file
+from educe.cli.sampling import TextOptions
 from educe.cli.screen import print_json
 from educe.errors import OptionError
 from educe.generate.generator import Generator
@@ -35,6 +36,7 @@ def command(
     prompt: Annotated[
         str | None, typer.Argument(metavar="PROMPT", help="The text to continue; - for standard input.")
     ] = None,
+    *,
     file: Annotated[
         Path | None,
         typer.Option("--file", parser=options.named_path, metavar="FILE", help="Continue what is in a file."),
@@ -43,61 +45,20 @@ def command(
         str | None,
         typer.Option("--prompts", metavar="FILE", help="Continue each line of a file: text, or JSON."),
     ] = None,
-    max_tokens: sampling.MaxTokensOption = None,
-    temperature: sampling.TemperatureOption = None,
-    top_k: sampling.TopKOption = None,
-    top_p: sampling.TopPOption = None,
-    min_p: sampling.MinPOption = None,
-    typical_p: sampling.TypicalPOption = None,
-    repetition_penalty: sampling.RepetitionPenaltyOption = None,
-    presence_penalty: sampling.PresencePenaltyOption = None,
-    frequency_penalty: sampling.FrequencyPenaltyOption = None,
-    seed: sampling.SeedOption = None,
-    stop: sampling.StopOption = None,
-    n: sampling.CountOption = None,
-    logprobs: sampling.LogprobsOption = None,
-    json_schema: sampling.JsonSchemaOption = None,
-    regex: sampling.RegexOption = None,
-    choice: sampling.ChoiceOption = None,
-    grammar: sampling.GrammarOption = None,
-    precision: sampling.PrecisionOption = "auto",
-    cache: sampling.CacheOption = "bf16",
-    context: sampling.ContextOption = None,
-    memory: sampling.MemoryOption = None,
-    threads: options.ThreadsOption = None,
-    draft: sampling.DraftOption = None,
+    text: TextOptions,
+    loading: WritingOptions,
     json: options.JsonOption = False,
 ) -> None:
     """Continue PROMPT with MODEL, a language model; the text is shown while it is written."""
-    chosen = given(
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        typical_p=typical_p,
-        repetition_penalty=repetition_penalty,
-        presence_penalty=presence_penalty,
-        frequency_penalty=frequency_penalty,
-        seed=seed,
-        stop=stop or None,
-        n=n,
-        logprobs=logprobs,
-        json_schema=text_or_file(json_schema),
-        regex=regex,
-        choice=choice or None,
-        grammar=None if grammar is None else read_text(grammar, DEFAULT_LIMITS),
-    )
-    if logprobs is not None and not (json or prompts):
+    chosen = text.keywords()
+    if "logprobs" in chosen and not (json or prompts):
         raise OptionError("log-probabilities are shown in JSON alone", remedy="add --json")
-    text = _prompt(prompt, file, prompts)
-    with open_generator(
-        model, precision=precision, cache=cache, context=context, memory=memory, threads=threads, draft=draft
-    ) as generator:
+    start = _prompt(prompt, file, prompts)
+    with open_generator(model, loading) as generator:
         if prompts is not None:
             status = write_all(generator, prompts, chosen)
         else:
-            status = _write(generator, text, chosen, json)
+            status = _write(generator, start, chosen, json)
     if status:
         raise typer.Exit(status)
 

@@ -8,9 +8,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from educe.cli import options, sampling
+from educe.cli import options
 from educe.cli.inputs import read_text_argument
-from educe.cli.sampling import model_fields, open_generator
+from educe.cli.loading import ScoringOptions, model_fields, open_generator
 from educe.cli.screen import print_failure, print_json, print_table
 from educe.cli.tracking import progress_bar
 from educe.errors import EduceError
@@ -27,17 +27,14 @@ educe perplexity zoo/stories260K stories.txt --window 256 --stride 64 --json
 def command(
     model: options.ModelArgument,
     files: Annotated[list[str], typer.Argument(metavar="FILE", help="Texts, or - for standard input.")],
+    *,
     window: Annotated[
         int | None, typer.Option("--window", metavar="N", help="Most tokens read at once; the context.")
     ] = None,
     stride: Annotated[
         int | None, typer.Option("--stride", metavar="N", help="Tokens counted in each; half a window.")
     ] = None,
-    precision: sampling.PrecisionOption = "auto",
-    cache: sampling.CacheOption = "bf16",
-    context: sampling.ContextOption = None,
-    memory: sampling.MemoryOption = None,
-    threads: options.ThreadsOption = None,
+    loading: ScoringOptions,
     json: options.JsonOption = False,
 ) -> None:
     """Say how well MODEL, a language model, foretells FILE: its perplexity by token and by byte.
@@ -46,9 +43,7 @@ def command(
     """
     status = 0
     table = _new_table()
-    with open_generator(
-        model, precision=precision, cache=cache, context=context, memory=memory, threads=threads
-    ) as generator:
+    with open_generator(model, loading) as generator:
         for name in files:
             try:
                 found = _measure(generator, name, window, stride)

@@ -9,10 +9,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from educe.cli import options, sampling
+from educe.cli import options
 from educe.cli.completions import token_fields, token_text
 from educe.cli.inputs import read_text_argument
-from educe.cli.sampling import model_fields, open_generator
+from educe.cli.loading import ScoringOptions, model_fields, open_generator
 from educe.cli.screen import print_failure, print_json, print_table, shortened
 from educe.errors import EduceError
 from educe.generate.generator import Generator
@@ -33,20 +33,15 @@ def command(
     texts: Annotated[
         list[str], typer.Argument(metavar="TEXT|FILE", help="Texts, files, or - for standard input.")
     ],
+    *,
     after: Annotated[str, typer.Option("--after", metavar="TEXT", help="What stands before each text.")] = "",
     tokens: Annotated[bool, typer.Option("--tokens", help="Show the chance of each token.")] = False,
-    precision: sampling.PrecisionOption = "auto",
-    cache: sampling.CacheOption = "bf16",
-    context: sampling.ContextOption = None,
-    memory: sampling.MemoryOption = None,
-    threads: options.ThreadsOption = None,
+    loading: ScoringOptions,
     json: options.JsonOption = False,
 ) -> None:
     """Say how likely each TEXT is to MODEL, a language model: its log-likelihood and perplexity."""
     status = 0
-    with open_generator(
-        model, precision=precision, cache=cache, context=context, memory=memory, threads=threads
-    ) as generator:
+    with open_generator(model, loading) as generator:
         report = _Report(generator, tokens, json)
         for argument in texts:
             try:

@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from educe import api
-from educe.cli import options, sampling
+from educe.cli import options
 from educe.cli.completions import write_text
 from educe.cli.inputs import standard_input_bytes
-from educe.cli.sampling import given, model_fields
+from educe.cli.loading import CachingOptions, model_fields, open_transcriber
+from educe.cli.options import given
 from educe.cli.saving import OutputFolder
 from educe.cli.screen import json_line, print_failure, working
 from educe.errors import EduceError, InputError, OptionError
@@ -34,6 +34,7 @@ def command(
     sounds: Annotated[
         list[str], typer.Argument(metavar="AUDIO", help="Sound files, or - for standard input.")
     ],
+    *,
     language: Annotated[
         str | None,
         typer.Option("--language", metavar="CODE", help="The language spoken; heard if absent."),
@@ -46,23 +47,16 @@ def command(
     ] = False,
     srt: Annotated[bool, typer.Option("--srt", help="Print subtitles as SubRip has them.")] = False,
     vtt: Annotated[bool, typer.Option("--vtt", help="Print subtitles as WebVTT has them.")] = False,
-    beams: options.BeamsOption = None,
+    num_beams: options.NumBeamsOption = None,
     save: options.SaveTextsOption = None,
-    precision: sampling.PrecisionOption = "f32",
-    threads: options.ThreadsOption = None,
+    loading: CachingOptions,
     json: options.JsonOption = False,
 ) -> None:
     """Write down what is said in each AUDIO with MODEL, in windows of 30 seconds."""
     suffix, form = _form(timestamps=timestamps, srt=srt, vtt=vtt, json=json)
-    chosen = given(language=language, task=task, num_beams=beams)
+    chosen = given(language=language, task=task, num_beams=num_beams)
     folder = None if save is None else OutputFolder(save, map(Path, sounds))
-    with working(f"loading {model}") as say:
-        transcriber = api.transcriber(
-            model,
-            precision=precision,
-            threads=threads,
-            progress=lambda done, what: say(f"packing {model}, {done:.0%}: {what}"),
-        )
+    transcriber = open_transcriber(model, loading)
     status = 0
     for name in sounds:
         try:

@@ -10,13 +10,13 @@ from typing import Annotated, Any
 
 import typer
 
-from educe import api
-from educe.cli import options, sampling
+from educe.cli import options
 from educe.cli.completions import write_text
 from educe.cli.inputs import Line, names_file, num_lines, text_lines
-from educe.cli.sampling import given, model_fields
+from educe.cli.loading import CachingOptions, model_fields, open_translator
+from educe.cli.options import given
 from educe.cli.saving import OutputFolder
-from educe.cli.screen import print_failure, print_json, shortened, working
+from educe.cli.screen import print_failure, print_json, shortened
 from educe.cli.tracking import progress_bar
 from educe.errors import EduceError, InputError
 from educe.generate.translation import Translator
@@ -25,7 +25,7 @@ EXAMPLES = """
 [bold]Examples[/]\n
 educe translate zoo/en_fr_char_lstm "Where are you?" "Come in."\n
 educe translate ./nllb-200 letter.txt --from eng_Latn --to fra_Latn --save out\n
-echo "محمد" | educe translate zoo/transliteration - --beams 4 --json
+echo "محمد" | educe translate zoo/transliteration - --num-beams 4 --json
 """
 
 _LINES_AT_ONCE = 32
@@ -36,29 +36,23 @@ def command(
     texts: Annotated[
         list[str], typer.Argument(metavar="TEXT|FILE", help="Texts, files of lines, or - for standard input.")
     ],
+    *,
     source: Annotated[
         str | None, typer.Option("--from", metavar="CODE", help="The language read, where it is asked for.")
     ] = None,
     target: Annotated[str | None, typer.Option("--to", metavar="CODE", help="The language written.")] = None,
-    beams: options.BeamsOption = None,
+    num_beams: options.NumBeamsOption = None,
     save: options.SaveTextsOption = None,
-    precision: sampling.PrecisionOption = "f32",
-    threads: options.ThreadsOption = None,
+    loading: CachingOptions,
     json: options.JsonOption = False,
 ) -> None:
     """Translate each TEXT, and each line of each FILE, with MODEL.
 
     A translation stands in the line of its source; a line that cannot be translated costs no other.
     """
-    chosen = given(source=source, target=target, num_beams=beams)
+    chosen = given(source=source, target=target, num_beams=num_beams)
     folder = None if save is None else OutputFolder(save, map(Path, filter(names_file, texts)))
-    with working(f"loading {model}") as say:
-        translator = api.translator(
-            model,
-            precision=precision,
-            threads=threads,
-            progress=lambda done, what: say(f"packing {model}, {done:.0%}: {what}"),
-        )
+    translator = open_translator(model, loading)
     # A fault of the options is one of the command, not of each line.
     translator.translate([], **chosen)
     status = 0

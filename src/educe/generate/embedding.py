@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from educe.generate.cache import CacheFormat, pools
 from educe.generate.compiled import compiled
 from educe.generate.configuration import Configuration
 from educe.generate.packing import program_size
+from educe.generate.parameters import Progress
 from educe.generate.step import Slice
 from educe.limits import DEFAULT_LIMITS, Limits
 from educe.model.checkpoint import Checkpoint
@@ -34,6 +35,7 @@ class Embedder:
         precision: How weights are held and products computed, one of `PRECISIONS`.
         threads: Threads of a run; the machine's cores if absent.
         batch_tokens: How many tokens run at once; a longer text runs by itself.
+        progress: What is told of the packing of weights.
         limits: The bounds on texts and files.
 
     Attributes:
@@ -54,6 +56,7 @@ class Embedder:
         precision: str = "f32",
         threads: int | None = None,
         batch_tokens: int = 512,
+        progress: Progress | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         if batch_tokens < 1:
@@ -68,7 +71,7 @@ class Embedder:
         pooling = read_pooling(checkpoint.path, limits)
         config = Configuration(checkpoint.config, checkpoint.path)
         cache = CacheFormat("f32", _BLOCK)
-        graph = EncoderGraph(checkpoint, cache, precision)
+        graph = EncoderGraph(checkpoint, cache, precision, progress=progress)
         encoded = encoder(checkpoint.model_type)(graph, config)
         vectors = graph.pooled(encoded.states, pooling.how)
         model = graph.finish(graph.normalized(vectors) if pooling.normalized else vectors, "vectors")
@@ -81,7 +84,13 @@ class Embedder:
         self._num_blocks = 2 * -(-self._batch_tokens // _BLOCK)
         self._pools = pools(cache.shapes(graph.caches), self._num_blocks, cache.dtype)
 
-    def embed(self, texts: Sequence[str], *, truncate: bool = False) -> np.ndarray:
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        truncate: bool = False,
+        progress: Callable[[int, int], object] = lambda done, total: None,
+    ) -> np.ndarray:
         """Return the vectors of texts, f32[texts, dimensions], in their order.
 
         A vector does not depend on the other texts.
@@ -89,17 +98,24 @@ class Embedder:
         Args:
             texts: Any texts.
             truncate: Whether a text of more than `max_tokens` is cut; else it is an error.
+            progress: Called with how many texts are done, of how many.
 
         Raises:
             InputError: a text is too long, or is none.
         """
-        return self.embed_tokens([self.tokens(text, truncate=truncate) for text in texts])
+        return self.embed_tokens([self.tokens(text, truncate=truncate) for text in texts], progress=progress)
 
-    def embed_tokens(self, ids: Sequence[Sequence[int]]) -> np.ndarray:
-        """Return the vectors of texts that `tokens` has cut, f32[texts, dimensions], in their order."""
+    def embed_tokens(
+        self,
+        ids: Sequence[Sequence[int]],
+        *,
+        progress: Callable[[int, int], object] = lambda done, total: None,
+    ) -> np.ndarray:
+        """Return the vectors of texts that `tokens` has cut; see `embed`."""
         vectors = np.empty((len(ids), self.dimensions), np.float32)
         for first, last in self._batches(ids):
             vectors[first:last] = self._run(ids[first:last])
+            progress(last, len(ids))
         return vectors
 
     def tokens(self, text: str, *, truncate: bool = False) -> list[int]:

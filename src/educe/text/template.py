@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
-from educe.errors import InputError, ModelFileError
+from educe.errors import InputError, ModelFileError, OptionError
 from educe.limits import DEFAULT_LIMITS, Limits
+from educe.media.text import read_text
 from educe.text.isolation import ExhaustedError, Worker
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -101,6 +105,30 @@ class ChatTemplate:
             place=f"chat template, line {line}" if line else "chat template",
             remedy=_REMEDY,
         )
+
+
+def read_template(given: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> str:
+    """Return a template that a user gives: the text itself, which has a brace, or the path of its file.
+
+    Raises:
+        InputError: the file cannot be read, or is not UTF-8.
+        LimitError: the template is too large.
+        OptionError: it is broken, or takes too much work.
+    """
+    if not isinstance(given, (str, os.PathLike)):
+        raise OptionError(
+            f"a {type(given).__name__} is no template",
+            place="chat_template",
+            remedy="give its text, or the path of its file",
+        )
+    text = given if isinstance(given, str) and "{" in given else read_text(Path(given), limits)
+    try:
+        # What a template refuses, it has understood.
+        with suppress(InputError):
+            ChatTemplate(text, limits).render([{"role": "user", "content": "?"}])
+    except ModelFileError as error:
+        raise OptionError(error.cause, place=error.place, remedy=error.remedy) from None
+    return text
 
 
 def _message(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
