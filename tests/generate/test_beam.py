@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ import pytest
 from educe.errors import EngineError, ModelFileError, OptionError
 from educe.generate.beam import BeamSearch, Search, search
 from educe.generate.search import SearchOptions, allowed
+from educe.model.checkpoint import Checkpoint
 
 WORDS, END = 4, 3
 
@@ -149,10 +153,14 @@ def test_what_a_text_has_is_penalised() -> None:
     np.testing.assert_array_equal(found, [-4, 1, 4, 1])
 
 
+def model(config: dict[str, Any], generation: dict[str, Any]) -> Checkpoint:
+    return Checkpoint("bart", {"vocab_size": 10, **config}, {}, None, generation, Path("folder"), ())
+
+
 def test_options_are_those_of_the_files() -> None:
     config = {"num_beams": 2, "eos_token_id": 5, "max_length": 700, "length_penalty": 0.5}
     generation = {"num_beams": 4, "eos_token_id": [6, 7], "early_stopping": True, "bad_words_ids": [[9]]}
-    found = SearchOptions.of_model(config, generation, 512)
+    found = SearchOptions.of_model(model(config, generation), 512)
     assert (found.num_beams, found.max_length, found.length_penalty, found.early_stopping) == (
         4,
         512,
@@ -172,7 +180,33 @@ def test_options_that_cannot_be_are_errors(fields) -> None:
         SearchOptions(**fields)
 
 
-@pytest.mark.parametrize("fields", [{"num_beams": "4"}, {"eos_token_id": "x"}, {"length_penalty": []}])
-def test_files_that_cannot_be_are_errors(fields) -> None:
-    with pytest.raises(ModelFileError):
-        SearchOptions.of_model({}, fields, 100)
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("num_beams", "4", "'4'"),
+        ("length_penalty", [], "[]"),
+        ("early_stopping", "soon", "'soon'"),
+        ("eos_token_id", "x", "'x'"),
+        ("eos_token_id", [2, 10], "10"),
+        ("forced_bos_token_id", -1, "-1"),
+        ("forced_eos_token_id", 10, "10"),
+        ("suppress_tokens", [3, 2**40], str(2**40)),
+        ("begin_suppress_tokens", [True], "True"),
+        ("bad_words_ids", [[1], [2, 10]], "10"),
+        ("bad_words_ids", [3], "[3]"),
+    ],
+)
+@pytest.mark.parametrize("file", ["config", "generation"])
+def test_files_that_cannot_be_are_errors(name: str, value: object, shown: str, file: str) -> None:
+    given = {"config": {}, "generation": {}, file: {name: value}}
+    with pytest.raises(ModelFileError, match=re.escape(shown)) as caught:
+        SearchOptions.of_model(model(given["config"], given["generation"]), 100)
+    assert caught.value.path == "folder"
+    assert f"field {name!r} of generation_config.json or config.json" in str(caught.value.place)
+
+
+def test_the_language_written_has_tokens_of_its_own() -> None:
+    found = SearchOptions.of_model(model({"decoder_vocab_size": 5}, {"eos_token_id": 4}), 100)
+    assert found.eos_token_ids == {4}
+    with pytest.raises(ModelFileError, match="tokens from 0 to 4"):
+        SearchOptions.of_model(model({"decoder_vocab_size": 5}, {"eos_token_id": 5}), 100)

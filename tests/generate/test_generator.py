@@ -16,7 +16,14 @@ import numpy as np
 import pytest
 
 import educe
-from educe.errors import EduceError, InputError, ModelFileError, OptionError, UnsupportedModelError
+from educe.errors import (
+    EduceError,
+    EngineError,
+    InputError,
+    ModelFileError,
+    OptionError,
+    UnsupportedModelError,
+)
 from educe.formats import checkpoint
 from educe.generate.generator import Generator
 from educe.generate.perplexity import windows
@@ -153,7 +160,11 @@ def test_a_batch_gives_errors_in_their_places(writer: Generator) -> None:
         {"prompt": "x", "temperature": -1},
         {"prompt": "x", "stop": 3},
         {"prompt": "x", "logit_bias": 3},
+        {"prompt": "x", "logit_bias": {512: 1}},
         {"prompt": "x", "regex": 3},
+        {"prompt": "x", "json_object": 1},
+        {"prompt": "x", "json_object": {"type": "object"}},
+        {"prompt": "x", "json_schema": False},
         {"prompt": "x", "choice": [3]},
         {"prompt": "x", "priority": "high"},
         {"prompt": "x", "tempo": 1},
@@ -184,10 +195,17 @@ def test_a_batch_takes_prompts_as_they_are_needed(writer: Generator) -> None:
     assert len(taken) < 100
 
 
-def test_a_request_that_fails_at_a_step_harms_no_other(writer: Generator, alone: list[Completion]) -> None:
+def test_a_request_that_fails_at_a_step_harms_no_other(
+    writer: Generator, alone: list[Completion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def choose(self: Writing, logits: np.ndarray, draft: Any) -> Any:
+        return plain(self, logits * np.nan if self.sequence.max_tokens == 5 else logits, draft)
+
+    plain = Writing.choose
+    monkeypatch.setattr(Writing, "choose", choose)
     beside = [writer.stream(prompt, **options) for prompt, options in REQUESTS]
-    failing = writer.stream("Tom had a", logit_bias={600: 1.0}, max_tokens=5, n=2)
-    with pytest.raises(EduceError):
+    failing = writer.stream("Tom had a", max_tokens=5, n=2)
+    with pytest.raises(EngineError, match="a logit is no finite number"):
         failing.result()
     assert outputs([stream.result() for stream in beside]) == outputs(alone)
 

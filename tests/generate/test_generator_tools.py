@@ -82,7 +82,9 @@ def test_text_stays_text_where_nothing_is_called(writer: Generator) -> None:
     [
         ({"tool_choice": "wether"}, OptionError, "'wether' cannot be chosen .*did you mean 'weather'"),
         ({"tools": [], "tool_choice": "required"}, OptionError, "'required' cannot be chosen"),
+        ({"tool_choice": {"type": "function"}}, OptionError, "cannot be chosen"),
         ({"tool_format": "herms"}, OptionError, "did you mean 'hermes'"),
+        ({"tool_format": ["hermes"]}, OptionError, "cannot be chosen"),
         ({"tool_format": None}, UnsupportedModelError, "not known how the model writes calls"),
         ({"tool_choice": "required", "regex": "a"}, OptionError, "one of regex and tools, not several"),
     ],

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from educe.errors import EngineError, InputError, OptionError
-from educe.generate.filters import kth_largest
+from educe.errors import EngineError, OptionError
+from educe.generate.filters import kept, kth_largest
 from educe.generate.options import SamplingOptions
-from educe.generate.sampling import Draft, Sampler, SamplingState, log_probabilities
+from educe.generate.sampling import SamplingState, log_probabilities, sample
 
-SAMPLER = Sampler()
 VOCABULARY = 5000
 # A right sampler passes it once in five thousand sets of seeds.
 MOST_DEVIATION = 3.5
@@ -69,7 +68,9 @@ def test_distribution_is_the_definitions(
 ) -> None:
     logits = (rng.normal(size=size) * scale).astype(np.float32)
     options = SamplingOptions(**settings)  # type: ignore[arg-type]
-    found = SAMPLER.distribution(logits, SamplingState(options))
+    ids, weights = kept(logits, options)
+    found = np.zeros(size)
+    found[slice(None) if ids is None else ids] = weights / weights.sum(dtype=np.float64)
     wanted = expected(logits, options)
     # Of a share's border, single precision may fall on the other side for one token.
     assert np.count_nonzero((found > 0) != (wanted > 0)) <= (size > 10_000)
@@ -91,8 +92,8 @@ def test_choices_are_the_definitions(
     sums = np.cumsum(expected(logits[0], options[0]))
     for option in options:
         state = SamplingState(option)
-        wanted = np.searchsorted(sums, state.uniforms()[0] * sums[-1], side="right")
-        assert SAMPLER.sample(logits, [state])[0].token == wanted
+        wanted = np.searchsorted(sums, state.uniform() * sums[-1], side="right")
+        assert sample(logits, state)[0].token == wanted
 
 
 @pytest.mark.parametrize("size", [1, 9, 640, 40_003])
@@ -125,7 +126,7 @@ def test_penalties_and_bias_are_their_definitions(rng: np.random.Generator) -> N
 def test_ends_are_masked_before_min_tokens() -> None:
     logits = np.array([[0.0, 9.0, 1.0]], np.float32)
     state = SamplingState(SamplingOptions(temperature=0, min_tokens=2), end_ids=[1])
-    tokens = [SAMPLER.sample(logits, [state])[0].token for _ in range(3)]
+    tokens = [sample(logits, state)[0].token for _ in range(3)]
     assert tokens == [2, 2, 1]
     assert state.ends(1)
     assert not SamplingState(SamplingOptions(ignore_eos=True), end_ids=[1]).ends(1)
@@ -147,8 +148,8 @@ def run(order: list[int], logits: np.ndarray) -> dict[int, list[object]]:
     found: dict[int, list[object]] = {index: [] for index in order}
     for step in range(10):
         rows = np.stack([logits[step, index] for index in order])
-        for index, choice in zip(order, SAMPLER.sample(rows, [states[i] for i in order]), strict=True):
-            found[index].append(choice)
+        for place, index in enumerate(order):
+            found[index] += sample(rows[place : place + 1], states[index])
     return found
 
 
@@ -165,7 +166,7 @@ def test_a_seed_and_a_number_decide_the_text(rng: np.random.Generator) -> None:
 
     def text(**given: int) -> list[int]:
         state = SamplingState(SamplingOptions(seed=given.get("seed")), number=given.get("number", 0))
-        return [SAMPLER.sample(row, [state])[0].token for row in logits]
+        return [sample(row, state)[0].token for row in logits]
 
     assert text(seed=7) == text(seed=7)
     distinct = [text(seed=7), text(seed=8), text(seed=7, number=1), text(), text()]
@@ -196,31 +197,10 @@ def test_draws_follow_the_distribution(settings: dict[str, float], rng: np.rando
 
     def choose(seed: int) -> int:
         state = SamplingState(SamplingOptions(seed=seed, **settings))  # type: ignore[arg-type]
-        return SAMPLER.sample(logits, [state])[0].token
+        return sample(logits, state)[0].token
 
     wanted = expected(logits[0], SamplingOptions(**settings))  # type: ignore[arg-type]
     assert chi_squared(first_tokens(4000, choose), wanted) < MOST_DEVIATION
-
-
-def test_a_drafts_tokens_follow_the_models_distribution(rng: np.random.Generator) -> None:
-    """Both tokens of a draft from another distribution, and their pairs, as Leviathan et al. promise."""
-    logits = rng.normal(size=(3, 12)).astype(np.float32)
-    theirs = np.stack([softmax(rng.normal(size=12)) for _ in range(2)])
-    options = [SamplingOptions(seed=seed, top_k=9) for seed in range(6000)]
-    wanted = [expected(row, options[0]) for row in logits]
-    pairs, accepted = np.zeros((12, 12)), 0
-    for index, option in enumerate(options):
-        drawn = np.random.default_rng(index)
-        proposal = [int(drawn.choice(12, p=row)) for row in theirs]
-        chosen = SAMPLER.verify(logits, SamplingState(option), Draft(proposal, theirs))
-        accepted += len(chosen) > 1
-        if len(chosen) == 1:
-            state = SamplingState(option)
-            state.push(chosen[0].token)
-            chosen += SAMPLER.sample(logits[1:2], [state])
-        pairs[chosen[0].token, chosen[1].token] += 1
-    assert chi_squared(pairs.reshape(-1), np.outer(wanted[0], wanted[1]).reshape(-1)) < MOST_DEVIATION
-    assert accepted / len(options) == pytest.approx(np.minimum(wanted[0], theirs[0]).sum(), abs=0.03)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
@@ -229,26 +209,26 @@ def test_a_looked_up_draft_leaves_the_text_as_it_is(temperature: float, rng: np.
     for seed in range(40):
         options = SamplingOptions(seed=seed, temperature=temperature, frequency_penalty=0.3, logprobs=2)
         plain = SamplingState(options)
-        wanted = [SAMPLER.sample(logits[i : i + 1], [plain])[0] for i in range(6)]
+        wanted = [sample(logits[i : i + 1], plain)[0] for i in range(6)]
         tokens = [choice.token for choice in wanted]
         for right in range(5):
             draft = [*tokens[:right], *((token + 1) % 12 for token in tokens[right:5])]
             state = SamplingState(options)
-            assert SAMPLER.verify(logits, state, Draft(draft)) == wanted[: right + 1]
+            assert sample(logits[: len(draft) + 1], state, draft) == wanted[: right + 1]
             assert state.tokens == tokens[: right + 1]
 
 
 def test_verification_ends_with_the_text() -> None:
     logits = np.eye(3, dtype=np.float32)
     state = SamplingState(SamplingOptions(temperature=0), end_ids=[0])
-    assert [c.token for c in SAMPLER.verify(logits, state, Draft([0, 1]))] == [0]
+    assert [c.token for c in sample(logits, state, [0, 1])] == [0]
 
 
 def test_log_probabilities_are_the_models_own(rng: np.random.Generator) -> None:
     logits = rng.normal(size=(1, VOCABULARY)).astype(np.float32)
     logits[0, 10] = logits[0, 4000] = 6
     state = SamplingState(SamplingOptions(seed=4, temperature=0.3, logit_bias={7: 100}, logprobs=4))
-    choice = SAMPLER.sample(logits, [state])[0]
+    choice = sample(logits, state)[0]
     logs = np.log(softmax(logits[0]))
     assert choice.token == 7
     assert choice.logprob == pytest.approx(logs[7], abs=1e-5)
@@ -262,15 +242,21 @@ def test_log_probabilities_are_the_models_own(rng: np.random.Generator) -> None:
 def test_logits_that_are_no_numbers_are_the_engines_fault(bad: float, temperature: float) -> None:
     logits = np.array([[0, bad, 1]], np.float32)
     with pytest.raises(EngineError, match=r"logit"):
-        SAMPLER.sample(logits, [SamplingState(SamplingOptions(temperature=temperature))])
+        sample(logits, SamplingState(SamplingOptions(temperature=temperature)))
     with pytest.raises(EngineError, match=r"logit"):
         log_probabilities(logits[0], 0, 2)
 
 
-def test_a_bias_for_a_token_that_the_model_lacks_is_refused() -> None:
-    state = SamplingState(SamplingOptions(logit_bias={12: 1.0}))
-    with pytest.raises(InputError, match="token 12 is not among"):
-        SAMPLER.sample(np.zeros((1, 12), np.float32), [state])
+@pytest.mark.parametrize("settings", [{"temperature": 0}, {"seed": 3}, {"seed": 3, "min_tokens": 5}], ids=str)
+def test_what_no_text_has_is_never_chosen(settings: dict[str, int], rng: np.random.Generator) -> None:
+    logits = rng.normal(size=(20, 9)).astype(np.float32)
+    logits[:, [2, 8]] = 9
+    options = SamplingOptions(**settings, logit_bias={2: 100}, logprobs=2)  # type: ignore[arg-type]
+    state = SamplingState(options, end_ids=[0], never=np.array([2, 8]))
+    chosen = [sample(row[None], state)[0] for row in logits]
+    assert not {choice.token for choice in chosen} & {2, 8}
+    # Their chances are the model's own all the same.
+    assert {token for choice in chosen for token, _ in choice.top} == {2, 8}
 
 
 @pytest.mark.parametrize(

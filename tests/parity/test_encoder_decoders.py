@@ -146,7 +146,8 @@ def test_rows_and_logits_are_those_of_transformers(pair) -> None:
 @pytest.mark.parametrize("name", SEARCHES)
 def test_searches_find_what_transformers_finds(pair, name: str) -> None:
     network, own, loaded = pair
-    options = SearchOptions.of_model(loaded.config, {**loaded.generation, **SEARCHES[name]}, LONGEST)
+    said = {**loaded.generation, **SEARCHES[name]}
+    options = SearchOptions.of_model(dataclasses.replace(loaded, generation=said), LONGEST)
     options = dataclasses.replace(options, max_length=LONGEST)
     given_sources = sources(network)[:3]
     start = network.config.decoder_start_token_id

@@ -14,7 +14,7 @@ from tokenizers import AddedToken
 from educe.errors import OptionError
 from educe.formats.llama2c import read_vocabulary
 from educe.generate.options import SamplingOptions
-from educe.generate.sampling import Sampler, SamplingState
+from educe.generate.sampling import SamplingState, sample
 from educe.model.checkpoint import TokenizerFiles
 from educe.text.constraint import Constraint, ConstraintCompiler
 from educe.text.tokenizer import Tokenizer
@@ -55,7 +55,7 @@ class Writer:
         for _ in range(200):
             start = rng.integers(self.size)
             logits = (noise[start : start + self.size] + self._lean)[None]
-            if state.ends(Sampler().sample(logits, [state])[0].token):
+            if state.ends(sample(logits, state)[0].token):
                 decoder = self.tokenizer.stream(keep=keep)
                 return "".join([*map(decoder.push, state.tokens[:-1]), decoder.finish()])
         return None

@@ -13,7 +13,7 @@ import pytest
 
 from educe.errors import InternalError, LimitError, OptionError
 from educe.generate.options import SamplingOptions
-from educe.generate.sampling import Draft, Sampler, SamplingState
+from educe.generate.sampling import SamplingState, sample
 from educe.text.constraint import Constraint, ConstraintCompiler
 
 WORDS = [b'{"', b'":', b'","', b'"}', b"true", b"null", b"12", b"-3.5", b"ab", b"\n  ", b"], [", "é".encode()]
@@ -48,7 +48,7 @@ def generate(constraint: Constraint, rng: np.random.Generator, most: int = 600) 
     lean[[*b'"}],', *EOS]] = 3
     for _ in range(most):
         logits = (rng.normal(size=(1, SIZE)) + lean).astype(np.float32)
-        token = Sampler().sample(logits, [state])[0].token
+        token = sample(logits, state)[0].token
         if state.ends(token):
             return b"".join(TOKENS[token] for token in state.tokens[:-1]).decode(), True
     return "", False
@@ -164,7 +164,7 @@ def test_a_draft_that_breaks_the_grammar_is_not_accepted(
 ) -> None:
     state = SamplingState(SamplingOptions(temperature=0), end_ids=EOS, constraint=compiler.choice(["abc"]))
     logits = rng.normal(size=(5, SIZE)).astype(np.float32)
-    chosen = Sampler().verify(logits, state, Draft([TOKENS.index(b"ab"), *b"xcc"]))
+    chosen = sample(logits, state, [TOKENS.index(b"ab"), *b"xcc"])
     assert [TOKENS[choice.token] for choice in chosen] == [b"ab", b"c"]
 
 

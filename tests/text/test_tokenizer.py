@@ -304,9 +304,18 @@ def test_words_are_looked_up() -> None:
 
 
 @pytest.mark.parametrize("index", [-1, 50257, 2**32, 2**70])
-def test_an_id_that_is_none_is_refused(gpt2: Tokenizer, index: int) -> None:
-    with pytest.raises(InputError, match="no token of the id"):
-        gpt2.decode([index])
+def test_an_id_that_no_token_has_spells_nothing(gpt2: Tokenizer, index: int) -> None:
+    assert gpt2.decode([64, index, 65]) == "ab"
+    assert gpt2.token_bytes(index) == b""
+
+
+def test_ids_that_no_token_has_are_known(gpt2: Tokenizer) -> None:
+    assert gpt2.unspelled(50257).tolist() == []
+    assert gpt2.unspelled(50260).tolist() == [50257, 50258, 50259]
+    core = Library(models.WordLevel({"a": 0, "b": 2, "c": 5, "<unk>": 7}, "<unk>"))
+    files = TokenizerFiles({"tokenizer.json": core.to_str().encode()})
+    assert Tokenizer.from_files(files).unspelled(9).tolist() == [1, 3, 4, 6, 8]
+    assert Tokenizer.from_files(files).unspelled(3).tolist() == [1]
 
 
 def test_half_a_character_is_refused(gpt2: Tokenizer) -> None:

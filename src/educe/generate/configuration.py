@@ -24,10 +24,13 @@ class Configuration:
     Args:
         fields: The fields of Hugging Face's config.json.
         path: Where they came from, for errors.
+        name: What is called so there, for errors.
     """
 
-    def __init__(self, fields: Mapping[str, Any], path: Path | None = None) -> None:
-        self._fields, self._path = fields, path
+    def __init__(
+        self, fields: Mapping[str, Any], path: Path | None = None, name: str = "the configuration"
+    ) -> None:
+        self._fields, self._path, self._name = fields, path, name
 
     def __contains__(self, name: str) -> bool:
         return self._fields.get(name) is not None
@@ -82,6 +85,26 @@ class Configuration:
             lambda value: tuple(int(number) for number in value),
         )
 
+    def token_ids(self, name: str, count: int) -> tuple[int, ...]:
+        """Return the ids of tokens, each below `count`, of a field that has one, several or none."""
+        found = self._fields.get(name)
+        listed = found if isinstance(found, list | tuple) else [] if found is None else [found]
+        for index in listed:
+            if type(index) is not int or not 0 <= index < count:
+                raise self.error(
+                    name, f"has {shown(index)}, where tokens from 0 to {count - 1:,} are expected"
+                )
+        return tuple(listed)
+
+    def token_sequences(self, name: str, count: int) -> tuple[tuple[int, ...], ...]:
+        """Return the sequences of tokens, each below `count`, of a field that has a list of them, or none."""
+        nothing: tuple[Any, ...] = ()
+        expected = "a list of lists of tokens"
+        found = self._read(
+            name, nothing, expected, lambda value: _is_list(value) and all(map(_is_list, value)), tuple
+        )
+        return tuple(self.replaced(**{name: words}).token_ids(name, count) for words in found if words)
+
     def texts(self, name: str, default: tuple[str, ...]) -> tuple[str, ...]:
         """Return texts."""
         return self._read(
@@ -96,18 +119,18 @@ class Configuration:
         """Return the fields under a name; none if it is not there."""
         nothing: dict[str, Any] = {}
         found = self._read(name, nothing, "an object", lambda value: isinstance(value, Mapping), dict)
-        return Configuration(found, self._path)
+        return Configuration(found, self._path, self._name)
 
     def replaced(self, **fields: Any) -> Configuration:
         """Return this configuration with other values of some fields."""
-        return Configuration({**self._fields, **fields}, self._path)
+        return Configuration({**self._fields, **fields}, self._path, self._name)
 
     def error(self, name: str, cause: str) -> ModelFileError:
         """Return the error for a field that cannot be."""
         return ModelFileError(
             cause,
             path=self._path,
-            place=f"field {name!r} of the configuration",
+            place=f"field {name!r} of {self._name}",
             remedy="use the configuration that came with the weights",
         )
 

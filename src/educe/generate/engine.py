@@ -17,7 +17,7 @@ from educe.generate.blocks import Copy
 from educe.generate.draft import PromptLookup
 from educe.generate.draft_model import DraftModel
 from educe.generate.order import Order
-from educe.generate.sampling import Choice, Sampler
+from educe.generate.sampling import Choice
 from educe.generate.scheduler import Scheduler
 from educe.generate.sequence import FinishReason, Sequence
 from educe.generate.step import Row, Step
@@ -58,7 +58,6 @@ class Engine:
     Args:
         runner: The model, which nobody else runs.
         scheduler: The queues over the runner's blocks, which nobody else plans.
-        num_tokens: How many tokens have a spelling; models have logits of more, which are never chosen.
         draft: What guesses at texts in place of the lookup, if anything does.
     """
 
@@ -67,12 +66,9 @@ class Engine:
         runner: StepRunner,
         scheduler: Scheduler,
         *,
-        num_tokens: int | None = None,
         draft: DraftModel | None = None,
     ) -> None:
         self._runner, self._scheduler, self._draft = runner, scheduler, draft
-        self._num_tokens = num_tokens
-        self._sampler = Sampler()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -260,8 +256,7 @@ class Engine:
                         chosen[sample] = []
                     else:
                         draft = row.tokens[len(row.tokens) - row.num_drafts :]
-                        known = part[-1 - len(draft) :, : self._num_tokens]
-                        chosen[sample] = job.choose(self._sampler, known, draft)
+                        chosen[sample] = job.choose(part[-1 - len(draft) :], draft)
                 except Exception as fault:
                     failed[sample] = fault
         return chosen, failed

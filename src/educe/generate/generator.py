@@ -136,12 +136,10 @@ class Generator:
                 remedy=f"at most {self.context:,} do; or give more memory_bytes",
             )
         self._orders = OrderReader(prompts, checkpoint, self.context, limits)
-        self._reader = prompts
         self.tokenizer: Tokenizer = prompts.tokenizer
         self.defaults = self._orders.defaults
         drafts = DraftModel(runners[1], num_draft_tokens) if draft is not None else None
-        known = self.tokenizer.vocabulary_size
-        self._engine = Engine(runners[0], scheduler, num_tokens=known, draft=drafts)
+        self._engine = Engine(runners[0], scheduler, draft=drafts)
 
     # Writing -------------------------------------------------------------------------------------------
 
@@ -200,7 +198,7 @@ class Generator:
             InputError: it is no prompt.
             UnsupportedModelError: a conversation, and the model has no chat template.
         """
-        return self._reader.encode(prompt)
+        return self._orders.encode(prompt)
 
     def score(self, text: str | Sequence[int], *, after: str = "", top: int = 1) -> Score:
         """Return how likely a text is.
@@ -214,10 +212,10 @@ class Generator:
             InputError: there is nothing to weigh, or it does not fit into the context.
         """
         if isinstance(text, str):
-            ids = self._reader.encode(after + text)
-            start = max(1, _num_shared(ids, self._reader.encode(after)))
+            ids = self._orders.encode(after + text)
+            start = max(1, _num_shared(ids, self._orders.encode(after)))
         else:
-            ids, start = self._reader.encode(text), 1
+            ids, start = self._orders.encode(text), 1
         if len(ids) > self.context:
             raise InputError(
                 f"the text has {len(ids):,} tokens, and the context {self.context:,}",
@@ -255,8 +253,8 @@ class Generator:
         size = self.context if window is None else window
         if not 1 <= size <= self.context:
             raise OptionError(f"expected 1 to {self.context:,} tokens, found {size:,}", place="window")
-        ids = self._reader.encode(text)
-        num_special = _num_shared(ids, self._reader.encode(""))
+        ids = self._orders.encode(text)
+        num_special = _num_shared(ids, self._orders.encode(""))
         parts = windows(ids, num_special, size, max(1, size // 2) if stride is None else stride)
         logprobs: list[float] = []
         while group := list(islice(parts, self._engine.max_sequences)):

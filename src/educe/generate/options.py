@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from educe.errors import OptionError
+from educe.errors import ModelFileError, OptionError
+from educe.model.checkpoint import Checkpoint
 
 MOST_LOGPROBS = 20
 _LARGEST_SEED = 2**64 - 1
@@ -130,11 +131,25 @@ def _wrong(name: str, value: object, expected: str, remedy: str) -> OptionError:
     return OptionError(f"{name} is {value!r}; it has to be {expected}", place=name, remedy=remedy)
 
 
-def sampling_defaults(generation: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how a model's generation_config.json would have its tokens chosen."""
+def sampling_defaults(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return how a model's generation_config.json would have its tokens chosen.
+
+    Raises:
+        ModelFileError: it has a value that an option does not take.
+    """
+    generation = checkpoint.generation
     named = {name: generation[name] for name in _OF_MODELS if generation.get(name) is not None}
     if not generation.get("do_sample"):
         named = {**{name: named[name] for name in named if name == "repetition_penalty"}, "temperature": 0.0}
     if generation.get("max_new_tokens"):
         named["max_tokens"] = generation["max_new_tokens"]
+    try:
+        SamplingOptions(**named)
+    except OptionError as error:
+        raise ModelFileError(
+            error.cause,
+            path=checkpoint.path,
+            place="generation_config.json",
+            remedy="use the file that came with the weights",
+        ) from None
     return named

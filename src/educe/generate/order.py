@@ -10,7 +10,6 @@ from typing import Any
 
 from educe.errors import (
     InputError,
-    ModelFileError,
     OptionError,
     UnsupportedModelError,
     nearest,
@@ -19,6 +18,7 @@ from educe.errors import (
 from educe.generate import sequence as texts
 from educe.generate.options import SamplingOptions, sampling_defaults
 from educe.generate.sampling import SamplingState
+from educe.generate.token_ids import TokenIds
 from educe.limits import DEFAULT_LIMITS, Limits
 from educe.model.checkpoint import Checkpoint
 from educe.text import tool_formats
@@ -83,20 +83,35 @@ class OrderReader:
 
     Attributes:
         defaults: How tokens are chosen where an order does not say.
+        ids: The model's tokens.
+
+    Raises:
+        ModelFileError: the model's files say what cannot be of its tokens or how they are chosen.
     """
 
     def __init__(
         self, prompts: PromptReader, checkpoint: Checkpoint, context: int, limits: Limits = DEFAULT_LIMITS
     ) -> None:
         self._prompts = prompts
-        self.defaults: Mapping[str, Any] = sampling_defaults(checkpoint.generation)
+        self.defaults: Mapping[str, Any] = sampling_defaults(checkpoint)
+        self.ids = TokenIds(checkpoint, prompts.tokenizer)
         self._checkpoint, self._context, self._limits = checkpoint, context, limits
-        self._end_ids = _end_ids(checkpoint, self.tokenizer)
 
     @property
     def tokenizer(self) -> Tokenizer:
         """What makes tokens of texts."""
         return self._prompts.tokenizer
+
+    def encode(self, prompt: Prompt, *, tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
+        """Return the tokens of a prompt, as the model reads them.
+
+        Raises:
+            InputError: it is no prompt, or has tokens that the model lacks.
+            UnsupportedModelError: a conversation, and the model has no chat template.
+        """
+        ids = self._prompts.encode(prompt, tools=tools)
+        self.ids.check(ids, "prompt")
+        return ids
 
     def read(
         self,
@@ -124,18 +139,25 @@ class OrderReader:
         wanted = {name: options.pop(name) for name in _CONSTRAINTS if name in options}
         constraint = self._constraint(wanted, called)
         sampling = SamplingOptions(**{**self.defaults, **options})
-        definitions = [tool.definition for tool in called.offered] if called else None
-        ids = self._prompts.encode(prompt, tools=definitions)
+        self.ids.check(sampling.logit_bias, "logit_bias", OptionError)
+        ids = self.encode(prompt, tools=[tool.definition for tool in called.offered] if called else None)
         sequence = texts.Sequence(
             ids,
             max_tokens=self._max_tokens(len(ids), sampling, options.get("max_tokens")),
-            stop_ids=() if sampling.ignore_eos else self._end_ids,
+            stop_ids=() if sampling.ignore_eos else self.ids.ends,
             priority=priority,
             salt=salt.encode(),
         )
         constraints = [constraint and constraint.copy() for _ in range(sampling.n)]
         states = [
-            SamplingState(sampling, ids, number=number, end_ids=self._end_ids, constraint=each)
+            SamplingState(
+                sampling,
+                ids,
+                number=number,
+                end_ids=self.ids.ends,
+                never=self.ids.unspelled,
+                constraint=each,
+            )
             for number, each in enumerate(constraints)
         ]
         kept = called.format.kept_ids(self.tokenizer) if called else ()
@@ -171,11 +193,7 @@ class OrderReader:
         """
         tools = read_tools(given or (), self._limits)
         names = [tool.name for tool in tools]
-        if choice not in ("auto", "none", "required", *names) or (choice == "required" and not tools):
-            known = ("auto", "none", *(("required", *names) if tools else ()))
-            raise OptionError(
-                f"{choice!r} cannot be chosen", place="tool_choice", remedy=nearest(choice, known)
-            )
+        _check_known("tool_choice", choice, ["auto", "none", *(["required", *names] if tools else [])])
         if not tools or choice == "none":
             return None
         format = self._tool_format(named)
@@ -185,12 +203,7 @@ class OrderReader:
 
     def _tool_format(self, named: str | None) -> ToolFormat:
         if named is not None:
-            if named not in tool_formats.FORMATS:
-                raise OptionError(
-                    f"unknown format {named!r}",
-                    place="tool_format",
-                    remedy=nearest(named, tool_formats.FORMATS),
-                )
+            _check_known("tool_format", named, list(tool_formats.FORMATS))
             return tool_formats.FORMATS[named]
         template = self._prompts.template
         found = tool_formats.detect(template.text if template else None, self.tokenizer)
@@ -208,11 +221,18 @@ class OrderReader:
 
     @cached_property
     def _compiler(self) -> ConstraintCompiler:
-        size = int(self._checkpoint.config["vocab_size"])
-        return ConstraintCompiler(self.tokenizer, size=size, limits=self._limits)
+        return ConstraintCompiler(self.tokenizer, size=self.ids.count, limits=self._limits)
 
     def _constraint(self, given: Mapping[str, Any], tools: _Tools | None) -> Constraint | None:
-        wanted = {name: value for name, value in given.items() if value is not None and value is not False}
+        wanted = {name: value for name, value in given.items() if value is not None}
+        if not isinstance(wanted.get("json_object", True), bool):
+            raise OptionError(
+                f"{wanted['json_object']!r} is neither True nor False",
+                place="json_object",
+                remedy="give a schema as json_schema",
+            )
+        if wanted.get("json_object") is False:
+            del wanted["json_object"]
         if tools and tools.are_bound:
             wanted["tools"] = tools
         if len(wanted) > 1:
@@ -226,18 +246,6 @@ class OrderReader:
         return None
 
 
-def _end_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> frozenset[int]:
-    """Return all tokens that end a text, by the tokenizer or by the model's configuration."""
-    ids = set(tokenizer.eos)
-    for said in (checkpoint.generation, checkpoint.config):
-        found = said.get("eos_token_id")
-        listed = found if isinstance(found, list) else [] if found is None else [found]
-        if not all(isinstance(each, int) for each in listed):
-            raise ModelFileError(
-                f"names {found!r} as the tokens that end a text",
-                path=checkpoint.path,
-                place="eos_token_id",
-                remedy="use the model's own config.json and generation_config.json",
-            )
-        ids |= set(listed)
-    return frozenset(ids)
+def _check_known(place: str, value: object, known: list[str]) -> None:
+    if value not in known:
+        raise OptionError(f"{value!r} cannot be chosen", place=place, remedy=nearest(str(value), known))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from educe.errors import OptionError
 from educe.generate.configuration import Configuration
 from educe.generate.logits import penalised
 from educe.generate.timestamps import TimestampRules
+from educe.model.checkpoint import Checkpoint
 
 _MOST_BEAMS = 64
 _NEVER = float("-inf")
@@ -76,40 +76,32 @@ class SearchOptions:
             raise OptionError("has to be more than 0", place="repetition_penalty")
 
     @classmethod
-    def of_model(
-        cls, config: Mapping[str, Any], generation: Mapping[str, Any], longest: int
-    ) -> SearchOptions:
+    def of_model(cls, checkpoint: Checkpoint, longest: int) -> SearchOptions:
         """Return what a model's files say; where generation_config.json says nothing, config.json may.
 
         Raises:
-            ModelFileError: a field cannot be.
+            ModelFileError: a field cannot be, or names a token that the model lacks.
         """
-        found = {**config, **{name: value for name, value in generation.items() if value is not None}}
-        fields = Configuration(found)
+        said = {name: value for name, value in checkpoint.generation.items() if value is not None}
+        found = {**checkpoint.config, **said}
+        fields = Configuration(found, checkpoint.path, "generation_config.json or config.json")
+        count = fields.integer("decoder_vocab_size", fields.integer("vocab_size"))
         early = found.get("early_stopping")
-        words = found.get("bad_words_ids") or ()
         return cls(
             num_beams=fields.integer("num_beams", 1, most=_MOST_BEAMS),
             length_penalty=fields.number("length_penalty", 1.0),
-            early_stopping=early if early in (True, False, "never") else False,
+            early_stopping=early if early == "never" else fields.truth("early_stopping", False),
             max_length=min(fields.integer("max_length", cls.max_length), longest),
             min_length=fields.integer("min_length", 0, least=0),
             no_repeat_ngram_size=fields.integer("no_repeat_ngram_size", 0, least=0),
             repetition_penalty=fields.number("repetition_penalty", 1.0, above=0),
-            eos_token_ids=frozenset(_ids(found, "eos_token_id")),
-            forced_bos_token_id=next(iter(_ids(found, "forced_bos_token_id")), None),
-            forced_eos_token_ids=_ids(found, "forced_eos_token_id"),
-            suppress_tokens=fields.integers("suppress_tokens", ()),
-            begin_suppress_tokens=fields.integers("begin_suppress_tokens", ()),
-            bad_words_ids=tuple(tuple(word) for word in words if isinstance(word, list) and word),
+            eos_token_ids=frozenset(fields.token_ids("eos_token_id", count)),
+            forced_bos_token_id=next(iter(fields.token_ids("forced_bos_token_id", count)), None),
+            forced_eos_token_ids=fields.token_ids("forced_eos_token_id", count),
+            suppress_tokens=fields.token_ids("suppress_tokens", count),
+            begin_suppress_tokens=fields.token_ids("begin_suppress_tokens", count),
+            bad_words_ids=fields.token_sequences("bad_words_ids", count),
         )
-
-
-def _ids(found: Mapping[str, Any], name: str) -> tuple[int, ...]:
-    """Return the tokens of a field that has one or several."""
-    value = found.get(name)
-    listed = value if isinstance(value, list) else [] if value is None else [value]
-    return Configuration({name: listed}).integers(name, ())
 
 
 def allowed(scores: np.ndarray, tokens: Sequence[int], prompt: int, options: SearchOptions) -> np.ndarray:

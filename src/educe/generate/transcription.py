@@ -84,7 +84,7 @@ class Transcriber:
         initial = fields.get("max_initial_timestamp_index")
         most = initial if type(initial) is int and initial >= 0 else None
         self._rules = TimestampRules(none + 1, self._id("<|endoftext|>"), none, most)
-        options = SearchOptions.of_model(checkpoint.config, checkpoint.generation, self._model.max_target)
+        options = SearchOptions.of_model(checkpoint, self._model.max_target)
         self._options = dataclasses.replace(options, timestamps=self._rules, forced_bos_token_id=None)
         self._frames = 2 * self._model.max_source
         bins = Configuration(fields, checkpoint.path).integer("num_mel_bins", 80, most=_MOST_BINS)

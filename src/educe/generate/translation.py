@@ -62,7 +62,7 @@ class Translator:
             checkpoint, max_sequences=max_sequences, precision=precision, threads=threads, progress=progress
         )
         self.max_source_length = self._model.max_source
-        self.options = SearchOptions.of_model(config, checkpoint.generation, self._model.max_target)
+        self.options = SearchOptions.of_model(checkpoint, self._model.max_target)
         self._source = Tokenizer.from_files(files, limits)
         self._target = Tokenizer.from_vocabulary(files.target, limits) if files.target else self._source
         self._languages = Languages(self._source, config)

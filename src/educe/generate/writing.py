@@ -8,11 +8,11 @@ import numpy as np
 
 from educe.generate.draft import PromptLookup
 from educe.generate.order import Order
-from educe.generate.sampling import Choice, Draft, Sampler, SamplingState, log_probabilities
+from educe.generate.sampling import Choice, SamplingState, log_probabilities, sample
 from educe.generate.sequence import FinishReason, Sequence
 from educe.generate.stream import EndReason, Output, Piece
 from educe.text.stopping import StopStrings
-from educe.text.tool_calls import ContentDelta, Delta, ToolCallDelta, collect
+from educe.text.tool_calls import ContentDelta, Delta, ToolCall, ToolCallDelta, collect
 
 
 class Writing:
@@ -40,6 +40,8 @@ class Writing:
         self._stops = StopStrings(order.stop)
         self._parser = order.parse() if order.parse else None
         self._deltas: list[Delta] = []
+        # All of them together, once the text has ended.
+        self._content, self._calls = "", tuple[ToolCall, ...]()
         self._choices: list[Choice] = []
         self._tokens: list[int] = []
 
@@ -48,20 +50,17 @@ class Writing:
         if self._lookup is not None:
             self.sequence.draft = self._lookup.propose(self.sequence.tokens)
 
-    def choose(self, sampler: Sampler, logits: np.ndarray, draft: Tokens[int]) -> list[Choice]:
+    def choose(self, logits: np.ndarray, draft: Tokens[int]) -> list[Choice]:
         """Return the next tokens, as far as a draft holds and one more.
 
         Args:
-            sampler: What chooses.
             logits: f32[len(draft) + 1, vocabulary].
             draft: The guess that was read.
 
         Raises:
             EduceError: nothing can be chosen.
         """
-        if draft:
-            return sampler.verify(logits, self._state, Draft(draft))
-        return sampler.sample(logits, [self._state])
+        return sample(logits, self._state, draft)
 
     def take(self, choices: Tokens[Choice], reason: FinishReason | None) -> Piece:
         """Append tokens, and return what they add to the text.
@@ -89,6 +88,8 @@ class Writing:
         deltas = self._read("".join(texts), reason is not None)
         text = "".join(delta.text for delta in deltas if isinstance(delta, ContentDelta))
         calls = tuple(delta for delta in deltas if isinstance(delta, ToolCallDelta))
+        if reason:
+            self._content, self._calls = collect(self._deltas)
         return Piece(text, tokens, self._index, logprobs, calls, reason and self._end_reason(reason))
 
     def _read(self, text: str, is_end: bool) -> list[Delta]:
@@ -101,7 +102,7 @@ class Writing:
         return deltas
 
     def _end_reason(self, reason: FinishReason) -> EndReason:
-        return "tool_calls" if reason == "stop" and collect(self._deltas)[1] else reason
+        return "tool_calls" if reason == "stop" and self._calls else reason
 
     @property
     def stopped(self) -> bool:
@@ -109,10 +110,9 @@ class Writing:
         return self._stops.found is not None
 
     def output(self, reason: FinishReason) -> Output:
-        """Return the whole text."""
-        text, calls = collect(self._deltas)
-        end = self._end_reason(reason)
-        return Output(text, tuple(self._tokens), end, self._stops.found, tuple(self._choices), calls)
+        """Return the whole text, which has ended."""
+        end, stop = self._end_reason(reason), self._stops.found
+        return Output(self._content, tuple(self._tokens), end, stop, tuple(self._choices), self._calls)
 
 
 class Scoring:

@@ -45,29 +45,20 @@ class PromptReader:
         """Return the tokens of a prompt, as the model reads them.
 
         Raises:
-            InputError: it is no prompt, or has tokens that the model lacks.
+            InputError: it is no prompt.
             UnsupportedModelError: a conversation, and the model has no chat template.
         """
         if tools and not _is_conversation(prompt):
             raise InputError("tools are called in conversations", place="prompt", remedy="give messages")
         if isinstance(prompt, str):
-            ids = self.tokenizer.encode(prompt)
-        elif not isinstance(prompt, Sequence) or isinstance(prompt, bytes):
+            return self.tokenizer.encode(prompt)
+        if not isinstance(prompt, Sequence) or isinstance(prompt, bytes):
             raise _no_prompt(prompt)
-        elif all(isinstance(each, int) for each in prompt):
-            ids = [int(each) for each in prompt if isinstance(each, int)]
-        elif all(isinstance(each, Mapping) for each in prompt):
-            ids = self._read_conversation([each for each in prompt if isinstance(each, Mapping)], tools)
-        else:
-            raise _no_prompt(prompt)
-        most = int(self._checkpoint.config["vocab_size"])
-        if ids and not 0 <= min(ids) <= max(ids) < most:
-            raise InputError(
-                f"has tokens from {min(ids)} to {max(ids)}",
-                place="prompt",
-                remedy=f"those of the model are 0 to {most - 1:,}",
-            )
-        return ids
+        if all(isinstance(each, int) for each in prompt):
+            return [int(each) for each in prompt if isinstance(each, int)]
+        if all(isinstance(each, Mapping) for each in prompt):
+            return self._read_conversation([each for each in prompt if isinstance(each, Mapping)], tools)
+        raise _no_prompt(prompt)
 
     def _read_conversation(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None

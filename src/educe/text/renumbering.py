@@ -42,10 +42,6 @@ class Renumbered:
         """Return the token of an id, if there is one."""
         return self._tokens.get(index)
 
-    def get_vocab(self, with_added_tokens: bool) -> dict[str, int]:
-        """Return the ids of all tokens."""
-        return self._ids
-
     def get_added_tokens_decoder(self) -> dict[int, tokenizers.AddedToken]:
         """Return the tokens that are found in a text before it is cut, by their ids."""
         added = self._core.get_added_tokens_decoder().values()

@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from educe import pages
 from educe.errors import InputError, ModelFileError
 from educe.limits import DEFAULT_LIMITS, Limits
@@ -76,12 +78,14 @@ class Tokenizer:
         """
         return cls(tokenizer_files.of_tables(vocabulary), limits=limits)
 
-    @cached_property
+    @property
     def vocabulary_size(self) -> int:
         """One more than the largest id."""
-        if self._parts.size is not None:
-            return self._parts.size
-        return 1 + max(self._core.get_vocab(with_added_tokens=True).values(), default=-1)
+        return 1 + int(self._parts.ids[-1]) if len(self._parts.ids) else 0
+
+    def unspelled(self, count: int) -> np.ndarray:
+        """Return the ids below `count` that no token has, ascending, i64[n]."""
+        return np.setdiff1d(np.arange(count), self._parts.ids, assume_unique=True)
 
     def encode(self, text: str, add_special: bool = True, *, parse_special: bool = False) -> list[int]:
         """Return the ids of a text.
@@ -147,11 +151,7 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
-        """Return the text of ids; bytes that are no UTF-8 become U+FFFD.
-
-        Raises:
-            InputError: there is no token of such an id.
-        """
+        """Return the text of ids: one that no token has adds nothing, what is no UTF-8 becomes U+FFFD."""
         decoder = self.stream(skip_special)
         return "".join([*map(decoder.push, ids), decoder.finish()])
 
@@ -172,11 +172,7 @@ class Tokenizer:
         return decoder
 
     def token_bytes(self, index: int) -> bytes:
-        """Return what a token adds to a text; a special one's name.
-
-        Raises:
-            InputError: there is no token of this id.
-        """
+        """Return what a token adds to a text: a special one its name, an id that no token has nothing."""
         found = self._pieces.get(index)
         if found is None:
             found = self._pieces[index] = self._spell(index)
@@ -185,10 +181,7 @@ class Tokenizer:
     def _spell(self, index: int) -> bytes:
         token = self._added.get(index) if index in self.special else self._token(index)
         if token is None:
-            raise InputError(
-                f"there is no token of the id {index}",
-                remedy=f"ids are whole numbers from 0 to {self.vocabulary_size - 1:,}",
-            )
+            return b""
         if index in self._added and self._parts.spelling is not pieces.sentencepiece:
             return token.encode()
         return token.encode() if index in self.special else self._parts.spelling(token)
@@ -219,11 +212,7 @@ class Decoder:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, index: int) -> str:
-        """Return the characters that the token of this id completes.
-
-        Raises:
-            InputError: there is no token of such an id.
-        """
+        """Return the characters that the token of this id completes; none if there is no such token."""
         added = self._tokenizer.token_bytes(index)
         if not added or index in self._skipped:
             return ""

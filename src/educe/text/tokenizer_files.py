@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from educe.errors import ModelFileError, UnsupportedModelError
 from educe.model.checkpoint import TokenizerFiles, Vocabulary
 from educe.text import sentencepiece, tokenizer_json, vocabularies
@@ -60,14 +62,22 @@ def _of_json(files: Mapping[str, bytes]) -> tuple[Parts, Worker | None]:
         content = tokenizer_json.without_cutting(content).encode()
     core = tokenizer_json.read(content)
     ids = core.get_vocab(with_added_tokens=True)
-    if len(set(ids.values())) < len(ids):
+    distinct = np.unique(np.fromiter(ids.values(), np.int64, len(ids)))
+    if len(distinct) < len(ids):
         raise _error("tokenizer.json", "gives one id to two tokens")
     special = _named(files, ids)
     ends = {special[name] for name in ("eos",) if name in special}
     known = {ids[token] for token in vocabularies.END_TOKENS if token in ids}
-    made = Parts(core, spelling, drops_space, size=1 + max(ids.values(), default=-1))
-    bos, pad = special.get("bos"), special.get("pad")
-    return dataclasses.replace(made, bos=bos, eos=frozenset(ends | known), pad=pad), worker
+    made = Parts(
+        core,
+        spelling,
+        drops_space,
+        ids=distinct,
+        bos=special.get("bos"),
+        eos=frozenset(ends | known),
+        pad=special.get("pad"),
+    )
+    return made, worker
 
 
 def _named(files: Mapping[str, bytes], ids: Mapping[str, int]) -> dict[str, int]:
@@ -146,6 +156,7 @@ def _numbered(files: Mapping[str, bytes], model: str) -> Parts:
     built.core.add_special_tokens(added)
     return dataclasses.replace(
         built,
+        ids=np.arange(len(ids)),
         prefix=(),
         suffix=(special["eos"],),
         bos=special.get("bos"),

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from educe.errors import ModelFileError, UnsupportedModelError
 from educe.model.checkpoint import Vocabulary
 from educe.text import pieces, pretokenizers
@@ -26,7 +28,7 @@ END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endofte
 _WHOLE_FIRST = ("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "tekken")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Parts:
     """What a tokenizer is made of.
 
@@ -34,6 +36,7 @@ class Parts:
         core: Cuts text; its own special tokens are those that it finds in text.
         spelling: The bytes of a token.
         drops_space: Whether a space before the first token is the tokenizer's own addition.
+        ids: The ids that tokens have, ascending, i64[n].
         prefix: The ids before every text.
         suffix: The ids after it.
         bos: The id that begins a text, if there is one.
@@ -42,12 +45,12 @@ class Parts:
         alphabet: The only characters that texts may have; None if there is a way to write all.
         numbering: The model's id of each token, where `core` has others; all fields here are the model's.
         unknown: With a numbering, the id of what it lacks.
-        size: One more than the largest id, where that is known without listing all.
     """
 
     core: tokenizers.Tokenizer
     spelling: Spelling
     drops_space: bool
+    ids: np.ndarray
     prefix: tuple[int, ...] = ()
     suffix: tuple[int, ...] = ()
     bos: int | None = None
@@ -56,7 +59,6 @@ class Parts:
     alphabet: frozenset[str] | None = None
     numbering: Mapping[str, int] | None = None
     unknown: int = 0
-    size: int | None = None
 
 
 def build(vocabulary: Vocabulary) -> Parts:
@@ -86,6 +88,7 @@ def build(vocabulary: Vocabulary) -> Parts:
         core=core,
         spelling=spelling,
         drops_space=vocabulary.model in ("bert", "words") or _has_space_prefix(vocabulary),
+        ids=np.arange(len(vocabulary.tokens)),
         prefix=prefix,
         suffix=suffix,
         bos=vocabulary.special.get("bos"),
