@@ -310,6 +310,19 @@ def _key(path: Path) -> Key:
     return Key(header.kind, header.name, header.ingredients)
 
 
+@cache
+def source_hash(*places: Path) -> str:
+    """Return the hash of Python sources: of files, and of all files below folders.
+
+    It is an ingredient of the keys of what these sources make, so that an edit of them has it made again.
+    """
+    digest = hashlib.sha256()
+    for place in places:
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def store() -> Store | None:
     """Return the store that the settings choose, or None if they choose none.
 

@@ -6,8 +6,10 @@ import dataclasses
 import json
 import os
 import shutil
+import threading
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import pytest
@@ -15,6 +17,9 @@ import pytest
 from educe import store as stores
 from educe.errors import ModelFileError, OptionError
 from educe.formats import checkpoint
+from educe.generate import parameters
+from educe.generate.architectures import StepGraph
+from educe.generate.cache import CacheFormat
 from educe.generate.precision import PRECISIONS, ROUNDED_AGAIN
 from educe.generate.runner import Runner
 from educe.generate.step import Slice
@@ -22,6 +27,7 @@ from educe.model.checkpoint import Checkpoint, Weight
 from tests import gguf_models
 from tests.conftest import ROOT
 
+PACKAGE = ROOT / "src" / "educe"
 STORIES = ROOT / "zoo" / "stories260K"
 IDS = json.loads((STORIES / "expected.json").read_text())["cases"][0]["greedy_ids"][:40]
 
@@ -173,3 +179,42 @@ def test_models_of_gguf_run_as_their_file_has_them(rng, tmp_path: Path, encoding
     assert 0 < error < 0.05
     notes = Runner(loaded, max_length=64, precision="auto").notes
     assert notes == (() if encoding != "Q5_0" else (f"{ROUNDED_AGAIN}: 15 of Q5_0",))
+
+
+def test_every_source_that_decides_what_is_packed_is_in_the_key(model: Path) -> None:
+    run: set[Path] = set()
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call":
+            run.add(Path(frame.f_code.co_filename))
+
+    loaded = checkpoint.load(model)
+    threading.setprofile(note)
+    try:
+        logits(loaded, "int4")
+    finally:
+        threading.setprofile(None)
+    ours = {path for path in run if PACKAGE in path.parents}
+    assert PACKAGE / "model" / "quantized.py" in ours
+    covered = [path for place in parameters._SOURCES for path in (place, *place.rglob("*.py"))]
+    assert ours - set(covered) <= {PACKAGE / "pages.py", PACKAGE / "store.py"}
+
+
+def test_an_edit_of_a_source_makes_another_key(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    first, second = tmp_path / "a.py", tmp_path / "inner" / "b.py"
+    first.write_text("a = 1")
+    second.write_text("b = 1")
+    before = stores.source_hash(tmp_path)
+    stores.source_hash.cache_clear()
+    assert stores.source_hash(tmp_path) == before
+    second.write_text("b = 2")
+    stores.source_hash.cache_clear()
+    assert stores.source_hash(tmp_path) != before
+
+
+def test_a_number_stays_a_number(model: Path) -> None:
+    step = StepGraph(checkpoint.load(model), CacheFormat("f32", 16))
+    number = step.number("half", np.array(0.5, np.float32))
+    assert number.const_value is not None
+    assert number.const_value.numpy().shape == ()

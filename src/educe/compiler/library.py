@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
@@ -12,7 +11,7 @@ from educe.compiler.kernel import Kernel
 from educe.compiler.loader import Loader
 from educe.compiler.target import Target, host_target
 from educe.machine import ForkedLock
-from educe.store import Key, store
+from educe.store import Key, source_hash, store
 
 
 class Library:
@@ -67,8 +66,8 @@ def kernel_key(kernel: Kernel, target: Target) -> Key:
 
 
 def origin() -> tuple[tuple[str, str], ...]:
-    """Return what all code depends on: the compiler and LLVM."""
-    return (("compiler", source_hash()), ("llvm", jit.llvm_version()))
+    """Return what all code depends on: the compiler, of which every file may change it, and LLVM."""
+    return (("compiler", source_hash(Path(__file__).parent)), ("llvm", jit.llvm_version()))
 
 
 def stored(key: Key, make: Callable[[], bytes]) -> bytes:
@@ -80,15 +79,6 @@ def stored(key: Key, make: Callable[[], bytes]) -> bytes:
         if kept:
             kept.put(key, found)
     return found
-
-
-@cache
-def source_hash() -> str:
-    """Return the hash of the compiler's own source, of which every file may change the code it makes."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 @cache

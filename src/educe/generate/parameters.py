@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,7 +25,7 @@ from educe.generate.quantization import Format, quantized
 from educe.machine import usable_cores
 from educe.model.checkpoint import Checkpoint, Weight
 from educe.model.quantized import PANEL, PackedWeight, pack
-from educe.store import Key, Write, store
+from educe.store import Key, Write, source_hash, store
 
 Progress: TypeAlias = Callable[[float, str], None]
 """Is told how much of the work is done, 0 to 1, and what is being done."""
@@ -32,9 +33,12 @@ Progress: TypeAlias = Callable[[float, str], None]
 _F32 = np.dtype(np.float32)
 _PARTS = tuple(field.name for field in dataclasses.fields(PackedWeight))
 
-# Another number for another packing, or other codes.
-_VERSION = 1
-
+_PACKAGE = Path(__file__).parents[1]
+# Each of their files may change what is written: they read weights, decode, round and pack them.
+_SOURCES = (
+    *(_PACKAGE / name for name in ("formats", "model")),
+    *(_PACKAGE / "generate" / f"{name}.py" for name in ("parameters", "precision", "quantization")),
+)
 # Rows of so many numbers are rounded at a time: temporary arrays stay in the cache.
 _CHUNK_ELEMENTS = 1 << 17
 
@@ -192,7 +196,7 @@ class Parameters:
             "config": _digest(self._checkpoint.config),
             "precision": self._precision,
             "layout": _digest(layout),
-            "version": str(_VERSION),
+            "sources": source_hash(*_SOURCES),
         }
         return Key("weights", self._checkpoint.path.name, tuple(ingredients.items()))
 
@@ -249,7 +253,7 @@ def _value(name: str, dtype: np.dtype[Any], shape: Sequence[int]) -> ir.Value:
 
 
 def _set(value: ir.Value, array: np.ndarray) -> None:
-    value.const_value = ir.Tensor(np.ascontiguousarray(array), name=value.name)
+    value.const_value = ir.Tensor(np.asarray(array, order="C"), name=value.name)
 
 
 def _places(values: Sequence[ir.Value]) -> tuple[dict[ir.Value, int], int]:

@@ -358,6 +358,6 @@ class StepGraph:
         return self._inputs[name]
 
     def _constant(self, array: np.ndarray, name: str) -> ir.Value:
-        tensor = ir.Tensor(np.ascontiguousarray(array), name=name)
+        tensor = ir.Tensor(np.asarray(array, order="C"), name=name)
         kind = ir.TensorType(tensor.dtype)
         return ir.Value(name=name, shape=ir.Shape(array.shape), type=kind, const_value=tensor)
