@@ -205,6 +205,20 @@ def test_rows_of_a_weight_are_what_they_stand_for(name: str, shape: tuple[int, i
         run.run({"x": np.array([outputs])})
 
 
+def test_rows_whose_numbers_are_known_are_computed_where_others_are() -> None:
+    weight = random_weight("int8", 8, 32)
+    graph = Graph(3)
+    numbers = np.array([7, 0, 3], np.int64)
+    known = graph.constant(numbers)
+    sizes = {"in_features": 32, "out_features": 8}
+    rows = graph.call(
+        "DequantizeRows", known, *graph.weight(weight), own=True, **attributes_of(weight), **sizes
+    )
+    run = native(graph.model(graph.call("MatMul", graph.x, rows)))
+    x = np.eye(3, dtype=np.float32)
+    np.testing.assert_allclose(run.run({"x": x})["y"], weight.dequantize()[numbers], rtol=2e-7)
+
+
 @pytest.mark.parametrize("name", ["int4", "Q8_0"])
 def test_pieces_of_a_weight_are_packed_one_after_the_other(name: str) -> None:
     weight = random_weight(name, 50, 96)

@@ -46,6 +46,8 @@ _RANDOM = (
     "RandomUniform",
     "RandomUniformLike",
 )
+# The evaluator has the operators of these.
+_DOMAINS_OF_ONNX = ("", "ai.onnx.ml")
 
 
 class Host:
@@ -70,7 +72,8 @@ class Host:
         self.lower = _lowering(call)
         outer = [name for graph in subgraphs(node) for name in captured_values(graph)]
         names = {name: rename(name) for name in dict.fromkeys(outer)}
-        self.can_fold = node.op_type not in _RANDOM and not any(subgraphs(node))
+        is_known = self.lower is None or call.domain in _DOMAINS_OF_ONNX
+        self.can_fold = is_known and node.op_type not in _RANDOM and not any(subgraphs(node))
         unknown = {inner: name for inner, name in names.items() if self.is_choice or name not in known}
         self.captured = tuple(unknown.values())
         self._call: Callable[[Sequence[Any]], list[Any]] | None = None
