@@ -12,6 +12,7 @@ from educe.errors import ModelFileError, OptionError, UnsupportedModelError
 from educe.formats import checkpoint
 from educe.generate.packing import program_size
 from educe.generate.runner import Runner
+from educe.generate.runners import runner_for
 from educe.generate.step import Slice
 from educe.model.checkpoint import Checkpoint, Weight
 from tests.conftest import ROOT
@@ -173,7 +174,7 @@ def test_caches_that_cannot_be_are_refused(model: Checkpoint, how, message) -> N
 
 def test_an_unknown_architecture_is_refused_with_those_near_it(model: Checkpoint) -> None:
     with pytest.raises(UnsupportedModelError, match=r"'mistrl'.*mistral"):
-        runner_of(dataclasses.replace(model, model_type="mistrl"))
+        runner_for(dataclasses.replace(model, model_type="mistrl"))
 
 
 def with_weights(model: Checkpoint, weights) -> Checkpoint:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from educe.errors import UnsupportedModelError
-from educe.generate.architectures import ARCHITECTURES
 from educe.generate.architectures.bert import ENCODERS
-from educe.generate.architectures.recurrent import RECURRENT
-from educe.generate.encoder_decoder import ENCODER_DECODERS
+from educe.generate.runners import RUNNERS, SOURCE_RUNNERS
 from educe.model.checkpoint import Checkpoint
 
 _HEARS = "whisper"
@@ -33,9 +31,9 @@ DOORS = (
     Door(
         "generator",
         ("generate", "chat", "score", "perplexity"),
-        frozenset([*ARCHITECTURES, *RECURRENT]),
+        frozenset(RUNNERS),
     ),
-    Door("translator", ("translate",), frozenset([*ENCODER_DECODERS, "lstm_translation"]) - {_HEARS}),
+    Door("translator", ("translate",), frozenset(SOURCE_RUNNERS) - {_HEARS}),
     Door("transcriber", ("transcribe",), frozenset([_HEARS])),
     Door("embedder", ("embed",), frozenset(ENCODERS)),
 )

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from educe.generate import packing
-from educe.generate.architectures import StepGraph, architecture
+from educe.generate.architectures import ARCHITECTURES, StepGraph
 from educe.generate.base import StepRunner
 from educe.generate.cache import CacheFormat
 from educe.generate.compiled import compiled
@@ -44,7 +44,8 @@ class Runner(StepRunner):
     ) -> None:
         cache_format = CacheFormat(cache, block_size)
         step = StepGraph(checkpoint, cache_format, precision, progress=progress)
-        graph = architecture(checkpoint.model_type)(step, Configuration(checkpoint.config, checkpoint.path))
+        build = ARCHITECTURES[checkpoint.model_type]
+        graph = build(step, Configuration(checkpoint.config, checkpoint.path))
         layout = step.caches[0]
         self.block_size, self.max_sequences = block_size, max_sequences
         self.sizes = program_sizes(max_tokens)

@@ -7,7 +7,6 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from educe.errors import UnsupportedModelError, nearest
 from educe.generate.architectures.base import StepGraph
 from educe.generate.architectures.gemma import gemma2, gemma3
 from educe.generate.architectures.gpt2 import gpt2
@@ -43,16 +42,4 @@ ARCHITECTURES: dict[str, Build] = {
 """What builds the graph of each model type, as Hugging Face names it."""
 
 
-def architecture(model_type: str) -> Build:
-    """Return what builds the graph of a model type.
-
-    Raises:
-        UnsupportedModelError: there is none.
-    """
-    if model_type not in ARCHITECTURES:
-        reason = f"language models of the type {model_type!r} are not run yet"
-        raise UnsupportedModelError(reason, remedy=nearest(model_type, ARCHITECTURES))
-    return ARCHITECTURES[model_type]
-
-
-__all__ = ["ARCHITECTURES", "CacheLayout", "StepGraph", "architecture"]
+__all__ = ["ARCHITECTURES", "CacheLayout", "StepGraph"]
