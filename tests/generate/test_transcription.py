@@ -9,17 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from educe.errors import InputError, ModelFileError, OptionError, UnsupportedModelError
+from educe.errors import InputError, LimitError, ModelFileError, OptionError, UnsupportedModelError
 from educe.generate.timestamps import Piece, TimestampRules, divided
 from educe.generate.transcript import Segment, Transcript
 from educe.generate.transcription import Transcriber
 from educe.model.checkpoint import Checkpoint, TokenizerFiles, Weight
 
-HIDDEN, INNER, BINS, ROWS = 16, 24, 8, 20
+HIDDEN, INNER, BINS, ROWS, MOST = 16, 24, 8, 20, 40
 LETTERS = [*"abcdefghijkl"]
 SPECIAL = [
     "<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|translate|>", "<|transcribe|>",
-    "<|notimestamps|>", *(f"<|{step * 0.02:.2f}|>" for step in range(ROWS + 1)),
+    "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>",
+    *(f"<|{step * 0.02:.2f}|>" for step in range(ROWS + 1)),
 ]  # fmt: skip
 WORDS = LETTERS + SPECIAL
 ID = {word: number for number, word in enumerate(WORDS)}
@@ -49,12 +50,12 @@ def test_timestamps_stand_in_pairs_and_never_go_back() -> None:
     [
         ([], [Piece(0, None, [])], None),
         ([1, 2], [Piece(0, None, [1, 2])], None),
-        ([10, 1, 2, 14], [Piece(0, 4, [1, 2])], None),
-        ([12, 1], [Piece(2, None, [1])], None),
-        ([10, 1, 13, 13, 2, 17], [Piece(0, 3, [1]), Piece(3, 7, [2])], None),
-        ([10, 1, 13, 14, 2], [Piece(0, 3, [1])], 3),
-        ([10, 1, 13, 13], [Piece(0, 3, [1])], 3),
-        ([10, 10, 1], [Piece(0, 0, [])], None),
+        ([10, 1, 2, 14], [Piece(0, 4, [10, 1, 2, 14])], None),
+        ([12, 1], [Piece(2, None, [12, 1])], None),
+        ([10, 1, 13, 13, 2, 17], [Piece(0, 3, [10, 1, 13]), Piece(3, 7, [13, 2, 17])], None),
+        ([10, 1, 13, 14, 2], [Piece(0, 3, [10, 1, 13])], 3),
+        ([10, 1, 13, 13], [Piece(0, 3, [10, 1, 13])], 3),
+        ([10, 10, 1], [Piece(0, 0, [10])], None),
     ],
 )
 def test_a_window_is_divided_where_timestamps_meet(tokens, pieces, resume) -> None:
@@ -81,7 +82,7 @@ def shapes() -> dict[str, tuple[int, ...]]:
     both("model.encoder.conv1", HIDDEN, BINS, 3)
     both("model.encoder.conv2", HIDDEN, HIDDEN, 3)
     found["model.encoder.embed_positions.weight"] = (ROWS, HIDDEN)
-    found["model.decoder.embed_positions.weight"] = (30, HIDDEN)
+    found["model.decoder.embed_positions.weight"] = (MOST, HIDDEN)
     found["model.decoder.embed_tokens.weight"] = (len(WORDS), HIDDEN)
     for side, parts in (("encoder", ("self_attn",)), ("decoder", ("self_attn", "encoder_attn"))):
         at = f"model.{side}.layers.0"
@@ -121,12 +122,12 @@ def whisper(path: Path, **more: object) -> Checkpoint:
             "d_model": HIDDEN, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
             "decoder_attention_heads": 2, "encoder_ffn_dim": INNER, "decoder_ffn_dim": INNER,
             "vocab_size": len(WORDS), "num_mel_bins": BINS, "max_source_positions": ROWS,
-            "max_target_positions": 30, "eos_token_id": ID["<|endoftext|>"],
+            "max_target_positions": MOST, "eos_token_id": ID["<|endoftext|>"],
         },
         weights=weights,
         tokenizer=TokenizerFiles(files={"tokenizer.json": json.dumps(tokenizer).encode()}),
         generation={
-            "lang_to_id": {"<|en|>": ID["<|en|>"], "<|de|>": ID["<|de|>"]}, "max_length": 30,
+            "lang_to_id": {"<|en|>": ID["<|en|>"], "<|de|>": ID["<|de|>"]}, "max_length": MOST,
             "max_initial_timestamp_index": 3, **more,
         },
         path=path,
@@ -150,6 +151,59 @@ def test_all_of_a_long_sound_is_heard_in_order(own, rng) -> None:
     assert set(found.text) <= {*LETTERS, " "}
     assert own.transcribe(sound, language="en") == found
     assert own.transcribe(sound, language="en", num_beams=3).segments
+
+
+def words_of(found: Transcript) -> list[str]:
+    return [segment.text for segment in found.segments]
+
+
+def test_a_text_that_is_not_believed_is_written_at_the_next_temperature(own, rng) -> None:
+    sound = (rng.standard_normal(16_000) * 0.1).astype(np.float32)
+
+    def at(*temperature: float, ratio: float | None = None, logprob: float | None = None) -> list[str]:
+        found = own.transcribe(
+            sound, language="en", temperature=temperature, compression_ratio_threshold=ratio,
+            logprob_threshold=logprob, no_speech_threshold=None,
+        )  # fmt: skip
+        return words_of(found)
+
+    assert at(0.0, 1.0) == at(0.0) != at(1.0)
+    assert at(0.0, 1.0, ratio=0.0) == at(0.0, 1.0, logprob=100.0) == at(1.0)
+    assert at(1.0) == at(1.0)
+    assert own.transcribe(sound, language="en", temperature=0.0) == own.transcribe(
+        sound, language="en", temperature=(0.0,)
+    )
+    assert own.transcribe(sound, language="en", temperature=1.0, num_beams=3).segments
+
+
+def test_a_window_in_which_silence_is_likely_has_no_text(own, rng) -> None:
+    sound = (rng.standard_normal(16_000) * 0.1).astype(np.float32)
+    silent = own.transcribe(sound, language="en", no_speech_threshold=0.0, logprob_threshold=100.0)
+    assert silent == Transcript("en", ())
+    assert own.transcribe(sound, language="en", no_speech_threshold=0.0, logprob_threshold=-100.0).segments
+
+
+def test_a_window_continues_those_before_it_if_it_is_told_to(own, rng) -> None:
+    sound = (rng.standard_normal(16_000) * 0.1).astype(np.float32)
+
+    def of(conditioned: bool, temperature: float = 0.0) -> list[str]:
+        found = own.transcribe(
+            sound, language="en", temperature=temperature, condition_on_previous_text=conditioned
+        )
+        return words_of(found)
+
+    assert of(True) != of(False)
+    assert of(True)[0] == of(False)[0]
+    assert of(True, 0.6) == of(False, 0.6)
+
+
+def test_a_window_that_fails_leaves_nothing_behind(own, rng) -> None:
+    sound = (rng.standard_normal(16_000) * 0.1).astype(np.float32)
+    expected = own.transcribe(sound, language="en")
+    for _ in range(20):
+        with pytest.raises(LimitError, match="9 beams"):
+            own.transcribe(sound, language="en", num_beams=9)
+    assert own.transcribe(sound, language="en") == expected
 
 
 def test_the_language_is_found_where_none_is_said(own, rng) -> None:

@@ -1,4 +1,4 @@
-"""`BeamSearch` and `GreedySearch`: which texts are continued, and which one is the answer.
+"""`BeamSearch` and `Sampling`: which texts are continued, and which one is the answer.
 
 Both are policy, and know no model: `step` is given the scores of the next token of each text that runs, and
 says which texts run next. What the search does with them is what Hugging Face's library does.
@@ -12,7 +12,9 @@ from typing import Protocol
 
 import numpy as np
 
-from educe.generate.logits import check_largest, likeliest, log_softmax
+from educe.generate.logits import check_largest, log_softmax
+from educe.generate.options import SamplingOptions
+from educe.generate.sampling import SamplingState, sample
 from educe.generate.search import SearchOptions
 
 
@@ -56,16 +58,19 @@ class Search(Protocol):
         """Return the answer of a search that is over."""
 
 
-class GreedySearch:
-    """Takes the likeliest token each time.
+class Sampling:
+    """Takes the likeliest token each time, or draws one.
 
     Args:
         prompt: What the text begins with.
         options: When it ends.
+        temperature: What scores are divided by before a token is drawn; 0 takes the likeliest. The same
+            scores give the same text.
     """
 
-    def __init__(self, prompt: Sequence[int], options: SearchOptions) -> None:
+    def __init__(self, prompt: Sequence[int], options: SearchOptions, temperature: float = 0.0) -> None:
         self.running: list[Hypothesis] = [Hypothesis(tuple(prompt), 0.0)]
+        self._state = SamplingState(SamplingOptions(temperature=temperature, seed=0))
         self._prompt, self._options = len(prompt), options
         self._best = self.running[0]
 
@@ -75,7 +80,7 @@ class GreedySearch:
 
     def step(self, scores: np.ndarray) -> None:
         """See `Search.step`."""
-        token = likeliest(scores[0])
+        token = sample(scores, self._state)[0].token
         text = self._best
         chance = float(log_softmax(scores[0])[token])
         self._best = Hypothesis((*text.tokens, token), text.score + chance)
@@ -162,9 +167,11 @@ class BeamSearch:
         return highest <= self._finished[-1].score
 
 
-def search(prompt: Sequence[int], options: SearchOptions) -> Search:
-    """Return the search that the options ask for."""
-    return GreedySearch(prompt, options) if options.num_beams == 1 else BeamSearch(prompt, options)
+def search(prompt: Sequence[int], options: SearchOptions, temperature: float = 0.0) -> Search:
+    """Return the search that the options ask for; one that draws tokens has one text."""
+    if options.num_beams == 1:
+        return Sampling(prompt, options, temperature)
+    return BeamSearch(prompt, options)
 
 
 def _ends(text: Hypothesis, options: SearchOptions) -> bool:

@@ -64,12 +64,12 @@ class Piece:
     Attributes:
         start: The step at which it begins.
         end: The step at which it ends; None for the end of the window.
-        words: The tokens of what is said.
+        tokens: What is said, and the timestamps around it.
     """
 
     start: int
     end: int | None
-    words: list[int]
+    tokens: list[int]
 
 
 def divided(tokens: Sequence[int], first: int) -> tuple[list[Piece], int | None]:
@@ -91,12 +91,12 @@ def divided(tokens: Sequence[int], first: int) -> tuple[list[Piece], int | None]
         stamps = [token - first for token in tokens if token >= first]
         start = stamps[0] if stamps and tokens[0] >= first else 0
         end = stamps[-1] if stamps and stamps[-1] > start else None
-        return [Piece(start, end, [token for token in tokens if token < first])], None
+        return [Piece(start, end, list(tokens))], None
     resume = None if is_ended or tokens[cuts[-1] - 1] == first else tokens[cuts[-1] - 1] - first
     cuts += [len(tokens)] if is_ended else []
     parts = [tokens[start:stop] for start, stop in itertools.pairwise([0, *cuts])]
     found = []
     for part in parts:
         stamps = [token - first for token in part if token >= first]
-        found.append(Piece(stamps[0], stamps[-1], [token for token in part if token < first]))
+        found.append(Piece(stamps[0], stamps[-1], list(part)))
     return found, resume

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from educe.errors import ModelFileError, OptionError, UnsupportedModelError, nearest
 from educe.generate.configuration import Configuration
-from educe.generate.encoder_decoder import EncoderDecoder, Source, Target
+from educe.generate.encoder_decoder import EncoderDecoder, Source
+from educe.generate.fallback import TEMPERATURES, Fallback, Written
+from educe.generate.logits import log_softmax
 from educe.generate.parameters import Progress
 from educe.generate.search import SearchOptions
 from educe.generate.timestamps import Piece, TimestampRules, divided
@@ -29,18 +33,33 @@ _FRAMES_PER_STEP = 2
 _DECADES = 8.0
 _LEAST = -10.0
 _MOST_BINS = 1024
+# How the vocabularies of the third version and of those before it name the token of silence.
+_SILENCE = ("<|nospeech|>", "<|nocaptions|>")
 _TASKS = ("transcribe", "translate")
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """How the windows of a sound are written down."""
+
+    task: str
+    options: SearchOptions
+    fallback: Fallback
+    conditions: bool
 
 
 class Transcriber:
     """A model of the type ``whisper``, ready to run. It is used by one thread at a time.
 
-    A sound is heard in windows of 30 seconds; each begins where the last whole segment before it ends.
+    A sound is heard in windows of 30 seconds; each begins where the last whole segment before it ends. The
+    same sound gives the same transcript, also where tokens are drawn.
 
     Args:
         checkpoint: The model.
         precision: How weights are held and products computed, one of `PRECISIONS`.
         threads: Threads of a step; the machine's cores if absent.
+        memory_bytes: Memory of the cache of keys and values; if absent, what sounds and texts can need, up to
+            a quarter of the machine's.
         limits: The bounds on sounds.
         progress: What is told of the packing of weights.
 
@@ -59,6 +78,7 @@ class Transcriber:
         *,
         precision: str = "f32",
         threads: int | None = None,
+        memory_bytes: int | None = None,
         limits: Limits = DEFAULT_LIMITS,
         progress: Progress | None = None,
     ) -> None:
@@ -78,6 +98,8 @@ class Transcriber:
         self._languages = _languages(fields.get("lang_to_id"))
         self.languages = sorted(self._languages)
         self._start, none = self._id("<|startoftranscript|>"), self._id("<|notimestamps|>")
+        self._before = self._tokenizer.added_id("<|startofprev|>")
+        self._silence = next(filter(None, map(self._tokenizer.added_id, _SILENCE)), None)
         self._model = EncoderDecoder(
             checkpoint, precision=precision, threads=threads, progress=progress, max_sequences=8
         )
@@ -89,7 +111,7 @@ class Transcriber:
         self._frames = 2 * self._model.max_source
         bins = Configuration(fields, checkpoint.path).integer("num_mel_bins", 80, most=_MOST_BINS)
         self._spectrum = Spectrum(_rules(bins), SAMPLE_RATE)
-        self._writer = Writer(self._model, self._options.max_length)
+        self._writer = Writer(self._model, self._options.max_length, memory_bytes)
 
     def transcribe(
         self,
@@ -98,33 +120,51 @@ class Transcriber:
         language: str | None = None,
         task: str = "transcribe",
         num_beams: int | None = None,
+        temperature: float | Sequence[float] = TEMPERATURES,
+        compression_ratio_threshold: float | None = 2.4,
+        logprob_threshold: float | None = -1.0,
+        no_speech_threshold: float | None = 0.6,
+        condition_on_previous_text: bool = True,
     ) -> Transcript:
         """Return what is said in a sound, and when.
+
+        A window's text that is not believed is written again at the next temperature, see `Fallback`.
 
         Args:
             sound: A path, the bytes of a sound file, or samples f32 in -1..1 at 16,000 Hz.
             language: The code of the language spoken; found by the first window if absent.
             task: ``transcribe``, or ``translate`` into English.
-            num_beams: How many texts are continued side by side; as many as the model asks for if absent.
+            num_beams: How many texts are continued side by side at temperature 0; as many as the model asks
+                for if absent.
+            temperature: One at which tokens are drawn, or several, of which the next one is tried where the
+                text of the one before is not believed.
+            compression_ratio_threshold: Above it a text repeats itself, and is not believed.
+            logprob_threshold: Below it, on average of its tokens, a text is not believed.
+            no_speech_threshold: The probability of silence above which a window with a text below
+                `logprob_threshold` has none. What is None is not looked at.
+            condition_on_previous_text: Whether a window's text continues those before it.
 
         Raises:
             InputError: the sound cannot be read.
-            OptionError: the language or the task is not known.
-            LimitError: the sound is longer than `limits.audio_seconds`.
+            OptionError: the language or the task is not known, or a number is out of range.
+            LimitError: the sound is longer than `limits.audio_seconds`, or there are too many beams.
         """
         for place, given, known in (("task", task, _TASKS), ("language", language, self.languages)):
             if given is not None and given not in known:
                 cause = f"the {place} {given!r} is not known"
                 raise OptionError(cause, place=place, remedy=nearest(given, known))
-        samples = open_sound(sound, SAMPLE_RATE, self._limits)
-        features = self.features(samples)
-        if language is None and self._languages:
-            language = self._heard(features[:, : self._frames])
-        prompt = self._prompt(language, task)
+        fallback = Fallback(
+            temperature=(temperature,) if isinstance(temperature, (int, float)) else temperature,
+            compression_ratio_threshold=compression_ratio_threshold,
+            logprob_threshold=logprob_threshold,
+            no_speech_threshold=no_speech_threshold,
+        )
         options = self._options
         if num_beams is not None:
             options = dataclasses.replace(options, num_beams=num_beams)
-        return Transcript(language, tuple(self._segments(features, len(samples) // HOP, prompt, options)))
+        samples = open_sound(sound, SAMPLE_RATE, self._limits)
+        wanted = _Wanted(task, options, fallback, condition_on_previous_text)
+        return self._transcript(self.features(samples), len(samples) // HOP, language, wanted)
 
     def features(self, samples: np.ndarray) -> np.ndarray:
         """Return the spectrogram of a sound and of a window of silence after it, f32[mel bins, frames]."""
@@ -133,6 +173,29 @@ class Transcriber:
         levels = np.maximum(self._spectrum(padded)[: len(samples) // HOP + self._frames], _LEAST)
         levels = np.maximum(levels, levels.max() - np.float32(_DECADES))
         return np.ascontiguousarray(((levels + 4) / 4).T.astype(np.float32))
+
+    def _transcript(
+        self, features: np.ndarray, num_frames: int, language: str | None, wanted: _Wanted
+    ) -> Transcript:
+        found: list[Segment] = []
+        said: list[int] = []
+        seek = 0
+        while seek < num_frames:
+            rest = min(self._frames, num_frames - seek)
+            with self._heard(features[None, :, seek : seek + self._frames]) as source:
+                if language is None and self._languages:
+                    language = self._language(source)
+                written = self._written(source, said, self._prompt(language, wanted.task), wanted)
+            if wanted.fallback.is_silent(written):
+                seek += rest
+                continue
+            pieces, resume = divided(written.tokens, self._rules.first)
+            found += filter(None, (self._segment(piece, seek, rest) for piece in pieces))
+            seek += rest if resume is None else min(resume * _FRAMES_PER_STEP, rest)
+            said += [token for piece in pieces for token in piece.tokens]
+            if not (wanted.conditions and written.is_context):
+                said.clear()
+        return Transcript(language, tuple(found))
 
     def _prompt(self, language: str | None, task: str) -> list[int]:
         if language is None:
@@ -149,38 +212,54 @@ class Transcriber:
             )
         return found
 
-    def _heard(self, window: np.ndarray) -> str:
+    def _heard(self, window: np.ndarray) -> AbstractContextManager[Source]:
+        """Hold a window, f32[1, mel bins, frames], as the encoder has heard it."""
+        return self._writer.reading(self._model.max_source, lambda blocks: self._model.hear(window, [blocks]))
+
+    def _language(self, source: Source) -> str:
         """Return the code of the language that is likeliest to be spoken in a window."""
-        model = self._model
-        blocks = range(model.blocks_for(model.max_source))
-        model.hear(window[None], [blocks])
-        start = Target([self._start], 0, [0], source=Source(model.max_source, blocks))
-        logits = model.decode([start])[0]
+        logits = self._writer.logits(source, [self._start])
         return max(self._languages, key=lambda code: float(logits[self._languages[code]]))
 
-    def _segments(
-        self, features: np.ndarray, num_frames: int, prompt: Sequence[int], options: SearchOptions
-    ) -> list[Segment]:
-        found: list[Segment] = []
-        seek = 0
-        while seek < num_frames:
-            rest = min(self._frames, num_frames - seek)
-            tokens = self._written(features[None, :, seek : seek + self._frames], prompt, options)
-            said, resume = divided(tokens, self._rules.first)
-            found += filter(None, (self._segment(piece, seek, rest) for piece in said))
-            seek += rest if resume is None else min(resume * _FRAMES_PER_STEP, rest)
-        return found
+    def _written(
+        self, source: Source, said: Sequence[int], prompt: Sequence[int], wanted: _Wanted
+    ) -> Written:
+        """Return the text of a window that comes after what was said before it."""
+        before = self._context(said)
+        prompt = [*before, *prompt]
+        no_speech = self._no_speech(source, prompt[: len(before) + 1])
+        for temperature in wanted.fallback.temperature:
+            options = wanted.options
+            if temperature > 0:
+                options = dataclasses.replace(options, num_beams=1)
+            text = self._writer.search(source, prompt, options, temperature)
+            tokens = text.tokens[len(prompt) :]
+            # The score is the sum of the log-probabilities over this power of their number.
+            logprob = text.score * max(1, len(tokens)) ** (options.length_penalty - 1)
+            tokens = tuple(token for token in tokens if token not in options.eos_token_ids)
+            written = Written(tokens, self._text(tokens), logprob, no_speech, temperature)
+            if wanted.fallback.believes(written) or wanted.fallback.is_silent(written):
+                break
+        return written
 
-    def _written(self, window: np.ndarray, prompt: Sequence[int], options: SearchOptions) -> list[int]:
-        """Return the tokens of a window's text, without what begins and ends it."""
-        length = self._model.max_source
-        text = self._writer.write(
-            [length], lambda _, blocks: self._model.hear(window, blocks), [prompt], options
-        )
-        return [token for token in text[0].tokens[len(prompt) :] if token not in options.eos_token_ids]
+    def _no_speech(self, source: Source, start: Sequence[int]) -> float:
+        """Return the probability that nothing is said in a window, after all that a text starts with."""
+        if self._silence is None:
+            return 0.0
+        return float(np.exp(log_softmax(self._writer.logits(source, start))[self._silence]))
+
+    def _context(self, said: Sequence[int]) -> list[int]:
+        """Return what stands before a window's text, of which it has less than half of the room."""
+        most = self._options.max_length // 2 - 1
+        if self._before is None or not said or most < 1:
+            return []
+        return [self._before, *said[-most:]]
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        return self._tokenizer.decode(token for token in tokens if token < self._rules.first).strip()
 
     def _segment(self, piece: Piece, seek: int, rest: int) -> Segment | None:
-        text = self._tokenizer.decode(piece.words).strip()
+        text = self._text(piece.tokens)
         end = rest if piece.end is None else min(piece.end * _FRAMES_PER_STEP, rest)
         start = min(piece.start * _FRAMES_PER_STEP, end)
         return Segment(_seconds(seek + start), _seconds(seek + end), text) if text else None

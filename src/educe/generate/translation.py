@@ -28,6 +28,8 @@ class Translator:
         checkpoint: The model, with an encoder and a decoder.
         precision: How weights are held and products computed, one of `PRECISIONS`.
         threads: Threads of a step; the machine's cores if absent.
+        memory_bytes: Memory of the cache of keys and values; if absent, what so many texts can need, up to a
+            quarter of the machine's.
         max_sequences: Most texts in a step; the beams of a search are texts.
         limits: The bounds on texts.
         progress: What is told of the packing of weights.
@@ -48,6 +50,7 @@ class Translator:
         *,
         precision: str = "f32",
         threads: int | None = None,
+        memory_bytes: int | None = None,
         max_sequences: int = 32,
         limits: Limits = DEFAULT_LIMITS,
         progress: Progress | None = None,
@@ -69,7 +72,7 @@ class Translator:
         self._letters = files.source is not None and _has_letters(files.source)
         self._around = _around(checkpoint, files.source)
         self._start = _start(checkpoint)
-        self._writer = Writer(self._model, self.options.max_length)
+        self._writer = Writer(self._model, self.options.max_length, memory_bytes)
 
     @property
     def languages(self) -> list[str]:

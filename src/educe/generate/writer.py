@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
@@ -48,10 +49,10 @@ class Model(Protocol):
 class _Job:
     """The search for the text about one source, and its blocks."""
 
-    def __init__(self, number: int, length: int, prompt: Sequence[int], options: SearchOptions) -> None:
+    def __init__(self, number: int, length: int, found: Search, options: SearchOptions) -> None:
         self.number, self.length, self.options = number, length, options
-        self.prompt = len(prompt)
-        self.search: Search = search(prompt, options)
+        self.search = found
+        self.prompt = len(found.running[0].tokens)
         self.source = BlockTable(b"")
         self.tables = [BlockTable(b"")]
         self.num_run = 0
@@ -110,7 +111,7 @@ class Writer:
         """
         self._check_beams(options.num_beams)
         waiting = deque(
-            _Job(number, length, prompt, options)
+            _Job(number, length, search(prompt, options), options)
             for number, (length, prompt) in enumerate(zip(lengths, prompts, strict=True))
         )
         found: dict[int, Hypothesis] = {}
@@ -127,6 +128,64 @@ class Writer:
             for job in running:
                 self._release(job)
         return [found[number] for number in range(len(found))]
+
+    @contextmanager
+    def reading(self, length: int, read: Callable[[Sequence[int]], object]) -> Iterator[Source]:
+        """Hold a source as the encoder has read it, for any number of searches about it.
+
+        Args:
+            length: How many rows the encoder makes of it.
+            read: Has the encoder read it into some blocks.
+
+        Raises:
+            LimitError: there is not enough memory for it.
+        """
+        table = BlockTable(b"")
+        if self._sources.start(table, [], 0, length, 0) is None:
+            needed = self._model.blocks_for(length) * self._model.source_block_bytes
+            raise self._too_small("a source", needed)
+        try:
+            read(table.blocks)
+            yield Source(length, table.blocks)
+        finally:
+            self._sources.truncate(table, 0)
+
+    def search(
+        self, source: Source, prompt: Sequence[int], options: SearchOptions, temperature: float = 0.0
+    ) -> Hypothesis:
+        """Return a text about a source that is held.
+
+        Args:
+            source: What `reading` holds.
+            prompt: What the text begins with.
+            options: How it is searched.
+            temperature: At which its tokens are drawn, see `Sampling`; of use for one beam.
+
+        Raises:
+            LimitError: the search has more beams than a step has room for, or needs too much memory.
+            EngineError: a logit is no number, or no token may come next.
+        """
+        self._check_beams(options.num_beams)
+        job = _Job(0, source.length, search(prompt, options, temperature), options)
+        self._has_room(job, ())
+        job.source = self._sources.fork(BlockTable(b"", list(source.blocks)))
+        try:
+            while job.search.running:
+                self._step([job])
+        finally:
+            self._release(job)
+        return job.search.best()
+
+    def logits(self, source: Source, tokens: Sequence[int]) -> np.ndarray:
+        """Return the logits after some tokens of a text about a source that is held, f32[vocabulary]."""
+        table = BlockTable(b"")
+        copies = self._targets.reserve(table, 0, len(tokens))
+        assert copies == []
+        try:
+            logits: np.ndarray = self._model.decode([Target(tokens, 0, table.blocks, source=source)])[0]
+            return logits
+        finally:
+            self._targets.truncate(table, 0)
 
     def _start(
         self,
@@ -165,9 +224,12 @@ class Writer:
             return True
         if running:
             return False
-        raise LimitError(
-            f"a text of up to {job.options.max_length:,} tokens and {num_texts} beams needs "
-            f"{format_bytes(needed)}, and {format_bytes(self._memory_bytes)} are given",
+        texts = f"a text of up to {job.options.max_length:,} tokens and {num_texts} beams"
+        raise self._too_small(texts, needed)
+
+    def _too_small(self, what: str, needed: int) -> LimitError:
+        return LimitError(
+            f"{what} needs {format_bytes(needed)}, and {format_bytes(self._memory_bytes)} are given",
             place="memory_bytes",
             remedy="search with fewer beams, or give more memory",
         )
