@@ -169,7 +169,7 @@ def quantized_expert_unit(
     with fn.loop(fn.begin, fn.end) as unit:
         panels, rows, origin = _part_of(body, ends, unit)
         with fn.when(rows[0] < rows[1]):
-            unit_body.multiply_many(panels, rows, origin)
+            unit_body.multiply(panels, rows, origin)
     fn.call("llvm.x86.tilerelease", None, 0)
 
 

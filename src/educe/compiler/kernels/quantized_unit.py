@@ -39,7 +39,6 @@ def quantized_unit(
     target: Target,
     weight: Format,
     depth: int,
-    is_few: bool,
     expression: Expression,
     access: tuple[str, ...],
 ) -> None:
@@ -47,10 +46,10 @@ def quantized_unit(
 
     ::
 
-        for unit in begin..end:                          # some panels of 16 columns
-            if codes have 4 bits: codes = multiplier * (codes - zero), in scratch memory
-            for row in 0..M, 32 at a time:
-                for panel in the unit, two at a time:
+        for rows in 0..M, as many as half of the second cache holds:
+            for panel in begin..end, two panels of 16 columns at a time:
+                if codes have 4 bits: codes = multiplier * (codes - zero), in scratch memory
+                for row in the rows, 32 at a time:
                     for block in 0..blocks:
                         for k in the block, `depth` at a time:
                             sum[r][p] += rows[row + r][k] · codes[panel + p][k]
@@ -58,8 +57,8 @@ def quantized_unit(
                         product[r][p] += minimum[block] * sum of the row [block] * its scale
                     out[row + r] = expression(product[r] or sum[r], operand[row + r], ...)
 
-    Where there are few rows, all units are one, and the codes of the next two panels are fetched, or
-    expanded to the other half of the scratch memory, while two panels are multiplied.
+    The codes of the next two panels are fetched, or expanded to the other half of the scratch memory, while
+    the first rows meet two panels, which then stay in the first cache.
 
     Pointers and sizes are those of `quantized_product`. The numbers behind the last one of a row are zeros,
     so that whatever codes meet them do not matter.
@@ -69,18 +68,14 @@ def quantized_unit(
         target: Its machine.
         weight: The weight's format.
         depth: Numbers along k that are multiplied at once: 64, or 32 where blocks ask for it.
-        is_few: Whether there are no more than 32 rows.
         expression: What ends the product.
         access: For each operand, ``dense`` along the columns or the ``same`` for all.
     """
     body = Product(fn, target, weight, expression, access)
-    unit_body, zero = Unit(body, depth), fn.const(I64, 0)
+    zero = fn.const(I64, 0)
     fn.call("llvm.x86.ldtilecfg", None, 0, fn.table(U8, shapes(depth)))
-    if is_few:
-        unit_body.multiply_few(fn.begin * body.unit, body.panels_of(fn.end - 1)[1])
-    else:
-        with fn.loop(fn.begin, fn.end) as unit:
-            unit_body.multiply_many(body.panels_of(unit), (zero, body.m), zero)
+    panels = fn.begin * body.unit, body.panels_of(fn.end - 1)[1]
+    Unit(body, depth).multiply(panels, (zero, body.m), zero)
     fn.call("llvm.x86.tilerelease", None, 0)
 
 
@@ -91,11 +86,13 @@ class Unit:
         self.body, self.fn, self.depth = body, body.fn, depth
         self.is_expanded = body.weight.bits != 8
         self.panel_bytes = body.tiles * (2 * _GRAIN_BYTES)
+        blocks = body.fn.const(I64, body.target.l2_bytes // (2 * TILE_ROWS * TILE_DEPTH)) // body.tiles
+        self.most_rows = body.fn.maximum(blocks, 1) * TILE_ROWS
         self.sums = body.fn.stack(I32, TILE_ROWS * _WIDTH)
         self.memory = self.sums if body.weight.is_whole else body.fn.stack(F32, TILE_ROWS * _WIDTH)
 
-    def multiply_many(self, panels: tuple[Val, Val], rows: tuple[Val, Val], origin: Val) -> None:
-        """Multiply some rows and some panels, which stay in the second cache.
+    def multiply(self, panels: tuple[Val, Val], rows: tuple[Val, Val], origin: Val) -> None:
+        """Multiply some rows and some panels.
 
         Args:
             panels: The first panel, and the end.
@@ -103,34 +100,23 @@ class Unit:
             origin: The panel of the first columns of the output.
         """
         fn, body, (first, stop) = self.fn, self.body, panels
-        codes = body.codes_of(first)
-        if self.is_expanded:
-            codes = fn.scratch
-            with fn.loop(first, stop) as panel, fn.loop(0, body.grains) as grain:
-                self._expand(panel, grain, fn.at(I8, codes, (panel - first) * self.panel_bytes))
-        first_row = rows[0] // ROWS * ROWS
-        with fn.loop(first_row, rows[1], TILE_ROWS) as row, fn.loop(first, stop, MAX_BLOCKS) as panel:
-            two = self._two(panel, stop)
-            of_panels = [self._place(codes, each - first) for each in two]
-            self._multiply_two(row, rows, two, of_panels, stop, origin)
-
-    def multiply_few(self, first: Val, stop: Val) -> None:
-        """Multiply up to 32 rows and some panels, which are read from memory once."""
-        fn, body = self.fn, self.body
-        row = fn.const(I64, 0)
-        if self.is_expanded:
-            with fn.loop(0, body.grains) as grain:
-                self._expand_two(self._two(first, stop), grain, fn.scratch)
-        with fn.loop(first, stop, MAX_BLOCKS) as panel:
-            panels, following = self._two(panel, stop), self._two(panel + MAX_BLOCKS, stop)
-            half = (panel - first) // MAX_BLOCKS % 2
-            now, later = (self._place(fn.scratch, each * MAX_BLOCKS) for each in (half, 1 - half))
-            of_panels = [body.codes_of(each) for each in panels]
-            meanwhile = partial(self._fetch_two, following)
+        with fn.loop(rows[0] // ROWS * ROWS, rows[1], self.most_rows) as row:
+            end = fn.minimum(row + self.most_rows, rows[1])
             if self.is_expanded:
-                of_panels = [self._place(now, number) for number in range(MAX_BLOCKS)]
-                meanwhile = partial(self._expand_two, following, to=later)
-            self._multiply_two(row, (row, body.m), panels, of_panels, stop, row, meanwhile)
+                with fn.loop(0, body.grains) as grain:
+                    self._expand_two(self._two(first, stop), grain, fn.scratch)
+            with fn.loop(first, stop, MAX_BLOCKS) as panel:
+                two, following = self._two(panel, stop), self._two(panel + MAX_BLOCKS, stop)
+                half = (panel - first) // MAX_BLOCKS % 2
+                now, later = (self._place(fn.scratch, each * MAX_BLOCKS) for each in (half, 1 - half))
+                of_panels = [body.codes_of(each) for each in two]
+                meanwhile = partial(self._fetch_two, following)
+                if self.is_expanded:
+                    of_panels = [self._place(now, number) for number in range(MAX_BLOCKS)]
+                    meanwhile = partial(self._expand_two, following, to=later)
+                self._multiply_two(row, (rows[0], end), two, of_panels, stop, origin, meanwhile)
+                with fn.loop(row + TILE_ROWS, end, TILE_ROWS) as other:
+                    self._multiply_two(other, (rows[0], end), two, of_panels, stop, origin)
 
     def _two(self, panel: Val, stop: Val) -> list[Val]:
         """Return the numbers of two panels, none of which is behind the last."""
@@ -154,6 +140,7 @@ class Unit:
         """
         fn, body, lanes = self.fn, self.body, PANEL * STEP
         source = fn.at(U8, body.codes_of(panel), grain * body.weight.grain_bytes)
+        body.fetch(fn.at(U8, source, body.tiles * (2 * MAX_BLOCKS * body.weight.grain_bytes)))
         place = fn.at(I8, to, grain * _GRAIN_BYTES)
         by, zero = None, fn.const(I8, body.weight.zero, lanes)
         if body.weight.has_multipliers:
@@ -193,7 +180,7 @@ class Unit:
         others = fn.maximum(rows[0] - row, 0)
         memory = fn.at(body.weight.total, self.memory, others * _WIDTH)
         first, left, pitch = row + others, left - others, fn.const(I64, _WIDTH)
-        body.ends.write(memory, pitch, first, left, body.starts, column, count)
+        body.ends.write(memory, pitch, first, left, body.starts, column, count, _WIDTH)
 
     def _write(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from educe.compiler.emit import Function, Kind, Val
+from educe.compiler.emit import I64, Function, Kind, Val
 from educe.compiler.kernels.scalars import Expression
 
 
@@ -48,15 +48,30 @@ class TileEnd:
         ]
 
     def write(
-        self, tile: Val, tile_row: Val, row: Val, rows: Val, starts: Sequence[Val], column: Val, count: Val
+        self,
+        tile: Val,
+        tile_row: Val,
+        row: Val,
+        rows: Val,
+        starts: Sequence[Val],
+        column: Val,
+        count: Val,
+        usual: int = 0,
     ) -> None:
-        """Write `rows` from `row` on, `count` columns from `column` on, from a tile of rows of `tile_row`."""
+        """Write `rows` from `row` on, `count` columns from `column` on, from a tile of rows of `tile_row`.
+
+        No loop goes over the columns where they are as many as are `usual`, a multiple of the lanes.
+        """
         fn, lanes = self.fn, self.lanes
         whole = count - count % lanes
         with fn.loop(0, rows) as r:
             vector = self._row(fn.at(self.kind, tile, r * tile_row), row + r, starts, column)
-            with fn.loop(0, whole, lanes) as done:
-                vector(done, None)
+            with fn.either(count == usual) as otherwise:
+                for place in range(0, usual, lanes):
+                    vector(fn.const(I64, place), None)
+                otherwise()
+                with fn.loop(0, whole, lanes) as done:
+                    vector(done, None)
         with fn.when(whole < count):
             mask = fn.tail_mask(count - whole, lanes)
             with fn.loop(0, rows) as r:

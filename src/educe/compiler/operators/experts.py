@@ -11,6 +11,7 @@ from educe.compiler.emit import F32, I64
 from educe.compiler.kernel import Kernel
 from educe.compiler.kernels.dot import multiplier
 from educe.compiler.kernels.expression import Expression
+from educe.compiler.kernels.matrix_unit import MAX_BLOCKS
 from educe.compiler.kernels.product import lanes_of, tiles
 from educe.compiler.lowering import Product
 from educe.compiler.operators.base import Call, NotCompiled, operator
@@ -19,8 +20,8 @@ from educe.compiler.operators.quantized_linear import (
     Weight,
     check_rows,
     rows_at_once,
+    unit_bytes,
     unit_depth,
-    unit_of_many,
     uses_matrix_unit,
 )
 from educe.compiler.tensor import Tensor, broadcast_strides, dense_strides
@@ -131,7 +132,8 @@ def _launch_quantized(
     unit, scratch_bytes = -(-panels // UNITS), 0
     if uses_matrix_unit(low.target, weight, given_rows):
         choices = {"template": "quantized_expert_unit", "depth": unit_depth(weight)}
-        unit, scratch_bytes = unit_of_many(low.target, weight, panels)
+        unit = -(-unit // MAX_BLOCKS) * MAX_BLOCKS
+        scratch_bytes = unit_bytes(weight)
     else:
         choices["rows"] = rows_at_once(low.target, given_rows)
     low.launch(

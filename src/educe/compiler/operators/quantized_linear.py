@@ -280,7 +280,7 @@ def _launch(
             expression=expression,
             access=access,
         )
-        for each in (count, *AT_ONCE, TILE_ROWS, TILE_ROWS + 1)
+        for each in (count, *AT_ONCE, TILE_ROWS)
     }
     low.expect(kernels.values())
     unit, scratch_bytes = _unit(low.target, weight, count)
@@ -302,7 +302,7 @@ def _launch(
 def _template(target: Target, weight: Weight, count: int) -> dict[str, Any]:
     """Return the template for so many rows, and its choices."""
     if uses_matrix_unit(target, weight, count):
-        return {"template": "quantized_unit", "depth": unit_depth(weight), "is_few": count <= TILE_ROWS}
+        return {"template": "quantized_unit", "depth": unit_depth(weight)}
     return {"template": "quantized_product", "rows": rows_at_once(target, count)}
 
 
@@ -319,31 +319,15 @@ def rows_at_once(target: Target, count: int) -> int:
 
 
 def _unit(target: Target, weight: Weight, count: int) -> tuple[int, int]:
-    """Return the panels of a unit of work, and the scratch memory that it needs.
-
-    The panels stay in the second cache while many rows pass.
-    """
-    if not uses_matrix_unit(target, weight, count):
-        return -(-weight.panels // UNITS), 0
-    if count > TILE_ROWS:
-        return unit_of_many(target, weight, weight.panels)
-    return MAX_BLOCKS, _scratch_bytes(weight, 2 * MAX_BLOCKS)
+    """Return the panels of a unit of work, and the scratch memory that it needs."""
+    if uses_matrix_unit(target, weight, count):
+        return MAX_BLOCKS, unit_bytes(weight)
+    return -(-weight.panels // UNITS), 0
 
 
-def unit_of_many(target: Target, weight: Weight, panels: int) -> tuple[int, int]:
-    """Return what `_unit` does for many rows and so many panels."""
-    most = max(1, target.l2_bytes // (2 * _panel_bytes(weight)))
-    unit = -(-min(-(-panels // UNITS), most) // MAX_BLOCKS) * MAX_BLOCKS
-    return unit, _scratch_bytes(weight, unit)
-
-
-def _panel_bytes(weight: Weight) -> int:
-    return expanded_bytes(-(-weight.inputs // GRAIN))
-
-
-def _scratch_bytes(weight: Weight, panels: int) -> int:
-    """Return the memory for so many expanded panels."""
-    return 0 if weight.codes.kind is I8 else panels * _panel_bytes(weight)
+def unit_bytes(weight: Weight) -> int:
+    """Return the scratch memory of a matrix unit: twice as many expanded panels as it multiplies at once."""
+    return 0 if weight.codes.kind is I8 else 2 * MAX_BLOCKS * expanded_bytes(-(-weight.inputs // GRAIN))
 
 
 def uses_matrix_unit(target: Target, weight: Weight, count: int) -> bool:
