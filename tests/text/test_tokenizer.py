@@ -12,7 +12,7 @@ import pytest
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Library
 
-from educe.errors import InputError, LimitError, ModelFileError
+from educe.errors import InputError, LimitError, ModelFileError, UnsupportedModelError
 from educe.formats.llama2c import read_vocabulary
 from educe.limits import Limits
 from educe.model.checkpoint import TokenizerFiles, Vocabulary
@@ -398,6 +398,38 @@ def test_m2m100_numbers_its_pieces_and_languages_in_other_files(zoo: Path, wiki:
     assert tokenizer.vocabulary_size == len(ids) + 2
     assert tokenizer.encode("__en__ a", parse_special=True)[0] == len(ids)
     assert len(ids) not in tokenizer.encode("__en__ a")
+
+
+def fairseq_files(zoo: Path, kind: str, **settings: object) -> dict[str, bytes]:
+    content = unpacked(zoo, "sentencepiece_en_wiki_10k.model")
+    fields = {"tokenizer_class": kind, "bos_token": "<s>", "mask_token": "<mask>", **settings}
+    return {"sentencepiece.bpe.model": content, "tokenizer_config.json": json.dumps(fields).encode()}
+
+
+def test_nllb_numbers_pieces_as_fairseq_does(zoo: Path, wiki: Tokenizer) -> None:
+    languages = ["eng_Latn", "fra_Latn"]
+    files = fairseq_files(zoo, "NllbTokenizer", additional_special_tokens=languages)
+    tokenizer = Tokenizer.from_files(TokenizerFiles(files=files))
+    pieces_only = wiki.encode("of a thing in the", add_special=False)
+    assert tokenizer.encode("of a thing in the") == [*(index + 1 for index in pieces_only), 2]
+    assert tokenizer.decode(tokenizer.encode("of a thing in the")) == "of a thing in the"
+    assert (tokenizer.bos, tokenizer.pad, tokenizer.eos) == (0, 1, {2})
+    size = wiki.vocabulary_size + 1
+    named = [tokenizer.added_id(token) for token in (*languages, "<mask>")]
+    assert named == [size, size + 1, size + 2]
+    assert tokenizer.vocabulary_size == size + 3
+
+
+def test_an_encoders_texts_begin_as_fairseq_has_them(zoo: Path, wiki: Tokenizer) -> None:
+    tokenizer = Tokenizer.from_files(TokenizerFiles(files=fairseq_files(zoo, "XLMRobertaTokenizer")))
+    pieces_only = wiki.encode("of a thing", add_special=False)
+    assert tokenizer.encode("of a thing") == [0, *(index + 1 for index in pieces_only), 2]
+
+
+@pytest.mark.parametrize("kind", ["", "CamembertTokenizer", "NllbTokenizer", "MBart50TokenizerFast"])
+def test_numbers_that_nothing_tells_are_refused(zoo: Path, kind: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"save_pretrained"):
+        Tokenizer.from_files(TokenizerFiles(files=fairseq_files(zoo, kind)))
 
 
 def test_marians_languages_are_special_and_its_targets_pieces_are_spelled(zoo: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,15 @@ from educe.text import sentencepiece, tokenizer_json, vocabularies
 from educe.text.isolation import Worker
 from educe.text.vocabularies import Parts
 
-_SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+_SENTENCEPIECE = ("tokenizer.model", "spiece.model")
+_FAIRSEQ = "sentencepiece.bpe.model"
 # With these, vocab.json gives the model's numbers: M2M100, and Marian's source language.
-_NUMBERED = ("sentencepiece.bpe.model", "source.spm")
+_NUMBERED = (_FAIRSEQ, "source.spm")
+# Without vocab.json, the models of these tokenizers have fairseq's numbers: its special tokens, the pieces
+# but SentencePiece's own three, the languages, the mask.
+_FAIRSEQ_CLASSES = ("Nllb", "MBart", "XLMRoberta")
+_FAIRSEQ_SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
+_SENTENCEPIECE_SPECIAL = ("<unk>", "<s>", "</s>")
 # How Marian's vocabularies write the language to be written.
 _LANGUAGE = re.compile(">>.+<<")
 # A file of the largest size that is allowed takes a few seconds.
@@ -40,7 +46,9 @@ def parts(files: TokenizerFiles) -> tuple[Parts, Worker | None]:
     if files.source is not None:
         return of_tables(files.source), None
     if "vocab.json" in found and (model := next(filter(found.__contains__, _NUMBERED), None)):
-        return _numbered(found, model), None
+        return _numbered(found, model, _ids(found), _besides(_settings(found))), None
+    if _FAIRSEQ in found and not any(map(found.__contains__, _SENTENCEPIECE)):
+        return _fairseq(found), None
     return of_tables(_vocabulary(found)), None
 
 
@@ -82,7 +90,7 @@ def _of_json(files: Mapping[str, bytes]) -> tuple[Parts, Worker | None]:
 
 def _named(files: Mapping[str, bytes], ids: Mapping[str, int]) -> dict[str, int]:
     """Return the ids of the special tokens that the tokenizer's settings name."""
-    settings = _object(files, "special_tokens_map.json") | _object(files, "tokenizer_config.json")
+    settings = _settings(files)
     named: dict[str, int] = {}
     for name in _NAMES:
         token = _content(settings.get(f"{name}_token"))
@@ -132,17 +140,43 @@ def _ids(files: Mapping[str, bytes]) -> dict[str, int]:
     return {token: index for index, token in enumerate(tokens)}
 
 
-def _numbered(files: Mapping[str, bytes], model: str) -> Parts:
-    """Return a tokenizer of SentencePiece whose tokens vocab.json numbers; a text ends with eos.
+def _fairseq(files: Mapping[str, bytes]) -> Parts:
+    """Return a tokenizer of SentencePiece whose pieces fairseq has numbered."""
+    settings = _settings(files)
+    kind = str(settings.get("tokenizer_class", ""))
+    languages, mask = _besides(settings), _content(settings.get("mask_token"))
+    is_encoder = kind.startswith("XLMRoberta")
+    pieces = sentencepiece.parse(files[_FAIRSEQ]).tokens
+    is_known = kind.startswith(_FAIRSEQ_CLASSES) and pieces[:3] == _SENTENCEPIECE_SPECIAL
+    if not is_known or not (languages or is_encoder):
+        raise UnsupportedModelError(
+            f"has a tokenizer in {_FAIRSEQ} whose numbers nothing tells, of the class {ascii(kind)[:100]}",
+            remedy="make tokenizer.json with the transformers library: "
+            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
+        )
+    tokens = dict.fromkeys([*_FAIRSEQ_SPECIAL, *pieces[3:]])
+    ids = {token: index for index, token in enumerate(tokens)}
+    built = _numbered(files, _FAIRSEQ, ids, [*languages, *filter(None, [mask])])
+    return dataclasses.replace(built, prefix=(0,)) if is_encoder else built
 
-    Special tokens that the settings list besides, those of languages, have the numbers after.
+
+def _settings(files: Mapping[str, bytes]) -> dict[str, Any]:
+    return _object(files, "special_tokens_map.json") | _object(files, "tokenizer_config.json")
+
+
+def _besides(settings: Mapping[str, Any]) -> list[str]:
+    """Return the special tokens that the settings list besides those that they name."""
+    listed = settings.get("additional_special_tokens", settings.get("extra_special_tokens"))
+    return [_content(token) for token in listed if _content(token)] if isinstance(listed, list) else []
+
+
+def _numbered(files: Mapping[str, bytes], model: str, ids: dict[str, int], listed: Iterable[str]) -> Parts:
+    """Return a tokenizer of SentencePiece whose tokens have ids of the model's own; a text ends with eos.
+
+    Special tokens that are listed besides, those of languages, have the numbers after.
     """
     from tokenizers import AddedToken
 
-    ids = _ids(files)
-    settings = _object(files, "special_tokens_map.json") | _object(files, "tokenizer_config.json")
-    besides = settings.get("additional_special_tokens")
-    listed = [_content(token) for token in besides if _content(token)] if isinstance(besides, list) else []
     for token in listed:
         ids.setdefault(token, len(ids))
     special = {name: ids[f"<{name}>"] for name in ("unk", "pad") if f"<{name}>" in ids}
