@@ -13,11 +13,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from educe.generate.blocks import Copy
-from educe.generate.cache import block_bytes, copy_blocks
+from educe.generate.cache import block_bytes, copy_blocks, pools
 from educe.generate.parameters import Progress
 from educe.generate.step import Slice
 from educe.model.checkpoint import Checkpoint
-from educe.pages import empty
 
 
 class StepRunner(ABC):
@@ -76,9 +75,7 @@ class StepRunner(ABC):
 
     def allocate(self, num_blocks: int) -> None:
         """Give the cache so many blocks; their memory is taken when they are first written."""
-        self._pools = {
-            name: empty((num_blocks, *shape), self._dtype) for name, shape in self._layouts.items()
-        }
+        self._pools = pools(self._layouts, num_blocks, self._dtype)
 
     def copy(self, copies: Iterable[Copy]) -> None:
         """Copy blocks of the cache, from and to, in their order."""
