@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from educe.errors import EngineError
-from educe.generate.logits import likeliest, log_softmax, penalised
+from educe.generate.logits import largest, likeliest, log_softmax, log_sum_exp, penalised
 from educe.generate.search import SearchOptions, allowed
 
 
@@ -30,7 +30,15 @@ def test_a_row_may_have_tokens_that_never_come() -> None:
     assert likeliest(np.array([-np.inf, 2, 2], np.float32)) == 1
 
 
-@pytest.mark.parametrize("choose", [likeliest, log_softmax])
+@pytest.mark.parametrize("size", [1, 9, 640, 40_003])
+def test_the_largest_are_those_of_a_sort(size: int, rng: np.random.Generator) -> None:
+    values = rng.integers(0, size, size=size).astype(np.float32)
+    for k in {1, min(5, size), min(300, size), size, size + 3}:
+        expected = np.flatnonzero(values >= np.sort(values)[-min(k, size)])
+        np.testing.assert_array_equal(largest(values, k), expected)
+
+
+@pytest.mark.parametrize("choose", [likeliest, log_softmax, log_sum_exp])
 @pytest.mark.parametrize(
     ("row", "cause"),
     [

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from educe.errors import EngineError, OptionError
-from educe.generate.filters import kept, kth_largest
+from educe.generate.filters import kept
 from educe.generate.options import SamplingOptions
 from educe.generate.sampling import SamplingState, log_probabilities, sample
 
@@ -94,13 +94,6 @@ def test_choices_are_the_definitions(
         state = SamplingState(option)
         wanted = np.searchsorted(sums, state.uniform() * sums[-1], side="right")
         assert sample(logits, state)[0].token == wanted
-
-
-@pytest.mark.parametrize("size", [1, 9, 640, 40_003])
-def test_kth_largest_is_that_of_a_sort(size: int, rng: np.random.Generator) -> None:
-    values = rng.integers(0, size, size=size).astype(np.float32)
-    for k in {1, min(5, size), min(300, size), size}:
-        assert kth_largest(values, k) == np.sort(values)[-k]
 
 
 def test_penalties_and_bias_are_their_definitions(rng: np.random.Generator) -> None:
@@ -252,7 +245,7 @@ def test_what_no_text_has_is_never_chosen(settings: dict[str, int], rng: np.rand
     logits = rng.normal(size=(20, 9)).astype(np.float32)
     logits[:, [2, 8]] = 9
     options = SamplingOptions(**settings, logit_bias={2: 100}, logprobs=2)  # type: ignore[arg-type]
-    state = SamplingState(options, end_ids=[0], never=np.array([2, 8]))
+    state = SamplingState(options, end_ids=[0], num_tokens=8, gaps=np.array([2]))
     chosen = [sample(row[None], state)[0] for row in logits]
     assert not {choice.token for choice in chosen} & {2, 8}
     # Their chances are the model's own all the same.

@@ -62,7 +62,7 @@ def writer(folder: Path) -> Any:
 
 
 def test_ids_without_a_token_are_read_like_any_other(writer: Generator) -> None:
-    assert writer.tokenizer.unspelled(COUNT).tolist() == sorted(NAMELESS)
+    assert writer.tokenizer.ids.tolist() == sorted({*range(COUNT)} - NAMELESS)
     prompt = [1, GAP, *range(20, 60), KNOWN, *range(60, 100), COUNT - 1]
     for options in (
         {},

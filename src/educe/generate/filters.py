@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from educe.generate.logits import check_largest
+from educe.generate.logits import check_largest, largest
 from educe.generate.options import SamplingOptions
 
-# Elements whose maxima are taken together when the largest are looked for.
-_GROUPS = 32
-# As many of the likeliest tokens hold most of the probability of a trained model.
-_LIKELY = 512
-# Kept weights of which there are fewer than one in so many are gathered; others are left in their places.
-_SPARSE = 4
+BLOCK = 512
+"""Weights that are added in single precision, before their sums are in double."""
+
+# So few weights are sorted.
+_FEW = 512
 # Parts of equal width into which distances from the expected information are sorted first.
 _BINS = 4096
 _TINY = np.finfo(np.float32).tiny
@@ -31,39 +30,43 @@ def kept(logits: np.ndarray, options: SamplingOptions) -> tuple[np.ndarray | Non
     Raises:
         EngineError: a logit is no number, or none is above minus infinity.
     """
-    largest = logits.max()
-    check_largest(largest)
+    highest = logits.max()
+    check_largest(highest)
     ids: np.ndarray | None = None
     if 0 < options.top_k < len(logits):
-        ids = np.flatnonzero(logits >= kth_largest(logits, options.top_k))
+        ids = largest(logits, options.top_k)
         logits = logits[ids]
-    weights = np.exp((logits - largest) / np.float32(options.temperature))
+    weights = logits - highest
+    weights *= np.float32(1 / options.temperature)
+    np.exp(weights, out=weights)
     for keep in (_top_p, _min_p, _typical_p):
-        chosen = keep(weights, options)
-        if chosen is None:
-            continue
-        if _SPARSE * np.count_nonzero(chosen) > len(chosen):
-            weights = np.where(chosen, weights, np.float32(0))
-        else:
-            places = np.flatnonzero(chosen)
+        places = keep(weights, options)
+        if places is not None:
             ids, weights = places if ids is None else ids[places], weights[places]
     return ids, weights
 
 
+def block_sums(weights: np.ndarray) -> np.ndarray:
+    """Return the sum of each `BLOCK` of weights, f32[blocks], of which the last may be short."""
+    num_whole = len(weights) // BLOCK
+    sums = np.einsum("ij->i", weights[: num_whole * BLOCK].reshape(num_whole, BLOCK))
+    rest = weights[num_whole * BLOCK :]
+    return np.append(sums, rest.sum()) if len(rest) else sums
+
+
 def _top_p(weights: np.ndarray, options: SamplingOptions) -> np.ndarray | None:
-    """Return which of the weights a filter keeps, or None if all; so do the other filters."""
+    """Return the places of the weights that a filter keeps, ascending, or None for all; so do the others."""
     if options.top_p == 1:
         return None
-    needed = options.top_p * float(weights.sum())
-    candidates = weights
-    if len(weights) > _LIKELY * _GROUPS:
-        likely = weights[weights >= kth_largest(weights, _LIKELY)]
-        candidates = likely if float(likely.sum()) >= needed else weights
-    return np.asarray(weights >= _heavy(candidates, needed))
+    total = float(block_sums(weights).sum(dtype=np.float64))
+    # All weights below this one together are less than what may be left out.
+    places = np.flatnonzero(weights >= (1 - options.top_p) * total / len(weights))
+    heaviest = weights[places]
+    return places[heaviest >= _heavy(heaviest, options.top_p * total)]
 
 
 def _min_p(weights: np.ndarray, options: SamplingOptions) -> np.ndarray | None:
-    return np.asarray(weights >= options.min_p * weights.max()) if options.min_p else None
+    return np.flatnonzero(weights >= options.min_p * weights.max()) if options.min_p else None
 
 
 def _typical_p(weights: np.ndarray, options: SamplingOptions) -> np.ndarray | None:
@@ -75,7 +78,7 @@ def _typical_p(weights: np.ndarray, options: SamplingOptions) -> np.ndarray | No
     # A weight's logarithm and its information differ by the same for all tokens.
     distance -= np.float32((weights * distance).sum(dtype=np.float64) / total)
     np.abs(distance, out=distance)
-    return np.asarray((weights > 0) & (distance <= _near(distance, weights, options.typical_p * total)))
+    return np.flatnonzero((weights > 0) & (distance <= _near(distance, weights, options.typical_p * total)))
 
 
 def _near(distance: np.ndarray, weights: np.ndarray, needed: float) -> float:
@@ -93,7 +96,7 @@ def _near(distance: np.ndarray, weights: np.ndarray, needed: float) -> float:
 
 def _heavy(weights: np.ndarray, needed: float) -> float:
     """Return the largest bound above which the weights add up to `needed`: quickselect by weight."""
-    while len(weights) > _LIKELY:
+    while len(weights) > _FEW:
         middle = len(weights) // 2
         parts = np.partition(weights, middle)
         upper = float(parts[middle:].sum())
@@ -105,14 +108,3 @@ def _heavy(weights: np.ndarray, needed: float) -> float:
     ordered = np.sort(weights)[::-1]
     index = int(np.searchsorted(np.cumsum(ordered, dtype=np.float64), needed))
     return float(ordered[min(index, len(ordered) - 1)])
-
-
-def kth_largest(values: np.ndarray, k: int) -> float:
-    """Return the `k`-th largest value; a long array is first cut to what reaches k groups' maxima."""
-    k = min(k, len(values))
-    width = len(values) // _GROUPS
-    if width > 4 * k:
-        whole = values[: width * _GROUPS].reshape(_GROUPS, width)
-        maxima = np.maximum.reduce(whole, axis=0)
-        values = values[values >= np.partition(maxima, width - k)[width - k]]
-    return float(np.partition(values, len(values) - k)[len(values) - k])

@@ -6,6 +6,9 @@ import numpy as np
 
 from educe.errors import EngineError
 
+# Elements whose maximum is taken together when the largest are looked for.
+_GROUP = 32
+
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """Return the logarithm of the softmax of each row, f32[..., vocabulary].
@@ -13,12 +16,39 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     Raises:
         EngineError: a row has a logit that is no number, or none above minus infinity.
     """
-    largest = logits.max(axis=-1, keepdims=True)
-    check_largest(largest)
-    shifted: np.ndarray = logits - largest
-    sums = np.exp(shifted).sum(axis=-1, keepdims=True, dtype=np.float64)
-    shifted -= np.log(sums).astype(np.float32)
-    return shifted
+    found: np.ndarray = np.subtract(
+        logits, log_sum_exp(logits), out=np.empty_like(logits), casting="same_kind"
+    )
+    return found
+
+
+def log_sum_exp(logits: np.ndarray) -> np.ndarray:
+    """Return the logarithm of each row's sum of exponentials, f64[..., 1], for f32[..., vocabulary].
+
+    Raises:
+        EngineError: a row has a logit that is no number, or none above minus infinity.
+    """
+    highest = logits.max(axis=-1, keepdims=True)
+    check_largest(highest)
+    shifted = logits - highest
+    sums = np.exp(shifted, out=shifted).sum(axis=-1, keepdims=True)
+    return np.asarray(highest + np.log(sums, dtype=np.float64))
+
+
+def largest(values: np.ndarray, k: int) -> np.ndarray:
+    """Return the places of the `k` largest of `values` and of all that equal the last, ascending.
+
+    Of many values, first those are taken that reach the k-th largest maximum of groups.
+    """
+    if k >= len(values):
+        return np.arange(len(values))
+    places, width = None, len(values) // _GROUP
+    if width > 4 * k:
+        maxima = np.maximum.reduce(values[: width * _GROUP].reshape(_GROUP, width), axis=0)
+        places = np.flatnonzero(values >= np.partition(maxima, width - k)[width - k])
+        values = values[places]
+    reached = np.flatnonzero(values >= np.partition(values, len(values) - k)[len(values) - k])
+    return reached if places is None else places[reached]
 
 
 def likeliest(logits: np.ndarray) -> int:
@@ -32,15 +62,15 @@ def likeliest(logits: np.ndarray) -> int:
     return token
 
 
-def check_largest(largest: np.ndarray) -> None:
+def check_largest(highest: np.ndarray) -> None:
     """Check the largest logit of one or more rows, which is finite if all of the row are usable.
 
     Raises:
         EngineError: it is not.
     """
-    if np.isfinite(largest).all():
+    if np.isfinite(highest).all():
         return
-    if np.isneginf(largest).any():
+    if np.isneginf(highest).any():
         cause, remedy = (
             "no token is allowed: all logits are minus infinity",
             "loosen what the text must follow",

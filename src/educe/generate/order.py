@@ -155,7 +155,8 @@ class OrderReader:
                 ids,
                 number=number,
                 end_ids=self.ids.ends,
-                never=self.ids.unspelled,
+                num_tokens=self.ids.num_written,
+                gaps=self.ids.gaps,
                 constraint=each,
             )
             for number, each in enumerate(constraints)

@@ -28,12 +28,10 @@ from typing import Protocol
 
 import numpy as np
 
-from educe.generate.filters import kept, kth_largest
-from educe.generate.logits import likeliest, log_softmax, penalised
+from educe.generate.filters import BLOCK, block_sums, kept
+from educe.generate.logits import largest, likeliest, log_sum_exp, penalised
 from educe.generate.options import SamplingOptions
 
-# Elements whose weights are added in single precision before a draw is located among them.
-_BLOCK = 512
 # Of each byte of a mask: what is added to the logits of its eight tokens, the lowest bit first.
 _MASK_BIAS = np.where(
     np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"),
@@ -76,7 +74,8 @@ class SamplingState:
         prompt: The tokens before the text.
         number: The text's own number among those with one seed.
         end_ids: The tokens that end a text.
-        never: The tokens that no text has, i64[n].
+        num_tokens: One more than the largest token that a text may get; None is all that there are logits of.
+        gaps: The tokens below it that no text gets, i64[n].
         constraint: What the text has to follow.
     """
 
@@ -87,13 +86,15 @@ class SamplingState:
         *,
         number: int = 0,
         end_ids: Collection[int] = (),
-        never: np.ndarray = _NONE,
+        num_tokens: int | None = None,
+        gaps: np.ndarray = _NONE,
         constraint: Mask | None = None,
     ) -> None:
         self.options = options
         self.constraint = constraint
         self.tokens: list[int] = []
-        self._end_ids, self._never = np.array(sorted(end_ids), np.int64), never
+        self._end_ids = np.array(sorted(end_ids), np.int64)
+        self._num_tokens, self._gaps = num_tokens, gaps
         self._key = (secrets.randbits(64) if options.seed is None else options.seed, number)
         self._bias_ids = np.array(list(options.logit_bias), np.int64)
         self._bias = np.array(list(options.logit_bias.values()), np.float32)
@@ -117,13 +118,23 @@ class SamplingState:
         return float((source.random_raw() >> 11) * 2.0**-53)
 
     def process(self, logits: np.ndarray) -> np.ndarray:
-        """Return `logits`, f32[V], as the temperature finds them; they are not modified."""
-        logits = self._masked(logits)
-        if len(self._bias):
+        """Return `logits`, f32[V], as the temperature finds them, f32[num_tokens]; they are not modified."""
+        if self._changes:
+            logits = self._masked(logits)
             logits[self._bias_ids] += self._bias
-        if self._history is not None:
-            self._history.penalise(logits, self.options)
-        return logits
+            if self._history is not None:
+                self._history.penalise(logits, self.options)
+        return logits[: self._num_tokens]
+
+    @property
+    def _changes(self) -> bool:
+        """Whether logits are changed before the temperature."""
+        masks = self.constraint is not None or len(self._gaps) > 0 or self._is_short
+        return masks or self._history is not None or len(self._bias) > 0
+
+    @property
+    def _is_short(self) -> bool:
+        return len(self.tokens) < self.options.min_tokens
 
     def _masked(self, logits: np.ndarray) -> np.ndarray:
         """Return a copy in which what may not come is minus infinity."""
@@ -131,11 +142,11 @@ class SamplingState:
             logits = logits.copy()
         else:
             logits = np.take(_MASK_BIAS, self.constraint.mask(), axis=0).reshape(-1)[: len(logits)] + logits
-        logits[self._never] = -np.inf
-        if len(self.tokens) < self.options.min_tokens and len(self._end_ids):
+        logits[self._gaps] = -np.inf
+        if self._is_short:
             kept = logits[self._end_ids]
             logits[self._end_ids] = -np.inf
-            if logits.max() == -np.inf:
+            if logits[: self._num_tokens].max() == -np.inf:
                 logits[self._end_ids] = kept
         return logits
 
@@ -196,11 +207,11 @@ def log_probabilities(logits: np.ndarray, token: int, count: int) -> Choice:
     Raises:
         EngineError: a logit is no number.
     """
-    logprobs = log_softmax(logits)
-    ids = np.flatnonzero(logits >= kth_largest(logits, count)) if count else np.empty(0, np.int64)
+    log_sum = float(log_sum_exp(logits)[0])
+    ids = largest(logits, count) if count else _NONE
     ids = ids[np.argsort(-logits[ids], kind="stable")][:count]
-    top = tuple(zip(ids.tolist(), logprobs[ids].tolist(), strict=True))
-    return Choice(token, float(logprobs[token]), top)
+    top = tuple((index, float(logits[index]) - log_sum) for index in ids.tolist())
+    return Choice(token, float(logits[token]) - log_sum, top)
 
 
 def _draw(logits: np.ndarray, state: SamplingState) -> int:
@@ -214,11 +225,10 @@ def _draw(logits: np.ndarray, state: SamplingState) -> int:
 
 def _locate(weights: np.ndarray, uniform: float) -> int:
     """Return the index at which the running sum of `weights` passes the share `uniform` of the whole."""
-    starts = np.arange(0, len(weights), _BLOCK)
-    sums = np.cumsum(np.add.reduceat(weights, starts), dtype=np.float64)
+    sums = np.cumsum(block_sums(weights), dtype=np.float64)
     target = uniform * sums[-1]
     block = min(int(np.searchsorted(sums, target, side="right")), len(sums) - 1)
-    inside = weights[block * _BLOCK : (block + 1) * _BLOCK]
+    inside = weights[block * BLOCK : (block + 1) * BLOCK]
     target -= sums[block - 1] if block else 0
     index = int(np.searchsorted(np.cumsum(inside, dtype=np.float64), target, side="right"))
-    return block * _BLOCK + min(index, int(np.flatnonzero(inside)[-1]))
+    return block * BLOCK + min(index, int(np.flatnonzero(inside)[-1]))

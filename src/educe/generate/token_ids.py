@@ -26,7 +26,8 @@ class TokenIds:
     Attributes:
         count: How many ids there are, from 0 on; as many rows as the model's tables have, and logits.
         ends: The ids of which each ends a text, by the tokenizer or by the model's configuration.
-        unspelled: The other ids that no token has, ascending, i64[n].
+        num_written: One more than the largest id that a text may get.
+        gaps: The ids below it that no text gets, ascending, i64[n].
 
     Raises:
         ModelFileError: the configuration names an id that the model lacks.
@@ -38,7 +39,10 @@ class TokenIds:
         self.count = config.integer("vocab_size")
         named = [said.token_ids("eos_token_id", self.count) for said in (config, generation)]
         self.ends = frozenset(index for index in tokenizer.eos if index < self.count).union(*named)
-        self.unspelled = np.setdiff1d(tokenizer.unspelled(self.count), [*self.ends])
+        written = np.union1d(tokenizer.ids, [*self.ends])
+        written = written[written < self.count]
+        self.num_written = 1 + int(written[-1])
+        self.gaps = np.setdiff1d(np.arange(self.num_written), written)
 
     def check(self, ids: Iterable[int], place: str, error: type[UserError] = InputError) -> None:
         """Check that what a caller gives are ids of the model.

@@ -83,9 +83,10 @@ class Tokenizer:
         """One more than the largest id."""
         return 1 + int(self._parts.ids[-1]) if len(self._parts.ids) else 0
 
-    def unspelled(self, count: int) -> np.ndarray:
-        """Return the ids below `count` that no token has, ascending, i64[n]."""
-        return np.setdiff1d(np.arange(count), self._parts.ids, assume_unique=True)
+    @property
+    def ids(self) -> np.ndarray:
+        """The ids that tokens have, ascending, i64[n]; not to be written."""
+        return self._parts.ids
 
     def encode(self, text: str, add_special: bool = True, *, parse_special: bool = False) -> list[int]:
         """Return the ids of a text.
