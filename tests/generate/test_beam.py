@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from educe.errors import EngineError, ModelFileError, OptionError
-from educe.generate.beam import BeamSearch, Search, search
+from educe.generate.beam import BeamSearch, Sampling, Search, search
 from educe.generate.search import SearchOptions, allowed
 from educe.model.checkpoint import Checkpoint
 
@@ -75,6 +75,19 @@ def test_one_beam_takes_the_likeliest_token_each_time(rng) -> None:
         tokens = (*tokens, int(chances.row(tokens).argmax()))
     assert found == tokens
     assert score == pytest.approx(chances.score(tokens) / (len(tokens) - 1), abs=1e-5)
+
+
+def test_tokens_are_drawn_by_their_chances_at_a_temperature() -> None:
+    scores = np.log(np.array([[0.5, 0.3, 0.2, 1e-9]], np.float32))
+    for temperature in (0.5, 1.0):
+        found = Sampling([0], SearchOptions(max_length=1500, eos_token_ids={END}), temperature)
+        while found.running:
+            found.step(found.scores(scores))
+        tokens = found.best().tokens[1:]
+        weights = np.exp(scores[0].astype(np.float64) / temperature)
+        shares = np.bincount(tokens, minlength=WORDS) / len(tokens)
+        np.testing.assert_allclose(shares, weights / weights.sum(), atol=0.05)
+        assert found.best().score == pytest.approx(float(scores[0][list(tokens)].mean()), abs=1e-4)
 
 
 def test_texts_are_continued_by_who_they_came_from(rng) -> None:

@@ -198,12 +198,12 @@ def test_a_window_continues_those_before_it_if_it_is_told_to(own, rng) -> None:
 
 
 def test_a_window_that_fails_leaves_nothing_behind(own, rng) -> None:
-    sound = (rng.standard_normal(16_000) * 0.1).astype(np.float32)
-    expected = own.transcribe(sound, language="en")
+    sound = (rng.standard_normal(6000) * 0.1).astype(np.float32)
+    expected = own.transcribe(sound, language="en", temperature=0.0)
     for _ in range(20):
         with pytest.raises(LimitError, match="9 beams"):
             own.transcribe(sound, language="en", num_beams=9)
-    assert own.transcribe(sound, language="en") == expected
+    assert own.transcribe(sound, language="en", temperature=0.0) == expected
 
 
 def test_the_language_is_found_where_none_is_said(own, rng) -> None:

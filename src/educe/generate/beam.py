@@ -70,7 +70,9 @@ class Sampling:
 
     def __init__(self, prompt: Sequence[int], options: SearchOptions, temperature: float = 0.0) -> None:
         self.running: list[Hypothesis] = [Hypothesis(tuple(prompt), 0.0)]
-        self._state = SamplingState(SamplingOptions(temperature=temperature, seed=0))
+        # Other temperatures draw by other random numbers, so that one does not repeat what another wrote.
+        seed = round(temperature * 1000)
+        self._state = SamplingState(SamplingOptions(temperature=temperature, seed=seed))
         self._prompt, self._options = len(prompt), options
         self._best = self.running[0]
 
