@@ -19,7 +19,7 @@ import educe
 from educe import api
 from educe.cli import main
 from educe.cli.completions import follow, summary
-from educe.cli.loading import CachingOptions, WritingOptions, size_bytes
+from educe.cli.loading import CachingOptions, EmbeddingOptions, WritingOptions, size_bytes
 from educe.cli.message_input import messages
 from educe.cli.sampling import TextOptions
 from educe.errors import OptionError
@@ -376,14 +376,16 @@ class TestScores:
 
 def test_options_have_the_names_of_keywords() -> None:
     """The names that differ are those that `docs/cli.md` explains."""
-    keywords = {*api.GeneratorOptions.__optional_keys__, "chat_template", "draft"} - {"progress"}
-    assert {field.name for field in fields(WritingOptions)} == keywords
-    assert {field.name for field in fields(CachingOptions)} == api.ReaderOptions.__optional_keys__ - {
-        "progress"
-    }
+    generator = {*api.GeneratorOptions.__optional_keys__, "chat_template", "draft"}
+    for group, keywords in (
+        (WritingOptions, generator),
+        (CachingOptions, api.ReaderOptions.__optional_keys__),
+        (EmbeddingOptions, api.EmbedderOptions.__optional_keys__),
+    ):
+        assert {field.name for field in fields(group)} == keywords - {"progress"}
     by_line = {"tools", "tool_choice", "tool_format", "priority", "salt"}
     assert {field.name for field in fields(TextOptions)} == set(OPTIONS) - by_line
-    for group in (WritingOptions, TextOptions):
+    for group in (WritingOptions, EmbeddingOptions, TextOptions):
         for name, hint in get_type_hints(group, include_extras=True).items():
             flag = hint.__metadata__[0].param_decls or (hint.__metadata__[0].default,)
             expected = {"memory_bytes": "--memory"}.get(name, "--" + name.replace("_", "-"))

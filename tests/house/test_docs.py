@@ -1,7 +1,8 @@
 """The documents are true: their code runs, their output is the real one, their links lead somewhere.
 
-A comment at the end of a line that prints, and a line below a command, must be in the real output, with
-numbers taken as equal and ``...`` as anything.
+A comment at the end of a line that prints, and a line below a command, must be in the real output, where
+``...`` is anything. Whole numbers are those of the output, others agree to the digits that are shown, or to
+one percent. Times and rates are free, as are all numbers of a block that ``<!-- measured -->`` stands before.
 """
 
 from __future__ import annotations
@@ -20,31 +21,43 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 
 import educe
-from educe import errors, settings, tasks
+from educe import api, errors, settings, tasks
 from educe.cli.app import app
 from educe.engines import engines
+from educe.generate.order import OPTIONS
+from educe.generate.stream import Completion, Output, Piece
 from educe.limits import DEFAULT_LIMITS, format_bytes
 from educe.tasks.answer import Answer, Prediction
 from tests.conftest import ROOT
+from tests.generate.test_embedding import bert, random_arrays
+from tests.generate.test_transcription import whisper
+from tests.test_cli_readers import write
 
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+FENCE = re.compile(
+    r"^(?P<measured><!-- measured -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S
+)
+NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:e[+-]?\d+)?"
+WORD = re.compile(rf"#|{NUMBER}|[^\W\d_]+|\S")
+TIME = re.compile(rf"{NUMBER} (?:µs|ms|s)\b|{NUMBER} ?\w*/s\b")
+JSON_TIME = re.compile(rf'"(?:start|first_token|total|preprocess|run|postprocess|compile)":{NUMBER}')
 TIMEOUT_SECONDS = 120
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of a document: its language, its text, and the line where the text begins."""
+    """A fenced block of a document: its text, where that begins, whether its numbers are a machine's."""
 
     path: Path
-    language: str
     text: str
     line: int
+    is_measured: bool
 
     def __str__(self) -> str:
         return f"{self.path.relative_to(ROOT)}:{self.line}"
@@ -67,9 +80,9 @@ def read(name: str) -> str:
 def blocks_of(path: Path, language: str) -> list[Block]:
     text = path.read_text(encoding="utf-8")
     return [
-        Block(path, match[1], match[2], text[: match.start(2)].count("\n") + 1)
+        Block(path, match["text"], text[: match.start("text")].count("\n") + 1, match["measured"] is not None)
         for match in FENCE.finditer(text)
-        if match[1] == language
+        if match["language"] == language
     ]
 
 
@@ -92,23 +105,57 @@ def rows(text: str) -> dict[str, str]:
     return found
 
 
-def normal(text: str) -> str:
-    """Return `text` with every number as #, every unit of time as T, and no runs of blanks or lines."""
-    text = re.sub(r"\d+(\.\d+)?([eE][+-]?\d+)?", "#", text.replace(",", ", "))
-    text = re.sub(r"# (µs|ms|s)\b", "# T", re.sub(r"#(, #)+", "#", text))
-    return " ".join(text.split()).replace(" ,", ",")
+def words(text: str, *, is_measured: bool = False) -> list[str]:
+    """Return the words, numbers and signs of `text`, with # for times and rates, or for every number."""
+    text = JSON_TIME.sub("#", TIME.sub("#", text))
+    return WORD.findall(re.sub(NUMBER, "#", text) if is_measured else text)
 
 
-def holds(output: str, expected: str) -> bool:
+def agree(found: str, shown: str) -> bool:
+    """Say whether two words are one, or two numbers that differ by no more than what is shown of them."""
+    if found == shown or not all(re.fullmatch(NUMBER, word) for word in (found, shown)):
+        return found == shown
+    if not re.search(r"[.e]", shown):
+        return False
+    value, mantissa = float(shown.replace(",", "")), shown.partition("e")[0]
+    shown_step = 0.0 if "e" in shown else 10.0 ** -len(mantissa.partition(".")[2])
+    return abs(float(found.replace(",", "")) - value) <= max(0.501 * shown_step, 0.01 * value)
+
+
+def holds(output: str, expected: str, *, is_measured: bool = False) -> bool:
     """Say whether `output` holds the parts of `expected` between its dots, in their order."""
-    parts = [re.escape(part.strip()) for part in normal(expected).split("...")]
-    return re.search(".*?".join(parts), normal(output)) is not None
+    found, start = words(output, is_measured=is_measured), 0
+    for part in expected.split("..."):
+        shown = words(part, is_measured=is_measured)
+        for first in range(start, len(found) - len(shown) + 1):
+            if all(map(agree, found[first : first + len(shown)], shown)):
+                start = first + len(shown)
+                break
+        else:
+            return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the zoo lacks: models with random weights, under the names of real ones."""
+    folder = tmp_path_factory.mktemp("models")
+    for name in ("all-MiniLM-L6-v2", "whisper-base"):
+        (folder / name).mkdir()
+    arrays = random_arrays(np.random.default_rng(3))
+    write(bert(arrays, folder / "all-MiniLM-L6-v2"), folder / "all-MiniLM-L6-v2")
+    write(whisper(folder / "whisper-base"), folder / "whisper-base")
+    template = "{{ bos_token }}{% for message in messages %}{{ message.content }}{% endfor %}"
+    (folder / "template.jinja").write_text(template)
+    (folder / "question.txt").write_text("Once upon a time\n")
+    return folder
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder with the zoo in it, in which the test runs."""
-    (tmp_path / "zoo").symlink_to(ROOT / "zoo")
+def folder(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder with the zoo and the other models in it, in which the test runs."""
+    for path in (ROOT / "zoo", *models.iterdir()):
+        (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
     for setting in settings.ALL:
         monkeypatch.delenv(setting.variable, raising=False)
@@ -130,7 +177,8 @@ def test_python_blocks_run(path: Path) -> None:
             for line in lines[statement.lineno - 1 : statement.end_lineno]:
                 promise = re.search(r"\bprint\(.*\) *# (.*)$", line)
                 if promise:
-                    assert holds(output.getvalue(), promise[1]), (str(block), line, output.getvalue())
+                    shown = holds(output.getvalue(), promise[1], is_measured=block.is_measured)
+                    assert shown, (str(block), line, output.getvalue())
 
 
 def commands_of(block: Block) -> Iterator[Command]:
@@ -169,7 +217,8 @@ def test_console_blocks_show_what_is_printed(block: Block, folder: Path) -> None
         output = (done.stdout + done.stderr).decode()
         assert done.returncode == command.exit_status, output
         for line in command.shown:
-            assert any(holds(real, line) for real in output.splitlines()), (line, output)
+            shown = (holds(real, line, is_measured=block.is_measured) for real in output.splitlines())
+            assert any(shown), (line, output)
 
 
 def anchors(path: Path) -> set[str]:
@@ -244,6 +293,17 @@ def test_every_keyword_and_limit_is_documented() -> None:
         assert f"| {amount} |" in line, name
 
 
+def test_every_keyword_option_and_result_of_language_models_is_documented() -> None:
+    doors = rows(chapters("docs/generation.md")["What runs"])
+    assert {*api.GeneratorOptions.__optional_keys__, "chat_template", "draft", "limits"} <= doors.keys()
+    readers = rows(chapters("docs/encoders.md")["Embeddings, translation, transcription"])
+    assert api.EmbedderOptions.__optional_keys__ | api.ReaderOptions.__optional_keys__ <= readers.keys()
+    assert set(OPTIONS) == rows(chapters("docs/generation.md")["Options of a text"]).keys()
+    results = rows(chapters("docs/generation.md")["What comes back"])
+    for kind in (Completion, Output, Piece):
+        assert {field.name for field in fields(kind)} <= results.keys()
+
+
 def test_every_error_is_documented_with_its_exit_status() -> None:
     table = rows(chapters("docs/python.md")["Errors"])
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
@@ -263,7 +323,14 @@ def test_every_task_and_engine_is_documented() -> None:
 
 
 def test_the_comparison_can_tell() -> None:
-    assert holds("zebra 99.7%  in 20.3 ms", "zebra 1.0% ... 3 µs")
-    assert holds("│ a │ 32,713.4 │", "│ a │ 1.5 │")
+    assert holds("zebra 99.7%  in 20.3 ms, 4,200.4/s", "zebra 99.6% ... 3 µs, 17.0/s")
+    assert holds("│ a │ 32,713.4 │ 0.12345", "│ a │ 32,713.2 │ 0.12")
+    assert holds('{"row":3,"seconds":{"run":0.5}}', '{"row":3,"seconds":{"run":0.1}}')
+    assert holds("native 24.6 µs 1.00 37,712", "native 9 s 1.07 5", is_measured=True)
     assert not holds("zebra 99.7%", "horse 99.7%")
     assert not holds("a b", "b ... a")
+    for found, shown in (("perplexity 3468.4", "3424.4"), ("57 answered", "58 answered"), ("1.28", "1.31")):
+        assert holds(found, found)
+        assert not holds(found, shown)
+    assert not holds("12,345", "12,346")
+    assert not holds("native 1.00", "openvino 1.00", is_measured=True)

@@ -21,6 +21,7 @@ from educe.errors import EduceError
 EXAMPLES = """
 [bold]Examples[/]\n
 educe chat ./qwen3-0.6b --system "Answer in one sentence." --temperature 0.7\n
+educe chat ./base-model.gguf --chat-template chatml.jinja\n
 printf 'Who was Ada Lovelace?\\nWhen was she born?\\n' | educe chat ./qwen3-0.6b --json
 """
 

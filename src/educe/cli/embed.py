@@ -16,7 +16,7 @@ from rich.text import Text
 from educe.cli import options
 from educe.cli.completions import write_text
 from educe.cli.inputs import Line, num_lines, text_lines
-from educe.cli.loading import LoadingOptions, model_fields, open_embedder
+from educe.cli.loading import EmbeddingOptions, model_fields, open_embedder
 from educe.cli.options import given
 from educe.cli.screen import print_failure, print_json, print_table, shortened
 from educe.cli.tracking import progress_bar
@@ -55,7 +55,7 @@ def command(
             help="Write the vectors into this file instead, a row for each text.",
         ),
     ] = None,
-    loading: LoadingOptions,
+    loading: EmbeddingOptions,
     json: options.JsonOption = False,
 ) -> None:
     """Make vectors of each TEXT, and of each line of each FILE, with MODEL."""

@@ -45,6 +45,15 @@ class LoadingOptions(OptionGroup):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EmbeddingOptions(LoadingOptions):
+    """Those of embedders."""
+
+    batch_tokens: Annotated[
+        int | None, typer.Option("--batch-tokens", metavar="N", help="How many tokens run at once.")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class CachingOptions(LoadingOptions):
     """Those of the models that keep keys and values."""
 
@@ -123,7 +132,7 @@ def open_transcriber(model: Path, options: CachingOptions) -> Transcriber:
         return api.transcriber(model, progress=progress, **options.keywords())
 
 
-def open_embedder(model: Path, options: LoadingOptions) -> Embedder:
+def open_embedder(model: Path, options: EmbeddingOptions) -> Embedder:
     """Return the embedder at `model`."""
     with _loading(model) as progress:
         return api.embedder(model, progress=progress, **options.keywords())

@@ -28,7 +28,9 @@ def _bias(text: str) -> tuple[int, float]:
     try:
         return int(token), float(bias)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is no token and its bias, such as 7=-100") from None
+        raise typer.BadParameter(
+            f"{text!r} is no token and its bias, such as 7=-100", param_hint="--logit-bias"
+        ) from None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -29,32 +29,62 @@ educe transcribe ./whisper-base film.m4a --srt --save subtitles
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class HearingOptions(options.OptionGroup):
+    """How windows are heard, and which texts are believed; the keywords of `Transcriber.transcribe`."""
+
+    language: Annotated[
+        str | None,
+        typer.Option("--language", metavar="CODE", help="The language spoken; heard if absent."),
+    ] = None
+    task: Annotated[
+        str | None, typer.Option("--task", metavar="NAME", help="transcribe, or translate into English.")
+    ] = None
+    num_beams: options.NumBeamsOption = None
+    temperature: Annotated[
+        list[float] | None,
+        typer.Option("--temperature", metavar="X", help="Given again: for what is not believed."),
+    ] = None
+    compression_ratio_threshold: Annotated[
+        float | None,
+        typer.Option("--compression-ratio-threshold", metavar="X", help="Above it a text is a loop."),
+    ] = None
+    logprob_threshold: Annotated[
+        float | None,
+        typer.Option("--logprob-threshold", metavar="X", help="Below it a text is not believed."),
+    ] = None
+    no_speech_threshold: Annotated[
+        float | None,
+        typer.Option("--no-speech-threshold", metavar="X", help="Above it there may be silence."),
+    ] = None
+    condition_on_previous_text: Annotated[
+        bool,
+        typer.Option(
+            "--condition-on-previous-text/--no-condition-on-previous-text",
+            help="Whether a window's text continues those before it.",
+        ),
+    ] = True
+
+
 def command(
     model: options.ModelArgument,
     sounds: Annotated[
         list[str], typer.Argument(metavar="AUDIO", help="Sound files, or - for standard input.")
     ],
     *,
-    language: Annotated[
-        str | None,
-        typer.Option("--language", metavar="CODE", help="The language spoken; heard if absent."),
-    ] = None,
-    task: Annotated[
-        str, typer.Option("--task", metavar="NAME", help="transcribe, or translate into English.")
-    ] = "transcribe",
+    hearing: HearingOptions,
     timestamps: Annotated[
         bool, typer.Option("--timestamps", help="Say in seconds when each part is said.")
     ] = False,
     srt: Annotated[bool, typer.Option("--srt", help="Print subtitles as SubRip has them.")] = False,
     vtt: Annotated[bool, typer.Option("--vtt", help="Print subtitles as WebVTT has them.")] = False,
-    num_beams: options.NumBeamsOption = None,
     save: options.SaveTextsOption = None,
     loading: CachingOptions,
     json: options.JsonOption = False,
 ) -> None:
     """Write down what is said in each AUDIO with MODEL, in windows of 30 seconds."""
     suffix, form = _form(timestamps=timestamps, srt=srt, vtt=vtt, json=json)
-    chosen = given(language=language, task=task, num_beams=num_beams)
+    chosen = hearing.keywords()
     folder = None if save is None else OutputFolder(save, map(Path, sounds))
     transcriber = open_transcriber(model, loading)
     status = 0
