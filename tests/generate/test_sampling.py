@@ -163,7 +163,8 @@ def test_a_seed_and_a_number_decide_the_text(rng: np.random.Generator) -> None:
 
     assert text(seed=7) == text(seed=7)
     distinct = [text(seed=7), text(seed=8), text(seed=7, number=1), text(), text()]
-    assert len({tuple(tokens) for tokens in distinct}) == 5
+    distinct += [text(seed=2**64 - 1), text(seed=2**64 - 2), text(seed=2**63 + 1, number=1)]
+    assert len({tuple(tokens) for tokens in distinct}) == 8
 
 
 def chi_squared(counts: np.ndarray, probabilities: np.ndarray) -> float:

@@ -15,6 +15,8 @@ BLOCK = 512
 
 # So few weights are sorted.
 _FEW = 512
+# Rarely has a text as many likely ways to go on.
+_MANY = 8192
 # Parts of equal width into which distances from the expected information are sorted first.
 _BINS = 4096
 _TINY = np.finfo(np.float32).tiny
@@ -30,14 +32,15 @@ def kept(logits: np.ndarray, options: SamplingOptions) -> tuple[np.ndarray | Non
     Raises:
         EngineError: a logit is no number, or none is above minus infinity.
     """
-    highest = logits.max()
-    check_largest(highest)
     ids: np.ndarray | None = None
     if 0 < options.top_k < len(logits):
+        check_largest(logits.max())  # what is no number is not among the largest
         ids = largest(logits, options.top_k)
         logits = logits[ids]
-    weights = logits - highest
-    weights *= np.float32(1 / options.temperature)
+    weights = logits / np.float32(options.temperature)
+    highest = weights.max()
+    check_largest(highest)
+    weights -= highest
     np.exp(weights, out=weights)
     for keep in (_top_p, _min_p, _typical_p):
         places = keep(weights, options)
@@ -59,10 +62,14 @@ def _top_p(weights: np.ndarray, options: SamplingOptions) -> np.ndarray | None:
     if options.top_p == 1:
         return None
     total = float(block_sums(weights).sum(dtype=np.float64))
-    # All weights below this one together are less than what may be left out.
-    places = np.flatnonzero(weights >= (1 - options.top_p) * total / len(weights))
-    heaviest = weights[places]
-    return places[heaviest >= _heavy(heaviest, options.top_p * total)]
+    needed = options.top_p * total
+    # What may be left out is more than all weights below the second bound, and mostly those below the first.
+    for count in (_MANY, len(weights)):
+        places = np.flatnonzero(weights >= (total - needed) / count)
+        heaviest = weights[places]
+        if float(heaviest.sum()) >= needed:
+            break
+    return places[heaviest >= _heavy(heaviest, needed)]
 
 
 def _min_p(weights: np.ndarray, options: SamplingOptions) -> np.ndarray | None:

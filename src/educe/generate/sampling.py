@@ -95,7 +95,9 @@ class SamplingState:
         self.tokens: list[int] = []
         self._end_ids = np.array(sorted(end_ids), np.int64)
         self._num_tokens, self._gaps = num_tokens, gaps
-        self._key = (secrets.randbits(64) if options.seed is None else options.seed, number)
+        seed = secrets.randbits(64) if options.seed is None else options.seed
+        self._random = np.random.Philox(key=np.array([seed, number], np.uint64))
+        self._place = self._random.state
         self._bias_ids = np.array(list(options.logit_bias), np.int64)
         self._bias = np.array(list(options.logit_bias.values()), np.float32)
         self._history = _History(prompt) if options.penalises else None
@@ -114,8 +116,9 @@ class SamplingState:
 
     def uniform(self) -> float:
         """Return a number in [0, 1) that seed, number and position alone decide (Salmon et al., 2011)."""
-        source = np.random.Philox(key=self._key, counter=(0, len(self.tokens), 0, 0))
-        return float((source.random_raw() >> 11) * 2.0**-53)
+        self._place["state"]["counter"][1] = len(self.tokens)
+        self._random.state = self._place
+        return float((self._random.random_raw() >> 11) * 2.0**-53)
 
     def process(self, logits: np.ndarray) -> np.ndarray:
         """Return `logits`, f32[V], as the temperature finds them, f32[num_tokens]; they are not modified."""
