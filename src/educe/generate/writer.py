@@ -49,9 +49,11 @@ class Model(Protocol):
 class _Job:
     """The search for the text about one source, and its blocks."""
 
-    def __init__(self, number: int, length: int, found: Search, options: SearchOptions) -> None:
+    def __init__(
+        self, number: int, length: int, found: Search, options: SearchOptions, most_bytes: int
+    ) -> None:
         self.number, self.length, self.options = number, length, options
-        self.search = found
+        self.search, self.most_bytes = found, most_bytes
         self.prompt = len(found.running[0].tokens)
         self.source = BlockTable(b"")
         self.tables = [BlockTable(b"")]
@@ -76,15 +78,16 @@ class Writer:
 
     def __init__(self, model: Model, longest: int, memory_bytes: int | None = None) -> None:
         self._model = model
+        self._source_bytes, self._target_bytes = model.source_block_bytes, model.target_block_bytes
         sequences, size = model.max_sequences, model.block_size
-        per_source = model.blocks_for(model.max_source) * model.source_block_bytes
-        per_text = model.blocks_for(longest) * model.target_block_bytes
+        per_source = model.blocks_for(model.max_source) * self._source_bytes
+        per_text = model.blocks_for(longest) * self._target_bytes
         self._memory_bytes = cache_bytes(sequences * (per_source + per_text), memory_bytes)
         counts = [
             num_blocks(block_bytes, size, most, sequences, self._memory_bytes)
             for block_bytes, most in (
-                (model.source_block_bytes, model.max_source),
-                (model.target_block_bytes, longest),
+                (self._source_bytes, model.max_source),
+                (self._target_bytes, longest),
             )
         ]
         self._sources, self._targets = (BlockManager(count, size) for count in counts)
@@ -111,7 +114,7 @@ class Writer:
         """
         self._check_beams(options.num_beams)
         waiting = deque(
-            _Job(number, length, search(prompt, options), options)
+            self._job(number, length, search(prompt, options), options)
             for number, (length, prompt) in enumerate(zip(lengths, prompts, strict=True))
         )
         found: dict[int, Hypothesis] = {}
@@ -142,8 +145,7 @@ class Writer:
         """
         table = BlockTable(b"")
         if self._sources.start(table, [], 0, length, 0) is None:
-            needed = self._model.blocks_for(length) * self._model.source_block_bytes
-            raise self._too_small("a source", needed)
+            raise self._too_small("a source", self._model.blocks_for(length) * self._source_bytes)
         try:
             read(table.blocks)
             yield Source(length, table.blocks)
@@ -166,7 +168,7 @@ class Writer:
             EngineError: a logit is no number, or no token may come next.
         """
         self._check_beams(options.num_beams)
-        job = _Job(0, source.length, search(prompt, options, temperature), options)
+        job = self._job(0, source.length, search(prompt, options, temperature), options)
         self._has_room(job, ())
         job.source = self._sources.fork(BlockTable(b"", list(source.blocks)))
         try:
@@ -219,7 +221,7 @@ class Writer:
         """
         together = [*running, job]
         num_texts = sum(each.options.num_beams for each in together)
-        needed = sum(map(self._most_bytes, together))
+        needed = sum(each.most_bytes for each in together)
         if num_texts <= self._model.max_sequences and needed <= self._memory_bytes:
             return True
         if running:
@@ -234,14 +236,14 @@ class Writer:
             remedy="search with fewer beams, or give more memory",
         )
 
-    def _most_bytes(self, job: _Job) -> int:
-        """Return the most memory that a job takes.
+    def _job(self, number: int, length: int, found: Search, options: SearchOptions) -> _Job:
+        """Return a job that knows the most memory that it takes.
 
         Texts of one search share blocks, but never have more than as many blocks for each of them.
         """
-        model, options = self._model, job.options
-        texts = options.num_beams * model.blocks_for(options.max_length) * model.target_block_bytes
-        return model.blocks_for(job.length) * model.source_block_bytes + texts
+        texts = options.num_beams * self._model.blocks_for(options.max_length) * self._target_bytes
+        source = self._model.blocks_for(length) * self._source_bytes
+        return _Job(number, length, found, options, source + texts)
 
     def _step(self, jobs: Sequence[_Job]) -> None:
         """Run the last tokens of all texts, and have the searches continue."""
