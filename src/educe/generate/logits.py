@@ -42,13 +42,23 @@ def largest(values: np.ndarray, k: int) -> np.ndarray:
     """
     if k >= len(values):
         return np.arange(len(values))
-    places, width = None, len(values) // _GROUP
-    if width > 4 * k:
-        maxima = np.maximum.reduce(values[: width * _GROUP].reshape(_GROUP, width), axis=0)
-        places = np.flatnonzero(values >= np.partition(maxima, width - k)[width - k])
-        values = values[places]
-    reached = np.flatnonzero(values >= np.partition(values, len(values) - k)[len(values) - k])
-    return reached if places is None else places[reached]
+    width = len(values) // _GROUP
+    places = _reaching_maxima(values, width, k) if width > 4 * k else np.arange(len(values))
+    found = values[places]
+    least = np.partition(found, len(found) - k)[len(found) - k]
+    return np.asarray(places[found >= least])
+
+
+def _reaching_maxima(values: np.ndarray, width: int, k: int) -> np.ndarray:
+    """Return the places of the values that reach the `k`-th largest of the maxima of `width` groups."""
+    end = width * _GROUP
+    groups = values[:end].reshape(_GROUP, width)
+    maxima = np.maximum.reduce(groups, axis=0)
+    least = np.partition(maxima, width - k)[width - k]
+    columns = np.flatnonzero(maxima >= least)
+    rows, found = np.nonzero(groups[:, columns] >= least)
+    rest = np.flatnonzero(values[end:] >= least)
+    return np.concatenate([rows * width + columns[found], end + rest])
 
 
 def likeliest(logits: np.ndarray) -> int:
