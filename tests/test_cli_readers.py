@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import wave
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from educe.model.checkpoint import Checkpoint
 from tests.conftest import ROOT
 from tests.generate.test_embedding import bert, random_arrays
 from tests.generate.test_transcription import whisper
+from tests.test_chat_terminal import PATIENCE_SECONDS, Screen
 from tests.test_cli_generate import UNSUPPORTED, USER, Run, lines, run
 
 __all__ = ["run"]
@@ -162,6 +164,19 @@ class TestEmbed:
         status, _, err = run("embed", reader, *["a"] * 31, "--similar")
         assert status == USER
         assert "31 texts is too wide" in err
+
+    @pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminals of our own")
+    def test_a_terminal_shows_how_far_it_is(self, reader: Path, tmp_path: Path) -> None:
+        source, path = tmp_path / "texts.txt", tmp_path / "vectors.npy"
+        source.write_text("a b\n" * 300)
+        screen = Screen("embed", str(reader), str(source), "--save", str(path), environment={})
+        try:
+            screen.until("embedding")
+            screen.until("/300")
+            assert screen.process.wait(PATIENCE_SECONDS) == 0
+        finally:
+            screen.close()
+        assert len(np.load(path)) == 300
 
     def test_a_text_that_is_too_long_costs_no_other(self, run: Run, reader: Path) -> None:
         status, out, err = run("embed", reader, "x " * 60, "a", "--json")
