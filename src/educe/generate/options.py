@@ -30,7 +30,7 @@ class SamplingOptions:
             times.
         presence_penalty: What is taken from the logit of a token that the text has.
         frequency_penalty: What is taken from it for each time.
-        logit_bias: What is added to the logits of these tokens.
+        logit_bias: What is added to the logits of these tokens; one that spells nothing is not chosen for it.
         seed: The number that decides every draw; None takes one by chance.
         n: How many texts for one prompt.
         logprobs: How many of the likeliest tokens come with their log-probabilities; 0 is the chosen one's
