@@ -45,6 +45,16 @@ def test_tables_of_sizes_go_with_their_programs() -> None:
     assert counts[-1] == counts[1]
 
 
+def test_programs_hold_what_they_launch_once() -> None:
+    nodes = [helper.make_node("Exp", ["x"], ["e"]), helper.make_node("Softmax", ["e"], ["y"])]
+    executable = native(model(nodes, {"x": (FLOAT, ["n", 8])}, ["y"]))
+    programs = [executable.executor.program([np.ones((rows, 8), np.float32)]) for rows in (3, 5)]
+    first, second = ([launch.kernel for launch in program.launches] for program in programs)
+    assert first
+    assert all(one is other for one, other in zip(first, second, strict=True))
+    assert not any(program.expected for program in programs)
+
+
 def sized(operator: str) -> Model:
     """A model whose operator makes tables, or numbers, of the size of its input."""
     if operator == "OneHot":

@@ -22,6 +22,7 @@ class Library:
         self.num_made = 0
         self._loader = Loader()
         self._addresses: dict[str, int] = {}
+        self._kernels: dict[str, Kernel] = {}
         self._lock = ForkedLock()
 
     def prepare(self, kernels: Iterable[Kernel]) -> None:
@@ -31,6 +32,7 @@ class Library:
             if not missing:
                 return
             self._loader.load([self._code(kernel) for kernel in missing.values()])
+            self._kernels |= missing
             for name in missing:
                 self._addresses[name] = self._loader.address(name)
 
@@ -39,6 +41,10 @@ class Library:
         if kernel.name not in self._addresses:
             self.prepare([kernel])
         return self._addresses[kernel.name]
+
+    def prepared(self, kernel: Kernel) -> Kernel:
+        """Return the prepared kernel that is this one, so that programs hold it once."""
+        return self._kernels[kernel.name]
 
     def _code(self, kernel: Kernel) -> bytes:
         def make() -> bytes:

@@ -143,7 +143,7 @@ class Segment:
         resume: Makes another successor: for what the host step gave, or, given None, the one for any values.
         guards: Offsets of the pages that nobody may touch, in a guarded plan.
         buffers: The buffers of the arena.
-        expected: Kernels that programs for other sizes would launch.
+        expected: Kernels that programs for other sizes would launch, until they are prepared.
         ready: What the executor keeps for runs of a whole program.
         has_objects: Whether it is a whole program between arrays: its bases then start with every input and
             every output, so that a run can name the arrays themselves.
@@ -196,7 +196,9 @@ def finish(
     segment.bases = list(bases)
     words: list[int] = []
     library.prepare([*(launch.kernel for launch in segment.launches), *segment.expected])
+    segment.expected.clear()
     for launch in segment.launches:
+        launch.kernel = library.prepared(launch.kernel)
         words += _words(launch, library.address(launch.kernel), segment)
     segment.table = np.array(words or [0], np.int64)
 
