@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from educe.compiler.kernels.paged_attention import ITEM_ROWS, ITEM_WORDS
+from educe.compiler.kernels.attention_items import ITEM_ROWS, ITEM_WORDS
 from educe.generate.step import Slice
 
 

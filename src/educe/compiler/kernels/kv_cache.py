@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from educe.compiler.emit import BF16, F32, I8, I32, I64, Function, Kind, Val
+from educe.compiler.emit import BF16, F32, I8, I32, I64, U16, U32, Function, Kind, Val
 from educe.compiler.kernel import template
+from educe.compiler.kernels.dot import seen_as
 from educe.compiler.target import Target
 
 CACHE_KINDS = (F32, BF16, I8)
@@ -13,6 +14,9 @@ CACHE_KINDS = (F32, BF16, I8)
 
 UNIT = 16
 """What the keys of a page, and the features of values as they lie in memory, are a multiple of."""
+
+UNIT_DEPTH = 32
+"""Numbers along k that a matrix unit multiplies at once."""
 
 _SCALE_BYTES = 4
 _MOST = 127.0
@@ -26,16 +30,27 @@ class HeadBlock:
 
     Keys lie by features, [features, page]. Values come after them, [page, row], with rows filled up to a
     multiple of `UNIT`. Where they are integers, then comes a scale for each key and each value, f32[2, page].
+    For a matrix unit, columns lie by 16, and of these two rows side by side: [page / 16, features / 2, 16, 2]
+    and [row / 16, page / 2, 16, 2].
 
     Attributes:
         kind: One of `CACHE_KINDS`.
         page: Keys of a page, a multiple of `UNIT`.
         features: Features of a key and of a value.
+        is_paired: Whether they are for a matrix unit.
     """
 
     kind: Kind
     page: int
     features: int
+    is_paired: bool = False
+
+    @classmethod
+    def of(cls, target: Target, kind: Kind, page: int, features: int) -> HeadBlock:
+        """Return how they lie on a machine."""
+        dot = target.dot(kind.name)
+        whole = page % UNIT_DEPTH == 0 and features % UNIT_DEPTH == 0
+        return cls(kind, page, features, kind is BF16 and dot is not None and bool(dot.matrix_unit) and whole)
 
     @property
     def row(self) -> int:
@@ -102,12 +117,32 @@ def cache_write(fn: Function, target: Target, block: HeadBlock) -> None:
                 for index, strides in ((1, of_k), (2, of_v))
             )
             _round(fn, target, block, k, codes, fn.at(F32, scales, key))
-            with fn.loop(0, block.features) as feature:
-                fn.store(fn.load(kind, codes, feature), to, feature * block.page + key)
+            _store_key(fn, block, codes, to, key)
             _round(fn, target, block, v, codes, fn.at(F32, scales, key + block.page))
-            values = fn.at(kind, to, key * block.row + block.values_at)
-            with fn.loop(0, block.row, UNIT) as feature:
-                fn.store(fn.load(kind, codes, feature, UNIT), values, feature)
+            _store_value(fn, block, codes, fn.at(kind, to, block.values_at), key)
+
+
+def _store_key(fn: Function, block: HeadBlock, codes: Val, to: Val, key: Val) -> None:
+    if not block.is_paired:
+        with fn.loop(0, block.features) as feature:
+            fn.store(fn.load(block.kind, codes, feature), to, feature * block.page + key)
+        return
+    pairs = block.features // 2
+    with fn.loop(0, pairs) as pair:
+        fn.store(fn.load(U32, codes, pair), to, key // UNIT * (pairs * UNIT) + pair * UNIT + key % UNIT)
+
+
+def _store_value(fn: Function, block: HeadBlock, codes: Val, to: Val, key: Val) -> None:
+    """Store a value; what lies beside it is not touched, since another thread may write it meanwhile."""
+    with fn.loop(0, block.row, UNIT) as feature:
+        value = fn.load(block.kind, codes, feature, UNIT)
+        if block.is_paired:
+            twice = seen_as(fn, fn.extend(seen_as(fn, value, U16, UNIT), U32) * 0x10001, U16, 2 * UNIT)
+            odd = fn.lane_numbers(2 * UNIT, I32) & 1
+            place = feature * block.page + key // 2 * (2 * UNIT)
+            fn.store(twice, to, place, odd == fn.splat(fn.extend(key % 2, I32), 2 * UNIT))
+        else:
+            fn.store(value, to, key * block.row + feature)
 
 
 def _round(fn: Function, target: Target, block: HeadBlock, new: Val, codes: Val, scale: Val) -> None:

@@ -18,7 +18,10 @@ MAX_BLOCKS = 2
 FIRST_LEFT, FIRST_RIGHT = 4, 6
 """The numbers of the first registers of either side; those before are for sums."""
 
-_REGISTERS, _ROWS_AT = 8, 48
+ROWS_AT = 48
+"""Where the description of registers says how many rows each has."""
+
+_REGISTERS = 8
 
 
 def shapes(depth_bytes: int = BLOCK_BYTES) -> list[int]:
@@ -121,7 +124,7 @@ class Body:
             for block in range(MAX_BLOCKS):
                 count = fn.minimum(fn.maximum(rows - block * ROWS, 1), ROWS)
                 for number in (*(block * MAX_BLOCKS + v for v in range(MAX_BLOCKS)), FIRST_LEFT + block):
-                    fn.store(fn.extend(count, U8), self._shapes, _ROWS_AT + number)
+                    fn.store(fn.extend(count, U8), self._shapes, ROWS_AT + number)
             fn.call("llvm.x86.ldtilecfg", None, 0, self._shapes)
 
     def _fetch(self, a: Val, row: Val, rows: Val) -> None:

@@ -7,15 +7,11 @@ from typing import TYPE_CHECKING
 
 from educe.compiler.emit import F32, I32, I64
 from educe.compiler.kernel import Kernel
+from educe.compiler.kernels.attention_chunks import scratch_elements
+from educe.compiler.kernels.attention_items import ITEM_ROWS, ITEM_WORDS, Scores, chunk_pages
 from educe.compiler.kernels.attention_records import record_elements
+from educe.compiler.kernels.attention_unit import unit_scratch_elements
 from educe.compiler.kernels.kv_cache import CACHE_KINDS, UNIT, HeadBlock
-from educe.compiler.kernels.paged_attention import (
-    ITEM_ROWS,
-    ITEM_WORDS,
-    Scores,
-    chunk_pages,
-    scratch_elements,
-)
 from educe.compiler.operators.base import Call, NotCompiled, operator
 from educe.compiler.tensor import Tensor
 
@@ -51,7 +47,7 @@ def paged_attention(
         raise NotCompiled
     if q.rank != _POOL_RANK or not pool.size or not table.size or q.shape[1] % pool.shape[1]:
         raise ValueError(f"attention of {q} over the pages {table} of {pool}")
-    block = _block(call, pool, q.shape[2])
+    block = _block(low, call, pool, q.shape[2])
     if items.kind is not I64 or items.shape[1:] != (ITEM_WORDS,):
         raise ValueError(f"items {items}")
     causal, window = bool(call.get("causal", 1)), int(call.get("window", 0))
@@ -90,6 +86,7 @@ def _attention(
         bias[0].shape[1] // 2 if bias else 0,
     ]
     keys = most_pages * block.page
+    scratch = (unit_scratch_elements if block.is_paired else scratch_elements)(low.target, block)
     low.launch(
         Kernel.of("paged_attention", block=block, scores=scores, split=split),
         outputs=[found],
@@ -98,7 +95,7 @@ def _attention(
         extent=items.shape[0] * heads * shares,
         flops=4 * q.size * keys,
         bytes=2 * items.shape[0] * heads * features * keys * block.kind.size_bytes,
-        scratch_bytes=-(-4 * scratch_elements(low.target, block) // 64) * 64,
+        scratch_bytes=-(-4 * scratch // 64) * 64,
     )
     if split:
         low.launch(
@@ -124,7 +121,7 @@ def cache_write(low: Lowering, call: Call, pool: Tensor, k: Tensor, v: Tensor, s
         raise NotCompiled
     if k.rank != _POOL_RANK or k.shape != v.shape or k.shape[:2] != (slots.size, pool.shape[1]):
         raise ValueError(f"{k} and {v} do not fit {pool}")
-    block = _block(call, pool, k.shape[2])
+    block = _block(low, call, pool, k.shape[2])
     new = [low.need(each) for each in (k, v)]
     new = [each if each.strides[-1] == 1 else low.dense(each) for each in new]
     pages, heads, _ = pool.shape
@@ -146,7 +143,7 @@ def after(low: Lowering, call: Call, x: Tensor, *done: Tensor) -> Tensor:
     return x
 
 
-def _block(call: Call, pool: Tensor, features: int) -> HeadBlock:
+def _block(low: Lowering, call: Call, pool: Tensor, features: int) -> HeadBlock:
     """Return how a pool has keys and values of so many features.
 
     Raises:
@@ -155,7 +152,7 @@ def _block(call: Call, pool: Tensor, features: int) -> HeadBlock:
     """
     if pool.kind not in CACHE_KINDS:
         raise NotCompiled
-    block = HeadBlock(pool.kind, int(call.get("page", 0)), features)
+    block = HeadBlock.of(low.target, pool.kind, int(call.get("page", 0)), features)
     if block.page < UNIT or block.page % UNIT:
         raise ValueError(f"pages of {block.page} keys, which are no multiple of {UNIT}")
     if pool.rank != _POOL_RANK or pool.shape[2] != block.elements:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from educe.compiler.kernels.paged_attention import ITEM_WORDS
+from educe.compiler.kernels.attention_items import ITEM_WORDS
 from educe.errors import UnsupportedModelError, nearest
 from educe.generate.cache import CacheFormat, CacheLayout
 from educe.generate.configuration import Configuration
