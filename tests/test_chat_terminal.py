@@ -6,6 +6,7 @@ import os
 import select
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from tests.stories import write_chat_model
 pytestmark = pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminals of our own")
 
 PATIENCE_SECONDS = 100
-# A keyboard's interrupt comes from the terminal that controls the session.
+# A keyboard's interrupt comes from the terminal that controls the session, and who started us may ignore it.
 START = (
-    "import fcntl, runpy, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "import fcntl, runpy, signal, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "signal.signal(signal.SIGINT, signal.default_int_handler); "
     "runpy.run_module('educe', run_name='__main__')"
 )
 
@@ -53,7 +55,9 @@ class Screen:
 
     def interrupt(self, answer: str) -> None:
         """Press Ctrl-C until the answer is shown: Python may miss one just before it waits for a key."""
+        end = time.monotonic() + PATIENCE_SECONDS
         while answer not in self._shown:
+            assert time.monotonic() < end, self._shown
             self.type("\x03")
             if select.select([self._terminal], [], [], 1)[0]:
                 self._shown += os.read(self._terminal, 65536).decode(errors="replace")
