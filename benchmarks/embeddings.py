@@ -1,10 +1,12 @@
 """Embeddings of a thousand sentences beside ONNX Runtime and OpenVINO, each with its best batches.
 
-python -m benchmarks.embeddings FOLDER [--threads 2] [--precision f32]
+python -m benchmarks.embeddings FOLDER [--threads 2]
 
 FOLDER has a sentence encoder such as all-MiniLM-L6-v2. The sentences are those of Python's own manual, of all
 lengths. The others are given the network as PyTorch exports it, the sentences in order of their lengths, so
 that little is padding, and the size of batch that is fastest for each. All take turns; tokens are there.
+Each is compared with Educe at the same precision: 32-bit floats, bfloat16 where the other can, and 8-bit
+weights with activations that are quantised by the way.
 Run where ``make test-parity`` has installed PyTorch and transformers.
 """
 
@@ -19,6 +21,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,9 @@ from educe.formats import checkpoint
 from educe.generate.embedding import Embedder
 
 COUNT, ROUNDS = 1000, 5
+TRIED = 4
+"""The best size of batches is looked for with one sentence of so many."""
+PRECISIONS = ("f32", "bf16", "int8")
 BATCHES = (1, 4, 8, 16, 32)
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -37,19 +43,34 @@ def main() -> None:
     options = argparse.ArgumentParser()
     options.add_argument("folder", type=Path)
     options.add_argument("--threads", type=int, default=2)
-    options.add_argument("--precision", default="f32")
     given = options.parse_args()
-    own = Embedder(checkpoint.load(given.folder), precision=given.precision, threads=given.threads)
-    ids = [own.tokens(text, truncate=True) for text in sentences()]
+    network = checkpoint.load(given.folder)
+    own = {each: Embedder(network, precision=each, threads=given.threads) for each in PRECISIONS}
+    ids = [own["f32"].tokens(text, truncate=True) for text in sentences()]
     print(f"{len(ids):,} sentences, {sum(map(len, ids)):,} tokens, the longest {max(map(len, ids)):,}")
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "encoder.onnx"
+        file, quantised = Path(folder) / "encoder.onnx", Path(folder) / "int8.onnx"
         export(given.folder, file)
-        peers = {"onnxruntime": onnxruntime(file, given.threads), "openvino": openvino(file, given.threads)}
-        runs: dict[str, Callable[[], np.ndarray]] = {"educe": lambda: own.embed_tokens(ids)}
+        quantise(file, quantised)
+        peers = {
+            ("onnxruntime", "f32"): onnxruntime(file, given.threads),
+            ("onnxruntime", "int8"): onnxruntime(quantised, given.threads),
+            ("openvino", "f32"): openvino(file, given.threads, "f32"),
+            ("openvino", "bf16"): openvino(file, given.threads, "bf16"),
+        }
+        runs: dict[tuple[str, str], Callable[[], np.ndarray]] = {
+            ("educe", precision): partial(embedder.embed_tokens, ids) for precision, embedder in own.items()
+        }
         for name, run in peers.items():
             runs[name] = best(name, run, ids)
         report(runs)
+
+
+def quantise(file: Path, to: Path) -> None:
+    """Write the network with weights of 8 bits, whose products quantise what they are given."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(file, to, per_channel=True, weight_type=QuantType.QInt8)
 
 
 def sentences() -> list[str]:
@@ -96,27 +117,27 @@ def onnxruntime(file: Path, threads: int) -> Callable[[dict[str, Any]], np.ndarr
     return lambda feeds: session.run(None, feeds)[0]
 
 
-def openvino(file: Path, threads: int) -> Callable[[dict[str, Any]], np.ndarray]:
-    """Return what runs a batch in OpenVINO, in 32-bit floats."""
+def openvino(file: Path, threads: int, precision: str) -> Callable[[dict[str, Any]], np.ndarray]:
+    """Return what runs a batch in OpenVINO."""
     import openvino
 
-    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1}
+    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": 1}
     compiled = openvino.Core().compile_model(str(file), "CPU", settings)
     return lambda feeds: np.array(compiled(feeds)[0])
 
 
 def best(
-    name: str, run: Callable[[dict[str, Any]], np.ndarray], ids: Sequence[Sequence[int]]
+    name: tuple[str, str], run: Callable[[dict[str, Any]], np.ndarray], ids: Sequence[Sequence[int]]
 ) -> Callable[[], np.ndarray]:
-    """Return the run of all sentences by batches of the size that is fastest."""
+    """Return the run of all sentences by batches of the size that is fastest for some of them."""
     found = {}
     for size in BATCHES:
-        embed = lambda size=size: batched(run, ids, size)  # noqa: E731
-        embed()
-        found[size] = timed(embed), embed
-    size = min(found, key=lambda size: found[size][0])
-    print(f"{name}: batches of {size}")
-    return found[size][1]
+        some = partial(batched, run, ids[::TRIED], size)
+        some()
+        found[size] = timed(some)
+    size = min(found, key=lambda size: found[size])
+    print(f"{' '.join(name)}: batches of {size}")
+    return partial(batched, run, ids, size)
 
 
 def batched(
@@ -137,18 +158,18 @@ def batched(
     return np.array(vectors)
 
 
-def report(runs: dict[str, Callable[[], np.ndarray]]) -> None:
-    """Print the times of all, which take turns, and how far they are from the first."""
+def report(runs: dict[tuple[str, str], Callable[[], np.ndarray]]) -> None:
+    """Print the times of all, which take turns, beside Educe's, and how far all are from the first."""
     vectors = {name: run() for name, run in runs.items()}
-    times: dict[str, list[float]] = {name: [] for name in runs}
+    times: dict[tuple[str, str], list[float]] = {name: [] for name in runs}
     for name, run in itertools.chain.from_iterable([*runs.items()] for _ in range(ROUNDS)):
         times[name].append(timed(run))
-    first = next(iter(runs))
-    for name in runs:
-        least, median = min(times[name]), statistics.median(times[name])
-        ratios = f"{least / min(times[first]):.2f} ({median / statistics.median(times[first]):.2f})"
-        apart = np.abs(vectors[name] - vectors[first]).max()
-        print(f"{name:<12} {least:.3f} s ({median:.3f})  ratio {ratios}  apart {apart:.1e}")
+    right = vectors["educe", "f32"]
+    for name, taken in times.items():
+        own, apart = times["educe", name[1]], np.abs(vectors[name] - right).max()
+        ratios = f"{min(taken) / min(own):.2f} ({statistics.median(taken) / statistics.median(own):.2f})"
+        label, least, median = " ".join(name), min(taken), statistics.median(taken)
+        print(f"{label:<17}{least:.3f} s ({median:.3f})  ratio {ratios}  apart {apart:.1e}")
 
 
 def timed(call: Callable[[], object]) -> float:
