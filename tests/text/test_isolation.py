@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from educe.text import isolation
 from educe.text.isolation import ExhaustedError, Worker
 
 
@@ -48,6 +49,15 @@ def test_a_program_that_never_starts_is_stopped() -> None:
     worker = Worker("tests.text.test_isolation:maker", "loop", start_seconds=0.1)
     with pytest.raises(ExhaustedError):
         worker.ask(1, cpu_seconds=10)
+
+
+def test_a_process_that_sleeps_before_it_reads_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolation, "_START", "import time; time.sleep(1000)")
+    monkeypatch.setattr(isolation, "_WALL_SECONDS", 0.5)
+    # No pipe holds what it is made of.
+    worker = Worker("tests.text.test_isolation:maker", "s" * 2**22, start_seconds=1)
+    with pytest.raises(ExhaustedError):
+        worker.ask(1, cpu_seconds=1)
 
 
 def test_threads_take_turns() -> None:

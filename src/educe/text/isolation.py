@@ -17,6 +17,8 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from educe.machine import ForkedLock
+
 MEMORY_BYTES = 2 * 2**30
 """Address space of the child."""
 
@@ -43,7 +45,7 @@ class Worker:
 
     def __init__(self, maker: str, source: str, *, start_seconds: float) -> None:
         self._setup = (maker, source, start_seconds)
-        self._lock = threading.Lock()
+        self._lock = ForkedLock()
         self._process: subprocess.Popen[bytes] | None = None
         self._end: Callable[[], Any]
 
@@ -71,6 +73,7 @@ class Worker:
     def _exchange(self, message: dict[str, Any]) -> bytes:
         if self._process is not None and self._process.poll() is not None:
             self._stop()
+        is_new = self._process is None
         process = self._process or self._started()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -78,7 +81,8 @@ class Worker:
         timer.start()
         try:
             with _broken_pipes_are_errors():
-                process.stdin.write(json.dumps(message).encode() + b"\n")
+                for each in (*((sys.path, self._setup) if is_new else ()), message):
+                    process.stdin.write(json.dumps(each).encode() + b"\n")
                 process.stdin.flush()
             line = process.stdout.readline()
             return line if line.endswith(b"\n") else b""
@@ -101,12 +105,7 @@ class Worker:
             start_new_session=True,
         )
         self._end = weakref.finalize(self, _end, process)
-        assert process.stdin is not None
         self._process = process
-        with _broken_pipes_are_errors():
-            process.stdin.write(
-                json.dumps(sys.path).encode() + b"\n" + json.dumps(self._setup).encode() + b"\n"
-            )
         return process
 
 
