@@ -106,6 +106,14 @@ class NativeEngine(Engine):
 
     def compile(self, model: Model, options: Options) -> NativeExecutable:
         """Compile `model`; see `Engine.compile`."""
+        return self.compile_prepared(model, prepared(model, options.graph_optimization), options)
+
+    def compile_prepared(self, model: Model, graph: ir.Model, options: Options) -> NativeExecutable:
+        """Compile a graph for `model` that is as `prepared` gives it, and is not changed.
+
+        Raises:
+            MissingLibraryError: LLVM is not installed.
+        """
         if self.version() is None:
             raise MissingLibraryError("llvmlite", extra="", purpose="the engine native")
         from educe.compiler.code import Code
@@ -118,7 +126,6 @@ class NativeEngine(Engine):
         threads = resolve_threads(options.threads)
         pool = runtime(target)
         pool.grow(threads)
-        graph = prepared(model, options.graph_optimization)
         guarded = bool(GUARD.value())
         code = Code(
             graph.graph,

@@ -17,7 +17,7 @@ def compiled(graph: ir.Model, checkpoint: Checkpoint, threads: int | None = None
     """Return the machine code of a graph that was made of a checkpoint.
 
     The weights are neither copied nor read; nor is the checkpoint's digest asked for, which reads all files.
-    The graph is made of the operators that passes would leave, so that none runs.
+    The graph is made of the operators that passes would leave, so that none runs, and nobody else has it.
     """
     inputs, outputs = (
         [ir.serde.serialize_value(value) for value in values]
@@ -25,4 +25,4 @@ def compiled(graph: ir.Model, checkpoint: Checkpoint, threads: int | None = None
     )
     signature = read_signature(onnx.GraphProto(input=inputs, output=outputs))
     model = Model(graph, signature, checkpoint.model_type, checkpoint.path, Digest(()), 0, {})
-    return NativeEngine().compile(model, Options(threads=threads, graph_optimization="none"))
+    return NativeEngine().compile_prepared(model, graph, Options(threads=threads))

@@ -39,10 +39,11 @@ class TokenIds:
         self.count = config.integer("vocab_size")
         named = [said.token_ids("eos_token_id", self.count) for said in (config, generation)]
         self.ends = frozenset(index for index in tokenizer.eos if index < self.count).union(*named)
-        written = np.union1d(tokenizer.ids, [*self.ends])
-        written = written[written < self.count]
-        self.num_written = 1 + int(written[-1])
-        self.gaps = np.setdiff1d(np.arange(self.num_written), written)
+        is_written = np.zeros(self.count, np.bool_)
+        is_written[tokenizer.ids[tokenizer.ids < self.count]] = True
+        is_written[[*self.ends]] = True
+        self.num_written = 1 + int(np.flatnonzero(is_written)[-1])
+        self.gaps = np.flatnonzero(~is_written[: self.num_written])
 
     def check(self, ids: Iterable[int], place: str, error: type[UserError] = InputError) -> None:
         """Check that what a caller gives are ids of the model.

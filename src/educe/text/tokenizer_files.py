@@ -70,7 +70,7 @@ def _of_json(files: Mapping[str, bytes]) -> tuple[Parts, Worker | None]:
         content = tokenizer_json.without_cutting(content).encode()
     core = tokenizer_json.read(content)
     ids = core.get_vocab(with_added_tokens=True)
-    distinct = np.unique(np.fromiter(ids.values(), np.int64, len(ids)))
+    distinct = sorted(set(ids.values()))
     if len(distinct) < len(ids):
         raise _error("tokenizer.json", "gives one id to two tokens")
     special = _named(files, ids)
@@ -80,7 +80,7 @@ def _of_json(files: Mapping[str, bytes]) -> tuple[Parts, Worker | None]:
         core,
         spelling,
         drops_space,
-        ids=distinct,
+        ids=np.array(distinct, np.int64),
         bos=special.get("bos"),
         eos=frozenset(ends | known),
         pad=special.get("pad"),
