@@ -1,6 +1,6 @@
 """What this process may use of its machine: cores and memory, as affinity and control groups bound them.
 
-And locks that outlive what a process does with itself: forking.
+And what outlives forking: locks, and all else that is renewed in the child.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 from weakref import WeakSet
 
 _CGROUP = Path("/proc/self/cgroup")
@@ -70,6 +71,18 @@ def _cgroup_folders() -> Iterator[Path]:
                     yield _CGROUP_ROOT / folder
 
 
+class Renewable(Protocol):
+    """What a forked child has to make anew, because threads of its parent were part of it."""
+
+    def renew(self) -> None:
+        """Begin anew, whatever other threads were doing."""
+
+
+def renew_when_forked(owner: Renewable) -> None:
+    """Have `owner` renewed in every forked child, as long as it lives."""
+    _RENEWABLE.add(owner)
+
+
 class ForkedLock:
     """A reentrant lock that a forked child finds open, whichever thread of its parent held it.
 
@@ -78,7 +91,7 @@ class ForkedLock:
 
     def __init__(self) -> None:
         self.renew()
-        _LOCKS.add(self)
+        renew_when_forked(self)
 
     def renew(self) -> None:
         """Have a new lock, which nobody holds."""
@@ -93,13 +106,13 @@ class ForkedLock:
             self._lock.release()
 
 
-_LOCKS: WeakSet[ForkedLock] = WeakSet()
+_RENEWABLE: WeakSet[Renewable] = WeakSet()
 
 
-def _renew_locks() -> None:
-    for lock in tuple(_LOCKS):
-        lock.renew()
+def _renew_all() -> None:
+    for owner in tuple(_RENEWABLE):
+        owner.renew()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_locks)
+    os.register_at_fork(after_in_child=_renew_all)

@@ -23,6 +23,7 @@ from educe.generate.sequence import FinishReason, Sequence
 from educe.generate.step import Row, Step
 from educe.generate.stream import Completion, Output, Seconds, Stream
 from educe.generate.writing import Scoring, Writing
+from educe.machine import renew_when_forked
 
 # A thread without work ends after this long, so that a generator that nobody closes costs nothing.
 _IDLE_SECONDS = 5.0
@@ -75,6 +76,7 @@ class Engine:
         self._jobs: dict[Sequence, tuple[_Request, int, Writing | Scoring]] = {}
         # A thread that compiles while the process ends would meet a compiler that has ended.
         atexit.register(_close, weakref.ref(self))
+        renew_when_forked(self)
         with self._changed:
             self._start()
 
@@ -130,19 +132,29 @@ class Engine:
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
+    def renew(self) -> None:
+        """Begin anew in a forked child, which has neither the thread nor what it was writing."""
+        self._changed = threading.Condition()
+        self._thread = None
+        self._scheduler.clear()
+        lost = {request for request, _, _ in self._jobs.values()}
+        self._jobs = {}
+        for request in lost:
+            request.stream.put(EngineError("the process was forked meanwhile", remedy="ask again"))
+
     def _submit(self, sequence: Sequence, num_samples: int) -> list[Sequence]:
         if self._closed:
             raise OptionError("the generator is closed", remedy="make another")
         for model in (self._runner, self._draft):
             if model is not None:
                 sequence.share_less(model.salt(sequence.span))
-        samples = self._scheduler.submit(sequence, num_samples)
         self._start()
+        samples = self._scheduler.submit(sequence, num_samples)
         self._changed.notify_all()
         return samples
 
     def _start(self) -> None:
-        if self._thread is None:
+        if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._work, name="educe-generator", daemon=True)
             self._thread.start()
 

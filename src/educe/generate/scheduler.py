@@ -64,14 +64,22 @@ class Scheduler:
         self.chunk = max(1, int(token_budget * prefill_share))
         self.sizes = sorted(sizes)
         self.max_logits = max_logits
+        self._num_submitted = 0
+        self._check(prefill_share)
+        self._begin()
+
+    def clear(self) -> None:
+        """Forget all sequences and what blocks hold, in whatever state a step has left them."""
+        self.blocks = BlockManager(self.blocks.num_blocks, self.blocks.block_size)
+        self._begin()
+
+    def _begin(self) -> None:
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
-        self._num_submitted = 0
         self._plan: dict[Sequence, int] = {}
         self._copies: list[Copy] = []
         self._preempted: list[Sequence] = []
         self._in_flight: Step | None = None
-        self._check(prefill_share)
 
     def _check(self, prefill_share: float) -> None:
         if not 1 <= self.max_sequences < self.token_budget:
