@@ -229,9 +229,11 @@ class Engine:
         """Let guesses be made at what those that write will write next."""
         if self._draft is None:
             with self._changed:
-                for sequence, (_, _, job) in self._jobs.items():
-                    if isinstance(job, Writing) and sequence.num_pending == 1:
-                        job.propose()
+                jobs = [job for sequence, (_, _, job) in self._jobs.items() if sequence.num_pending == 1]
+            # A long text takes a while to index, in which others may ask.
+            for job in jobs:
+                if isinstance(job, Writing):
+                    job.propose()
             return
         with self._changed:
             asked, copies = self._scheduler.look_ahead(self._draft.num_tokens)
