@@ -7,6 +7,7 @@ import json
 import math
 import random
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -271,6 +272,18 @@ def test_closing_ends_all_texts_and_refuses_more() -> None:
     for call in (writer.generate, writer.score):
         with pytest.raises(OptionError, match="closed"):
             call("Once upon a time")
+
+
+def test_closing_gives_the_memory_of_the_model_back() -> None:
+    writer = educe.generator(STORIES)
+    writer.generate("Once upon a time", max_tokens=3)
+    held = weakref.ref(writer._engine._runner)
+    assert held() is not None
+    writer.close()
+    writer.close()
+    assert held() is None
+    with pytest.raises(OptionError, match="closed"):
+        writer.generate("Once upon a time")
 
 
 @cache

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import threading
 import time
 import weakref
 from collections.abc import Sequence as Tokens
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +26,7 @@ from educe.generate.step import Row, Step
 from educe.generate.stream import Completion, Output, Seconds, Stream
 from educe.generate.writing import Scoring, Writing
 from educe.machine import renew_when_forked
+from educe.pages import trim
 
 # A thread without work ends after this long, so that a generator that nobody closes costs nothing.
 _IDLE_SECONDS = 5.0
@@ -74,8 +77,7 @@ class Engine:
         self._thread: threading.Thread | None = None
         self._closed = False
         self._jobs: dict[Sequence, tuple[_Request, int, Writing | Scoring]] = {}
-        # A thread that compiles while the process ends would meet a compiler that has ended.
-        atexit.register(_close, weakref.ref(self))
+        _ENGINES.add(self)
         renew_when_forked(self)
         with self._changed:
             self._start()
@@ -122,15 +124,22 @@ class Engine:
         return self._scheduler.max_sequences
 
     def close(self) -> None:
-        """Cancel everything, and end the thread; what is submitted later is refused."""
+        """Cancel everything, end the thread, and give memory back; what is submitted later is refused."""
         with self._changed:
             self._closed = True
             for sequence in self._jobs:
                 self._scheduler.cancel(sequence)
             thread = self._thread
             self._changed.notify_all()
-        if thread is not None and thread is not threading.current_thread():
+        if thread is threading.current_thread():
+            return
+        if thread is not None:
             thread.join()
+        # Others may close as well.
+        with suppress(AttributeError):
+            del self._runner, self._draft
+        gc.collect()
+        trim()
 
     def renew(self) -> None:
         """Begin anew in a forked child, which has neither the thread nor what it was writing."""
@@ -330,9 +339,13 @@ class Engine:
         self._end(sequence, known)
 
 
-def _close(reference: weakref.ref[Engine]) -> None:
-    engine = reference()
-    if engine is not None:
+_ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+# A thread that compiles while the process ends would meet a compiler that has ended.
+@atexit.register
+def _close_all() -> None:
+    for engine in tuple(_ENGINES):
         engine.close()
 
 
