@@ -84,3 +84,14 @@ def test_memory_for_no_text_is_an_error(model) -> None:
     assert len(write(writer, model)) == len(SOURCES)
     with pytest.raises(OptionError, match="hold no block"):
         Writer(model, LONGEST, 100)
+
+
+def test_a_source_without_room_is_found_before_others_are_read(model) -> None:
+    writer = Writer(model, LONGEST, bytes_of(model, 2))
+    options = SearchOptions(num_beams=2, max_length=LONGEST, eos_token_ids={2})
+
+    def read(numbers: Sequence[int], blocks: Sequence[Sequence[int]]) -> None:
+        raise AssertionError("nothing is read")
+
+    with pytest.raises(LimitError, match="a text of up to 40 tokens"):
+        writer.write([3, 3, 100_000], read, [PROMPT] * 3, options)

@@ -117,6 +117,9 @@ class Writer:
             self._job(number, length, search(prompt, options), options)
             for number, (length, prompt) in enumerate(zip(lengths, prompts, strict=True))
         )
+        for job in waiting:
+            # Before anything is read: what was written of others would be lost.
+            self._has_room(job, ())
         found: dict[int, Hypothesis] = {}
         running: list[_Job] = []
         try:
