@@ -479,6 +479,23 @@ class TestOtherCommands:
             assert command in overview
             assert "Example" in educe(command, "--help").stdout
 
+    @pytest.mark.parametrize(
+        ("typed", "expected"),
+        [("educe pe", "perplexity"), ("educe score x --af", "--after"), ("educe cache cl", "clear")],
+    )
+    def test_a_shell_completes_commands_and_their_options(
+        self, monkeypatch: pytest.MonkeyPatch, typed: str, expected: str
+    ) -> None:
+        monkeypatch.setenv("_EDUCE_COMPLETE", "complete_bash")
+        monkeypatch.setenv("COMP_WORDS", typed)
+        monkeypatch.setenv("COMP_CWORD", str(typed.count(" ")))
+        assert educe().stdout.split() == [expected]
+
+    def test_a_misspelt_command_is_answered_with_the_one_that_was_meant(self) -> None:
+        done = educe("generat")
+        assert done.returncode == USER
+        assert "Did you mean 'generate'?" in done.stderr
+
     @pytest.mark.parametrize("module", ["typer", "numpy", "educe.bench.measure"])
     def test_an_interrupt_ends_it_with_one_line(self, module: str) -> None:
         code = f"""

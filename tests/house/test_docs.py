@@ -23,11 +23,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer
 
 import educe
 from educe import api, errors, settings, tasks
-from educe.cli.app import app
+from educe.cli.app import SUBCOMMANDS, subcommand
 from educe.engines import engines
 from educe.generate.order import OPTIONS
 from educe.generate.stream import Completion, Output, Piece
@@ -39,7 +38,7 @@ from tests.generate.test_transcription import whisper
 from tests.test_cli_readers import write
 
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS: dict[str, Any] = {name: subcommand(name) for name in SUBCOMMANDS}
 FENCE = re.compile(
     r"^(?P<measured><!-- measured -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S
 )
