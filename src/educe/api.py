@@ -12,8 +12,6 @@ from educe.engines.base import OPTION_NAMES, Executable
 from educe.errors import OptionError, refuse_unknown
 from educe.limits import DEFAULT_LIMITS, Limits
 from educe.model import Card, Model
-from educe.tasks import TaskOptions, task_for
-from educe.tasks.predictor import Predictor
 
 if TYPE_CHECKING:
     import onnx
@@ -26,6 +24,7 @@ if TYPE_CHECKING:
     from educe.generate.transcription import Transcriber
     from educe.generate.translation import Translator
     from educe.model.checkpoint import Checkpoint
+    from educe.tasks.predictor import Predictor
 
 ModelSource: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model"
 FilePath: TypeAlias = "str | os.PathLike[str]"
@@ -178,6 +177,9 @@ def predictor(
         OptionError: there is no such task, engine or option.
         CardError: the card lacks what the task needs.
     """
+    from educe.tasks import TaskOptions, task_for
+    from educe.tasks.predictor import Predictor
+
     own = ("task", "engine", "batch", "top", "threshold", "limits")
     refuse_unknown("keyword", options, (*own, *OPTION_NAMES))
     if top is not None and (not isinstance(top, int) or top < 1):

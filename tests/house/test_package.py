@@ -15,6 +15,7 @@ import pytest
 import educe
 from educe import tasks
 from educe.cards import check
+from educe.cli.app import SUBCOMMANDS, subcommand
 from educe.model import card
 from tests.conftest import ROOT
 
@@ -62,9 +63,37 @@ def test_every_task_is_known_in_each_place() -> None:
     assert names == set(tasks.NAMES) == set(check._SECTIONS)
 
 
-def test_importing_the_command_line_imports_no_engine() -> None:
-    loaded = run_python("import educe.cli.app, sys; print(*sys.modules)").split()
-    assert not {"onnxruntime", "av", "soundfile", "tokenizers"} & set(loaded)
+def modules_of_command(*arguments: str) -> set[str]:
+    """Return what a command has imported when it ends well."""
+    code = f"""
+        import atexit, sys
+        atexit.register(lambda: print(*sys.modules))
+        sys.argv = {["educe", *arguments]}
+        from educe.cli.main import run
+        run()
+    """
+    return set(run_python(textwrap.dedent(code)).splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_the_command_line_is_shown_without_what_runs_models(option: str) -> None:
+    loaded = modules_of_command(option)
+    assert "educe.cli.app" in loaded
+    assert not {"numpy", "onnx", "msgspec", "educe.api"} & loaded
+
+
+def test_a_text_is_written_without_what_other_commands_need() -> None:
+    loaded = modules_of_command("generate", "zoo/stories260K", "Once", "--max-tokens", "1")
+    others = {"PIL", "onnxruntime", "onnx.reference", "educe.tasks", "educe.generate.transcription"}
+    assert "educe.generate.generator" in loaded
+    assert not others & loaded
+
+
+def test_the_overview_says_of_each_command_what_its_help_says() -> None:
+    assert {name: subcommand(name).help.split("\n\n")[0] for name in SUBCOMMANDS} == SUBCOMMANDS
+    modules = {path.stem: path.read_text() for path in (ROOT / "src" / "educe" / "cli").glob("*.py")}
+    commands = {name for name, text in modules.items() if re.search(r"^(def command\(|app = )", text, re.M)}
+    assert commands == {*SUBCOMMANDS, "app"}
 
 
 def test_every_public_name_has_a_docstring() -> None:

@@ -16,7 +16,7 @@ from educe import api
 from educe.cli import options
 from educe.cli.completions import completion_fields, follow, print_summary, write_text
 from educe.cli.inputs import expand_inputs
-from educe.cli.loading import model_fields, open_generator
+from educe.cli.loading import model_fields, open_generator, open_translator
 from educe.cli.saving import Saver
 from educe.cli.screen import errors, format_seconds, output, print_error, print_json, print_table, working
 from educe.errors import EduceError, OptionError
@@ -121,7 +121,7 @@ def _play(scene: _Scene, zoo: Path, save: Path, engine: str | None) -> Iterator[
 
 def _translate(model: Path, json: bool) -> None:
     """Show sentences beside their translations."""
-    translator = api.translator(model)
+    translator = open_translator(model)
     translations = translator.translate(_SENTENCES)
     table = Table(
         "input", "answer", title=f"{model.name}: translation", title_justify="left", title_style="bold"

@@ -11,7 +11,6 @@ from educe.cli import options
 from educe.cli.completions import completion_fields, follow, print_summary, write_text
 from educe.cli.inputs import standard_input_text
 from educe.cli.loading import WritingOptions, open_generator
-from educe.cli.prompts import write_all
 from educe.cli.sampling import TextOptions
 from educe.cli.screen import print_json
 from educe.errors import OptionError
@@ -56,6 +55,8 @@ def command(
     start = _prompt(prompt, file, prompts)
     with open_generator(model, loading) as generator:
         if prompts is not None:
+            from educe.cli.prompts import write_all
+
             status = write_all(generator, prompts, chosen)
         else:
             status = _write(generator, start, chosen, json)

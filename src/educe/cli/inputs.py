@@ -8,14 +8,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from educe.errors import EduceError, InputError
 from educe.files import open_regular
 from educe.limits import DEFAULT_LIMITS, Limits
 from educe.media.text import read_lines, read_text
-from educe.tasks import Task
-from educe.tasks.predictor import Named
+
+if TYPE_CHECKING:
+    from educe.tasks import Task
+    from educe.tasks.predictor import Named
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,8 @@ def _expand(argument: str, task: Task[Any], limits: Limits) -> Sequence[Path | N
     if not argument:
         raise InputError("the name of an input is empty", remedy="name a file, a folder or a pattern")
     if argument == "-":
+        from educe.tasks.predictor import Named
+
         return [Named("-", sys.stdin.buffer if task.takes_stream else standard_input_bytes(limits))]
     # Unlike a Path's, these functions answer for names that no file can have.
     if os.path.isdir(argument):  # noqa: PTH112

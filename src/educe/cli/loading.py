@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,12 +15,14 @@ from educe import api
 from educe.cli.options import OptionGroup, ThreadsOption, named_path
 from educe.cli.screen import errors, print_warning, working
 from educe.generate.cache import CACHES
-from educe.generate.embedding import Embedder
-from educe.generate.generator import Generator
-from educe.generate.parameters import Progress
 from educe.generate.precision import PRECISIONS, ROUNDED
-from educe.generate.transcription import Transcriber
-from educe.generate.translation import Translator
+
+if TYPE_CHECKING:
+    from educe.generate.embedding import Embedder
+    from educe.generate.generator import Generator
+    from educe.generate.parameters import Progress
+    from educe.generate.transcription import Transcriber
+    from educe.generate.translation import Translator
 
 _UNITS = {"": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
@@ -120,7 +122,7 @@ def open_generator(model: Path, options: ScoringOptions = ScoringOptions()) -> G
     return generator
 
 
-def open_translator(model: Path, options: CachingOptions) -> Translator:
+def open_translator(model: Path, options: CachingOptions = CachingOptions()) -> Translator:
     """Return the translator at `model`."""
     with _loading(model) as progress:
         return api.translator(model, progress=progress, **options.keywords())

@@ -261,6 +261,15 @@ class Engine(ABC):
         """
 
 
+def owned(value: Value) -> Value:
+    """Return `value` in memory of its own: it may be an input, a weight, or another output."""
+    if isinstance(value, list):
+        return [owned(item) for item in value]
+    if isinstance(value, np.ndarray) and value.dtype.kind in "US":
+        return value.astype(object)
+    return np.array(value) if isinstance(value, np.ndarray | np.generic) else value
+
+
 def check_state(model: Model) -> None:
     """Raise `CardError` unless the card's state names inputs and outputs that fit each other."""
     for name, source in model.card.state.items():

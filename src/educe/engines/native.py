@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from educe.engines.base import Engine, Executable, Options, State, Support, Value
+from educe.engines.base import Engine, Executable, Options, State, Support, Value, owned
 from educe.errors import EngineError, MissingLibraryError
 from educe.model import Model
 from educe.settings import GUARD, resolve_threads
@@ -33,8 +33,6 @@ class NativeExecutable(Executable):
     __slots__ = ("executor",)
 
     def __init__(self, model: Model, executor: Executor) -> None:
-        from educe.engines.reference import owned
-
         run, names = executor.run, executor.code.inputs
 
         def launch(feeds: dict[str, Value]) -> Sequence[Value]:

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun, RuntimeContextError
 
-from educe.engines.base import Engine, Executable, Options, Support, Value
+from educe.engines.base import Engine, Executable, Options, Support, Value, owned
 from educe.errors import EngineError, Problem
 from educe.machine import ForkedLock
 from educe.model import Model
@@ -158,15 +158,6 @@ def _read_only(value: Value) -> Value:
     view = np.asarray(value, order="C").view()
     view.flags.writeable = False
     return view
-
-
-def owned(value: Value) -> Value:
-    """Return `value` in memory of its own: it may be an input, a weight, or another output."""
-    if isinstance(value, list):
-        return [owned(item) for item in value]
-    if isinstance(value, np.ndarray) and value.dtype.kind in "US":
-        return value.astype(object)
-    return np.array(value) if isinstance(value, np.ndarray | np.generic) else value
 
 
 def _run_error(fault: Exception) -> EngineError:
