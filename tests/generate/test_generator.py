@@ -223,13 +223,20 @@ def test_what_does_not_fit_is_refused_and_never_cut(writer: Generator) -> None:
         writer.chat([{"role": "user", "content": "Hello"}])
 
 
+@pytest.mark.parametrize("top", [0, -1, 2.0, "all"])
+def test_how_many_likeliest_are_scored_is_a_number(writer: Generator, top: Any) -> None:
+    with pytest.raises(OptionError, match=r"top is .*; it has to be a whole number of at least 1"):
+        writer.score("Tom had a", top=top)
+
+
 @pytest.mark.parametrize(
     ("options", "cause"),
     [
         ({"memory_bytes": 1000}, "hold no block"),
         ({"memory_bytes": 200_000, "context": 512}, "512 tokens do not fit"),
         ({"context": 513}, "expected 1 to 512"),
-        ({"max_sequences": 0}, "expected 1 or more"),
+        ({"max_sequences": 0}, "max_sequences: expected 1 or more"),
+        ({"num_draft_tokens": 0}, "num_draft_tokens: expected 1 or more"),
     ],
 )
 def test_numbers_that_do_not_fit_are_refused(options: dict[str, Any], cause: str) -> None:

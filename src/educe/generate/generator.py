@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from types import TracebackType
@@ -16,6 +17,7 @@ from educe.generate.blocks import BlockManager
 from educe.generate.capacity import context_length, num_blocks
 from educe.generate.draft_model import DraftModel
 from educe.generate.engine import Engine
+from educe.generate.options import check_number
 from educe.generate.order import OPTIONS, OrderReader
 from educe.generate.parameters import Progress
 from educe.generate.perplexity import Perplexity, Window, windows
@@ -83,10 +85,11 @@ class Generator:
         progress: Progress | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        if max_sequences < 1:
-            raise OptionError(f"expected 1 or more, found {max_sequences}", place="max_sequences")
+        for name, count in (("max_sequences", max_sequences), ("num_draft_tokens", num_draft_tokens)):
+            if count < 1:
+                raise OptionError(f"expected 1 or more, found {count}", place=name)
         if draft is not None:
-            _check_draft(checkpoint, draft, num_draft_tokens)
+            _check_draft(checkpoint, draft)
         kind = runner_for(checkpoint)
         if checkpoint.tokenizer is None:
             raise ModelFileError(
@@ -210,7 +213,9 @@ class Generator:
 
         Raises:
             InputError: there is nothing to weigh, or it does not fit into the context.
+            OptionError: `top` is less than 1.
         """
+        check_number("top", top, 1, math.inf, True)
         if isinstance(text, str):
             ids = self._orders.encode(after + text)
             start = max(1, _num_shared(ids, self._orders.encode(after)))
@@ -301,7 +306,7 @@ class Generator:
             return error
 
 
-def _check_draft(checkpoint: Checkpoint, draft: Checkpoint, num_tokens: int) -> None:
+def _check_draft(checkpoint: Checkpoint, draft: Checkpoint) -> None:
     """Raise OptionError if a model cannot guess for another one."""
     sizes = [int(each.config["vocab_size"]) for each in (checkpoint, draft)]
     if sizes[0] != sizes[1]:
@@ -314,8 +319,6 @@ def _check_draft(checkpoint: Checkpoint, draft: Checkpoint, num_tokens: int) -> 
         if not runner_for(each).takes_drafts:
             cause = f"models of the type {each.model_type!r} neither guess nor verify"
             raise OptionError(cause, place="draft", remedy="leave it out")
-    if num_tokens < 1:
-        raise OptionError(f"expected 1 or more, found {num_tokens}", place="num_draft_tokens")
 
 
 def _num_shared(ids: Sequence[int], others: Sequence[int]) -> int:

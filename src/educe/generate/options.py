@@ -63,11 +63,11 @@ class SamplingOptions:
 
     def __post_init__(self) -> None:
         for name, (least, most) in _REALS.items():
-            _check_number(name, getattr(self, name), least, most, False)
+            check_number(name, getattr(self, name), least, most, False)
         for name, (least, most) in _COUNTS.items():
             value = getattr(self, name)
             if value is not None or name not in _OPTIONAL:
-                _check_number(name, value, least, most, True)
+                check_number(name, value, least, most, True)
         self._check_rest()
 
     def _check_rest(self) -> None:
@@ -84,8 +84,8 @@ class SamplingOptions:
         if not isinstance(self.logit_bias, Mapping):
             raise _wrong("logit_bias", self.logit_bias, "a mapping", "such as {7: -100}")
         for token, bias in self.logit_bias.items():
-            _check_number("logit_bias", token, 0, math.inf, True)
-            _check_number("logit_bias", bias, -100, 100, False)
+            check_number("logit_bias", token, 0, math.inf, True)
+            check_number("logit_bias", bias, -100, 100, False)
 
     @property
     def greedy(self) -> bool:
@@ -119,7 +119,8 @@ _OF_MODELS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition
 _OPTIONAL = ("seed", "logprobs", "max_tokens")
 
 
-def _check_number(name: str, value: Any, least: float, most: float, whole: bool) -> None:
+def check_number(name: str, value: Any, least: float, most: float, whole: bool) -> None:
+    """Raise `OptionError` unless an option is a number within bounds; a whole one, if `whole`."""
     if type(value) in ((int,) if whole else (int, float)) and least <= value <= most:
         return
     what = "a whole number" if whole else "a number"
