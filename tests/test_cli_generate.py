@@ -157,6 +157,7 @@ class TestGenerate:
             ((STORIES, "x", "--logit-bias", "7"), USER, "such as 7=-100"),
             ((STORIES, "x", "--min-tokens", 3, "--max-tokens", 2), USER, "min_tokens is 3"),
             ((STORIES, "x", "--max-sequences", 0), USER, "max_sequences: expected 1 or more"),
+            ((STORIES, "x", "--num-draft-tokens", 0), USER, "num_draft_tokens: expected 1 or more"),
             ((ROOT / "zoo" / "mnist", "x"), UNSUPPORTED, "educe predict runs it"),
             ((ROOT / "zoo" / "images" / "zebra.jpeg", "x"), UNSUPPORTED, "is a JPEG picture"),
             ((ROOT / "docs", "x"), USER, "download config.json"),
@@ -357,6 +358,17 @@ class TestScores:
         assert "' Lily'" in out
         assert "likeliest" in out
         assert "\x1b" not in out
+
+    def test_several_likeliest_are_shown(self, run: Run) -> None:
+        _, out, _ = run("score", STORIES, "Lily went", "--tokens", "--top", 3, "--json")
+        assert [len(token["top"]) for token in lines(out)[0]["tokens"]] == [3, 3, 3]
+        _, out, _ = run("score", STORIES, "Lily went", "--tokens", "--top", 3)
+        (row,) = (line for line in out.splitlines() if "│ ' Lily' │" in line)
+        assert row.split("│")[3].strip().startswith("' Once', ")
+        assert row.split("│")[3].count(", ") == 2
+        status, _, err = run("score", STORIES, "Lily went", "--top", 3)
+        assert status == USER
+        assert "add --tokens" in err
 
     def test_perplexity_of_long_texts(self, run: Run, tmp_path: Path, story: str) -> None:
         path = tmp_path / "a.txt"

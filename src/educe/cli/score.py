@@ -13,15 +13,16 @@ from educe.cli import options
 from educe.cli.completions import token_fields, token_text
 from educe.cli.inputs import read_text_argument
 from educe.cli.loading import ScoringOptions, model_fields, open_generator
+from educe.cli.options import given
 from educe.cli.screen import print_failure, print_json, print_table, shortened
-from educe.errors import EduceError
+from educe.errors import EduceError, OptionError
 from educe.generate.generator import Generator
 from educe.generate.stream import Score
 
 EXAMPLES = """
 [bold]Examples[/]\n
 educe score zoo/stories260K "a little girl" "a purple banker" --after "Once upon a time there was "\n
-educe score zoo/stories260K "Lily went to the park." --tokens
+educe score zoo/stories260K "Lily went to the park." --tokens --top 3
 """
 
 # From this probability on a token is shown in the colour.
@@ -36,17 +37,23 @@ def command(
     *,
     after: Annotated[str, typer.Option("--after", metavar="TEXT", help="What stands before each text.")] = "",
     tokens: Annotated[bool, typer.Option("--tokens", help="Show the chance of each token.")] = False,
+    top: Annotated[
+        int | None, typer.Option("--top", min=1, metavar="N", help="With --tokens: the N likeliest of each.")
+    ] = None,
     loading: ScoringOptions,
     json: options.JsonOption = False,
 ) -> None:
     """Say how likely each TEXT is to MODEL, a language model: its log-likelihood and perplexity."""
+    if top is not None and not tokens:
+        raise OptionError("the likeliest are shown with each token", place="--top", remedy="add --tokens")
+    chosen = given(top=top)
     status = 0
     with open_generator(model, loading) as generator:
         report = _Report(generator, tokens, json)
         for argument in texts:
             try:
                 name, text = read_text_argument(argument, may_be_text=True)
-                report.add(name, generator.score(text, after=after))
+                report.add(name, generator.score(text, after=after, **chosen))
             except EduceError as error:
                 status = max(status, error.exit_status)
                 print_failure(argument if json else shortened(argument), error, json=json)
@@ -97,8 +104,8 @@ class _Report:
         for choice in score.choices:
             chance = math.exp(choice.logprob or 0.0)
             style = next(style for least, style in _COLOURS if chance >= least)
-            likeliest = "" if choice.top[0][0] == choice.token else self._spelled(choice.top[0][0])
-            table.add_row(Text(self._spelled(choice.token), style), f"{chance:7.2%}", Text(likeliest))
+            others = [self._spelled(token) for token, _ in choice.top if token != choice.token]
+            table.add_row(Text(self._spelled(choice.token), style), f"{chance:7.2%}", Text(", ".join(others)))
         return table
 
     def _spelled(self, token: int) -> str:
