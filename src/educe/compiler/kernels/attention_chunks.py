@@ -19,15 +19,9 @@ _MINUS_INFINITY = float("-inf")
 _GAP = 16
 
 
-def score_step(block: HeadBlock) -> int:
+def _score_step(block: HeadBlock) -> int:
     """Return how many elements lie from the scores of a row of a chunk to those of the next one."""
     return chunk_pages(block.page) * block.page + _GAP
-
-
-def scratch_elements(target: Target, block: HeadBlock) -> int:
-    """Return the size of the memory that a thread needs."""
-    of_row = score_step(block) + target.lanes + 2 * record_elements(block.row)
-    return chunk_pages(block.page) * block.page + ITEM_ROWS * of_row
 
 
 class _Widening(Multiplier):
@@ -42,6 +36,7 @@ class Chunks:
 
     Attributes:
         step: From the scores of a row to those of the next one.
+        end: The memory of the thread after that which is taken.
     """
 
     weighed: ClassVar[int] = 1
@@ -52,7 +47,7 @@ class Chunks:
         self.by = _Widening(F32, block.kind, F32)
         self.of_keys, self.of_values = (_vectors(target, size) for size in (block.page, block.row))
         keys, record = chunk_pages(block.page) * block.page, record_elements(block.row)
-        self.step = score_step(block)
+        self.step = _score_step(block)
         self.value_scales = fn.scratch
         self.s = fn.at(F32, fn.scratch, keys)
         self.best = fn.at(F32, self.s, ITEM_ROWS * self.step)
@@ -62,6 +57,12 @@ class Chunks:
         self.places, self.limits, self.biases, self.records = (fn.stack(I64, ITEM_ROWS) for _ in range(4))
         most = max(tiles(target, each)[0][0] * each for each in (self.of_keys, self.of_values))
         self.tile = fn.stack(F32, most * self.lanes)
+
+    @classmethod
+    def scratch_elements(cls, target: Target, block: HeadBlock) -> int:
+        """Return the size of the memory that a thread needs."""
+        of_row = _score_step(block) + target.lanes + 2 * record_elements(block.row)
+        return chunk_pages(block.page) * block.page + ITEM_ROWS * of_row
 
     def record(self, records: Val, row: Val) -> Record:
         """Return the record of a row, by the places of records."""

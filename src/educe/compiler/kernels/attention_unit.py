@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from educe.compiler.emit import BF16, F32, I64, U8, U32, Function, Val
-from educe.compiler.kernels.attention_chunks import Chunks, scratch_elements
+from educe.compiler.kernels import matrix_unit
+from educe.compiler.kernels.attention_chunks import Chunks
 from educe.compiler.kernels.attention_items import ITEM_ROWS, Item, Scores
-from educe.compiler.kernels.attention_records import Record
 from educe.compiler.kernels.dot import BLOCK_BYTES
 from educe.compiler.kernels.kv_cache import UNIT, UNIT_DEPTH, HeadBlock
-from educe.compiler.kernels.matrix_unit import FIRST_LEFT, FIRST_RIGHT, ROWS, ROWS_AT, register, shapes
+from educe.compiler.kernels.matrix_unit import FIRST_LEFT, FIRST_RIGHT, ROWS, ROWS_AT, shapes
 from educe.compiler.target import Target
 
 _MOST_SUMS = 4
@@ -24,11 +24,6 @@ _FETCHED = 16
 _PAIRS = UNIT_DEPTH // 2
 # Numbers of a register.
 _TILE = UNIT_DEPTH * UNIT
-
-
-def unit_scratch_elements(target: Target, block: HeadBlock) -> int:
-    """Return the size of the memory that a thread needs."""
-    return scratch_elements(target, block) + ITEM_ROWS * block.features + _PAIRS * block.row
 
 
 class UnitChunks(Chunks):
@@ -44,21 +39,26 @@ class UnitChunks(Chunks):
         super().__init__(fn, target, block, scores)
         dot = target.dot(block.kind.name)
         assert dot is not None
-        self.dot = dot.matrix_unit
+        self.instruction = dot.matrix_unit
         self.queries = self.end
         self.tail = fn.at(F32, self.queries, ITEM_ROWS * block.features)
         self.sums = fn.stack(F32, ROWS * _MOST_SUMS * UNIT)
         self.shapes = fn.stack(U8, BLOCK_BYTES)
         fn.store(fn.load(U8, fn.table(U8, shapes()), 0, BLOCK_BYTES), self.shapes)
 
+    @classmethod
+    def scratch_elements(cls, target: Target, block: HeadBlock) -> int:
+        """Return the size of the memory that a thread needs."""
+        return super().scratch_elements(target, block) + ITEM_ROWS * block.features + _PAIRS * block.row
+
     def meet(self, item: Item, of_q: tuple[Val, Val], record_step: Val | None) -> None:
         """Know each row of an item, have queries in two parts, and registers for as many rows as needed."""
         super().meet(item, of_q, record_step)
-        count = self.fn.extend(self.fn.minimum(item.rows, ROWS), U8)
-        for number in (*range(_MOST_SUMS), FIRST_LEFT, FIRST_LEFT + 1):
-            self.fn.store(count, self.shapes, ROWS_AT + number)
-        self.fn.call("llvm.x86.ldtilecfg", None, 0, self.shapes)
         fn, lanes, features = self.fn, self.lanes, self.block.features
+        count = fn.extend(fn.minimum(item.rows, ROWS), U8)
+        for number in (*range(_MOST_SUMS), FIRST_LEFT, FIRST_LEFT + 1):
+            fn.store(count, self.shapes, ROWS_AT + number)
+        matrix_unit.configure(fn, self.shapes)
         with fn.loop(0, item.rows) as row:
             query = fn.at(F32, fn.pointer(1), fn.load(I64, self.places, row))
             to = fn.at(F32, self.queries, row * features)
@@ -67,7 +67,7 @@ class UnitChunks(Chunks):
 
     def release(self) -> None:
         """Give the registers of the matrix unit back."""
-        self.fn.call("llvm.x86.tilerelease", None, 0)
+        matrix_unit.release(self.fn)
 
     def _halve(self, numbers: Sequence[Val], to: Val, place: Val) -> None:
         """Store 32 numbers of a row in two parts, from the number `place` on."""
@@ -142,8 +142,8 @@ class UnitChunks(Chunks):
                     self._step(left, self.step, right, UNIT_DEPTH, count)
                 self._leave(count, self.sums, count * UNIT)
                 with fn.loop(0, fn.minimum(item.rows - row, ROWS)) as r:
-                    record: Record = self.record(to, row + r)
-                    self._add(fn.at(F32, self.sums, r * (count * UNIT)), record, feature, count)
+                    sums = fn.at(F32, self.sums, r * (count * UNIT))
+                    self._add(sums, self.record(to, row + r), feature, count)
 
     def _values(self, item: Item, number: Val) -> Val:
         """Return where the values of an item's page begin."""
@@ -160,7 +160,7 @@ class UnitChunks(Chunks):
 
     def _clear(self, count: int) -> None:
         for number in range(count):
-            self.fn.call("llvm.x86.tilezero", None, 0, register(self.fn, number))
+            matrix_unit.clear(self.fn, number)
 
     def _step(self, left: Val, left_step: int, right: Val, depth: int, count: int) -> None:
         """Add the products of 16 rows in two parts with 32 numbers of so many blocks of 16 columns.
@@ -172,26 +172,25 @@ class UnitChunks(Chunks):
             depth: Numbers along k of a block of columns, from one to the next.
             count: Blocks of columns.
         """
-        fn = self.fn
+        fn, pitch = self.fn, left_step * F32.size_bytes
         for part in range(2):
-            self._load(FIRST_LEFT + part, fn.at(BF16, left, part * UNIT_DEPTH), left_step)
+            matrix_unit.load(fn, FIRST_LEFT + part, fn.at(BF16, left, part * UNIT_DEPTH), pitch)
         for column in range(count):
-            self._load(FIRST_RIGHT + column % 2, fn.at(BF16, right, column * UNIT * depth), UNIT)
+            number = FIRST_RIGHT + column % 2
+            matrix_unit.load(fn, number, fn.at(BF16, right, column * UNIT * depth), BLOCK_BYTES)
             for part in range(2):
-                given = column, FIRST_LEFT + part, FIRST_RIGHT + column % 2
-                fn.call(self.dot, None, 0, *(register(fn, each) for each in given))
-
-    def _load(self, number: int, start: Val, words: int) -> None:
-        fn = self.fn
-        pitch = fn.const(I64, words * F32.size_bytes)
-        fn.call("llvm.x86.tileloadd64", None, 0, register(fn, number), start, pitch)
+                matrix_unit.multiply(fn, self.instruction, column, FIRST_LEFT + part, number)
 
     def _leave(self, count: int, to: Val, step: int) -> None:
         """Store the sums of so many blocks of columns, with rows `step` apart."""
-        fn, pitch = self.fn, self.fn.const(I64, step * F32.size_bytes)
         for number in range(count):
-            given = register(fn, number), fn.at(F32, to, number * UNIT), pitch
-            fn.call("llvm.x86.tilestored64", None, 0, *given)
+            place = self.fn.at(F32, to, number * UNIT)
+            matrix_unit.leave(self.fn, number, place, step * F32.size_bytes)
+
+
+def chunks_of(block: HeadBlock) -> type[Chunks]:
+    """Return what computes with keys and values that lie so."""
+    return UnitChunks if block.is_paired else Chunks
 
 
 def _groups(columns: int) -> list[tuple[int, int]]:

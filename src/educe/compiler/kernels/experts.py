@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from educe.compiler.emit import I64, U8, Function, Kind, Val
 from educe.compiler.kernel import template
+from educe.compiler.kernels import matrix_unit
 from educe.compiler.kernels.dot import multiplier
 from educe.compiler.kernels.expression import Expression
-from educe.compiler.kernels.matrix_unit import shapes
 from educe.compiler.kernels.product import Body, lanes_of
 from educe.compiler.kernels.quantized import Format, Product, Sums
 from educe.compiler.kernels.quantized_unit import Unit
@@ -165,12 +165,12 @@ def quantized_expert_unit(
     body = Product(fn, target, weight, expression, access)
     unit_body = Unit(body, depth)
     ends = fn.pointer(5 + sum(weight.extras) + len(access))
-    fn.call("llvm.x86.ldtilecfg", None, 0, fn.table(U8, shapes(depth)))
+    matrix_unit.configure(fn, fn.table(U8, matrix_unit.shapes(depth)))
     with fn.loop(fn.begin, fn.end) as unit:
         panels, rows, origin = _part_of(body, ends, unit)
         with fn.when(rows[0] < rows[1]):
             unit_body.multiply(panels, rows, origin)
-    fn.call("llvm.x86.tilerelease", None, 0)
+    matrix_unit.release(fn)
 
 
 def _part_of(body: Product, ends: Val, unit: Val) -> tuple[tuple[Val, Val], tuple[Val, Val], Val]:

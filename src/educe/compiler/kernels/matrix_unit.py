@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from educe.compiler.emit import I8, I64, U8, Function, Val
+from educe.compiler.emit import I8, I64, U8, Function, Operand, Val
 from educe.compiler.kernels.dot import BLOCK_BYTES, Multiplier
 from educe.compiler.kernels.gathering import gathered
 from educe.compiler.kernels.tile_end import TileEnd
@@ -91,7 +91,7 @@ class Body:
         fn = self.fn
         fn.store(fn.load(U8, fn.table(U8, shapes()), 0, BLOCK_BYTES), self._shapes)
         yield
-        fn.call("llvm.x86.tilerelease", None, 0)
+        release(fn)
 
     def write(
         self,
@@ -125,7 +125,7 @@ class Body:
                 count = fn.minimum(fn.maximum(rows - block * ROWS, 1), ROWS)
                 for number in (*(block * MAX_BLOCKS + v for v in range(MAX_BLOCKS)), FIRST_LEFT + block):
                     fn.store(fn.extend(count, U8), self._shapes, ROWS_AT + number)
-            fn.call("llvm.x86.ldtilecfg", None, 0, self._shapes)
+            configure(fn, self._shapes)
 
     def _fetch(self, a: Val, row: Val, rows: Val) -> None:
         """Have some rows in scratch memory."""
@@ -145,13 +145,12 @@ class Body:
         fn = self.fn
         blocks = [(r, v) for r in range(left) for v in range(self.vectors)]
         for r, v in blocks:
-            fn.call("llvm.x86.tilezero", None, 0, register(fn, r * MAX_BLOCKS + v))
+            clear(fn, r * MAX_BLOCKS + v)
         with fn.loop(0, self.steps) as k:
             self._step(b, k, blocks)
         for r, v in blocks:
             place = fn.at(U8, self.tile, r * ROWS * self.row_bytes + v * BLOCK_BYTES)
-            given = (register(fn, r * MAX_BLOCKS + v), place, fn.const(I64, self.row_bytes))
-            fn.call("llvm.x86.tilestored64", None, 0, *given)
+            leave(fn, r * MAX_BLOCKS + v, place, self.row_bytes)
 
     def _step(self, b: Val, k: Val, blocks: Sequence[tuple[int, int]]) -> None:
         """Add the products of a register's row along k."""
@@ -159,19 +158,44 @@ class Body:
         assert by.dot is not None
         for r in {r for r, _ in blocks}:
             start = fn.at(by.left, fn.scratch, self.pitch * (r * ROWS) + k * self.numbers)
-            self._load(FIRST_LEFT + r, start, self.pitch * by.left.size_bytes)
+            load(fn, FIRST_LEFT + r, start, self.pitch * by.left.size_bytes)
         panel = fn.at(by.right, b, k * self.k_step * (self.numbers // by.group))
         for v in range(self.vectors):
             start = fn.at(U8, panel, v * BLOCK_BYTES)
-            self._load(FIRST_RIGHT + v, start, self.k_step * by.right.size_bytes)
+            load(fn, FIRST_RIGHT + v, start, self.k_step * by.right.size_bytes)
         for r, v in blocks:
-            given = (r * MAX_BLOCKS + v, FIRST_LEFT + r, FIRST_RIGHT + v)
-            fn.call(by.dot.matrix_unit, None, 0, *(register(fn, each) for each in given))
-
-    def _load(self, number: int, start: Val, step_bytes: Val) -> None:
-        self.fn.call("llvm.x86.tileloadd64", None, 0, register(self.fn, number), start, step_bytes)
+            multiply(fn, by.dot.matrix_unit, r * MAX_BLOCKS + v, FIRST_LEFT + r, FIRST_RIGHT + v)
 
 
-def register(fn: Function, number: int) -> Val:
-    """Return a register as the instructions' functions take it."""
+def configure(fn: Function, description: Val) -> None:
+    """Have registers of the description at an address, see `shapes`; what they held is gone."""
+    fn.call("llvm.x86.ldtilecfg", None, 0, description)
+
+
+def release(fn: Function) -> None:
+    """Give the registers back."""
+    fn.call("llvm.x86.tilerelease", None, 0)
+
+
+def clear(fn: Function, number: int) -> None:
+    """Fill a register with zeros."""
+    fn.call("llvm.x86.tilezero", None, 0, _register(fn, number))
+
+
+def load(fn: Function, number: int, start: Val, pitch: Operand) -> None:
+    """Load a register, of which each row lies `pitch` bytes behind the one before."""
+    fn.call("llvm.x86.tileloadd64", None, 0, _register(fn, number), start, fn.as_val(pitch, I64, 0))
+
+
+def leave(fn: Function, number: int, to: Val, pitch: Operand) -> None:
+    """Store a register as `load` loads it."""
+    fn.call("llvm.x86.tilestored64", None, 0, _register(fn, number), to, fn.as_val(pitch, I64, 0))
+
+
+def multiply(fn: Function, instruction: str, total: int, left: int, right: int) -> None:
+    """Add the products of two registers to a third one by the `Dot.matrix_unit` of their kinds."""
+    fn.call(instruction, None, 0, *(_register(fn, number) for number in (total, left, right)))
+
+
+def _register(fn: Function, number: int) -> Val:
     return fn.const(I8, number)

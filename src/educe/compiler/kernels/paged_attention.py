@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from educe.compiler.emit import F32, Function, Val
 from educe.compiler.kernel import template
-from educe.compiler.kernels.attention_chunks import Chunks
 from educe.compiler.kernels.attention_items import ITEM_SIZES, Item, Scores
 from educe.compiler.kernels.attention_records import Record, record_elements
-from educe.compiler.kernels.attention_unit import UnitChunks
+from educe.compiler.kernels.attention_unit import chunks_of
 from educe.compiler.kernels.kv_cache import HeadBlock
 from educe.compiler.target import Target
 
@@ -52,8 +51,7 @@ def paged_attention(fn: Function, target: Target, block: HeadBlock, scores: Scor
         scores: What becomes of scores.
         split: Whether the chunks of a sequence are shared between units.
     """
-    kind = UnitChunks if block.is_paired else Chunks
-    body, record = kind(fn, target, block, scores), record_elements(block.row)
+    body, record = chunks_of(block)(fn, target, block, scores), record_elements(block.row)
     of_q, shares, most_chunks = (
         (fn.size(ITEM_SIZES), fn.size(ITEM_SIZES + 1)),
         fn.size(ITEM_SIZES + 2),

@@ -7,13 +7,13 @@ from functools import partial
 
 from educe.compiler.emit import F32, I8, I16, I32, I64, U8, Function, Operand, Val
 from educe.compiler.kernel import template
+from educe.compiler.kernels import matrix_unit
 from educe.compiler.kernels.dot import BLOCK_BYTES, seen_as
 from educe.compiler.kernels.matrix_unit import (
     FIRST_LEFT,
     FIRST_RIGHT,
     MAX_BLOCKS,
     ROWS,
-    register,
     shapes,
 )
 from educe.compiler.kernels.quantized import Format, Product, grain_offset, row_place
@@ -73,10 +73,10 @@ def quantized_unit(
     """
     body = Product(fn, target, weight, expression, access)
     zero = fn.const(I64, 0)
-    fn.call("llvm.x86.ldtilecfg", None, 0, fn.table(U8, shapes(depth)))
+    matrix_unit.configure(fn, fn.table(U8, shapes(depth)))
     panels = fn.begin * body.unit, body.panels_of(fn.end - 1)[1]
     Unit(body, depth).multiply(panels, (zero, body.m), zero)
-    fn.call("llvm.x86.tilerelease", None, 0)
+    matrix_unit.release(fn)
 
 
 class Unit:
@@ -233,29 +233,24 @@ class Unit:
         fn, body = self.fn, self.body
         places = [(r, p) for r in range(len(of_rows)) for p in range(MAX_BLOCKS)]
         for r, p in places:
-            fn.call("llvm.x86.tilezero", None, 0, register(fn, r * MAX_BLOCKS + p))
+            matrix_unit.clear(fn, r * MAX_BLOCKS + p)
         first = block * body.block
         with fn.loop(first, fn.minimum(first + body.block, body.grains), self.depth // GRAIN) as grain:
             for r, start in enumerate(of_rows):
-                self._load(FIRST_LEFT + r, fn.at(I8, start, grain_offset(grain)), TILE_DEPTH)
+                matrix_unit.load(fn, FIRST_LEFT + r, fn.at(I8, start, grain_offset(grain)), TILE_DEPTH)
             for p, start in enumerate(of_panels):
-                self._load(FIRST_RIGHT + p, fn.at(I8, start, grain * _GRAIN_BYTES), BLOCK_BYTES)
+                matrix_unit.load(fn, FIRST_RIGHT + p, fn.at(I8, start, grain * _GRAIN_BYTES), BLOCK_BYTES)
             for r, p in places:
-                given = (r * MAX_BLOCKS + p, FIRST_LEFT + r, FIRST_RIGHT + p)
-                fn.call("llvm.x86.tdpbssd", None, 0, *(register(fn, each) for each in given))
+                given = r * MAX_BLOCKS + p, FIRST_LEFT + r, FIRST_RIGHT + p
+                matrix_unit.multiply(fn, "llvm.x86.tdpbssd", *given)
             if meanwhile is not None:
                 for number in range(self.depth // GRAIN):
                     meanwhile(grain + number)
 
     def _leave(self, blocks: int) -> None:
         """Leave the sums of rows, which fill so many registers, in memory."""
-        fn, pitch = self.fn, self.fn.const(I64, _WIDTH * I32.size_bytes)
+        fn = self.fn
         for r in range(blocks):
             for p in range(MAX_BLOCKS):
                 place = fn.at(I32, self.sums, r * ROWS * _WIDTH + p * PANEL)
-                number = register(fn, r * MAX_BLOCKS + p)
-                fn.call("llvm.x86.tilestored64", None, 0, number, place, pitch)
-
-    def _load(self, number: int, start: Val, pitch: int) -> None:
-        given = register(self.fn, number), start, self.fn.const(I64, pitch)
-        self.fn.call("llvm.x86.tileloadd64", None, 0, *given)
+                matrix_unit.leave(fn, r * MAX_BLOCKS + p, place, _WIDTH * I32.size_bytes)

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 from educe.compiler.emit import F32, I32, I64
 from educe.compiler.kernel import Kernel
-from educe.compiler.kernels.attention_chunks import scratch_elements
 from educe.compiler.kernels.attention_items import ITEM_ROWS, ITEM_WORDS, Scores, chunk_pages
 from educe.compiler.kernels.attention_records import record_elements
-from educe.compiler.kernels.attention_unit import unit_scratch_elements
+from educe.compiler.kernels.attention_unit import chunks_of
 from educe.compiler.kernels.kv_cache import CACHE_KINDS, UNIT, HeadBlock
 from educe.compiler.operators.base import Call, NotCompiled, operator
 from educe.compiler.tensor import Tensor
@@ -86,7 +85,7 @@ def _attention(
         bias[0].shape[1] // 2 if bias else 0,
     ]
     keys = most_pages * block.page
-    scratch = (unit_scratch_elements if block.is_paired else scratch_elements)(low.target, block)
+    scratch = chunks_of(block).scratch_elements(low.target, block)
     low.launch(
         Kernel.of("paged_attention", block=block, scores=scores, split=split),
         outputs=[found],
