@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from educe import api
-from educe.cli.options import OptionGroup, ThreadsOption, named_path
+from educe.cli.options import OptionGroup, ThreadsOption, named_path, number
 from educe.cli.screen import errors, print_warning, working
 from educe.generate.cache import CACHES
 from educe.generate.precision import PRECISIONS, ROUNDED
@@ -50,9 +50,7 @@ class LoadingOptions(OptionGroup):
 class EmbeddingOptions(LoadingOptions):
     """Those of embedders."""
 
-    batch_tokens: Annotated[
-        int | None, typer.Option("--batch-tokens", metavar="N", help="How many tokens run at once.")
-    ] = None
+    batch_tokens: Annotated[int | None, number("How many tokens run at once.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,13 +73,8 @@ class ScoringOptions(CachingOptions):
         str | None,
         typer.Option("--cache", metavar="NAME", help=f"How keys and values are held: {', '.join(CACHES)}."),
     ] = None
-    context: Annotated[
-        int | None,
-        typer.Option("--context", metavar="N", help="Most tokens of a prompt and its text; the model's own."),
-    ] = None
-    max_sequences: Annotated[
-        int | None, typer.Option("--max-sequences", metavar="N", help="Most texts that run at once.")
-    ] = None
+    context: Annotated[int | None, number("Most tokens of a prompt and its text; the model's own.")] = None
+    max_sequences: Annotated[int | None, number("Most texts that run at once.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,9 +98,7 @@ class WritingOptions(ScoringOptions):
         Path | None,
         typer.Option("--draft", parser=named_path, metavar="MODEL", help="A smaller model, which guesses."),
     ] = None
-    num_draft_tokens: Annotated[
-        int | None, typer.Option("--num-draft-tokens", metavar="N", help="How many tokens it guesses.")
-    ] = None
+    num_draft_tokens: Annotated[int | None, number("How many tokens it guesses.")] = None
 
 
 def open_generator(model: Path, options: ScoringOptions = ScoringOptions()) -> Generator:

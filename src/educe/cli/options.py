@@ -28,6 +28,16 @@ class OptionGroup:
         return given(**vars(self))
 
 
+def number(help: str) -> Any:
+    """Return an option that takes a whole number, and is named as its field is."""
+    return typer.Option(metavar="N", help=help)
+
+
+def amount(help: str) -> Any:
+    """Return an option that takes any number, and is named as its field is."""
+    return typer.Option(metavar="X", help=help)
+
+
 def given(**options: Any) -> dict[str, Any]:
     """Return the options that have a value; a list has one if it has an element."""
     return {name: value for name, value in options.items() if value is not None and value != []}

@@ -28,12 +28,8 @@ def command(
     model: options.ModelArgument,
     files: Annotated[list[str], typer.Argument(metavar="FILE", help="Texts, or - for standard input.")],
     *,
-    window: Annotated[
-        int | None, typer.Option("--window", metavar="N", help="Most tokens read at once; the context.")
-    ] = None,
-    stride: Annotated[
-        int | None, typer.Option("--stride", metavar="N", help="Tokens counted in each; half a window.")
-    ] = None,
+    window: Annotated[int | None, options.number("Most tokens read at once; the context.")] = None,
+    stride: Annotated[int | None, options.number("Tokens counted in each; half a window.")] = None,
     loading: ScoringOptions,
     json: options.JsonOption = False,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from educe.cli.options import OptionGroup, named_path
+from educe.cli.options import OptionGroup, amount, named_path, number
 from educe.limits import DEFAULT_LIMITS
 from educe.media.text import read_text
 
@@ -37,44 +37,21 @@ def _bias(text: str) -> tuple[int, float]:
 class AnswerOptions(OptionGroup):
     """The options of one text; the names are the keywords of `Generator.stream`."""
 
-    max_tokens: Annotated[
-        int | None, typer.Option("--max-tokens", metavar="N", help="Most tokens; the rest of the context.")
-    ] = None
-    min_tokens: Annotated[
-        int | None, typer.Option("--min-tokens", metavar="N", help="Fewest tokens before one that ends it.")
-    ] = None
-    temperature: Annotated[
-        float | None, typer.Option("--temperature", metavar="X", help="0 takes the likeliest token.")
-    ] = None
-    top_k: Annotated[
-        int | None, typer.Option("--top-k", metavar="N", help="Only so many likeliest tokens.")
-    ] = None
-    top_p: Annotated[
-        float | None, typer.Option("--top-p", metavar="X", help="Only the likeliest, of this share together.")
-    ] = None
-    min_p: Annotated[
-        float | None, typer.Option("--min-p", metavar="X", help="Only tokens of this share of the likeliest.")
-    ] = None
-    typical_p: Annotated[
-        float | None, typer.Option("--typical-p", metavar="X", help="Only the most typical, of this share.")
-    ] = None
-    repetition_penalty: Annotated[
-        float | None, typer.Option("--repetition-penalty", metavar="X", help="Divides what has been said.")
-    ] = None
-    presence_penalty: Annotated[
-        float | None, typer.Option("--presence-penalty", metavar="X", help="Taken off what has been said.")
-    ] = None
-    frequency_penalty: Annotated[
-        float | None, typer.Option("--frequency-penalty", metavar="X", help="Taken off for each time.")
-    ] = None
+    max_tokens: Annotated[int | None, number("Most tokens; the rest of the context.")] = None
+    min_tokens: Annotated[int | None, number("Fewest tokens before one that ends it.")] = None
+    temperature: Annotated[float | None, amount("0 takes the likeliest token.")] = None
+    top_k: Annotated[int | None, number("Only so many likeliest tokens.")] = None
+    top_p: Annotated[float | None, amount("Only the likeliest, of this share together.")] = None
+    min_p: Annotated[float | None, amount("Only tokens of this share of the likeliest.")] = None
+    typical_p: Annotated[float | None, amount("Only the most typical, of this share.")] = None
+    repetition_penalty: Annotated[float | None, amount("Divides what has been said.")] = None
+    presence_penalty: Annotated[float | None, amount("Taken off what has been said.")] = None
+    frequency_penalty: Annotated[float | None, amount("Taken off for each time.")] = None
     logit_bias: Annotated[
         list[str] | None,
         typer.Option("--logit-bias", metavar="TOKEN=X", help="Added to a token's logit; may be given again."),
     ] = None
-    seed: Annotated[
-        int | None,
-        typer.Option("--seed", metavar="N", help="What decides every draw; one by chance if absent."),
-    ] = None
+    seed: Annotated[int | None, number("What decides every draw; one by chance if absent.")] = None
     stop: Annotated[
         list[str] | None, typer.Option("--stop", metavar="TEXT", help="Ends the text; may be given again.")
     ] = None
@@ -94,11 +71,8 @@ class AnswerOptions(OptionGroup):
 class TextOptions(AnswerOptions):
     """Those of texts that need not be one answer on a screen."""
 
-    n: Annotated[int | None, typer.Option("--n", metavar="N", help="Texts for the prompt.")] = None
-    logprobs: Annotated[
-        int | None,
-        typer.Option("--logprobs", metavar="N", help="In JSON: each token's chance, and the N likeliest."),
-    ] = None
+    n: Annotated[int | None, number("Texts for the prompt.")] = None
+    logprobs: Annotated[int | None, number("In JSON: each token's chance, and the N likeliest.")] = None
     json_schema: Annotated[
         str | None,
         typer.Option(

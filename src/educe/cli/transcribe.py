@@ -13,7 +13,7 @@ from educe.cli import options
 from educe.cli.completions import write_text
 from educe.cli.inputs import standard_input_bytes
 from educe.cli.loading import CachingOptions, model_fields, open_transcriber
-from educe.cli.options import given
+from educe.cli.options import amount, given
 from educe.cli.saving import OutputFolder
 from educe.cli.screen import json_line, print_failure, working
 from educe.errors import EduceError, InputError, OptionError
@@ -41,22 +41,10 @@ class HearingOptions(options.OptionGroup):
         str | None, typer.Option("--task", metavar="NAME", help="transcribe, or translate into English.")
     ] = None
     num_beams: options.NumBeamsOption = None
-    temperature: Annotated[
-        list[float] | None,
-        typer.Option("--temperature", metavar="X", help="Given again: for what is not believed."),
-    ] = None
-    compression_ratio_threshold: Annotated[
-        float | None,
-        typer.Option("--compression-ratio-threshold", metavar="X", help="Above it a text is a loop."),
-    ] = None
-    logprob_threshold: Annotated[
-        float | None,
-        typer.Option("--logprob-threshold", metavar="X", help="Below it a text is not believed."),
-    ] = None
-    no_speech_threshold: Annotated[
-        float | None,
-        typer.Option("--no-speech-threshold", metavar="X", help="Above it there may be silence."),
-    ] = None
+    temperature: Annotated[list[float] | None, amount("Given again: for what is not believed.")] = None
+    compression_ratio_threshold: Annotated[float | None, amount("Above it a text is a loop.")] = None
+    logprob_threshold: Annotated[float | None, amount("Below it a text is not believed.")] = None
+    no_speech_threshold: Annotated[float | None, amount("Above it there may be silence.")] = None
     condition_on_previous_text: Annotated[
         bool,
         typer.Option(
