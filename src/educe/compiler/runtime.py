@@ -25,7 +25,7 @@ from educe.compiler.emit import BOOL, I8, I32, I64, PTR, Function, Val
 from educe.compiler.library import origin, stored
 from educe.compiler.loader import Loader, keep
 from educe.compiler.target import Target, host_target
-from educe.machine import ForkedLock, usable_cores
+from educe.machine import ForkedLock, renew_when_forked, usable_cores
 from educe.store import Key
 
 MAX_POINTERS = 64
@@ -300,10 +300,10 @@ class Runtime:
         self.pool = start + (-start) % (8 * _LINE)
         self._libc = ctypes.CDLL(None)
         self._lock = ForkedLock()
-        self._empty()
-        os.register_at_fork(after_in_child=self._empty)
+        self.renew()
+        renew_when_forked(self)
 
-    def _empty(self) -> None:
+    def renew(self) -> None:
         """Have a pool without workers, as it also is in a forked child, whatever they did in its parent."""
         self._arguments: list[ctypes.Array[ctypes.c_int64]] = []
         ctypes.memset(self.pool, 0, 8 * _POOL_WORDS)
