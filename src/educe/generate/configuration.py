@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from educe.errors import ModelFileError
 from educe.formats.folder import shown
@@ -51,7 +51,7 @@ class Configuration:
             name,
             default,
             "a number" if above == -math.inf else f"a number above {above:g}",
-            lambda value: _is_number(value) and value > above,
+            lambda value: is_number(value) and value > above,
             float,
         )
 
@@ -70,7 +70,7 @@ class Configuration:
             None,
             f"a list of {count:,} numbers above 0",
             lambda value: (
-                _is_list(value) and len(value) == count and all(_is_number(x) and x > 0 for x in value)
+                _is_list(value) and len(value) == count and all(is_number(x) and x > 0 for x in value)
             ),
             lambda value: tuple(float(number) for number in value),
         )
@@ -151,7 +151,8 @@ class Configuration:
         return convert(value)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
+    """Say whether a value is a finite number, no truth value, and not beyond what floats hold."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= 1e300
 
 

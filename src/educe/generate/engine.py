@@ -135,11 +135,11 @@ class Engine:
             return
         if thread is not None:
             thread.join()
-        # Others may close as well.
+        # Others may close as well, and whoever is first collects.
         with suppress(AttributeError):
             del self._runner, self._draft
-        gc.collect()
-        trim()
+            gc.collect()
+            trim()
 
     def renew(self) -> None:
         """Begin anew in a forked child, which has neither the thread nor what it was writing."""

@@ -5,13 +5,12 @@ This is section 4.5 of Radford et al. (2022, arxiv:2212.04356), with the bounds 
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeGuard
 
 from educe.errors import OptionError
+from educe.generate.configuration import is_number
 
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _MOST_TEMPERATURE = 100
@@ -77,7 +76,7 @@ class Fallback:
             )
         for name in ("compression_ratio_threshold", "logprob_threshold", "no_speech_threshold"):
             value = getattr(self, name)
-            if value is not None and not _is_number(value):
+            if value is not None and not is_number(value):
                 raise OptionError(f"expected a number, found {value!r}", place=name)
 
     def is_silent(self, written: Written) -> bool:
@@ -95,8 +94,4 @@ class Fallback:
 
 
 def _is_temperature(value: object) -> bool:
-    return _is_number(value) and 0 <= value <= _MOST_TEMPERATURE
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return is_number(value) and 0 <= value <= _MOST_TEMPERATURE

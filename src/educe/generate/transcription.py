@@ -121,9 +121,9 @@ class Transcriber:
         task: str = "transcribe",
         num_beams: int | None = None,
         temperature: float | Sequence[float] = TEMPERATURES,
-        compression_ratio_threshold: float | None = 2.4,
-        logprob_threshold: float | None = -1.0,
-        no_speech_threshold: float | None = 0.6,
+        compression_ratio_threshold: float | None = Fallback.compression_ratio_threshold,
+        logprob_threshold: float | None = Fallback.logprob_threshold,
+        no_speech_threshold: float | None = Fallback.no_speech_threshold,
         condition_on_previous_text: bool = True,
     ) -> Transcript:
         """Return what is said in a sound, and when.
