@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,11 @@ from educe.generate.writer import Writer
 torch = pytest.importorskip("torch", reason="PyTorch is installed by make test-parity")
 transformers = pytest.importorskip("transformers", reason="transformers is installed by make test-parity")
 
-pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 WORDS, LONGEST = 60, 16
 _SIZES = {
@@ -61,15 +64,6 @@ SEARCHES: dict[str, dict[str, Any]] = {
     },
     "penalised": {"num_beams": 1, "repetition_penalty": 1.7, "suppress_tokens": [11, 12]},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Keep PyTorch from waiting for threads, which costs more than networks so small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", params=CASES)

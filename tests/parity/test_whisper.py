@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,16 +16,11 @@ from tests.generate.test_transcription import BINS, ID, LETTERS, MOST, ROWS, WOR
 torch = pytest.importorskip("torch", reason="PyTorch is installed by make test-parity")
 transformers = pytest.importorskip("transformers", reason="transformers is installed by make test-parity")
 
-pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Keep PyTorch from waiting for threads, which costs more than networks so small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 
 def test_spectrograms_are_those_of_transformers(tmp_path) -> None:
