@@ -42,7 +42,15 @@ class Named:
 
 
 @dataclass(frozen=True)
-class _Opened:
+class Opened:
+    """An item that was read, and waits for its answer.
+
+    Attributes:
+        name: The input's name.
+        item: The item.
+        seconds: How long reading it took.
+    """
+
     name: str
     item: Item[Any]
     seconds: float
@@ -123,25 +131,28 @@ class Predictor:
 
     def results(self, sources: Iterable[Any]) -> Iterator[Result]:
         """Yield what became of every item in every input, in order; one that fails stops no other."""
-        waiting: list[_Opened] = []
+        waiting: list[Opened] = []
         for source in sources:
-            for opened in self._open(source):
+            for opened in self.open(source):
                 if isinstance(opened, Result):
-                    yield from self._flush(waiting)
+                    yield from self.answer(waiting)
+                    waiting.clear()
                     yield opened
                     continue
                 waiting.append(opened)
                 if len(waiting) == self.batch:
-                    yield from self._flush(waiting)
-        yield from self._flush(waiting)
+                    yield from self.answer(waiting)
+                    waiting.clear()
+        yield from self.answer(waiting)
 
-    def _open(self, source: Any) -> Iterator[_Opened | Result]:
+    def open(self, source: Any) -> Iterator[Opened | Result]:
+        """Yield the items in one input, and the error that ends them, if one does, as a result."""
         name = self._name(source)
         content = source.source if isinstance(source, Named) else source
         start = time.perf_counter()
         try:
             for item in self.task.open(content):
-                yield _Opened(name, item, time.perf_counter() - start)
+                yield Opened(name, item, time.perf_counter() - start)
                 start = time.perf_counter()
         except EduceError as error:
             yield Result(name, None, None, _located(error, name))
@@ -151,26 +162,25 @@ class Predictor:
             )
             yield Result(name, None, None, unread)
 
-    def _flush(self, waiting: list[_Opened]) -> Iterator[Result]:
-        batch = list(waiting)
-        waiting.clear()
+    def answer(self, batch: Sequence[Opened]) -> Iterator[Result]:
+        """Yield what becomes of some items, which are run at once, in their order."""
         if not batch:
             return
         try:
-            answers = self._answer(batch)
+            answers = self._answers(batch)
         except EduceError as error:
             if len(batch) == 1:
                 yield Result(batch[0].name, batch[0].item, None, _located(error, batch[0].name))
                 return
             # One bad item must not cost its neighbours their answers: each half is run by itself.
             middle = len(batch) // 2
-            yield from self._flush(batch[:middle])
-            yield from self._flush(batch[middle:])
+            yield from self.answer(batch[:middle])
+            yield from self.answer(batch[middle:])
             return
         for opened, answer in zip(batch, answers, strict=True):
             yield Result(opened.name, opened.item, answer, None)
 
-    def _answer(self, batch: Sequence[_Opened]) -> list[Answer]:
+    def _answers(self, batch: Sequence[Opened]) -> list[Answer]:
         items = [opened.item for opened in batch]
         start = time.perf_counter()
         feeds = self.task.preprocess(items)
@@ -219,7 +229,7 @@ class Predictor:
             outputs.append(self.executable.run({**inputs, **self._constants}, state))
         return {name: np.stack([each[name] for each in outputs]) for name in outputs[0]}
 
-    def _make_answer(self, opened: _Opened, found: Findings, seconds: StageSeconds) -> Answer:
+    def _make_answer(self, opened: Opened, found: Findings, seconds: StageSeconds) -> Answer:
         item = opened.item
         return Answer(
             input=opened.name,
