@@ -91,6 +91,11 @@ class Predictor:
         self._model_id = ModelId(task.model.name, task.model.sha256)
         self._card_id = CardId(origin.source, origin.guessed)
 
+    @property
+    def most_items(self) -> int | None:
+        """Most items that may be run at once without one changing another's answer; None if any number."""
+        return self.task.largest_batch
+
     def __call__(self, source: Any) -> Answer:
         """Return the answer about one input.
 

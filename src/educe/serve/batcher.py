@@ -1,0 +1,163 @@
+"""`Batcher`: which waiting requests of a model run together, and when. It holds no arrays and knows no clock.
+
+A request that finds the engine idle runs at once. While a run lasts, others come; when it ends, as many of
+them run together as lets those that wait end soonest on average, by what the batcher has learnt of the cost
+of runs. Only with a target for the latency may an idle engine wait, and only if what is expected to come in
+that time saves more than the wait.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
+from educe.serve.cost import CostCurve
+from educe.serve.faults import DeadlineExceeded, Overloaded
+
+BRIEF_SECONDS = 0.0003
+"""A run that is expected to be shorter costs less than what comes with any run."""
+
+_SHARE = 0.1
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A request that waits for a run.
+
+    Attributes:
+        group: Requests of one group can run together.
+        rows: How many rows of a run it takes.
+        arrival: When it came, in seconds of the caller's clock.
+        deadline: When its answer is of no use any more.
+        priority: Lower numbers go first.
+    """
+
+    group: Hashable
+    rows: int
+    arrival: float
+    deadline: float = math.inf
+    priority: int = 0
+
+
+@dataclass(slots=True)
+class Batcher:
+    """The requests that wait for one model.
+
+    Attributes:
+        max_rows: Most rows of a run; a request that has more runs alone.
+        max_waiting: Most requests that wait.
+        target_seconds: Within which time answers are wanted; None if as soon as may be.
+        cost: What runs cost.
+        waiting: The requests, in the order in which they run.
+        running_until: When the present run is expected to end; None if there is none.
+    """
+
+    max_rows: int
+    max_waiting: int
+    target_seconds: float | None = None
+    cost: CostCurve = field(default_factory=CostCurve)
+    waiting: list[Ticket] = field(default_factory=list)
+    running_until: float | None = None
+    _last_arrival: float | None = None
+    _gap_seconds: float = math.inf
+
+    def offer(self, ticket: Ticket, now: float) -> None:
+        """Let a request wait.
+
+        Raises:
+            Overloaded: too many wait already, or those before it take longer than the target allows.
+            DeadlineExceeded: its deadline will have passed before it can have run.
+        """
+        self._note_arrival(now)
+        wait = self.wait_seconds(now, ticket.priority)
+        if len(self.waiting) >= self.max_waiting:
+            raise Overloaded(f"{len(self.waiting)} requests wait for this model", retry_after=wait)
+        end = now + wait + self.cost.seconds(ticket.rows)
+        if end > ticket.deadline:
+            raise DeadlineExceeded("the request cannot be answered in its time", retry_after=wait)
+        if self.target_seconds is not None and wait > self.target_seconds:
+            raise Overloaded("requests wait longer than the target for the latency", retry_after=wait)
+        place = len(self.waiting)
+        while place and self.waiting[place - 1].priority > ticket.priority:
+            place -= 1
+        self.waiting.insert(place, ticket)
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Forget a request, if it still waits."""
+        if ticket in self.waiting:
+            self.waiting.remove(ticket)
+
+    def wait_seconds(self, now: float, priority: int = 0) -> float:
+        """Return how long a request that came now would wait before its run."""
+        rows = sum(ticket.rows for ticket in self.waiting if ticket.priority <= priority)
+        running = 0.0 if self.running_until is None else max(0.0, self.running_until - now)
+        return running + rows * self.cost.least_row_seconds()
+
+    def start_at(self, now: float) -> float | None:
+        """Return when the next run should start: now, a little later if waiting pays, None if none waits."""
+        if not self.waiting:
+            return None
+        first = self.waiting[0]
+        rows = sum(ticket.rows for ticket in self._companions(first))
+        if self.target_seconds is None or rows >= self.max_rows:
+            return now
+        saved = self.cost.seconds(rows) + self.cost.seconds(1) - self.cost.seconds(rows + 1)
+        if self._gap_seconds >= saved:
+            return now
+        latest = min(first.arrival + self.target_seconds, first.deadline) - self.cost.seconds(rows + 1)
+        return max(now, min(first.arrival + saved, latest))
+
+    def take(self, now: float) -> list[Ticket]:
+        """Take out the requests of the next run."""
+        batch = self._companions(self.waiting[0])
+        if len(batch) > 1:
+            batch = batch[: self._best_count([ticket.rows for ticket in batch])]
+        if len(batch) == len(self.waiting):
+            self.waiting = []
+        else:
+            taken = set(map(id, batch))
+            self.waiting = [ticket for ticket in self.waiting if id(ticket) not in taken]
+        self.running_until = now + self.cost.seconds(sum(ticket.rows for ticket in batch))
+        return batch
+
+    def ended(self, rows: int, seconds: float) -> None:
+        """Take note of how long a run took."""
+        self.running_until = None
+        self.cost.learn(rows, seconds)
+
+    def _companions(self, first: Ticket) -> list[Ticket]:
+        """Return the first request and those that can run with it, as many as fit into a run."""
+        chosen, rows = [first], first.rows
+        for ticket in self.waiting:
+            if ticket is first or ticket.group != first.group:
+                continue
+            if rows + ticket.rows > self.max_rows:
+                break
+            chosen.append(ticket)
+            rows += ticket.rows
+        return chosen
+
+    def _best_count(self, sizes: Sequence[int]) -> int:
+        """Return how many of some requests should run at once, so that all of them end soonest on average.
+
+        If runs of n requests follow each other, the mean of their ends is the time of a run times half of
+        one more than their number.
+        """
+        if self.cost.seconds(sum(sizes)) < BRIEF_SECONDS:
+            return len(sizes)
+        counts = {len(sizes)}
+        counts.update(1 << power for power in range(len(sizes).bit_length()) if 1 << power < len(sizes))
+        rows = sum(sizes) / len(sizes)
+
+        def mean_end(count: int) -> float:
+            return self.cost.seconds(math.ceil(count * rows)) * (math.ceil(len(sizes) / count) + 1) / 2
+
+        return min(sorted(counts, reverse=True), key=mean_end)
+
+    def _note_arrival(self, now: float) -> None:
+        if self._last_arrival is not None:
+            gap = now - self._last_arrival
+            known = self._gap_seconds
+            self._gap_seconds = gap if math.isinf(known) else known + _SHARE * (gap - known)
+        self._last_arrival = now

@@ -1,0 +1,153 @@
+"""Why a request is refused: each reason with its status in HTTP and in gRPC.
+
+A refusal's text is written for a stranger: it names nothing of this machine but the models that are served.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from educe.errors import EduceError, InternalError, LimitError, UserError
+
+
+class Refusal(EduceError):  # noqa: N818
+    """The base of all refusals.
+
+    Args:
+        cause: What is wrong.
+        place: Where in the request.
+        remedy: What the client can do.
+        retry_after: After how many seconds another attempt may succeed; None if it cannot.
+
+    Attributes:
+        status: The status in HTTP.
+        grpc: The name of the status in gRPC.
+    """
+
+    status: ClassVar[int] = 400
+    grpc: ClassVar[str] = "INVALID_ARGUMENT"
+
+    def __init__(
+        self,
+        cause: str,
+        *,
+        place: str | None = None,
+        remedy: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(cause, place=place, remedy=remedy)
+        self.retry_after = retry_after
+
+
+class BadRequest(Refusal):
+    """A request that is not what the route takes."""
+
+
+class Unauthorized(Refusal):
+    """No key, or a wrong one."""
+
+    status = 401
+    grpc = "UNAUTHENTICATED"
+
+
+class Forbidden(Refusal):
+    """A key that does not open this route, or an origin that is none of ours."""
+
+    status = 403
+    grpc = "PERMISSION_DENIED"
+
+
+class NotFound(Refusal):
+    """No such route, model or version."""
+
+    status = 404
+    grpc = "NOT_FOUND"
+
+
+class MethodNotAllowed(Refusal):
+    """A route that does not take this method.
+
+    Attributes:
+        allowed: The methods that it takes.
+    """
+
+    status = 405
+    grpc = "UNIMPLEMENTED"
+
+    def __init__(self, allowed: tuple[str, ...]) -> None:
+        super().__init__("this route does not take the method", remedy=f"use {' or '.join(allowed)}")
+        self.allowed = allowed
+
+
+class TooSlow(Refusal):
+    """A request that is not received in its time."""
+
+    status = 408
+    grpc = "DEADLINE_EXCEEDED"
+
+
+class TooLarge(Refusal):
+    """A body beyond the limits."""
+
+    status = 413
+    grpc = "RESOURCE_EXHAUSTED"
+
+
+class WrongMediaType(Refusal):
+    """A body of a kind that the route does not take."""
+
+    status = 415
+
+
+class Unprocessable(Refusal):
+    """A request that is sound, of a model that cannot serve it."""
+
+    status = 422
+    grpc = "FAILED_PRECONDITION"
+
+
+class WrongHost(Refusal):
+    """A request for a host that this server is not."""
+
+    status = 421
+    grpc = "PERMISSION_DENIED"
+
+
+class Overloaded(Refusal):
+    """More requests than can be answered in time."""
+
+    status = 503
+    grpc = "UNAVAILABLE"
+
+
+class NotReady(Refusal):
+    """A model that is being loaded, or a server that is being shut down."""
+
+    status = 503
+    grpc = "UNAVAILABLE"
+
+
+class DeadlineExceeded(Refusal):
+    """A request that cannot be answered in its time."""
+
+    status = 504
+    grpc = "DEADLINE_EXCEEDED"
+
+
+class Failed(Refusal):
+    """A fault of ours; what it is stands in the log."""
+
+    status = 500
+    grpc = "INTERNAL"
+
+
+def refusal(error: Exception) -> Refusal:
+    """Return an error as a client may see it: no path, and nothing of faults of ours."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, LimitError):
+        return TooLarge(error.cause, place=error.place)
+    if isinstance(error, EduceError) and not isinstance(error, InternalError):
+        kind = BadRequest if isinstance(error, UserError) else Unprocessable
+        return kind(error.cause, place=error.place, remedy=error.remedy)
+    return Failed("the server failed at this request", remedy="its log says more, by the request's id")

@@ -1,0 +1,1 @@
+"""The server's HTTP: connections, routes, and the interfaces behind them."""

@@ -1,0 +1,226 @@
+"""`App`: a request's way through the server: who asks, what is asked, and the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+import zlib
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from itertools import count
+from typing import Any
+
+from educe.serve.faults import (
+    BadRequest,
+    Failed,
+    Forbidden,
+    MethodNotAllowed,
+    NotFound,
+    Refusal,
+    TooLarge,
+    Unauthorized,
+    WrongHost,
+    WrongMediaType,
+    refusal,
+)
+from educe.serve.http.exchange import Request, Response, encode
+from educe.serve.http.routes import Family, Route, Router
+from educe.serve.settings import ServerSettings
+
+_LOG = logging.getLogger("educe.serve")
+_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_SAFE_METHODS = ("GET", "HEAD")
+_ERROR_TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error"}
+
+
+class App:
+    """The server as ASGI knows it.
+
+    Args:
+        routes: What it answers.
+        settings: Who may ask, and how much.
+    """
+
+    def __init__(self, routes: Iterable[Route], settings: ServerSettings) -> None:
+        self.router = Router(routes)
+        self.settings = settings
+        self.is_draining = False
+        self.num_requests = 0
+        self._prefix, self._numbers = secrets.token_hex(6), count()
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
+        """Answer one request; any fault becomes an answer, too."""
+        headers = dict(scope["headers"])
+        request_id = self._request_id(headers)
+        path: str = scope["path"]
+        family: Family = "openai" if path.startswith("/v1/") else "v2"
+        scope["connection"].task = asyncio.current_task()
+        self.num_requests += 1
+        try:
+            self._check_host(scope["headers"], scope["scheme"])
+            route, params = self.router.find(scope["method"], path)
+            family = route.family
+            tenant = self._check_key(route, headers)
+            body = b"" if scope["method"] in _SAFE_METHODS else await self._body(headers, receive)
+            request = Request(
+                scope["method"],
+                path,
+                scope["query_string"],
+                headers,
+                body,
+                request_id,
+                self._deadline(headers),
+                tenant,
+                params,
+            )
+            response = await route.handle(request)
+        except asyncio.CancelledError:
+            return  # the client has gone, and nobody reads an answer
+        except Exception as fault:
+            response = self._failure(fault, family, request_id)
+        finally:
+            self.num_requests -= 1
+            scope["connection"].task = None
+        await self._send(response, request_id, send, scope)
+
+    async def _send(self, response: Response, request_id: str, send: Any, scope: Mapping[str, Any]) -> None:
+        fields = [(b"x-request-id", request_id.encode()), *response.headers]
+        if response.media_type:
+            fields.append((b"content-type", response.media_type.encode()))
+        if self.is_draining:
+            fields.append((b"connection", b"close"))
+        body = response.body
+        if isinstance(body, bytes):
+            fields.append((b"content-length", b"%d" % len(body)))
+            await send({"type": "http.response.start", "status": response.status, "headers": fields})
+            await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+            return
+        if isinstance(body, list | tuple):
+            fields.append((b"content-length", b"%d" % sum(map(len, body))))
+            await send({"type": "http.response.start", "status": response.status, "headers": fields})
+            for part in body:
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        await send({"type": "http.response.start", "status": response.status, "headers": fields})
+        scope["connection"].task = asyncio.current_task()
+        self.num_requests += 1
+        try:
+            async for part in body:  # type: ignore[union-attr]
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        except asyncio.CancelledError:
+            return
+        finally:
+            self.num_requests -= 1
+            scope["connection"].task = None
+
+    def _failure(self, fault: Exception, family: Family, request_id: str) -> Response:
+        refused = refusal(fault)
+        if isinstance(refused, Failed):
+            _LOG.error("request %s failed", request_id, exc_info=fault)
+        response = Response(encode(_error_body(refused, family)), status=refused.status)
+        if refused.retry_after is not None:
+            response.headers.append((b"retry-after", b"%d" % max(1, round(refused.retry_after))))
+        if isinstance(refused, Unauthorized):
+            response.headers.append((b"www-authenticate", b"Bearer"))
+        if isinstance(refused, MethodNotAllowed):
+            response.headers.append((b"allow", ", ".join(refused.allowed).encode()))
+        return response
+
+    def _request_id(self, headers: Mapping[bytes, bytes]) -> str:
+        given = headers.get(b"x-request-id", b"")
+        if _ID.fullmatch(given):
+            return given.decode()
+        return f"{self._prefix}-{next(self._numbers)}"
+
+    def _check_host(self, fields: Iterable[tuple[bytes, bytes]], scheme: str) -> None:
+        """Refuse requests that a page of another origin has made, or that were meant for another host."""
+        hosts = [value for name, value in fields if name == b"host"]
+        if len(hosts) != 1 or not self.settings.accepts_host(host := hosts[0].decode("latin-1")):
+            raise WrongHost(
+                "this server does not go by the name in the Host header", remedy="add it with --host-name"
+            )
+        for name, value in fields:
+            if name == b"origin":
+                origin = value.decode("latin-1")
+                if origin != f"{scheme}://{host}" and origin not in self.settings.origins:
+                    raise Forbidden("pages of this origin may not call this server")
+
+    def _check_key(self, route: Route, headers: Mapping[bytes, bytes]) -> str:
+        """Return what tells tenants apart; refuse requests without a key where one is demanded."""
+        if route.access == "admin" and not self.settings.admin:
+            raise NotFound("models cannot be managed here", remedy="start the server with --admin")
+        if not self.settings.api_keys or route.access == "open":
+            return ""
+        kind, _, key = headers.get(b"authorization", b"").partition(b" ")
+        text = key.strip().decode("latin-1")
+        if kind.lower() != b"bearer" or not self.settings.accepts_key(text):
+            raise Unauthorized("no key, or a wrong one", remedy="send Authorization: Bearer KEY")
+        return sha256(text.encode()).hexdigest()[:16]
+
+    def _deadline(self, headers: Mapping[bytes, bytes]) -> float:
+        seconds = self.settings.timeout_seconds
+        given = headers.get(b"x-request-timeout-ms")
+        if given is not None:
+            if not given.isdigit() or len(given) > 9 or int(given) == 0:
+                raise BadRequest("expected a number of milliseconds", place="x-request-timeout-ms")
+            seconds = min(seconds, int(given) / 1000)
+        return asyncio.get_running_loop().time() + seconds
+
+    async def _body(self, headers: Mapping[bytes, bytes], receive: Any) -> bytes:
+        """Return the body, decompressed, within the limits."""
+        most = self.settings.server_limits.body_bytes
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length[:19]) > most:
+            raise _too_large(most)
+        message = await receive()
+        body: bytes = message.get("body", b"")
+        if message.get("more_body"):
+            content = bytearray(body)
+            while message.get("more_body"):
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise asyncio.CancelledError
+                content += message["body"]
+                if len(content) > most:
+                    raise _too_large(most)
+            body = bytes(content)
+        coding = headers.get(b"content-encoding", b"identity").lower()
+        return body if coding == b"identity" else _decompressed(body, coding, most)
+
+
+def _decompressed(body: bytes, coding: bytes, most: int) -> bytes:
+    windows = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
+    if coding not in windows:
+        raise WrongMediaType("the body is compressed in an unknown way", remedy="use gzip or deflate")
+    stream = zlib.decompressobj(windows[coding])
+    try:
+        content = stream.decompress(body, most + 1)
+    except zlib.error:
+        raise BadRequest("the body is not compressed as it says") from None
+    if len(content) > most:
+        raise _too_large(most)
+    if not stream.eof or stream.unused_data:
+        raise BadRequest("the compressed body is cut off, or something lies behind it")
+    return content
+
+
+def _too_large(most: int) -> TooLarge:
+    return TooLarge(f"the body has more than {most} bytes")
+
+
+def _error_body(refused: Refusal, family: Family) -> dict[str, Any]:
+    if family == "v2":
+        return {"error": str(refused)}
+    message = f"{refused.cause} ({refused.remedy})" if refused.remedy else refused.cause
+    kind = _ERROR_TYPES.get(refused.status) or (
+        "invalid_request_error" if refused.status < 500 else "server_error"
+    )
+    return {"error": {"message": message, "type": kind, "param": refused.place, "code": _code(refused)}}
+
+
+def _code(refused: Refusal) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(refused).__name__).lower()

@@ -1,0 +1,148 @@
+"""A connection that does not wait for ever: bounds on headers, on the time of a request, and of its reader.
+
+What uvicorn's own connection leaves open: it has no bound on header fields, none on the time that a request
+takes to come or its answer to be read, and it does not tell the application at once when a client has gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, ClassVar
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from educe.serve.settings import ServerLimits
+
+_BYTES_PER_SECOND = 2**20
+_READER_SECONDS = 30.0
+
+
+class Connection(HttpToolsProtocol):
+    """One client's connection, over which requests follow each other.
+
+    Attributes:
+        bounds: The bounds on what the client may send; a subclass has a server's own.
+        task: What answers the present request; it is cancelled when the client goes.
+    """
+
+    bounds: ClassVar[ServerLimits] = ServerLimits()
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.task: asyncio.Task[Any] | None = None
+        self._head_bytes = 0
+        self._is_receiving = False
+        self._has_head = False
+        self._is_refused = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._reader_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to count the time until the first request has come."""
+        super().connection_made(transport)
+        if len(self.connections) > self.bounds.num_connections:
+            self._refuse(503, b"too many connections")
+            return
+        self._is_receiving = True
+        self._expect(self.bounds.header_seconds)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End what the client does not wait for any more."""
+        for timer in (self._timer, self._reader_timer):
+            if timer is not None:
+                timer.cancel()
+        task, self.task = self.task, None
+        unanswered = self.cycle is not None and not self.cycle.response_complete
+        super().connection_lost(exc)
+        if task is not None and unanswered:
+            task.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come, and note how much of a request is still to come."""
+        if self._is_refused:
+            return
+        super().data_received(data)
+        if self._head_bytes > self.bounds.header_bytes:
+            self._refuse(431, b"the header fields are too large")
+        elif self._is_receiving and self._timer is None and not self._is_refused:
+            self._expect(self._seconds_left())
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        super().on_message_begin()
+        self._head_bytes = 0
+        self._is_receiving, self._has_head = True, False
+
+    def on_url(self, url: bytes) -> None:
+        """Take a part of the request's target."""
+        self._head_bytes += len(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header field."""
+        self._head_bytes += len(name) + len(value) + 4
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Start the answer, unless the header is refused."""
+        self._settle()
+        self._has_head = True
+        if self._head_bytes > self.bounds.header_bytes or len(self.headers) > self.bounds.num_headers:
+            self._refuse(431, b"the header fields are too many or too large")
+        elif not self.url.startswith(b"/") and self.url != b"*":
+            self._refuse(400, b"the request's target is no path")
+        if self._is_refused:
+            return
+        self.scope["connection"] = self  # type: ignore[typeddict-unknown-key]
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        if not self._is_refused:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Know that the request has come."""
+        self._settle()
+        self._is_receiving = False
+        if not self._is_refused:
+            super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        """Begin to count the time that the client takes to read."""
+        super().pause_writing()
+        self._reader_timer = self.loop.call_later(_READER_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Know that the client reads."""
+        super().resume_writing()
+        if self._reader_timer is not None:
+            self._reader_timer.cancel()
+            self._reader_timer = None
+
+    def _seconds_left(self) -> float:
+        if not self._has_head:
+            return self.bounds.header_seconds
+        length = next((value for name, value in self.headers if name == b"content-length"), b"")
+        size = int(length) if length.isdigit() and len(length) < 19 else self.bounds.body_bytes
+        return self.bounds.body_seconds + min(size, self.bounds.body_bytes) / _BYTES_PER_SECOND
+
+    def _expect(self, seconds: float) -> None:
+        self._timer = self.loop.call_later(seconds, self._refuse, 408, b"the request did not come in time")
+
+    def _settle(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _refuse(self, status: int, reason: bytes) -> None:
+        """Answer in place of the application, unless it has begun to, and close."""
+        self._is_refused = True
+        self._settle()
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            body = b'{"error":"' + reason + b'"}'
+            fields = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+            self.transport.write(STATUS_LINE[status] + fields % len(body) + body)
+        self.transport.close()

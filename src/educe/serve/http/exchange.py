@@ -1,0 +1,121 @@
+"""What a route is asked, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from educe.serve.faults import BadRequest, WrongMediaType
+
+_JSON = "application/json"
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Request:
+    """A request, received whole.
+
+    Attributes:
+        method: The method.
+        path: The path, decoded.
+        query: What follows the question mark, undecoded.
+        headers: The header fields, their names in small letters; of those that stand twice the last.
+        body: The body, decompressed.
+        id: What names it in answers and in the log.
+        deadline: When its answer is of no use any more, by the loop's clock.
+        tenant: What tells clients apart who must not learn from each other's caches.
+        params: What the path has in the places of the route's names.
+    """
+
+    method: str
+    path: str
+    query: bytes
+    headers: dict[bytes, bytes]
+    body: bytes
+    id: str
+    deadline: float
+    tenant: str = ""
+    params: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def media_type(self) -> str:
+        """The body's type, without its parameters; empty if the request does not say."""
+        return self.headers.get(b"content-type", b"").split(b";")[0].strip().lower().decode("latin-1")
+
+    def queries(self) -> dict[str, str]:
+        """Return what follows the question mark, by name.
+
+        Raises:
+            BadRequest: there are too many, or they are not encoded as UTF-8.
+        """
+        try:
+            pairs = parse_qsl(self.query.decode("ascii"), True, errors="strict", max_num_fields=50)
+        except ValueError:
+            raise BadRequest("what follows the question mark is not encoded as it should be") from None
+        return dict(pairs)
+
+    def json(self, decoder: msgspec.json.Decoder[T]) -> T:
+        """Return the body as what `decoder` makes of it.
+
+        Raises:
+            WrongMediaType: it is said to be of another type.
+            BadRequest: it is no JSON, or not of the form that the route takes.
+        """
+        return decode(self.body, decoder, self.media_type)
+
+
+@dataclass(slots=True)
+class Response:
+    """An answer.
+
+    Attributes:
+        body: What it says: one buffer, or several that follow each other, or what yields them one by one.
+        media_type: The body's type; empty if there is no body.
+        status: The status.
+        headers: More header fields, their names in small letters.
+    """
+
+    body: bytes | Sequence[bytes | memoryview] | AsyncIterator[bytes] = b""
+    media_type: str = _JSON
+    status: int = 200
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+
+_ENCODER = msgspec.json.Encoder(decimal_format="number")
+
+
+def json_response(value: Any, status: int = 200) -> Response:
+    """Return a value as JSON; what is no number of JSON's, such as infinity, becomes null."""
+    return Response(_ENCODER.encode(value), status=status)
+
+
+def encode(value: Any) -> bytes:
+    """Return a value as JSON."""
+    return _ENCODER.encode(value)
+
+
+def decode(content: bytes | memoryview, decoder: msgspec.json.Decoder[T], media_type: str = _JSON) -> T:
+    """Return JSON as what `decoder` makes of it.
+
+    Raises:
+        WrongMediaType: it is said to be of another type.
+        BadRequest: it is no JSON, or not of the form that is wanted; the error says where.
+    """
+    if media_type not in (_JSON, "") and not media_type.endswith("+json"):
+        raise WrongMediaType(f"the body is {media_type[:100]}", remedy=f"send {_JSON}")
+    try:
+        return decoder.decode(content)
+    except msgspec.ValidationError as fault:
+        reason, _, path = str(fault).partition(" - at `")
+        raise BadRequest(reason, place=_pointer(path.rstrip("`"))) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise BadRequest("the body is no JSON of a reasonable depth", remedy="check its syntax") from None
+
+
+def _pointer(path: str) -> str | None:
+    """Return a path as clients know it: ``inputs[0].shape``."""
+    return path.removeprefix("$").removeprefix(".") or None

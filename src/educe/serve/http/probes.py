@@ -1,0 +1,46 @@
+"""Probes: whether the process lives, and whether its models answer; open to anyone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from educe.serve.http.exchange import Request, Response
+from educe.serve.http.routes import Route
+from educe.serve.inference import Inference
+
+_PLAIN = "text/plain; charset=utf-8"
+
+
+@dataclass(frozen=True)
+class Probes:
+    """The probes' routes.
+
+    Attributes:
+        inference: What runs the models.
+    """
+
+    inference: Inference
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        return [
+            Route("GET", "/livez", self.live, "Whether the process lives.", gives=_PLAIN, access="open"),
+            Route(
+                "GET",
+                "/readyz",
+                self.ready,
+                "Whether all models answer at once.",
+                gives=_PLAIN,
+                access="open",
+                statuses=(200, 503),
+            ),
+        ]
+
+    async def live(self, request: Request) -> Response:
+        """Say that the process lives."""
+        return Response(b"ok", _PLAIN)
+
+    async def ready(self, request: Request) -> Response:
+        """Say whether all models answer at once."""
+        is_ready = self.inference.is_ready
+        return Response(b"ok" if is_ready else b"not ready", _PLAIN, 200 if is_ready else 503)

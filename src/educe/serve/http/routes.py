@@ -1,0 +1,101 @@
+"""`Route` and `Router`: what the server answers, each route with all that is known of it, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from educe.serve.faults import MethodNotAllowed, NotFound
+from educe.serve.http.exchange import Request, Response
+
+Handle: TypeAlias = "Callable[[Request], Awaitable[Response]]"
+
+Access = Literal["open", "key", "admin"]
+"""Who may ask: anyone, who has a key if keys are demanded, or such a one where models may be managed."""
+
+Family = Literal["v2", "openai"]
+"""In whose form errors are answered: the Open Inference Protocol's, or the OpenAI API's."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """Something that the server answers.
+
+    Attributes:
+        method: The method.
+        path: The path, names in braces standing for one segment each.
+        handle: What answers.
+        summary: What it is, as one sentence.
+        takes: The type of the body, or the media types of one that is no JSON; None for no body.
+        gives: The type of the answer, or its media type.
+        access: Who may ask.
+        family: In whose form errors are answered.
+        statuses: Statuses of answers that are none of the errors that all routes have.
+    """
+
+    method: str
+    path: str
+    handle: Handle
+    summary: str
+    takes: Any = None
+    gives: Any = None
+    access: Access = "key"
+    family: Family = "v2"
+    statuses: tuple[int, ...] = (200,)
+
+
+class Router:
+    """Finds the route of a request.
+
+    Args:
+        routes: All routes.
+    """
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self.routes = tuple(routes)
+        self._static: dict[str, dict[str, Route]] = {}
+        self._tree: dict[str, Any] = {}
+        for route in self.routes:
+            if "{" not in route.path:
+                self._static.setdefault(route.path, {})[route.method] = route
+                continue
+            node = self._tree
+            for segment in route.path.split("/")[1:]:
+                node = node.setdefault("*" if segment.startswith("{") else segment, {})
+            node.setdefault("", {})[route.method] = route
+
+    def find(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
+        """Return the route of a request, with what its path has in the places of names.
+
+        Raises:
+            NotFound: there is none.
+            MethodNotAllowed: there are only such of other methods.
+        """
+        values: tuple[str, ...] = ()
+        found = self._static.get(path)
+        if found is None:
+            found, values = self._walk(path)
+        route = found.get(method) or (found.get("GET") if method == "HEAD" else None)
+        if route is None:
+            raise MethodNotAllowed(tuple(sorted(found)))
+        if not values:
+            return route, {}
+        names = [segment[1:-1] for segment in route.path.split("/") if segment.startswith("{")]
+        return route, dict(zip(names, values, strict=True))
+
+    def _walk(self, path: str) -> tuple[dict[str, Route], tuple[str, ...]]:
+        node: dict[str, Any] = self._tree
+        values: list[str] = []
+        for segment in path.split("/")[1:]:
+            following = node.get(segment) if segment not in ("*", "") else None
+            if following is None:
+                following = node.get("*")
+                values.append(segment)
+            if following is None or not segment:
+                raise NotFound("there is no such route", remedy="/openapi.json lists them")
+            node = following
+        routes: dict[str, Route] | None = node.get("")
+        if routes is None:
+            raise NotFound("there is no such route", remedy="/openapi.json lists them")
+        return routes, tuple(values)

@@ -1,0 +1,231 @@
+"""The Open Inference Protocol over HTTP: health, metadata, inference, and the models' repository.
+
+Source: the protocol's REST specification, its extensions of binary tensor data, model repository and
+statistics, as Triton and KServe have them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from educe import __version__
+from educe.serve import tensors
+from educe.serve.faults import BadRequest, NotReady
+from educe.serve.http import v2_types as types
+from educe.serve.http.exchange import Request, Response, decode, encode, json_response
+from educe.serve.http.routes import Route
+from educe.serve.http.v2_tensors import read_inputs, write_outputs
+from educe.serve.inference import InferCall, Inference
+
+_BINARY = "application/octet-stream"
+_HEADER_LENGTH = b"inference-header-content-length"
+_EXTENSIONS = ["binary_tensor_data", "model_repository", "parameters", "statistics"]
+_KNOWN_PARAMETERS = {"binary_data_output", "priority", "timeout", "timing"}
+
+_INFER = msgspec.json.Decoder(types.InferRequest)
+_INDEX = msgspec.json.Decoder(types.IndexRequest)
+_LOAD = msgspec.json.Decoder(types.LoadRequest)
+
+
+@dataclass(frozen=True)
+class V2:
+    """The protocol's routes.
+
+    Attributes:
+        inference: What runs the models.
+    """
+
+    inference: Inference
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
+        both = [
+            route
+            for path in (model, version)
+            for route in (
+                Route("GET", path, self.metadata, "A model's inputs and outputs.", gives=types.ModelMetadata),
+                Route(
+                    "GET",
+                    f"{path}/ready",
+                    self.model_ready,
+                    "Whether a model answers at once.",
+                    gives=types.ModelReady,
+                    statuses=(200, 503),
+                ),
+                Route(
+                    "POST",
+                    f"{path}/infer",
+                    self.infer,
+                    "Run a model.",
+                    takes=types.InferRequest,
+                    gives=types.InferResponse,
+                ),
+            )
+        ]
+        return [
+            Route("GET", "/v2", self.server, "What the server is.", gives=types.ServerMetadata),
+            Route("GET", "/v2/health/live", self.live, "Whether the server runs.", gives=types.Live),
+            Route(
+                "GET",
+                "/v2/health/ready",
+                self.ready,
+                "Whether all models answer at once.",
+                gives=types.Ready,
+                statuses=(200, 503),
+            ),
+            *both,
+            Route(
+                "POST",
+                "/v2/repository/index",
+                self.index,
+                "The models that the server knows.",
+                takes=types.IndexRequest,
+                gives=list[types.IndexEntry],
+            ),
+            Route(
+                "POST",
+                "/v2/repository/models/{model}/load",
+                self.load,
+                "Load a model, or its newest version in place of the present one.",
+                takes=types.LoadRequest,
+                gives=types.Nothing,
+                access="admin",
+            ),
+            Route(
+                "POST",
+                "/v2/repository/models/{model}/unload",
+                self.unload,
+                "Take a model out of use.",
+                takes=types.LoadRequest,
+                gives=types.Nothing,
+                access="admin",
+            ),
+        ]
+
+    async def server(self, request: Request) -> Response:
+        """Say what the server is."""
+        return json_response(types.ServerMetadata("educe", __version__, _EXTENSIONS))
+
+    async def live(self, request: Request) -> Response:
+        """Say that the server runs."""
+        return json_response(types.Live(True))
+
+    async def ready(self, request: Request) -> Response:
+        """Say whether all models answer at once."""
+        is_ready = self.inference.is_ready
+        return json_response(types.Ready(is_ready), 200 if is_ready else 503)
+
+    async def model_ready(self, request: Request) -> Response:
+        """Say whether a model answers at once."""
+        name, version = _named(request)
+        is_ready = self.inference.repository.is_ready(name, version)
+        return json_response(types.ModelReady(name, is_ready), 200 if is_ready else 503)
+
+    async def metadata(self, request: Request) -> Response:
+        """Say what a model takes and gives."""
+        name, version = _named(request)
+        with await self.inference.repository.use(name, version) as deployment:
+            inputs, outputs = (
+                [types.TensorMetadata(each, *tensors.describe(kind)) for each, kind in kinds.items()]
+                for kinds in self.inference.kinds(deployment)
+            )
+            platform = f"educe_{deployment.served.kind}"
+            found = types.ModelMetadata(name, [deployment.version], platform, inputs, outputs)
+        return json_response(found)
+
+    async def infer(self, request: Request) -> Response:
+        """Run a model."""
+        header, behind = _parts(request)
+        asked = decode(header, _INFER, "" if behind else request.media_type)
+        name, version = _named(request)
+        unknown = asked.parameters.keys() - _KNOWN_PARAMETERS
+        if unknown:
+            raise BadRequest(
+                f"unknown parameter {min(unknown)[:50]!r}",
+                place="parameters",
+                remedy=f"known: {', '.join(sorted(_KNOWN_PARAMETERS))}",
+            )
+        call = InferCall(
+            name,
+            version,
+            read_inputs(asked.inputs, behind),
+            self.inference.deadline(request.deadline, _integer(asked.parameters, "timeout")),
+            _integer(asked.parameters, "priority") or 0,
+        )
+        done = await self.inference.infer(call)
+        outputs, parts = write_outputs(
+            done.outputs, asked.outputs, asked.parameters.get("binary_data_output") is True
+        )
+        answer = types.InferResponse(name, done.version, outputs, asked.id)
+        if asked.parameters.get("timing"):
+            answer.parameters = {
+                "queue_us": round(done.timing.queue * 1e6),
+                "run_us": round(done.timing.run * 1e6),
+                "batch_rows": done.timing.rows,
+            }
+        content = encode(answer)
+        headers = [(b"server-timing", done.timing.header())]
+        if not parts:
+            return Response(content, headers=headers)
+        headers.append((_HEADER_LENGTH, b"%d" % len(content)))
+        return Response([content, *parts], _BINARY, headers=headers)
+
+    async def index(self, request: Request) -> Response:
+        """List the models."""
+        asked = request.json(_INDEX) if request.body else types.IndexRequest()
+        entries = [
+            types.IndexEntry(
+                name, "" if entry.deployment is None else entry.deployment.version, entry.state, entry.reason
+            )
+            for name, entry in self.inference.repository.entries.items()
+            if entry.state == "READY" or not asked.ready
+        ]
+        return json_response(entries)
+
+    async def load(self, request: Request) -> Response:
+        """Load a model."""
+        _check_nothing(request)
+        try:
+            await self.inference.repository.load(request.params["model"])
+        except NotReady as fault:
+            raise BadRequest(fault.cause) from None
+        return json_response(types.Nothing())
+
+    async def unload(self, request: Request) -> Response:
+        """Take a model out of use."""
+        _check_nothing(request)
+        await self.inference.repository.unload(request.params["model"])
+        return json_response(types.Nothing())
+
+
+def _named(request: Request) -> tuple[str, str | None]:
+    return request.params["model"], request.params.get("version")
+
+
+def _parts(request: Request) -> tuple[bytes | memoryview, memoryview]:
+    """Return a request's JSON, and the bytes behind it."""
+    length = request.headers.get(_HEADER_LENGTH)
+    if length is None:
+        return request.body, memoryview(b"")
+    if not length.isdigit() or len(length) > 12 or int(length) > len(request.body):
+        raise BadRequest("it is no number of bytes of this body", place="Inference-Header-Content-Length")
+    whole = memoryview(request.body)
+    return whole[: int(length)], whole[int(length) :]
+
+
+def _integer(parameters: types.Parameters, name: str) -> int | None:
+    value = parameters.get(name)
+    if value is None:
+        return None
+    if type(value) is not int or not -(2**31) <= value < 2**63:
+        raise BadRequest("expected a whole number", place=f"parameters.{name}")
+    return value
+
+
+def _check_nothing(request: Request) -> None:
+    asked = request.json(_LOAD) if request.body else types.LoadRequest()
+    if asked.parameters.keys() - {"unload_dependents"}:
+        raise BadRequest("a model is loaded as the server was started with it", place="parameters")

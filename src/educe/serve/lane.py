@@ -1,0 +1,182 @@
+"""`Lane`: the way of requests to one model: they wait, run together, and each has its own answer."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any
+
+from educe.serve.batcher import BRIEF_SECONDS, Batcher, Ticket
+from educe.serve.faults import DeadlineExceeded
+
+Run = Callable[[Hashable, Sequence[Any]], Sequence[Any]]
+"""Runs requests of one group: their contents to their results, each of which may be an exception."""
+
+
+# A run that is expected to be shorter costs less than waiting for companions.
+_TRIFLING_SECONDS = 0.00005
+
+
+@dataclass(slots=True)
+class Timing:
+    """Where a request's time went, in seconds.
+
+    Attributes:
+        queue: Until its run began.
+        run: Its run.
+        rows: Rows of its run, those of other requests included.
+    """
+
+    queue: float
+    run: float
+    rows: int
+
+    def header(self) -> bytes:
+        """Return it as a ``Server-Timing`` header has it, in milliseconds."""
+        return b"queue;dur=%.3f, run;dur=%.3f, rows;desc=%d" % (self.queue * 1e3, self.run * 1e3, self.rows)
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting(Ticket):
+    content: Any = None
+    future: asyncio.Future[tuple[Any, Timing]] = field(kw_only=True)
+
+
+class Lane:
+    """The requests of one model, of which one batch runs at a time. It belongs to one event loop.
+
+    Args:
+        run: What runs them; called in a thread of `pool`, or in the loop if it is known to take no time.
+        batcher: What plans the runs.
+        pool: The threads.
+        compile_seconds: How long a thread's runs so far have compiled, which is no cost of a run.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        batcher: Batcher,
+        pool: Executor,
+        compile_seconds: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        self.batcher = batcher
+        self._run, self._pool, self._compile_seconds = run, pool, compile_seconds
+        self._loop = asyncio.get_running_loop()
+        self._is_due = False
+        self._is_running = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request waits or runs."""
+        return not self._is_running and not self.batcher.waiting
+
+    async def submit(
+        self, group: Hashable, content: Any, rows: int, *, deadline: float, priority: int = 0
+    ) -> tuple[Any, Timing]:
+        """Return the result of a request, with where its time went.
+
+        Args:
+            group: Requests of one group can run together.
+            content: What the run takes.
+            rows: Its rows.
+            deadline: When its answer is of no use any more, by the loop's clock.
+            priority: Lower numbers go first.
+
+        Raises:
+            Overloaded: too many requests wait.
+            DeadlineExceeded: the deadline has passed, or would before its run.
+        """
+        now = self._loop.time()
+        if self.is_idle and 0 < self.batcher.cost.seconds(rows) < _TRIFLING_SECONDS:
+            return self._run_alone(group, content, rows)
+        ticket = _Waiting(
+            group, rows, now, deadline, priority, content=content, future=self._loop.create_future()
+        )
+        self.batcher.offer(ticket, now)
+        self._wake()
+        timer = self._loop.call_at(deadline, self._give_up, ticket) if math.isfinite(deadline) else None
+        try:
+            return await ticket.future
+        except asyncio.CancelledError:
+            self.batcher.withdraw(ticket)
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _give_up(self, ticket: _Waiting) -> None:
+        self.batcher.withdraw(ticket)
+        _fail(ticket, DeadlineExceeded("the request's time has passed"))
+
+    def _run_alone(self, group: Hashable, content: Any, rows: int) -> tuple[Any, Timing]:
+        """Run a request at once, in the loop."""
+        (result,), seconds = self._timed(group, [content])
+        self.batcher.cost.learn(rows, seconds)
+        if isinstance(result, Exception):
+            raise result
+        return result, Timing(0.0, seconds, rows)
+
+    def _wake(self) -> None:
+        """Have the next run planned when all requests that have come by now are known."""
+        if not self._is_due and not self._is_running:
+            self._is_due = True
+            self._loop.call_soon(self._next)
+
+    def _next(self) -> None:
+        self._is_due = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._is_running:
+            return
+        now = self._loop.time()
+        start = self.batcher.start_at(now)
+        if start is None:
+            return
+        if start > now:
+            self._timer = self._loop.call_later(start - now, self._next)
+            return
+        self._begin(self.batcher.take(now), now)
+
+    def _begin(self, batch: Sequence[Any], now: float) -> None:
+        self._is_running = True
+        rows = sum(ticket.rows for ticket in batch)
+        contents = [ticket.content for ticket in batch]
+        expected = self.batcher.cost.seconds(rows)
+        if 0 < expected < BRIEF_SECONDS:  # not worth a thread's waking
+            self._end(batch, now, rows, *self._timed(batch[0].group, contents))
+            return
+        work = self._loop.run_in_executor(self._pool, self._timed, batch[0].group, contents)
+        work.add_done_callback(lambda done: self._end(batch, now, rows, *done.result()))
+
+    def _end(
+        self, batch: Sequence[_Waiting], start: float, rows: int, results: Sequence[Any], seconds: float
+    ) -> None:
+        self._is_running = False
+        self.batcher.ended(rows, seconds)
+        for ticket, result in zip(batch, results, strict=True):
+            if isinstance(result, Exception):
+                _fail(ticket, result)
+            elif not ticket.future.done():
+                ticket.future.set_result((result, Timing(start - ticket.arrival, seconds, rows)))
+        if self.batcher.waiting:
+            self._wake()
+
+    def _timed(self, group: Hashable, contents: Sequence[Any]) -> tuple[Sequence[Any], float]:
+        """Return the results of a run, a fault of it as that of each, and its seconds."""
+        compiled, start = self._compile_seconds(), time.perf_counter()
+        try:
+            results = self._run(group, contents)
+        except Exception as fault:
+            results = [fault] * len(contents)
+        return results, time.perf_counter() - start - (self._compile_seconds() - compiled)
+
+
+def _fail(ticket: Any, error: Exception) -> None:
+    if not ticket.future.done():
+        ticket.future.set_exception(error)

@@ -1,0 +1,224 @@
+"""`Repository`: which models are loaded, in which version, and within which memory."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Literal
+
+from educe.errors import EduceError
+from educe.limits import format_bytes
+from educe.serve.batcher import Batcher
+from educe.serve.faults import NotFound, NotReady
+from educe.serve.lane import Lane
+from educe.serve.opening import ModelSource, open_model
+from educe.serve.served import PredictorModel, Served
+from educe.serve.settings import ServerSettings
+
+_LOG = logging.getLogger("educe.serve")
+
+State = Literal["UNAVAILABLE", "LOADING", "READY"]
+
+
+@dataclass(eq=False)
+class Deployment:
+    """A model that is loaded, in one version. A request holds it with ``with`` while it uses it.
+
+    Attributes:
+        name: Its name.
+        version: Its version.
+        served: The model.
+        lane: The way of requests to it; None if it plans its own runs.
+        memory_bytes: What it counts against the budget.
+        num_users: Requests that use it now.
+    """
+
+    name: str
+    version: str
+    served: Served
+    lane: Lane | None
+    memory_bytes: int
+    num_users: int = 0
+    is_retired: bool = False
+
+    def __enter__(self) -> Deployment:
+        self.num_users += 1
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        self.num_users -= 1
+        if self.is_retired and self.num_users == 0:
+            self.served.close()
+
+    def retire(self) -> None:
+        """Return its memory as soon as no request uses it."""
+        self.is_retired = True
+        if self.num_users == 0:
+            self.served.close()
+
+
+@dataclass(eq=False)
+class Entry:
+    """A model that the server knows.
+
+    Attributes:
+        source: Where it is.
+        state: Whether it is loaded.
+        reason: Why it is not, if loading it failed.
+        deployment: What answers now.
+        is_wanted: Whether it is to be ready: not if it was unloaded, or made room for another.
+    """
+
+    source: ModelSource
+    state: State = "UNAVAILABLE"
+    reason: str = ""
+    is_wanted: bool = True
+    deployment: Deployment | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Repository:
+    """The models of a server. It belongs to one event loop.
+
+    A version is replaced only when the next one is loaded: there is always one that answers, requests keep
+    the one that they began with, and one that cannot be loaded changes nothing.
+
+    Args:
+        sources: The models.
+        settings: Among them the memory for all models, and the bounds on what waits for one.
+        pool: Threads for loading and running.
+    """
+
+    def __init__(self, sources: Sequence[ModelSource], settings: ServerSettings, pool: Executor) -> None:
+        self._settings, self._pool = settings, pool
+        self._entries = {source.name: Entry(source) for source in sources}
+        self._recent: dict[str, None] = {}
+
+    @property
+    def entries(self) -> dict[str, Entry]:
+        """All models, by name."""
+        return self._entries
+
+    def entry(self, name: str) -> Entry:
+        """Return a model.
+
+        Raises:
+            NotFound: there is no such model.
+        """
+        entry = self._entries.get(name)
+        if entry is None:
+            raise NotFound(f"there is no model {name[:128]!r}", remedy="/v2/repository/index lists them")
+        return entry
+
+    def is_ready(self, name: str, version: str | None = None) -> bool:
+        """Say whether a model, in a version if one is given, answers at once."""
+        deployment = self.entry(name).deployment
+        return deployment is not None and version in (None, deployment.version)
+
+    async def use(self, name: str, version: str | None = None) -> Deployment:
+        """Return a model for a request, which has to hold it at once; it is loaded if it is not.
+
+        Raises:
+            NotFound: there is no such model or version.
+            NotReady: it cannot be loaded now.
+        """
+        entry = self.entry(name)
+        deployment = entry.deployment or await self._load(entry)
+        if version not in (None, deployment.version):
+            raise NotFound(f"the model {name!r} has no version {version!r}", place="model_version")
+        self._recent.pop(name, None)
+        self._recent[name] = None
+        return deployment
+
+    async def load(self, name: str) -> Deployment:
+        """Load a model, or its newest version in place of the one that answers.
+
+        Raises:
+            NotFound: there is no such model.
+            NotReady: it cannot be loaded; what answered before still does.
+        """
+        return await self._load(self.entry(name), again=True)
+
+    async def unload(self, name: str) -> None:
+        """Take a model out of use; requests that use it end first.
+
+        Raises:
+            NotFound: there is no such model.
+        """
+        entry = self.entry(name)
+        async with entry.lock:
+            self._drop(entry)
+
+    async def load_all(self) -> None:
+        """Load all models that fit into the memory, in their order."""
+        for entry in self._entries.values():
+            if self._room() >= entry.source.size_bytes():
+                await self._load(entry)
+
+    def close(self) -> None:
+        """Take all models out of use."""
+        for entry in self._entries.values():
+            self._drop(entry)
+
+    async def _load(self, entry: Entry, again: bool = False) -> Deployment:
+        async with entry.lock:
+            if entry.deployment is not None and not again:
+                return entry.deployment
+            entry.state = "LOADING" if entry.deployment is None else "READY"
+            try:
+                self._make_room(entry)
+                version, path = entry.source.newest()
+                loop = asyncio.get_running_loop()
+                served = await loop.run_in_executor(
+                    self._pool, open_model, path, entry.source.options, self._settings.limits
+                )
+            except EduceError as error:
+                _LOG.warning("model %s cannot be loaded: %s", entry.source.name, error)
+                entry.state = "UNAVAILABLE" if entry.deployment is None else "READY"
+                entry.reason = error.cause
+                raise NotReady(f"the model {entry.source.name!r} cannot be loaded: {error.cause}") from None
+            old, entry.deployment = entry.deployment, self._deploy(entry, version, served)
+            entry.state, entry.reason, entry.is_wanted = "READY", "", True
+            if old is not None:
+                old.retire()
+            _LOG.info("model %s version %s is ready", entry.source.name, version)
+            return entry.deployment
+
+    def _deploy(self, entry: Entry, version: str, served: Served) -> Deployment:
+        lane = None
+        if isinstance(served, PredictorModel):
+            settings = self._settings
+            batcher = Batcher(settings.max_batch, settings.max_waiting, settings.target_seconds)
+            lane = Lane(served.run, batcher, self._pool, served.predictor.executable.compile_seconds)
+        return Deployment(entry.source.name, version, served, lane, served.memory_bytes)
+
+    def _make_room(self, entry: Entry) -> None:
+        """Take models out of use that were not used for longest, until there is room for one more."""
+        needed = entry.source.size_bytes()
+        for name in list(self._recent):
+            other = self._entries[name]
+            if self._room() >= needed:
+                return
+            if other is not entry and other.deployment is not None and other.deployment.num_users == 0:
+                _LOG.info("model %s makes room for %s", name, entry.source.name)
+                self._drop(other)
+        if self._room() < needed:
+            raise NotReady(f"{format_bytes(needed)} of memory are not free", retry_after=1.0)
+
+    def _room(self) -> float:
+        if self._settings.memory_bytes is None:
+            return float("inf")
+        used = sum(
+            entry.deployment.memory_bytes for entry in self._entries.values() if entry.deployment is not None
+        )
+        return self._settings.memory_bytes - used
+
+    def _drop(self, entry: Entry) -> None:
+        deployment, entry.deployment = entry.deployment, None
+        entry.state, entry.is_wanted = "UNAVAILABLE", False
+        self._recent.pop(entry.source.name, None)
+        if deployment is not None:
+            deployment.retire()

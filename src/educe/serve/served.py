@@ -1,0 +1,165 @@
+"""The models of a server, each kind behind what the server needs of it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+
+from educe.errors import EduceError, LimitError
+from educe.generate.embedding import Embedder
+from educe.generate.generator import Generator
+from educe.generate.transcription import Transcriber
+from educe.generate.translation import Translator
+from educe.model import Signature
+from educe.serve.rows import joined, rows_are_independent
+from educe.tasks.predictor import Opened, Predictor, Result
+
+Feeds: TypeAlias = "dict[str, np.ndarray]"
+LanguageModel: TypeAlias = "Generator | Embedder | Translator | Transcriber"
+
+_ANSWERS = "answers"
+
+
+class PredictorModel:
+    """A model of one run: tensors to tensors, or raw input to answers.
+
+    Args:
+        predictor: The model, bound to its task and an engine.
+
+    Attributes:
+        kind: What it is, in the words of the server's interfaces.
+        signature: Its inputs and outputs.
+        shares_runs: Whether several requests' tensors can run together.
+        most_items: Most raw inputs that can run together; None if any number.
+    """
+
+    kind: ClassVar[str] = "predictor"
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+        self.signature: Signature = predictor.executable.signature
+        self.shares_runs = rows_are_independent(predictor.executable)
+        self.most_items = predictor.most_items
+
+    @property
+    def task(self) -> str:
+        """Its task's name."""
+        return self.predictor.task.name
+
+    @property
+    def sha256(self) -> str:
+        """The model's hash."""
+        return self.predictor.task.model.sha256
+
+    @property
+    def memory_bytes(self) -> int:
+        """The memory of its weights, which most of its memory is."""
+        return self.predictor.task.model.size_bytes
+
+    def group(self, feeds: Mapping[str, np.ndarray]) -> tuple[Hashable, int]:
+        """Return what requests have in common that can run together with `feeds`, and the rows of these."""
+        if not self.shares_runs or feeds.keys() != self.signature.inputs.keys():
+            return object(), 1
+        shapes = [feeds[name].shape for name in self.signature.inputs]
+        rows = shapes[0][:1]
+        if not rows or any(shape[:1] != rows for shape in shapes):
+            return object(), 1
+        return tuple([(feeds[name].dtype, feeds[name].shape[1:]) for name in self.signature.inputs]), rows[0]
+
+    def open(self, source: Any, most: int) -> list[Opened | Result]:
+        """Return the items of a raw input; its last is an error's result if it cannot be read to its end.
+
+        Raises:
+            LimitError: there are more than `most`.
+        """
+        items = list(islice(self.predictor.open(source), most + 1))
+        if len(items) > most:
+            raise LimitError(f"the input holds more than {most:,} items", remedy="send it in parts")
+        return items
+
+    def item_group(self) -> Hashable:
+        """Return what raw inputs have in common that can run together."""
+        return _ANSWERS if self.most_items is None else object()
+
+    def run(self, group: Hashable, contents: Sequence[Any]) -> Sequence[Any]:
+        """Return the results of some requests of one group, an error in the place of one that has none."""
+        if isinstance(contents[0], dict):
+            return self._infer(contents)
+        return self._answer(contents)
+
+    def close(self) -> None:
+        """Do nothing: its memory is free when the last reference is gone."""
+
+    def _infer(self, requests: Sequence[Feeds]) -> Sequence[Any]:
+        executable = self.predictor.executable
+        try:
+            if len(requests) == 1:
+                return [executable.run(requests[0])]
+            outputs = executable.run(joined(requests))
+        except EduceError as error:
+            if len(requests) == 1:
+                return [error]
+            middle = len(requests) // 2
+            return [*self._infer(requests[:middle]), *self._infer(requests[middle:])]
+        ends = np.cumsum([len(next(iter(feeds.values()))) for feeds in requests])[:-1]
+        parts = {name: np.split(array, ends) for name, array in outputs.items()}
+        return [{name: part[index] for name, part in parts.items()} for index in range(len(requests))]
+
+    def _answer(self, requests: Sequence[list[Opened | Result]]) -> Sequence[list[Result]]:
+        items = [item for request in requests for item in request if isinstance(item, Opened)]
+        answered = iter(self._in_parts(items))
+        return [
+            [next(answered) if isinstance(item, Opened) else item for item in request] for request in requests
+        ]
+
+    def _in_parts(self, items: Sequence[Opened]) -> Iterator[Result]:
+        size = self.most_items or max(len(items), 1)
+        for first in range(0, len(items), size):
+            yield from self.predictor.answer(items[first : first + size])
+
+
+@dataclass(frozen=True)
+class LanguageModelServed:
+    """A language model, which plans its own runs.
+
+    Attributes:
+        kind: ``generator``, ``embedder``, ``translator`` or ``transcriber``.
+        model: The model.
+    """
+
+    kind: str
+    model: LanguageModel
+
+    @property
+    def task(self) -> str:
+        """What it is for."""
+        return _TASKS[self.kind]
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the model's files."""
+        return self.model.checkpoint.digest.hexdigest()
+
+    @property
+    def memory_bytes(self) -> int:
+        """The memory of its weights."""
+        return self.model.checkpoint.size_bytes
+
+    def close(self) -> None:
+        """Return its memory."""
+        if isinstance(self.model, Generator):
+            self.model.close()
+
+
+_TASKS = {
+    "generator": "text-generation",
+    "embedder": "feature-extraction",
+    "translator": "translation",
+    "transcriber": "automatic-speech-recognition",
+}
+
+Served: TypeAlias = "PredictorModel | LanguageModelServed"

@@ -1,0 +1,135 @@
+"""`Server`: the models behind HTTP, from the first that is loaded to the last request that is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import uvicorn
+
+from educe.errors import OptionError
+from educe.machine import usable_cores
+from educe.serve.http.app import App
+from educe.serve.http.connection import Connection
+from educe.serve.http.probes import Probes
+from educe.serve.http.v2 import V2
+from educe.serve.inference import Inference
+from educe.serve.opening import ModelSource
+from educe.serve.repository import Repository
+from educe.serve.settings import ServerSettings
+
+_LOG = logging.getLogger("educe.serve")
+_POLL_SECONDS = 0.02
+
+
+class Server:
+    """Models behind HTTP.
+
+    Args:
+        sources: The models.
+        settings: All else.
+    """
+
+    def __init__(self, sources: Sequence[ModelSource], settings: ServerSettings) -> None:
+        names = [source.name for source in sources]
+        for name in names:
+            if names.count(name) > 1:
+                raise OptionError(f"two models are named {name!r}", remedy="name them: NAME=PATH")
+        self.sources, self.settings = tuple(sources), settings
+        self._end: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def run(self, when_ready: Callable[[str], object] = lambda url: None) -> None:
+        """Serve until the process is told to end, by SIGINT or SIGTERM, or `stop` is called.
+
+        Args:
+            when_ready: Called with the server's URL when it answers.
+
+        Raises:
+            OptionError: the address cannot be listened at.
+        """
+        listener = self._listen()
+        with suppress(ImportError):
+            import uvloop
+
+            uvloop.run(self._serve(listener, when_ready))
+            return
+        asyncio.run(self._serve(listener, when_ready))
+
+    def stop(self) -> None:
+        """Let the requests that are there end, and return from `run`; safe from any thread."""
+        if self._loop is not None and self._end is not None:
+            self._loop.call_soon_threadsafe(self._end.set)
+
+    def _listen(self) -> socket.socket:
+        settings = self.settings
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((settings.host, settings.port))
+        except OSError as fault:
+            listener.close()
+            raise OptionError(
+                f"cannot listen at {settings.host}:{settings.port}: {os.strerror(fault.errno or 0).lower()}",
+                remedy="give another --port, or end what listens there",
+            ) from None
+        return listener
+
+    async def _serve(self, listener: socket.socket, when_ready: Callable[[str], object]) -> None:
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with suppress(ValueError, NotImplementedError, RuntimeError):  # not in the main thread
+                self._loop.add_signal_handler(number, self._end.set)
+        pool = ThreadPoolExecutor(max(4, 2 * usable_cores()), thread_name_prefix="educe-serve")
+        repository = Repository(self.sources, self.settings, pool)
+        inference = Inference(repository, self.settings, pool)
+        app = App([*Probes(inference).routes(), *V2(inference).routes()], self.settings)
+        http = self._http(app)
+        try:
+            serving = asyncio.create_task(http._serve([listener]))
+            await repository.load_all()
+            host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
+            scheme = "http" if self.settings.certificate is None else "https"
+            when_ready(f"{scheme}://{host}:{listener.getsockname()[1]}")
+            await self._end.wait()
+            await self._drain(app)
+            http.should_exit = True
+            await serving
+        finally:
+            repository.close()
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _http(self, app: App) -> uvicorn.Server:
+        settings = self.settings
+        bounds = {"bounds": settings.server_limits}
+        config = uvicorn.Config(
+            app,
+            http=type("BoundConnection", (Connection,), bounds),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            ssl_certfile=settings.certificate,
+            ssl_keyfile=settings.private_key,
+            timeout_graceful_shutdown=1,
+        )
+        return uvicorn.Server(config)
+
+    async def _drain(self, app: App) -> None:
+        """Let the requests that are there end, within the time for it."""
+        app.is_draining = True
+        assert self._loop is not None
+        end = self._loop.time() + self.settings.drain_seconds
+        while app.num_requests and self._loop.time() < end:
+            await asyncio.sleep(_POLL_SECONDS)
+        if app.num_requests:
+            _LOG.warning("%d requests did not end in time", app.num_requests)

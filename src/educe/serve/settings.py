@@ -1,0 +1,131 @@
+"""`ServerSettings`: all that a server can be told, checked once."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import math
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+from educe.errors import OptionError
+from educe.limits import DEFAULT_LIMITS, Limits
+
+_SHORTEST_KEY = 16
+
+
+@dataclass(frozen=True)
+class ServerLimits:
+    """The bounds on what a client may send.
+
+    Attributes:
+        header_bytes: Largest sum of the request line and all header fields.
+        num_headers: Most header fields.
+        header_seconds: Longest time to receive them.
+        body_bytes: Largest body, and largest after decompression.
+        body_seconds: Longest time to receive it, beyond a second for each MiB.
+        num_parts: Most parts of a form.
+        num_connections: Most connections at once.
+        num_items: Most answers to one raw input, such as the frames of a video.
+    """
+
+    header_bytes: int = 16 * 2**10
+    num_headers: int = 100
+    header_seconds: float = 10.0
+    body_bytes: int = 64 * 2**20
+    body_seconds: float = 30.0
+    num_parts: int = 100
+    num_connections: int = 10_000
+    num_items: int = 10_000
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """All that a server can be told.
+
+    Attributes:
+        host: The address to listen at.
+        port: The port of HTTP; 0 for any that is free.
+        grpc_port: The port of gRPC; None for none.
+        host_names: Names by which clients may call this server, beside the address and ``localhost``.
+        api_keys: Keys, one of which is demanded of every request but probes; none if empty.
+        certificate: The file of a TLS certificate.
+        private_key: The file of its private key.
+        insecure: Whether to listen beyond this machine without keys and TLS.
+        origins: Web origins whose pages may call this server.
+        admin: Whether models may be loaded and unloaded by request.
+        target_seconds: Within which time answers are wanted: idle engines may wait for more requests, and
+            those that would have to wait longer are refused. None to answer as soon as may be.
+        timeout_seconds: Longest time for a request that names none.
+        max_batch: Most rows of a run.
+        max_waiting: Most requests that wait for one model.
+        memory_bytes: Memory for the weights of all models; None for as much as they take.
+        drain_seconds: How long requests may go on when the server is told to end.
+        limits: The bounds on files, those in requests included.
+        server_limits: The bounds on requests.
+
+    Raises:
+        OptionError: an address beyond this machine without keys and TLS, or a value that is none.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    grpc_port: int | None = None
+    host_names: tuple[str, ...] = ()
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    certificate: Path | None = None
+    private_key: Path | None = None
+    insecure: bool = False
+    origins: tuple[str, ...] = ()
+    admin: bool = False
+    target_seconds: float | None = None
+    timeout_seconds: float = math.inf
+    max_batch: int = 64
+    max_waiting: int = 1024
+    memory_bytes: int | None = None
+    drain_seconds: float = 30.0
+    limits: Limits = DEFAULT_LIMITS
+    server_limits: ServerLimits = ServerLimits()
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch", "max_waiting", "timeout_seconds"):
+            if getattr(self, name) <= 0:
+                raise OptionError(f"expected more than 0, found {getattr(self, name)}", place=name)
+        if self.target_seconds is not None and self.target_seconds <= 0:
+            raise OptionError(f"expected more than 0, found {self.target_seconds}", place="target_seconds")
+        if (self.certificate is None) != (self.private_key is None):
+            raise OptionError("a certificate and its private key come together", place="certificate")
+        if any(len(key) < _SHORTEST_KEY for key in self.api_keys):
+            raise OptionError(
+                f"a key has less than {_SHORTEST_KEY} characters",
+                place="api_keys",
+                remedy="make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'",
+            )
+        is_safe = bool(self.api_keys) and self.certificate is not None
+        if not self.is_local and not is_safe and not self.insecure:
+            raise OptionError(
+                f"{self.host} can be reached from other machines, and there is "
+                + ("no key" if not self.api_keys else "no certificate"),
+                place="host",
+                remedy="give api keys and a certificate, or say that it is to be insecure",
+            )
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine reaches the address."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    def accepts_key(self, key: str) -> bool:
+        """Say whether `key` is one of the keys, in a time that does not depend on it."""
+        given = sha256(key.encode("utf-8", "surrogateescape")).digest()
+        found = [hmac.compare_digest(given, sha256(known.encode()).digest()) for known in self.api_keys]
+        return any(found)
+
+    def accepts_host(self, host: str) -> bool:
+        """Say whether a request's ``Host`` names this server, whatever its port."""
+        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+        return name.lower() in {"localhost", "127.0.0.1", "[::1]", self.host.lower(), *self.host_names}

@@ -1,0 +1,135 @@
+"""Tensors as the Open Inference Protocol has them: its types' names, and shapes with -1 for what varies."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from educe.model import Signature, TensorType, ValueType
+from educe.model.signature import NUMPY_TYPES
+from educe.serve.faults import BadRequest, Unprocessable
+
+DATATYPES = {
+    "BOOL": "bool",
+    "UINT8": "u8",
+    "UINT16": "u16",
+    "UINT32": "u32",
+    "UINT64": "u64",
+    "INT8": "i8",
+    "INT16": "i16",
+    "INT32": "i32",
+    "INT64": "i64",
+    "FP16": "f16",
+    "BF16": "bf16",
+    "FP32": "f32",
+    "FP64": "f64",
+    "BYTES": "str",
+}
+"""The protocol's name of each element type, and Educe's."""
+
+_NAMES = {short: name for name, short in DATATYPES.items()}
+_LENGTH_BYTES = 4
+
+
+def datatype_of(array: np.ndarray) -> str:
+    """Return the protocol's name of an array's element type.
+
+    Raises:
+        Unprocessable: the protocol has no such type.
+    """
+    if array.dtype.kind in "OUS":
+        return "BYTES"
+    for name, short in DATATYPES.items():
+        if NUMPY_TYPES[short] == array.dtype:
+            return name
+    raise Unprocessable(f"the Open Inference Protocol has no type for {array.dtype}")
+
+
+def numpy_type(datatype: str, place: str) -> np.dtype:
+    """Return the NumPy type of the protocol's `datatype`.
+
+    Raises:
+        BadRequest: there is no such type.
+    """
+    short = DATATYPES.get(datatype)
+    if short is None:
+        raise BadRequest(
+            f"there is no datatype {datatype[:20]!r}", place=place, remedy=f"use {', '.join(DATATYPES)}"
+        )
+    return NUMPY_TYPES[short]
+
+
+def describe(kind: ValueType) -> tuple[str, list[int]]:
+    """Return the protocol's datatype and shape of an input or output.
+
+    Raises:
+        Unprocessable: it is no tensor, or of a type that the protocol lacks.
+    """
+    if not isinstance(kind, TensorType) or kind.dtype not in _NAMES:
+        raise Unprocessable(f"the Open Inference Protocol has no type for {kind}")
+    shape = [-1] if kind.shape is None else [dim if isinstance(dim, int) else -1 for dim in kind.shape]
+    return _NAMES[kind.dtype], shape
+
+
+def describable(signature: Signature) -> bool:
+    """Say whether all inputs and outputs are tensors of the protocol's types."""
+    kinds = [*signature.inputs.values(), *signature.outputs.values()]
+    return all(isinstance(kind, TensorType) and kind.dtype in _NAMES for kind in kinds)
+
+
+def element_count(shape: list[int], place: str) -> int:
+    """Return how many elements a tensor of `shape` has.
+
+    Raises:
+        BadRequest: a size is negative, or the number has more than 62 bits.
+    """
+    count = 1
+    for size in shape:
+        if size < 0:
+            raise BadRequest(f"the shape has the size {size}", place=place, remedy="use 0 or more")
+        count *= size
+        if count.bit_length() > 62:
+            raise BadRequest("the shape has too many elements", place=place)
+    return count
+
+
+def from_bytes(raw: bytes | memoryview, datatype: str, shape: list[int], place: str) -> np.ndarray:
+    """Return the tensor whose elements lie in `raw`, little-endian and in C order; a view where it can be.
+
+    Elements of ``BYTES`` follow each other, each with its length before it as a number of four bytes.
+
+    Raises:
+        BadRequest: there are more or fewer elements than the shape says.
+    """
+    count = element_count(shape, place)
+    if datatype == "BYTES":
+        return _split(raw, count, place).reshape(shape)
+    dtype = numpy_type(datatype, place)
+    if len(raw) != count * dtype.itemsize:
+        raise BadRequest(f"{len(raw)} bytes, but {datatype}{shape} has {count * dtype.itemsize}", place=place)
+    return np.frombuffer(raw, dtype).reshape(shape)
+
+
+def to_bytes(array: np.ndarray) -> bytes | memoryview:
+    """Return the elements of a tensor as `from_bytes` reads them; no copy where they lie so already."""
+    if array.dtype.kind in "OUS":
+        parts = [element if isinstance(element, bytes) else str(element).encode() for element in array.flat]
+        return b"".join(len(part).to_bytes(_LENGTH_BYTES, "little") + part for part in parts)
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def _split(raw: bytes | memoryview, count: int, place: str) -> np.ndarray:
+    content = bytes(raw)
+    if count > len(content) // _LENGTH_BYTES:
+        raise BadRequest(f"{len(content)} bytes cannot hold {count} elements of BYTES", place=place)
+    elements = np.empty(count, object)
+    offset = 0
+    for index in range(count):
+        end = offset + _LENGTH_BYTES
+        size = int.from_bytes(content[offset:end], "little")
+        if end + size > len(content):
+            raise BadRequest(f"element {index} ends beyond the tensor's bytes", place=place)
+        elements[index] = content[end : end + size]
+        offset = end + size
+    if offset != len(content):
+        raise BadRequest(f"{len(content) - offset} bytes lie behind the last element", place=place)
+    return elements
