@@ -302,7 +302,7 @@ def test_a_template_is_given_as_a_text_or_as_a_file(tmp_path: Path) -> None:
     path = tmp_path / "own.jinja"
     path.write_text("\ufeff" + CHATML, encoding="utf-8")
     assert read_template(CHATML) == read_template(path) == read_template(str(path)) == CHATML
-    refusing = "{{ raise_exception('a system message is missing') }}"
+    refusing = "{{ raise_exception(messages[0].role ~ ' cannot begin') }}"
     assert read_template(refusing) == refusing
 
 
@@ -313,6 +313,7 @@ def test_a_template_is_given_as_a_text_or_as_a_file(tmp_path: Path) -> None:
         ("{{ messages | nothing }}", OptionError, "nothing"),
         ("{% for i in range(9999999) %}x{% endfor %}", OptionError, "too many elements"),
         ("absent.jinja", InputError, "cannot be opened"),
+        ("{{ bos_token }} messages", OptionError, "chat_template: is no chat template: it never refers to"),
         (5, OptionError, "a int is no template"),
         ("{{ x }}" * 99, LimitError, "card_bytes"),
     ],
@@ -320,3 +321,18 @@ def test_a_template_is_given_as_a_text_or_as_a_file(tmp_path: Path) -> None:
 def test_a_template_that_is_of_no_use_is_refused(given: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         read_template(given, Limits(card_bytes=600))
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "cause"),
+    [
+        ("{% for x in", "chat template, line 1", "SyntaxError"),
+        ("# A title\n\nmessages\n", None, "never refers"),
+    ],
+)
+def test_the_file_of_a_template_is_named(tmp_path: Path, text: str, place: str | None, cause: str) -> None:
+    path = tmp_path / "own.jinja"
+    path.write_text(text)
+    with pytest.raises(OptionError, match=cause) as caught:
+        read_template(path)
+    assert (caught.value.path, caught.value.place) == (str(path), place)

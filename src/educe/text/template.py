@@ -27,6 +27,7 @@ FUEL = 10_000_000
 
 # Hugging Face's mark of what an assistant said, for training; it renders nothing.
 _TRAINING_MARK = re.compile(r"\{%(-?)\s*(?:end)?generation\s*(-?)%\}")
+_TAG = re.compile(r"\{[{%].*?[%}]\}", re.DOTALL)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _REMEDY = "use the template that came with the model, or give another"
 
@@ -113,7 +114,7 @@ def read_template(given: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS
     Raises:
         InputError: the file cannot be read, or is not UTF-8.
         LimitError: the template is too large.
-        OptionError: it is broken, or takes too much work.
+        OptionError: it is no template of conversations, is broken, or takes too much work.
     """
     if not isinstance(given, (str, os.PathLike)):
         raise OptionError(
@@ -121,13 +122,21 @@ def read_template(given: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS
             place="chat_template",
             remedy="give its text, or the path of its file",
         )
-    text = given if isinstance(given, str) and "{" in given else read_text(Path(given), limits)
+    path = None if isinstance(given, str) and "{" in given else Path(given)
+    text = str(given) if path is None else read_text(path, limits)
     try:
         # What a template refuses, it has understood.
         with suppress(InputError):
             ChatTemplate(text, limits).render([{"role": "user", "content": "?"}])
     except ModelFileError as error:
-        raise OptionError(error.cause, place=error.place, remedy=error.remedy) from None
+        raise OptionError(error.cause, path=path, place=error.place, remedy=error.remedy) from None
+    if not any("messages" in tag for tag in _TAG.findall(text)):
+        raise OptionError(
+            "is no chat template: it never refers to `messages`, and would leave out all that is said",
+            path=path,
+            place="chat_template" if path is None else None,
+            remedy="give one in Jinja, with {% for message in messages %}{{ message.content }}{% endfor %}",
+        )
     return text
 
 
