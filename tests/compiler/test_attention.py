@@ -290,6 +290,31 @@ def test_shapes_that_do_not_fit_are_refused():
             run([node(feeds)], feeds, opset=23)
 
 
+@pytest.mark.parametrize("number", [-1, -4, 0, 3, 2**40])
+def test_numbers_of_heads_that_cannot_be_are_refused(number):
+    feeds = {name: random((2, 5, 32)) for name in "qkv"}
+    with pytest.raises(InputError, match="heads"):
+        run([node("qkv", q_num_heads=number, kv_num_heads=number)], feeds, opset=23)
+
+
+def test_lengths_are_one_for_each_of_a_batch():
+    feeds = dict(zip("qkv", tensors((2, 2, 2, 4, 7, 8, 8)), strict=True))
+    for lengths in ([3], [3, 3, 3], [[3, 3]]):
+        feeds["n"] = np.array(lengths)
+        with pytest.raises(InputError, match="lengths"):
+            run([node(["q", "k", "v", "", "", "", "n"])], feeds, opset=24)
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("m", "f8"), ("m", "f2"), ("m", "i8"), ("v", "f2")])
+def test_a_mask_and_values_may_be_of_other_kinds_than_queries(name, dtype):
+    feeds = dict(zip("qkv", tensors(SIZES[0]), strict=True))
+    feeds["m"] = random((5, 7), seed=9) * 3
+    feeds[name] = feeds[name].astype(dtype)
+    inputs = {name: (KINDS[array.dtype.str[1:]], array.shape) for name, array in feeds.items()}
+    found = native(model([node(feeds)], inputs, ["y"], opset=23)).run(feeds)["y"]
+    assert_near(found, attended(**{"mask" if name == "m" else name: each for name, each in feeds.items()}))
+
+
 def test_attention_reads_and_writes_only_its_own(monkeypatch):
     monkeypatch.setenv("EDUCE_GUARD", "1")
     for sizes in SIZES:

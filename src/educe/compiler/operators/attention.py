@@ -94,6 +94,8 @@ def standard_attention(
         raise ValueError("a cache needs keys and values, and none that lies outside")
     if any(call.outputs[3:]) or call.get("softmax_precision", 1) == _DOUBLE or q.kind is F64:
         raise NotCompiled
+    if v.kind is not q.kind or (mask is not None and mask.kind not in (BOOL, q.kind)):
+        raise NotCompiled
     is_flat = q.rank == _RANK - 1
     if is_flat:
         q = by_heads(low, q, call.get("q_num_heads"))
@@ -127,7 +129,7 @@ def _joined(low: Lowering, past: Tensor, new: Tensor) -> Tensor:
 
 def by_heads(low: Lowering, x: Tensor, heads: int | None) -> Tensor:
     """Return (batch, length, heads · features) as (batch, heads, length, features), without a copy."""
-    if x.rank != _RANK - 1 or not heads or x.shape[2] % heads:
+    if x.rank != _RANK - 1 or not heads or heads < 0 or x.shape[2] % heads:
         raise ValueError(f"{x} has not {heads} heads")
     split = low.reshape(x, (*x.shape[:2], int(heads), x.shape[2] // heads))
     return low.permute(split, (0, 2, 1, 3))
@@ -157,6 +159,8 @@ def _whole_mask(
         is_hidden = ((left >= 0) & (ahead - place > left)) | ((right >= 0) & (place - ahead > right))
         parts.append(low.constant(np.where(is_hidden, -np.inf, 0).astype(dtype_of(q.kind))))
     if lengths is not None:
+        if lengths.shape != q.shape[:1]:
+            raise ValueError(f"{lengths} are not the lengths of a batch of {q.shape[0]}")
         known = low.reshape(lengths, (lengths.size, 1, 1, 1))
         parts.append(_additive(low, low.apply("Less", low.constant(np.arange(keys)), known), q))
         if call.get("is_causal", 0):
@@ -171,6 +175,7 @@ def _whole_mask(
 
 def _distances(low: Lowering, queries: int, keys: int) -> np.ndarray:
     """Return how far each key is after each query, i64[queries, keys]."""
+    # Refused beyond the bound on memory, before NumPy takes it.
     low.empty(I64, (queries, keys))
     return np.arange(keys, dtype=np.int64) - np.arange(queries, dtype=np.int64).reshape(-1, 1)
 
