@@ -220,6 +220,9 @@ def test_what_cannot_be_heard_is_an_error(own, tmp_path) -> None:
         own.transcribe(sound, language="ed")
     with pytest.raises(OptionError, match="task 'sing' is not known"):
         own.transcribe(sound, task="sing")
+    for given in (5, ["en"]):
+        with pytest.raises(OptionError, match=r"known: de, en"):
+            own.transcribe(sound, language=given)
     with pytest.raises(InputError):
         own.transcribe(b"no sound")
     given = whisper(tmp_path)
@@ -230,3 +233,42 @@ def test_what_cannot_be_heard_is_an_error(own, tmp_path) -> None:
     ):
         with pytest.raises(kind):
             Transcriber(Checkpoint(**{**vars(given), **changed}))
+
+
+def test_a_language_is_left_out_where_the_model_is_not_told_it(tmp_path) -> None:
+    deaf = Transcriber(whisper(tmp_path, lang_to_id=None))
+    assert deaf.languages == []
+    with pytest.raises(OptionError, match="leave the language out"):
+        deaf.transcribe(np.zeros(800, np.float32), language="en")
+
+
+@pytest.mark.parametrize(
+    "given", [{"<|en|>": len(WORDS)}, {"<|en|>": -1}, {"<|en|>": "13"}, ["<|en|>"]], ids=str
+)
+def test_languages_are_tokens_of_the_model(tmp_path, given) -> None:
+    with pytest.raises(ModelFileError, match=r"field .* of generation_config.json"):
+        Transcriber(whisper(tmp_path, lang_to_id=given))
+
+
+@pytest.mark.parametrize("more", [len(WORDS) - FIRST, len(WORDS) - FIRST + 1, 90])
+@pytest.mark.parametrize(
+    "before", ["<|nospeech|>", "<|notimestamps|>", "<|startofprev|>", "<|startoftranscript|>"]
+)
+def test_the_tokenizer_has_no_token_that_the_model_lacks(tmp_path, before, more) -> None:
+    made = whisper(tmp_path)
+    content = json.loads(made.tokenizer.files["tokenizer.json"])
+    tokens = content["added_tokens"]
+    others = [{**tokens[0], "content": f"<|other{number}|>"} for number in range(more)]
+    at = next(number for number, token in enumerate(tokens) if token["content"] == before)
+    tokens[at:at] = others
+    for number, token in enumerate(tokens):
+        token["id"] = len(LETTERS) + number
+    made.tokenizer.files["tokenizer.json"] = json.dumps(content).encode()
+    with pytest.raises(ModelFileError, match="tokenizer: has"):
+        Transcriber(made)
+
+
+def test_mel_bins_are_those_of_the_weights(own, tmp_path, rng) -> None:
+    sound = (rng.standard_normal(4000) * 0.1).astype(np.float32)
+    other = Transcriber(whisper(tmp_path, num_mel_bins=BINS + 1))
+    assert other.transcribe(sound) == own.transcribe(sound)

@@ -25,7 +25,7 @@ class Transcript:
     """What is said in a sound.
 
     Attributes:
-        language: The code of the language spoken; None where the model knows one.
+        language: The code of the language spoken; None where the model is not told it, or nothing was heard.
         segments: Its parts, in order of time.
     """
 

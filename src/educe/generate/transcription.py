@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,8 @@ class Transcriber:
         languages: The codes of the languages that the model knows; empty if it is not told.
 
     Raises:
-        ModelFileError: a file is missing or broken, or weights are misshapen.
+        ModelFileError: a file is missing or broken, weights are misshapen, or the tokenizer or a language has
+            a token that the model lacks.
         UnsupportedModelError: the model is of another type.
     """
 
@@ -95,11 +97,15 @@ class Transcriber:
             )
         self.checkpoint = checkpoint
         self._tokenizer, self._limits = Tokenizer.from_files(files, limits), limits
-        self._languages = _languages(fields.get("lang_to_id"))
+        config = Configuration(checkpoint.config, checkpoint.path)
+        self._num_tokens = config.integer("vocab_size")
+        self._languages = _languages(fields, self._num_tokens, checkpoint.path)
         self.languages = sorted(self._languages)
         self._start, none = self._id("<|startoftranscript|>"), self._id("<|notimestamps|>")
-        self._before = self._tokenizer.added_id("<|startofprev|>")
-        self._silence = next(filter(None, map(self._tokenizer.added_id, _SILENCE)), None)
+        if none + 1 == self._num_tokens:
+            raise self._misfit("has no timestamps")
+        self._before = self._known_id("<|startofprev|>")
+        self._silence = next((found for found in map(self._known_id, _SILENCE) if found is not None), None)
         self._model = EncoderDecoder(
             checkpoint, precision=precision, threads=threads, progress=progress, max_sequences=8
         )
@@ -109,7 +115,7 @@ class Transcriber:
         options = SearchOptions.of_model(checkpoint, self._model.max_target)
         self._options = dataclasses.replace(options, timestamps=self._rules, forced_bos_token_id=None)
         self._frames = 2 * self._model.max_source
-        bins = Configuration(fields, checkpoint.path).integer("num_mel_bins", 80, most=_MOST_BINS)
+        bins = config.integer("num_mel_bins", 80, most=_MOST_BINS)
         self._spectrum = Spectrum(_rules(bins), SAMPLE_RATE)
         self._writer = Writer(self._model, self._options.max_length, memory_bytes)
 
@@ -152,7 +158,8 @@ class Transcriber:
         for place, given, known in (("task", task, _TASKS), ("language", language, self.languages)):
             if given is not None and given not in known:
                 cause = f"the {place} {given!r} is not known"
-                raise OptionError(cause, place=place, remedy=nearest(given, known))
+                remedy = nearest(str(given), known) if known else f"leave the {place} out"
+                raise OptionError(cause, place=place, remedy=remedy)
         fallback = Fallback(
             temperature=(temperature,) if isinstance(temperature, (int, float)) else temperature,
             compression_ratio_threshold=compression_ratio_threshold,
@@ -203,14 +210,28 @@ class Transcriber:
         return [self._start, self._languages[language], self._id(f"<|{task}|>")]
 
     def _id(self, token: str) -> int:
-        found = self._tokenizer.added_id(token)
+        found = self._known_id(token)
         if found is None:
-            raise ModelFileError(
-                f"has no token {token}",
-                place="tokenizer",
-                remedy="use the tokenizer that came with the model",
+            raise self._misfit(f"has no token {token}")
+        return found
+
+    def _known_id(self, token: str) -> int | None:
+        """Return the id of a token, which is one of the model's; None where the tokenizer lacks it."""
+        found = self._tokenizer.added_id(token)
+        if found is not None and found >= self._num_tokens:
+            raise self._misfit(
+                f"has {token} as token {found:,}, and the model has {self._num_tokens:,} tokens"
             )
         return found
+
+    def _misfit(self, cause: str) -> ModelFileError:
+        """Return the error for a tokenizer that is not the model's."""
+        return ModelFileError(
+            cause,
+            path=self.checkpoint.path,
+            place="tokenizer",
+            remedy="use the tokenizer that came with the model",
+        )
 
     def _heard(self, window: np.ndarray) -> AbstractContextManager[Source]:
         """Hold a window, f32[1, mel bins, frames], as the encoder has heard it."""
@@ -283,10 +304,13 @@ def _rules(mel_bins: int) -> SpectrumInput:
     )
 
 
-def _languages(given: Any) -> dict[str, int]:
+def _languages(fields: Mapping[str, Any], num_tokens: int, path: Path | None) -> dict[str, int]:
     """Return the token of each language, by its code, as generation_config.json has them."""
-    listed = given.items() if isinstance(given, dict) else ()
-    return {str(name).strip("<|>"): token for name, token in listed if type(token) is int}
+    listed = Configuration(fields, path, "generation_config.json").section("lang_to_id")
+    return {
+        name.strip("<|>"): listed.integer(name, least=0, most=num_tokens - 1)
+        for name in fields.get("lang_to_id") or ()
+    }
 
 
 def _seconds(frames: int) -> float:
