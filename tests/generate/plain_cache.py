@@ -67,9 +67,14 @@ class PlainCache:
     def go(self) -> Step:
         """Plan, run and commit a step."""
         step = self.scheduler.step()
-        if step.rows:
-            self.scheduler.commit(step, self.run(step))
+        self.commit(step)
         return step
+
+    def commit(self, step: Step) -> None:
+        """Run a step, and commit its rows."""
+        tokens = self.run(step)
+        for row in step.rows:
+            self.scheduler.commit(row, tokens)
 
     def finish(self) -> list[Step]:
         """Run to the end of all sequences; there is one, since the first in rank goes on in every step."""

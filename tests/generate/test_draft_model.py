@@ -60,6 +60,38 @@ def test_a_model_that_agrees_is_believed(model: Checkpoint) -> None:
     assert sorted(sizes)[len(sizes) // 2] == 5
 
 
+@pytest.mark.parametrize("method", ["run", "copy"])
+@pytest.mark.parametrize("num_before", [0, 1, 5])
+def test_one_that_fails_is_given_up_once_and_costs_no_text(
+    model: Checkpoint,
+    plain: Generator,
+    method: str,
+    num_before: int,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[object] = []
+
+    def fail(given: object) -> object:
+        calls.append(given)
+        if len(calls) > num_before:
+            raise MemoryError("no room")
+        return works(given)
+
+    prompts = ["Once upon a time", "The dog", "Lily saw a big"]
+    options = {"max_tokens": 40, "temperature": 1.0, "seed": 2, "n": 3}
+    with Generator(model, draft=model, num_draft_tokens=3) as quick:
+        runner = quick._engine._draft._runner  # type: ignore[union-attr]
+        works = getattr(runner, method)
+        monkeypatch.setattr(runner, method, fail)
+        expected = [each.outputs for each in plain.batch(prompts, **options)]  # type: ignore[union-attr]
+        for _ in range(2):
+            assert [each.outputs for each in quick.batch(prompts, **options)] == expected  # type: ignore[union-attr]
+    assert len(calls) == num_before + 1
+    (record,) = caplog.records
+    assert "texts are written without guesses: MemoryError('no room')" in record.getMessage()
+
+
 def test_one_that_guesses_has_the_same_vocabulary(model: Checkpoint) -> None:
     other = dataclasses.replace(model, config={**model.config, "vocab_size": 100})
     with pytest.raises(OptionError, match=r"it has 100 tokens, .* 512"):
@@ -72,13 +104,14 @@ def test_blocks_for_guesses_are_returned_and_never_those_that_others_need() -> N
     one, two = (Sequence(range(7), max_tokens=9), Sequence(range(50, 57), max_tokens=9))
     for sequence in (one, two):
         scheduler.submit(sequence)
-    step = scheduler.step()
-    scheduler.commit(step, {one: [7], two: [57]})
+    for row in scheduler.step().rows:
+        scheduler.commit(row, {one: [7], two: [57]})
     assert blocks.num_free == 2
     assert scheduler.look_ahead(4) == ([], [])
     scheduler.finish(two, "stop")
     asked, copies = scheduler.look_ahead(4)
     assert (asked, copies) == ([(one, 4)], [])
     assert blocks.num_free == 3
-    scheduler.commit(scheduler.step(), {one: [8]})
+    (row,) = scheduler.step().rows
+    scheduler.commit(row, {one: [8]})
     assert blocks.num_free == 4

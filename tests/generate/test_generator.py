@@ -30,7 +30,7 @@ from educe.generate.generator import Generator
 from educe.generate.perplexity import windows
 from educe.generate.runner import Runner
 from educe.generate.step import Slice
-from educe.generate.stream import Completion
+from educe.generate.stream import Completion, Piece, Stream
 from educe.generate.writing import Writing
 from tests.stories import STORIES, write_chat_model
 
@@ -211,6 +211,65 @@ def test_a_request_that_fails_at_a_step_harms_no_other(
     assert outputs([stream.result() for stream in beside]) == outputs(alone)
 
 
+def test_a_token_leaves_before_the_next_row_is_chosen(
+    writer: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def choose(self: Writing, logits: np.ndarray, draft: Any) -> Any:
+        if self.sequence.max_tokens == 11:
+            chosen.append(1)
+        else:
+            with changed:
+                come.append(changed.wait_for(lambda: len(read) >= len(chosen), 30))
+        return plain(self, logits, draft)
+
+    plain, changed = Writing.choose, threading.Condition()
+    chosen: list[int] = []
+    read: list[object] = []
+    come: list[bool] = []
+    monkeypatch.setattr(Writing, "choose", choose)
+    first = writer.stream("Once upon a time", max_tokens=11)
+    second = writer.stream("One day,", max_tokens=10)
+    for piece in first:
+        with changed:
+            read.append(piece)
+            changed.notify_all()
+    assert second.result().num_tokens == 10
+    assert all(come)
+
+
+@pytest.mark.parametrize("place", ["choose", "take"])
+@pytest.mark.parametrize("number", [0, 1, 4])
+def test_a_fault_in_one_sample_ends_its_request_once_and_returns_all_blocks(
+    writer: Generator, monkeypatch: pytest.MonkeyPatch, place: str, number: int
+) -> None:
+    def fail(self: Writing, *given: Any) -> Any:
+        calls.append(self)
+        if len(calls) > number:
+            raise RuntimeError("broken")
+        return plain(self, *given)
+
+    def put(self: Stream, item: Any) -> None:
+        ends.append(item)
+        plain_put(self, item)
+
+    calls: list[Writing] = []
+    ends: list[Any] = []
+    plain, plain_put = getattr(Writing, place), Stream.put
+    monkeypatch.setattr(Writing, place, fail)
+    monkeypatch.setattr(Stream, "put", put)
+    stream = writer.stream("Tom had a", max_tokens=50, n=3)
+    with pytest.raises(EngineError, match="broken"):
+        stream.result()
+    monkeypatch.undo()
+    beside = writer.stream("Once", max_tokens=3)
+    assert beside.result().num_tokens == 3
+    assert len(calls) == number + 1
+    assert [type(item) for item in ends[-1:]] == [EngineError]
+    assert all(isinstance(item, Piece) for item in ends[:-1])
+    assert writer._engine._scheduler.blocks.num_used == 0
+    assert not writer._engine._scheduler.has_work
+
+
 def test_what_does_not_fit_is_refused_and_never_cut(writer: Generator) -> None:
     long = "Once upon a time " * 300
     with pytest.raises(InputError, match=r"the prompt has [\d,]+ tokens, and the context 512"):
@@ -225,7 +284,7 @@ def test_what_does_not_fit_is_refused_and_never_cut(writer: Generator) -> None:
 
 @pytest.mark.parametrize("top", [0, -1, 2.0, "all"])
 def test_how_many_likeliest_are_scored_is_a_number(writer: Generator, top: Any) -> None:
-    with pytest.raises(OptionError, match=r"top is .*; it has to be a whole number of at least 1"):
+    with pytest.raises(OptionError, match=r"top: .*is .*; it has to be a whole number of at least 1"):
         writer.score("Tom had a", top=top)
 
 
@@ -235,8 +294,8 @@ def test_how_many_likeliest_are_scored_is_a_number(writer: Generator, top: Any) 
         ({"memory_bytes": 1000}, "hold no block"),
         ({"memory_bytes": 200_000, "context": 512}, "512 tokens do not fit"),
         ({"context": 513}, "expected 1 to 512"),
-        ({"max_sequences": 0}, "max_sequences: expected 1 or more"),
-        ({"num_draft_tokens": 0}, "num_draft_tokens: expected 1 or more"),
+        ({"max_sequences": 0}, "max_sequences: .*is 0; it has to be a whole number of at least 1"),
+        ({"num_draft_tokens": 1.5}, "num_draft_tokens: .*is 1.5; it has to be a whole number of at least 1"),
     ],
 )
 def test_numbers_that_do_not_fit_are_refused(options: dict[str, Any], cause: str) -> None:

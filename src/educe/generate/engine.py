@@ -16,7 +16,7 @@ import numpy as np
 from educe.errors import EduceError, EngineError, OptionError
 from educe.generate.base import StepRunner
 from educe.generate.blocks import Copy
-from educe.generate.draft import PromptLookup
+from educe.generate.draft import PromptIndex, PromptLookup
 from educe.generate.draft_model import DraftModel
 from educe.generate.order import Order
 from educe.generate.sampling import Choice
@@ -40,7 +40,7 @@ class _Request:
     stream: Stream
     num_prompt: int
     submitted: float
-    num_open: int
+    open: list[Sequence]
     outputs: dict[int, Output] = field(default_factory=dict)
     num_cached: int | None = None
     started: float | None = None
@@ -93,28 +93,29 @@ class Engine:
             InputError: prompt and text never fit.
             OptionError: the engine is closed, or more texts are wanted than may run at once.
         """
-        stream = Stream(lambda: self._cancel(stream))
+        tokens = order.sequence.tokens
+        # Here, and not by the thread that others wait for.
+        prompt = PromptIndex(tokens) if lookup else None
+        stream = Stream(lambda: self._cancel(request))
         with self._changed:
             samples = self._submit(order.sequence, len(order.states))
-            request = _Request(stream, order.sequence.num_prompt, time.perf_counter(), len(samples))
+            request = _Request(stream, len(tokens), time.perf_counter(), samples)
             try:
                 for index, (sample, state) in enumerate(zip(samples, order.states, strict=True)):
-                    proposer = PromptLookup() if lookup else None
+                    proposer = PromptLookup(prompt) if prompt is not None else None
                     self._jobs[sample] = request, index, Writing(index, sample, state, order, proposer)
-            except Exception:
-                for sample in samples:
-                    self._jobs.pop(sample, None)
-                    self._scheduler.finish(sample, "failed")
+            except Exception as fault:
+                self._fail(request, fault)
                 raise
         return stream
 
     def score(self, sequence: Sequence, count: int) -> tuple[Stream, Scoring]:
         """Queue a text to be read only; when the stream ends, the scoring has all its tokens' chances."""
-        stream = Stream(lambda: self._cancel(stream))
+        stream = Stream(lambda: self._cancel(request))
         scoring = Scoring(sequence, count)
         with self._changed:
-            self._submit(sequence, 1)
-            request = _Request(stream, sequence.num_prompt, time.perf_counter(), 1)
+            samples = self._submit(sequence, 1)
+            request = _Request(stream, sequence.num_prompt, time.perf_counter(), samples)
             self._jobs[sequence] = request, 0, scoring
         return stream, scoring
 
@@ -167,11 +168,10 @@ class Engine:
             self._thread = threading.Thread(target=self._work, name="educe-generator", daemon=True)
             self._thread.start()
 
-    def _cancel(self, stream: Stream) -> None:
+    def _cancel(self, request: _Request) -> None:
         with self._changed:
-            for sequence, (request, _, _) in self._jobs.items():
-                if request.stream is stream:
-                    self._scheduler.cancel(sequence)
+            for sequence in request.open:
+                self._scheduler.cancel(sequence)
             self._changed.notify_all()
 
     def _work(self) -> None:
@@ -200,7 +200,7 @@ class Engine:
     def _prepare(self) -> bool:
         """Make a program if one is left to be made; a step that needs one that fails says why."""
         try:
-            return self._runner.prepare()
+            return self._runner.prepare() or (self._draft is not None and self._draft.prepare())
         except Exception:
             return False
 
@@ -209,45 +209,40 @@ class Engine:
         with self._changed:
             step = self._scheduler.step()
             for sequence in step.cancelled:
-                self._finish(sequence, "cancelled")
+                self._tell(sequence, ())
             self._note_starts(step)
         if not step.rows:
             return
         try:
             self._copy(step.copies)
             logits = self._runner.run(step.rows)
-            if self._draft is not None:
-                self._draft.read(step.rows)
         except Exception as fault:
             self._give_up(step, fault)
             return
-        chosen, failed = self._choose(step, logits)
-        with self._changed:
-            for sequence, cause in failed.items():
-                self._end_badly(sequence, cause)
-            counts = {sequence: len(sequence.tokens) for sequence in chosen}
-            tokens = {sequence: [choice.token for choice in taken] for sequence, taken in chosen.items()}
-            self._scheduler.commit(step, tokens)
-            for sequence, choices in chosen.items():
-                try:
-                    self._tell(sequence, choices[: len(sequence.tokens) - counts[sequence]])
-                except Exception as broken:
-                    self._end_badly(sequence, broken)
+        end = 0
+        for row in step.rows:
+            end += row.num_logits
+            self._take(row, logits[end - row.num_logits : end])
+        if self._draft is not None:
+            self._draft.read(step.rows)
 
     def _propose(self) -> None:
         """Let guesses be made at what those that write will write next."""
-        if self._draft is None:
-            with self._changed:
-                jobs = [job for sequence, (_, _, job) in self._jobs.items() if sequence.num_pending == 1]
-            # A long text takes a while to index, in which others may ask.
-            for job in jobs:
-                if isinstance(job, Writing):
-                    job.propose()
+        if self._draft is not None:
+            self._ask(self._draft)
             return
         with self._changed:
-            asked, copies = self._scheduler.look_ahead(self._draft.num_tokens)
-        self._copy(copies)
-        self._draft.propose(asked)
+            jobs = [job for sequence, (_, _, job) in self._jobs.items() if sequence.num_pending == 1]
+        for job in jobs:
+            if isinstance(job, Writing):
+                job.propose()
+
+    def _ask(self, draft: DraftModel) -> None:
+        if draft.works:
+            with self._changed:
+                asked, copies = self._scheduler.look_ahead(draft.num_tokens)
+            self._copy(copies)
+            draft.propose(asked)
 
     def _copy(self, copies: Tokens[Copy]) -> None:
         self._runner.copy(copies)
@@ -261,82 +256,91 @@ class Engine:
             if request.started is None:
                 request.started, request.num_cached = now, row.start
 
-    def _choose(
-        self, step: Step, logits: np.ndarray
-    ) -> tuple[dict[Sequence, list[Choice]], dict[Sequence, Exception]]:
-        """Return what each sample writes, and those for which nothing can be chosen."""
-        chosen: dict[Sequence, list[Choice]] = {}
-        failed: dict[Sequence, Exception] = {}
-        end = 0
-        for row in step.rows:
-            part = logits[end : end + row.num_logits]
-            end += row.num_logits
-            for sample in self._readers(row):
-                job = self._jobs[sample][2]
-                try:
-                    if isinstance(job, Scoring):
-                        job.take(row.positions, part)
-                        chosen[sample] = []
-                    else:
-                        draft = row.tokens[len(row.tokens) - row.num_drafts :]
-                        chosen[sample] = job.choose(part[-1 - len(draft) :], draft)
-                except Exception as fault:
-                    failed[sample] = fault
-        return chosen, failed
+    def _take(self, row: Row, logits: np.ndarray) -> None:
+        """Have a row's samples choose, and tell what they chose before those of the next row do.
 
-    def _readers(self, row: Row) -> Tokens[Sequence]:
-        if row.samples or not isinstance(self._jobs[row.sequence][2], Scoring):
-            return row.samples
-        return (row.sequence,)
+        A fault costs their request its texts, and no other.
+        """
+        chosen: dict[Sequence, list[Choice]] = {}
+        if row.sequence in self._jobs:  # it has not failed by another row
+            request = self._jobs[row.sequence][0]
+            try:
+                chosen = self._choose(row, logits)
+            except Exception as fault:
+                self._fail(request, fault)
+        with self._changed:
+            counts = {sample: len(sample.tokens) for sample in chosen}
+            tokens = {sample: [choice.token for choice in taken] for sample, taken in chosen.items()}
+            self._scheduler.commit(row, tokens)
+            for sample, choices in chosen.items():
+                self._tell(sample, choices[: len(sample.tokens) - counts[sample]])
+
+    def _choose(self, row: Row, logits: np.ndarray) -> dict[Sequence, list[Choice]]:
+        """Return what each sample of a row writes."""
+        job = self._jobs[row.sequence][2]
+        if isinstance(job, Scoring):
+            job.take(row.positions, logits)
+            return {row.sequence: []}
+        draft = row.tokens[len(row.tokens) - row.num_drafts :]
+        chosen: dict[Sequence, list[Choice]] = {}
+        for sample in row.samples:
+            job = self._jobs[sample][2]
+            assert isinstance(job, Writing)
+            chosen[sample] = job.choose(logits[-1 - len(draft) :], draft)
+        return chosen
 
     def _tell(self, sequence: Sequence, choices: Tokens[Choice]) -> None:
-        if sequence not in self._jobs:  # it has failed
+        """Hand on what a text has gained, and take it out if it has ended."""
+        if sequence not in self._jobs:  # another of its request has failed
             return
         request, _, job = self._jobs[sequence]
-        if isinstance(job, Writing):
-            piece = job.take(choices, sequence.finish_reason)
-            request.first_token = request.first_token or time.perf_counter()
-            request.stream.put(piece)
-            if job.stopped:
-                self._scheduler.finish(sequence, "stop")
-        if sequence.finish_reason is not None:
-            self._finish(sequence, "stop" if _stopped(job) else sequence.finish_reason)
+        reason = sequence.finish_reason
+        try:
+            if isinstance(job, Writing):
+                piece = job.take(choices, reason)
+                if choices:
+                    request.first_token = request.first_token or time.perf_counter()
+                request.stream.put(piece)
+                if job.stopped:
+                    self._scheduler.finish(sequence, "stop")
+                    reason = "stop"
+            if reason is not None:
+                self._finish(sequence, reason)
+        except Exception as fault:
+            self._fail(request, fault)
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
-        """Take a text that has ended out, and tell what became of its request when all have."""
+        """Take out a text that has ended, and tell what became of its request when all have."""
         request, index, job = self._jobs[sequence]
         if isinstance(job, Writing):
-            if reason == "cancelled":
-                request.stream.put(job.take((), reason))
             request.outputs[index] = job.output(reason)
-        self._end(sequence, None)
-
-    def _end(self, sequence: Sequence, fault: Exception | None) -> None:
-        request = self._jobs.pop(sequence)[0]
-        request.num_open -= 1
-        if fault is not None:
-            request.stream.put(fault)
-            self._cancel(request.stream)
-        elif not request.num_open:
+        del self._jobs[sequence]
+        request.open.remove(sequence)
+        if not request.open:
             request.stream.put(request.completion(time.perf_counter()))
 
     def _give_up(self, step: Step, fault: Exception) -> None:
-        """Fail the sequences of a step that cannot be run; the others have steps of their own."""
+        """Fail the requests of a step that cannot be run; the others have steps of their own."""
         with self._changed:
             self._scheduler.rollback()
-            for sequence in [each for row in step.rows for each in (row.sequence, *row.sequence.forks)]:
-                self._end_badly(sequence, fault)
+            for request in {self._jobs[row.sequence][0] for row in step.rows}:
+                self._fail(request, fault)
 
     def _fail_all(self, fault: Exception) -> None:
         with self._changed:
             self._scheduler.rollback()
-            for sequence in list(self._jobs):
-                self._end_badly(sequence, fault)
+            for request in {request for request, _, _ in self._jobs.values()}:
+                self._fail(request, fault)
 
-    def _end_badly(self, sequence: Sequence, fault: Exception) -> None:
-        self._scheduler.finish(sequence, "failed")
-        known = fault if isinstance(fault, EduceError) else EngineError(f"a step failed: {fault!r}")
-        self._end(sequence, known)
+    def _fail(self, request: _Request, fault: Exception) -> None:
+        """End all texts of a request, and tell why."""
+        with self._changed:
+            for sequence in request.open:
+                self._scheduler.finish(sequence, "failed")
+                self._jobs.pop(sequence, None)
+        request.stream.put(
+            fault if isinstance(fault, EduceError) else EngineError(f"a step failed: {fault!r}")
+        )
 
 
 _ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -347,7 +351,3 @@ _ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()
 def _close_all() -> None:
     for engine in tuple(_ENGINES):
         engine.close()
-
-
-def _stopped(job: Writing | Scoring) -> bool:
-    return isinstance(job, Writing) and job.stopped

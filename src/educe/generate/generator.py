@@ -50,7 +50,7 @@ class Generator:
         threads: Threads of a step; the machine's cores if absent.
         lookup: Whether tokens are guessed from what stood before, and verified: the texts are the same, those
             that quote come sooner.
-        draft: A smaller model of the same vocabulary that guesses instead.
+        draft: A smaller model of the same vocabulary that guesses instead, until it fails.
         num_draft_tokens: How many tokens it guesses.
         progress: What is told, from 0 to 1, of the packing of weights, and of which.
         limits: The bounds on texts, templates and grammars.
@@ -85,9 +85,8 @@ class Generator:
         progress: Progress | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        for name, count in (("max_sequences", max_sequences), ("num_draft_tokens", num_draft_tokens)):
-            if count < 1:
-                raise OptionError(f"expected 1 or more, found {count}", place=name)
+        check_number("max_sequences", max_sequences, 1, math.inf, True)
+        check_number("num_draft_tokens", num_draft_tokens, 1, math.inf, True)
         if draft is not None:
             _check_draft(checkpoint, draft)
         kind = runner_for(checkpoint)
@@ -98,7 +97,7 @@ class Generator:
                 remedy="put tokenizer.json beside the weights, as the model's publisher has it",
             )
         self.checkpoint = checkpoint
-        self._lookup = lookup and kind.takes_drafts
+        self._lookup = lookup and kind.takes_drafts and draft is None
         # Before the weights: what reading a vocabulary takes is free again when these come.
         prompts = PromptReader(checkpoint, limits)
         wanted = context_length(checkpoint.config, context)

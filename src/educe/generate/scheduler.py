@@ -30,8 +30,8 @@ from educe.generate.step import Row, Step
 class Scheduler:
     """The queues of one model, its blocks, and the plan of one step at a time.
 
-    Each `step` is followed by its `commit`, or by `rollback` if it failed. One thread at a time; `cancel`
-    alone may come from any thread.
+    Each `step` is followed by the `commit` of each of its rows, or by `rollback` if it failed. One thread at
+    a time; `cancel` alone may come from any thread.
 
     Args:
         blocks: The blocks of the KV cache; nobody else's.
@@ -79,7 +79,7 @@ class Scheduler:
         self._plan: dict[Sequence, int] = {}
         self._copies: list[Copy] = []
         self._preempted: list[Sequence] = []
-        self._in_flight: Step | None = None
+        self._in_flight: deque[Row] = deque()
 
     def _check(self, prefill_share: float) -> None:
         if not 1 <= self.max_sequences < self.token_budget:
@@ -129,7 +129,7 @@ class Scheduler:
     def finish(self, sequence: Sequence, reason: FinishReason) -> None:
         """End a sequence now and return its blocks; one that has ended keeps its first reason.
 
-        Between a step and its commit, what the step makes of the sequence is dropped.
+        Between a step and the commit of its row, what the step makes of the sequence is dropped.
         """
         if sequence.state is State.FINISHED:
             return
@@ -142,7 +142,7 @@ class Scheduler:
 
     def step(self) -> Step:
         """Plan the next step; it has no rows if nothing is left to do."""
-        assert self._in_flight is None, "a step is followed by its commit or rollback"
+        assert not self._in_flight, "a step is followed by the commit of all its rows, or by its rollback"
         cancelled = [
             each for each in chain(self._live(), *(s.forks for s in self._live())) if each.is_cancelled
         ]
@@ -155,14 +155,14 @@ class Scheduler:
         rows = tuple(self._row(sequence, num_tokens) for sequence, num_tokens in self._plan.items())
         size = self._size(sum(self._plan.values()))
         step = Step(rows, tuple(self._copies), size, tuple(cancelled), tuple(self._preempted))
-        self._in_flight = step if rows else None
+        self._in_flight.extend(rows)
         return step
 
     def look_ahead(self, num_tokens: int) -> tuple[list[tuple[Sequence, int]], list[Copy]]:
         """Give those that write blocks for a guess, before the step that will verify it.
 
         It is for who guesses by a model, whose keys and values need a place, too. Blocks that others may need
-        for their next token are left to them; what is not used is returned with the step's commit.
+        for their next token are left to them; what is not used is returned when the step is committed.
 
         Args:
             num_tokens: Most tokens of a guess.
@@ -182,27 +182,25 @@ class Scheduler:
                 asked.append((sequence, count))
         return asked, copies
 
-    def commit(self, step: Step, tokens: Mapping[Sequence, Tokens[int]]) -> list[Sequence]:
-        """Take what a step gave, and return the sequences that it ended.
+    def commit(self, row: Row, tokens: Mapping[Sequence, Tokens[int]]) -> None:
+        """Take what a step gave for one of its rows, in their order.
 
         Args:
-            step: The step, which has run.
-            tokens: Of each of the rows' `samples`, the tokens chosen: the draft as far as it holds, and one
-                more; none for a sequence that writes nothing.
+            row: The row, which has run.
+            tokens: Of each of its `samples`, the tokens chosen: the draft as far as it holds, and one more;
+                none for a sequence that writes nothing. It may lack those of a sequence that has ended.
         """
-        assert step is self._in_flight
-        self._in_flight = None
-        for row in step.rows:
-            if row.sequence.state is State.RUNNING:
-                self._advance(row, tokens)
-        return [each for row in step.rows for each in row.samples if each.state is State.FINISHED]
+        expected = self._in_flight.popleft()
+        assert row is expected
+        if row.sequence.state is State.RUNNING:
+            self._advance(row, tokens)
 
     def rollback(self) -> None:
         """Forget a step that failed: all that ran wait again, and nothing that it wrote is used.
 
         Whom the failure is owed to is then to `finish`; else the step is tried again.
         """
-        self._in_flight = None
+        self._in_flight.clear()
         while self.running:
             self._preempt(self.running[-1])
 
