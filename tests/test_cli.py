@@ -290,6 +290,15 @@ class TestBadInput:
         assert done.returncode == USER
         assert json.loads(done.stderr)["error"]["kind"] == "ModelFileError"
 
+    def test_what_was_typed_wrong_is_said_as_all_else_is(self) -> None:
+        done = educe("predict", "zoo/mnist", "--bogus", "--json")
+        assert done.returncode == USER
+        assert json.loads(done.stderr)["error"]["cause"] == "no such option: --bogus"
+        for arguments in ((), ("cache",)):
+            done = educe(*arguments)
+            assert (done.returncode, done.stderr) == (USER, "")
+            assert "Usage: educe" in done.stdout
+
     def test_options(self) -> None:
         photo = "zoo/mnist/inputs/1.png"
         self.check(
@@ -332,7 +341,7 @@ class TestBadInput:
         self.check(done, "InputError", USER, "-: the file is empty")
 
     def test_usage_names_the_command(self) -> None:
-        assert "Usage: educe predict [OPTIONS] {MODEL} {INPUT}...\n" in educe("predict").stderr
+        assert "the form is educe predict [OPTIONS] {MODEL} {INPUT}...; -h" in educe("predict").stderr
 
     def test_an_empty_folder_and_an_unmatched_pattern(self, tmp_path: Path) -> None:
         done = educe("predict", "zoo/mnist", tmp_path, "zoo/none*.png", "zoo/mnist/inputs/1.png", "--top", 1)

@@ -10,6 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from educe import __version__
 from educe.cli.options import expanded
+from educe.cli.usage import Subcommand
 
 SUBCOMMANDS = {
     "predict": "Answer about INPUT with MODEL: classes, boxes, segments, values or tensors.",
@@ -52,7 +53,7 @@ def subcommand(name: str) -> Any:
     if hasattr(module, "app"):
         return typer.main.get_group(module.app)
     app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
-    app.command(name, epilog=module.EXAMPLES)(expanded(module.command))
+    app.command(name, cls=Subcommand, epilog=module.EXAMPLES)(expanded(module.command))
     return typer.main.get_command(app)
 
 

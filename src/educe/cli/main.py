@@ -50,16 +50,23 @@ def run() -> None:
 
 def _run() -> None:
     _prepare()
+    from typer.exceptions import TyperException
+
     from educe.cli.app import app
+    from educe.cli.usage import usage_error
 
     try:
-        app(prog_name="educe")
-    except SystemExit as end:
-        # What runs the subcommands makes an interrupt an exit without a word.
-        if end.code == _INTERRUPTED:
-            _exit_interrupted()
-        sys.stdout.flush()
-        raise
+        status = app(prog_name="educe", standalone_mode=False)
+    except TyperException as fault:
+        # Without a word, the help was shown in place of an error.
+        if fault.format_message():
+            raise usage_error(fault) from None
+        status = OptionError.exit_status
+    # What runs the subcommands makes an interrupt an exit without a word.
+    if status == _INTERRUPTED:
+        _exit_interrupted()
+    sys.stdout.flush()
+    sys.exit(status)
 
 
 def _prepare() -> None:

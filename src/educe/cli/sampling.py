@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from educe.cli.options import OptionGroup, amount, named_path, number
+from educe.errors import OptionError
 from educe.limits import DEFAULT_LIMITS
 from educe.media.text import read_text
 
@@ -28,8 +29,8 @@ def _bias(text: str) -> tuple[int, float]:
     try:
         return int(token), float(bias)
     except ValueError:
-        raise typer.BadParameter(
-            f"{text!r} is no token and its bias, such as 7=-100", param_hint="--logit-bias"
+        raise OptionError(
+            f"{text!r} is no token and its bias", place="logit_bias", remedy="such as 7=-100"
         ) from None
 
 

@@ -129,7 +129,7 @@ def check_number(name: str, value: Any, least: float, most: float, whole: bool) 
 
 
 def _wrong(name: str, value: object, expected: str, remedy: str) -> OptionError:
-    return OptionError(f"{name} is {value!r}; it has to be {expected}", place=name, remedy=remedy)
+    return OptionError(f"is {value!r}; it has to be {expected}", place=name, remedy=remedy)
 
 
 def sampling_defaults(checkpoint: Checkpoint) -> dict[str, Any]:
