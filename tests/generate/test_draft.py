@@ -8,7 +8,11 @@ from collections.abc import Sequence
 
 import pytest
 
+from educe.formats import checkpoint
 from educe.generate.draft import PromptIndex, PromptLookup
+from educe.generate.runner import Runner
+from educe.generate.step import Slice
+from tests.stories import STORIES
 
 
 def lookup(prompt: Sequence[int] = (), max_draft: int = 16, **sizes: int) -> PromptLookup:
@@ -81,3 +85,21 @@ def test_samples_share_the_index_of_their_prompt_which_is_small() -> None:
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert size < 48 * len(tokens)
+
+
+@pytest.mark.parametrize("num_drafts", [1, 4, 16])
+@pytest.mark.parametrize("num_texts", [1, 3, 4])
+def test_steps_with_guesses_find_their_programs_made(runner: Runner, num_texts: int, num_drafts: int) -> None:
+    while runner.prepare():
+        pass
+    before = runner._executable.compile_seconds()
+    count = 1 + num_drafts
+    runner.run([Slice([5] * count, 0, [number], num_logits=count) for number in range(num_texts)])
+    assert runner._executable.compile_seconds() == before
+
+
+@pytest.fixture(scope="module")
+def runner() -> Runner:
+    made = Runner(checkpoint.load(STORIES), max_length=64, max_sequences=4, max_tokens=128, block_size=64)
+    made.allocate(4)
+    return made

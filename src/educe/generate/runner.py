@@ -56,9 +56,11 @@ class Runner(StepRunner):
         self.notes = step.notes
         self._pools = {}
         self._layouts, self._dtype = cache_format.shapes(step.caches), cache_format.dtype
-        counts = range(1, max_sequences + 1)
+        # A guess has logits of each token.
         self._unmade = [
-            (size, rows) for size in self.sizes for rows in sorted({_few(count, size) for count in counts})
+            (size, rows)
+            for size in self.sizes
+            for rows in sorted({_few(count, size) for count in range(1, size + 1)})
         ]
 
     def salt(self, span: int) -> bytes:
