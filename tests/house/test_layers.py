@@ -33,6 +33,7 @@ LAYERS = {
     "tasks": 7,
     "api": 8,
     "bench": 9,
+    "serve": 9,
     "cli": 10,
 }
 # The modules of the lowest layer are one family, in this order.

@@ -23,6 +23,7 @@ SUBCOMMANDS = {
     "translate": "Translate each TEXT, and each line of each FILE, with MODEL.",
     "transcribe": "Write down what is said in each AUDIO with MODEL, in windows of 30 seconds.",
     "embed": "Make vectors of each TEXT, and of each line of each FILE, with MODEL.",
+    "serve": "Put MODELs behind HTTP: the Open Inference Protocol, the OpenAI API, and a page to try them.",
     "inspect": (
         "Show MODEL's signature, task, preprocessing and where it comes from, size, operations and hash."
     ),

@@ -107,12 +107,17 @@ class Inference:
             )
             return Inferred(deployment.version, outputs, timing)
 
+    async def task(self, model: str) -> str:
+        """Return the name of a model's task."""
+        return (await self.repository.use(model)).served.task
+
     async def answer(self, model: str, source: Any, deadline: float) -> tuple[list[Result], Timing]:
         """Return the answers about a raw input: one for each item in it.
 
         Args:
             model: The model's name.
-            source: The content of a file, or a text if the model takes texts.
+            source: The content of a file; or of a table a row, or a list of rows. Never a str, which would
+                be taken for the name of a file.
             deadline: When the answer is of no use any more.
 
         Raises:
@@ -123,8 +128,6 @@ class Inference:
             served, lane = deployment.served, deployment.lane
             if not isinstance(served, PredictorModel) or lane is None:
                 raise Unprocessable(f"the model {model!r} answers to text, not to files")
-            if isinstance(source, bytes) and served.predictor.task.takes_text:
-                source = _text(source)
             loop = asyncio.get_running_loop()
             most = self.settings.server_limits.num_items
             items = await loop.run_in_executor(self.pool, served.open, Named("input", source), most)
@@ -133,10 +136,3 @@ class Inference:
             if not items:
                 raise BadRequest("the input holds nothing to answer about")
             return await lane.submit(served.item_group(), items, len(items), deadline=deadline)
-
-
-def _text(content: bytes) -> str:
-    try:
-        return content.decode()
-    except UnicodeDecodeError:
-        raise BadRequest("the text is not UTF-8") from None

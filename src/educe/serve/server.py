@@ -17,6 +17,7 @@ from educe.errors import OptionError
 from educe.machine import usable_cores
 from educe.serve.http.app import App
 from educe.serve.http.connection import Connection
+from educe.serve.http.predict import Predict
 from educe.serve.http.probes import Probes
 from educe.serve.http.v2 import V2
 from educe.serve.inference import Inference
@@ -84,13 +85,16 @@ class Server:
 
     async def _serve(self, listener: socket.socket, when_ready: Callable[[str], object]) -> None:
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with suppress(ValueError, NotImplementedError, RuntimeError):  # not in the main thread
+        with suppress(ValueError, NotImplementedError, RuntimeError):  # not in the main thread
+            # Else a client that goes while it is answered would end the process.
+            signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+            for number in (signal.SIGINT, signal.SIGTERM):
                 self._loop.add_signal_handler(number, self._end.set)
         pool = ThreadPoolExecutor(max(4, 2 * usable_cores()), thread_name_prefix="educe-serve")
         repository = Repository(self.sources, self.settings, pool)
         inference = Inference(repository, self.settings, pool)
-        app = App([*Probes(inference).routes(), *V2(inference).routes()], self.settings)
+        families = (Probes(inference), V2(inference), Predict(inference))
+        app = App([route for family in families for route in family.routes()], self.settings)
         http = self._http(app)
         try:
             serving = asyncio.create_task(http._serve([listener]))

@@ -94,7 +94,7 @@ class Predictor:
     @property
     def most_items(self) -> int | None:
         """Most items that may be run at once without one changing another's answer; None if any number."""
-        return self.task.largest_batch
+        return self.task.largest_batch if self.task.feeds_are_rows and not self.task.stepwise else 1
 
     def __call__(self, source: Any) -> Answer:
         """Return the answer about one input.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 import secrets
 import zlib
@@ -164,6 +165,8 @@ class App:
     def _deadline(self, headers: Mapping[bytes, bytes]) -> float:
         seconds = self.settings.timeout_seconds
         given = headers.get(b"x-request-timeout-ms")
+        if given is None and seconds == math.inf:
+            return math.inf
         if given is not None:
             if not given.isdigit() or len(given) > 9 or int(given) == 0:
                 raise BadRequest("expected a number of milliseconds", place="x-request-timeout-ms")

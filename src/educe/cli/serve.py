@@ -1,0 +1,143 @@
+"""``educe serve``: models behind HTTP."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from educe.cli.loading import size_bytes
+from educe.cli.options import OptionGroup, named_path
+from educe.cli.screen import errors, print_warning
+from educe.errors import OptionError
+from educe.files import open_regular
+from educe.serve import ModelSource, Server, ServerSettings
+
+EXAMPLES = """
+[bold]Examples[/]\n
+educe serve zoo/mobilenet_v2 zoo/stories260K\n
+educe serve digits=zoo/mnist/model.onnx --port 9000 --target-latency-ms 50\n
+curl localhost:8000/v1/models/mobilenet_v2/predict --data-binary @zoo/images/zebra.jpeg
+"""
+
+_KEY_BYTES = 64 * 2**10
+
+
+def _keys(text: str) -> tuple[str, ...]:
+    """Return the keys in the file that `text` names."""
+    path = named_path(text)
+    with open_regular(path, error=OptionError) as file:
+        lines = file.read(_KEY_BYTES).decode("utf-8", "replace").splitlines()
+    keys = tuple(line.strip() for line in lines if line.strip())
+    if not keys:
+        raise OptionError("the file has no key", path=path, remedy="write one a line")
+    return keys
+
+
+def _seconds(text: str) -> float:
+    """Return the seconds of as many milliseconds as `text` says."""
+    try:
+        return float(text) / 1000
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no number of milliseconds") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingOptions(OptionGroup):
+    """The options of the server; the names are the fields of `ServerSettings`."""
+
+    host: Annotated[
+        str | None, typer.Option("--host", metavar="ADDRESS", help="The address; 127.0.0.1 if absent.")
+    ] = None
+    port: Annotated[
+        int | None,
+        typer.Option(
+            "--port", min=0, max=65535, metavar="N", help="The port; 8000 if absent, 0 for a free one."
+        ),
+    ] = None
+    host_names: Annotated[
+        list[str] | None,
+        typer.Option("--host-name", metavar="NAME", help="A name by which clients call this server."),
+    ] = None
+    api_keys: Annotated[
+        Any,
+        typer.Option(
+            "--api-key-file",
+            parser=_keys,
+            metavar="FILE",
+            help="Keys, one a line; requests need one of them.",
+        ),
+    ] = None
+    certificate: Annotated[
+        Path | None,
+        typer.Option("--tls-cert", parser=named_path, metavar="FILE", help="A TLS certificate."),
+    ] = None
+    private_key: Annotated[
+        Path | None,
+        typer.Option("--tls-key", parser=named_path, metavar="FILE", help="Its private key."),
+    ] = None
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen beyond this machine without keys and TLS.")
+    ] = False
+    origins: Annotated[
+        list[str] | None,
+        typer.Option("--origin", metavar="URL", help="A web origin whose pages may call this server."),
+    ] = None
+    admin: Annotated[bool, typer.Option("--admin", help="Let clients load and unload the models.")] = False
+    target_seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--target-latency-ms",
+            parser=_seconds,
+            metavar="X",
+            help="Wait for more requests within this time, and refuse those that would wait longer.",
+        ),
+    ] = None
+    max_batch: Annotated[
+        int | None, typer.Option("--max-batch", min=1, metavar="N", help="Most rows of a run; 64 if absent.")
+    ] = None
+    max_waiting: Annotated[
+        int | None,
+        typer.Option(
+            "--max-waiting", min=1, metavar="N", help="Most requests that wait for a model; 1024 if absent."
+        ),
+    ] = None
+    memory_bytes: Annotated[
+        int | None,
+        typer.Option(
+            "--memory",
+            parser=size_bytes,
+            metavar="SIZE",
+            help="Memory of all weights, such as 8GiB; models not used for longest make room.",
+        ),
+    ] = None
+
+
+def command(
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="[NAME=]MODEL", help="Model files or folders; a folder may hold versions."),
+    ],
+    *,
+    serving: ServingOptions,
+) -> None:
+    """Put MODELs behind HTTP: the Open Inference Protocol, the OpenAI API, and a page to try them."""
+    logging.getLogger("educe.serve").setLevel(logging.INFO)
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in serving.keywords().items()
+    }
+    settings = ServerSettings(**given)
+    if not settings.is_local and settings.insecure:
+        print_warning(f"anyone who reaches {settings.host} can use the models")
+    server = Server([ModelSource.parse(text) for text in models], settings)
+    with errors().status("loading the models") as status:
+
+        def announce(url: str) -> None:
+            status.stop()
+            errors().print(f"[bold]{escape(url)}[/] answers; Ctrl-C ends it")
+
+        server.run(announce)

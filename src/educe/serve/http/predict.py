@@ -1,0 +1,103 @@
+"""Raw input over HTTP: a picture, video, sound, text, table or file to what `educe predict --json` prints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import multipart
+
+from educe.serve.faults import BadRequest, refusal
+from educe.serve.http.exchange import Request, Response, decode, encode
+from educe.serve.http.routes import Route
+from educe.serve.inference import Inference
+from educe.tasks.answer import Answer
+from educe.tasks.predictor import Result
+
+_LINES = "application/x-ndjson"
+_FORM = "multipart/form-data"
+_ANY_JSON = msgspec.json.Decoder(Any)
+_HEADER_BYTES = 4 * 2**10
+_TABLES = ("tabular-classification", "tabular-regression")
+
+
+@dataclass(frozen=True)
+class Predict:
+    """The route of raw input.
+
+    Attributes:
+        inference: What runs the models.
+    """
+
+    inference: Inference
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        return [
+            Route(
+                "POST",
+                "/v1/models/{model}/predict",
+                self.predict,
+                "Answer about a picture, video, sound, text, table or any file; a line for each item in it.",
+                takes=("application/octet-stream", _FORM, "application/json", "text/plain", "text/csv"),
+                gives=Answer,
+                family="openai",
+            )
+        ]
+
+    async def predict(self, request: Request) -> Response:
+        """Answer about a raw input."""
+        name = request.params["model"]
+        content, media_type = _content(request, self.inference.settings.server_limits.num_parts)
+        if not content:
+            raise BadRequest("the body is empty", remedy="send a file's content, or a form with one file")
+        source: Any = content
+        if media_type == "application/json" and await self.inference.task(name) in _TABLES:
+            source = decode(content, _ANY_JSON)
+            if not isinstance(source, dict | list) or not source:
+                raise BadRequest("expected a row as an object, or a list of rows")
+        results, timing = await self.inference.answer(name, source, request.deadline)
+        headers = [(b"server-timing", timing.header())]
+        if len(results) == 1:
+            (result,) = results
+            if result.error is not None:
+                raise result.error
+            return Response(encode(_plain(result)), headers=headers)
+        return Response(b"\n".join(encode(_plain(result)) for result in results), _LINES, headers=headers)
+
+
+def _plain(result: Result) -> dict[str, Any]:
+    if result.answer is not None:
+        return result.answer.to_dict()
+    assert result.error is not None
+    refused = refusal(result.error)
+    fault = {"kind": result.error.kind, "cause": refused.cause, "place": refused.place}
+    return {"input": result.input, "error": fault}
+
+
+def _content(request: Request, most_parts: int) -> tuple[bytes, str]:
+    """Return the content and its media type: of the body, or of the one file or field in a form."""
+    if request.media_type != _FORM:
+        return request.body, request.media_type
+    _, options = multipart.parse_options_header(request.headers[b"content-type"].decode("latin-1"))
+    found: list[tuple[bytes, str]] = []
+    try:
+        parser = multipart.PushMultipartParser(
+            options.get("boundary", ""), max_segment_count=most_parts, max_header_size=_HEADER_BYTES
+        )
+        with parser:
+            content = bytearray()
+            media_type = ""
+            for event in (*parser.parse(request.body), *parser.parse(b"")):
+                if event is None:
+                    found.append((bytes(content), media_type))
+                elif isinstance(event, multipart.MultipartSegment):
+                    content, media_type = bytearray(), event.content_type or ""
+                else:
+                    content += event
+    except (multipart.MultipartError, ValueError) as fault:
+        raise BadRequest(f"the form cannot be read: {fault}") from None
+    if len(found) != 1:
+        raise BadRequest(f"the form has {len(found)} parts", remedy="send one file or text")
+    return found[0]
