@@ -24,7 +24,7 @@ from educe.generate.writer import Writer
 from educe.limits import DEFAULT_LIMITS, Limits
 from educe.media.audio import open_sound
 from educe.model.card import SpectrumInput
-from educe.model.checkpoint import Checkpoint
+from educe.model.checkpoint import Checkpoint, TokenizerFiles
 from educe.model.spectrum import Spectrum
 from educe.text.tokenizer import Tokenizer
 
@@ -84,19 +84,9 @@ class Transcriber:
         limits: Limits = DEFAULT_LIMITS,
         progress: Progress | None = None,
     ) -> None:
-        if checkpoint.model_type != "whisper":
-            raise UnsupportedModelError(
-                f"models of the type {checkpoint.model_type!r} do not hear",
-                path=checkpoint.path,
-                remedy="give a folder of the type 'whisper'",
-            )
-        files, fields = checkpoint.tokenizer, {**checkpoint.config, **checkpoint.generation}
-        if files is None:
-            raise ModelFileError(
-                "has no tokenizer", path=checkpoint.path, remedy="download tokenizer.json into the folder"
-            )
-        self.checkpoint = checkpoint
-        self._tokenizer, self._limits = Tokenizer.from_files(files, limits), limits
+        self.checkpoint, self._limits = checkpoint, limits
+        self._tokenizer = Tokenizer.from_files(_tokenizer_files(checkpoint), limits)
+        fields = {**checkpoint.config, **checkpoint.generation}
         config = Configuration(checkpoint.config, checkpoint.path)
         self._num_tokens = config.integer("vocab_size")
         self._languages = _languages(fields, self._num_tokens, checkpoint.path)
@@ -284,6 +274,21 @@ class Transcriber:
         end = rest if piece.end is None else min(piece.end * _FRAMES_PER_STEP, rest)
         start = min(piece.start * _FRAMES_PER_STEP, end)
         return Segment(_seconds(seek + start), _seconds(seek + end), text) if text else None
+
+
+def _tokenizer_files(checkpoint: Checkpoint) -> TokenizerFiles:
+    """Return the tokenizer of a model that hears; an error if it does not, or has none."""
+    if checkpoint.model_type != "whisper":
+        raise UnsupportedModelError(
+            f"models of the type {checkpoint.model_type!r} do not hear",
+            path=checkpoint.path,
+            remedy="give a folder of the type 'whisper'",
+        )
+    if checkpoint.tokenizer is None:
+        raise ModelFileError(
+            "has no tokenizer", path=checkpoint.path, remedy="download tokenizer.json into the folder"
+        )
+    return checkpoint.tokenizer
 
 
 def _rules(mel_bins: int) -> SpectrumInput:

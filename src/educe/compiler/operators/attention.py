@@ -287,17 +287,8 @@ def _launched(
     rows = group * queries
     q, k, v = (_in_rows(low, each) for each in (q, k, v))
     vectors = _vectors(low.target, rows)
-    how, bias, of_mask = "none", [], (0, 0, 0, 0)
-    if mask is not None:
-        bias = [
-            _in_rows(
-                low, low.expand(mask, (*mask.shape[:-1], keys)) if mask.rank else _filled(low, mask, keys)
-            )
-        ]
-        strides = broadcast_strides(bias[0].shape, bias[0].strides, (*shape[:3], keys))
-        of_mask = _by_head(strides, group)
-        is_row = (group == 1 or of_mask[2] == 0) and (queries == 1 or of_mask[3] == 0)
-        how = "row" if is_row else "matrix"
+    bias = None if mask is None else _in_rows(low, _along_keys(low, mask, keys))
+    of_mask = (0, 0, 0, 0) if bias is None else _mask_strides(bias, (*shape[:3], keys), group)
     blocks = -(-rows // (vectors * low.target.lanes))
     elements = scratch_elements(low.target, vectors, features, v_features)
     kernels = {
@@ -306,7 +297,7 @@ def _launched(
             vectors=each,
             scale=scores.scale,
             softcap=scores.softcap,
-            mask=how,
+            mask="none" if bias is None else _mask_kind(of_mask, group, queries),
             bound=None if mask is None else scores.bound,
             causal=scores.ahead is not None,
             zeros=scores.zeros,
@@ -317,7 +308,7 @@ def _launched(
     low.launch(
         kernels[vectors],
         outputs=[out],
-        inputs=[q, k, v, *bias],
+        inputs=[q, k, v] if bias is None else [q, k, v, bias],
         sizes=[
             *(rows, queries, keys, features, v_features, heads, blocks, scores.ahead or 0),
             *_by_head(q.strides, group),
@@ -346,8 +337,21 @@ def _in_rows(low: Lowering, x: Tensor) -> Tensor:
     return x if x.strides[-1] == 1 or x.shape[-1] == 1 else low.dense(x)
 
 
-def _filled(low: Lowering, mask: Tensor, keys: int) -> Tensor:
-    return low.expand(low.reshape(mask, (1,)), (keys,))
+def _along_keys(low: Lowering, mask: Tensor, keys: int) -> Tensor:
+    """Return a mask whose last dimension is that of the keys."""
+    mask = mask if mask.rank else low.reshape(mask, (1,))
+    return low.expand(mask, (*mask.shape[:-1], keys))
+
+
+def _mask_strides(mask: Tensor, whole: tuple[int, ...], group: int) -> tuple[int, int, int, int]:
+    """Return the strides of a mask that is broadcast to all scores, as `_by_head` does."""
+    return _by_head(broadcast_strides(mask.shape, mask.strides, whole), group)
+
+
+def _mask_kind(strides: tuple[int, int, int, int], group: int, queries: int) -> str:
+    """Return how the kernel takes a mask: one row for all that share keys, or one for each."""
+    is_row = (group == 1 or strides[2] == 0) and (queries == 1 or strides[3] == 0)
+    return "row" if is_row else "matrix"
 
 
 def _vectors(target: Target, rows: int) -> int:
