@@ -7,6 +7,7 @@ import json
 import math
 import random
 import threading
+import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -32,6 +33,7 @@ from educe.generate.runner import Runner
 from educe.generate.step import Slice
 from educe.generate.stream import Completion, Piece, Stream
 from educe.generate.writing import Writing
+from educe.text.constraint import ConstraintCompiler
 from tests.stories import STORIES, write_chat_model
 
 SAMPLED: dict[str, Any] = {"temperature": 1.0, "max_tokens": 12}
@@ -301,6 +303,34 @@ def test_how_many_likeliest_are_scored_is_a_number(writer: Generator, top: Any) 
 def test_numbers_that_do_not_fit_are_refused(options: dict[str, Any], cause: str) -> None:
     with pytest.raises(OptionError, match=cause):
         educe.generator(STORIES, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "cause"),
+    [
+        ({"priority": "high"}, "^priority: .*is 'high'; it has to be a whole number "),
+        ({"priority": 1.5}, "^priority: .*is 1.5; it has to be a whole number "),
+        ({"salt": 3}, "^salt: is 3; it has to be a text "),
+    ],
+)
+def test_a_rank_or_a_salt_that_is_none_is_refused_by_its_name(
+    writer: Generator, options: dict[str, Any], cause: str
+) -> None:
+    with pytest.raises(OptionError, match=cause):
+        writer.generate("Once upon a time", **options)
+
+
+def test_threads_that_ask_for_forms_at_once_share_one_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(*args: Any, **options: Any) -> ConstraintCompiler:
+        made.append(1)
+        time.sleep(0.2)
+        return ConstraintCompiler(*args, **options)
+
+    made: list[int] = []
+    monkeypatch.setattr("educe.generate.order.ConstraintCompiler", make)
+    with educe.generator(STORIES) as own, ThreadPoolExecutor(4) as pool:
+        texts = list(pool.map(lambda _: own.generate("One", max_tokens=3, regex="[a-z ]*").text, range(4)))
+    assert len(set(texts)) == len(made) == 1
 
 
 def test_what_the_files_of_a_model_say_of_its_texts(tmp_path: Path) -> None:

@@ -71,6 +71,21 @@ def test_models_that_do_not_translate_are_refused(zoo: Path) -> None:
         Translator(dataclasses.replace(given, weights=weights))
 
 
+def test_tokens_that_the_model_lacks_are_an_error_of_the_files(zoo: Path) -> None:
+    given = checkpoint.load(zoo / "transliteration")
+    files = given.tokenizer
+    assert files is not None
+    assert files.source is not None
+    words = dataclasses.replace(files.source, tokens=(*files.source.tokens, "☃"))
+    own = Translator(dataclasses.replace(given, tokenizer=dataclasses.replace(files, source=words)))
+    with pytest.raises(ModelFileError, match=r"tokenizer: has token [\d,]+, and the model has [\d,]+ tokens"):
+        own.translate([SOURCES[0], "☃"])
+    assert own.translate(SOURCES[:1], num_beams=1) == [EXPECTED["f32"][0]["greedy"]]
+    config = {**given.config, "decoder_start_token_id": 10**6, "bos_token_id": -1}
+    with pytest.raises(ModelFileError, match=r"decoder_start_token_id.*does not say which of the model's"):
+        Translator(dataclasses.replace(given, config=config, generation={}))
+
+
 def languages(*tokens: str, **config: object) -> tuple[Languages, dict[str, int]]:
     words = ("<unk>", "</s>", "a", "b", *tokens)
     special = {token: index for index, token in enumerate(words) if index not in (2, 3)}

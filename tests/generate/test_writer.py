@@ -95,3 +95,33 @@ def test_a_source_without_room_is_found_before_others_are_read(model) -> None:
 
     with pytest.raises(LimitError, match="a text of up to 40 tokens"):
         writer.write([3, 3, 100_000], read, [PROMPT] * 3, options)
+
+
+def test_sources_that_are_held_count(model) -> None:
+    options = SearchOptions(num_beams=2, max_length=LONGEST, eos_token_ids={2})
+    size = model.block_size
+    writer = Writer(model, LONGEST, bytes_of(model, 2))
+
+    def read(blocks: Sequence[int]) -> None:
+        model.encode([[5] * size * len(blocks)], [blocks])
+
+    with writer.reading(size, read) as source:
+        expected = writer.search(source, PROMPT, options)
+        with (
+            writer.reading(1, lambda blocks: None),
+            pytest.raises(LimitError, match="a text of up to 40 tokens and 2 beams needs"),
+        ):
+            writer.search(source, PROMPT, options)
+        with pytest.raises(LimitError, match="a text of up to 40 tokens and 2 beams needs"):
+            write(writer, model)
+        assert writer.search(source, PROMPT, options) == expected
+    assert len(write(writer, model)) == len(SOURCES)
+
+
+def test_a_source_that_is_too_long_is_to_be_shortened(model) -> None:
+    writer = Writer(model, LONGEST, bytes_of(model, 2))
+    with (
+        pytest.raises(LimitError, match=r"a source needs .*\(shorten it, or give more memory\)"),
+        writer.reading(100_000, lambda blocks: None),
+    ):
+        raise AssertionError("nothing is read")

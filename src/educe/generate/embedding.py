@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from educe.errors import InputError, ModelFileError, OptionError
+from educe.errors import InputError, ModelFileError
 from educe.formats.sentence_transformers import read_pooling
 from educe.generate import packing
 from educe.generate.architectures.bert import encoder
@@ -14,6 +15,7 @@ from educe.generate.architectures.encoder import EncoderGraph
 from educe.generate.cache import CacheFormat, pools
 from educe.generate.compiled import compiled
 from educe.generate.configuration import Configuration
+from educe.generate.options import check_number
 from educe.generate.packing import program_size
 from educe.generate.parameters import Progress
 from educe.generate.step import Slice
@@ -59,8 +61,7 @@ class Embedder:
         progress: Progress | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        if batch_tokens < 1:
-            raise OptionError(f"expected 1 or more, found {batch_tokens}", place="batch_tokens")
+        check_number("batch_tokens", batch_tokens, 1, math.inf, True)
         if checkpoint.tokenizer is None:
             raise ModelFileError(
                 "has no tokenizer",

@@ -124,8 +124,9 @@ def check_number(name: str, value: Any, least: float, most: float, whole: bool) 
     if type(value) in ((int,) if whole else (int, float)) and least <= value <= most:
         return
     what = "a whole number" if whole else "a number"
-    bounds = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
-    raise _wrong(name, value, f"{what} {bounds}", "give such a number, or leave it out")
+    if least > -math.inf:
+        what += f" of at least {least:g}" if most == math.inf else f" from {least:g} to {most:g}"
+    raise _wrong(name, value, what, "give such a number, or leave it out")
 
 
 def _wrong(name: str, value: object, expected: str, remedy: str) -> OptionError:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from educe.errors import (
@@ -16,10 +16,11 @@ from educe.errors import (
     refuse_unknown,
 )
 from educe.generate import sequence as texts
-from educe.generate.options import SamplingOptions, sampling_defaults
+from educe.generate.options import SamplingOptions, check_number, sampling_defaults
 from educe.generate.sampling import SamplingState
 from educe.generate.token_ids import TokenIds
 from educe.limits import DEFAULT_LIMITS, Limits
+from educe.machine import ForkedLock
 from educe.model.checkpoint import Checkpoint
 from educe.text import tool_formats
 from educe.text.constraint import Constraint, ConstraintCompiler
@@ -96,6 +97,8 @@ class OrderReader:
         self.defaults: Mapping[str, Any] = sampling_defaults(checkpoint)
         self.ids = TokenIds(checkpoint, prompts.tokenizer)
         self._checkpoint, self._context, self._limits = checkpoint, context, limits
+        self._compiler_lock = ForkedLock()
+        self._compiler: ConstraintCompiler | None = None
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -133,8 +136,9 @@ class OrderReader:
                 form for their calls.
         """
         refuse_unknown("option", options, OPTIONS)
-        if type(priority) is not int or not isinstance(salt, str):
-            raise OptionError("priority is a whole number, and salt a text", place="priority, salt")
+        check_number("priority", priority, -math.inf, math.inf, True)
+        if not isinstance(salt, str):
+            raise OptionError(f"is {salt!r}; it has to be a text", place="salt", remedy="such as a name")
         called = self._tools(tools, tool_choice, tool_format)
         wanted = {name: options.pop(name) for name in _CONSTRAINTS if name in options}
         constraint = self._constraint(wanted, called)
@@ -220,9 +224,12 @@ class OrderReader:
         names = [tool.name for tool in tools.offered]
         return lambda: ToolCallParser(tools.format, names, self._limits)
 
-    @cached_property
-    def _compiler(self) -> ConstraintCompiler:
-        return ConstraintCompiler(self.tokenizer, size=self.ids.count, limits=self._limits)
+    def _constraint_compiler(self) -> ConstraintCompiler:
+        """Return what makes constraints; it is made once, since a large vocabulary takes a while."""
+        with self._compiler_lock:
+            if self._compiler is None:
+                self._compiler = ConstraintCompiler(self.tokenizer, size=self.ids.count, limits=self._limits)
+            return self._compiler
 
     def _constraint(self, given: Mapping[str, Any], tools: _Tools | None) -> Constraint | None:
         wanted = {name: value for name, value in given.items() if value is not None}
@@ -239,9 +246,11 @@ class OrderReader:
         if len(wanted) > 1:
             raise OptionError(f"a text follows one of {' and '.join(wanted)}, not several")
         if tools and tools.are_bound:
-            return self._compiler.tool_calls(tools.format, tools.offered, required=tools.required)
+            return self._constraint_compiler().tool_calls(
+                tools.format, tools.offered, required=tools.required
+            )
         for name, value in wanted.items():
-            make = getattr(self._compiler, name)
+            make = getattr(self._constraint_compiler(), name)
             made: Constraint = make() if name == "json_object" else make(value)
             return made
         return None

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from educe.errors import InputError, ModelFileError
+from educe.generate.configuration import Configuration
 from educe.generate.parameters import Progress
 from educe.generate.runners import encoder_decoder_for
 from educe.generate.search import SearchOptions
@@ -72,6 +73,7 @@ class Translator:
         self._letters = files.source is not None and _has_letters(files.source)
         self._around = _around(checkpoint, files.source)
         self._start = _start(checkpoint)
+        self._num_ids = Configuration(config, checkpoint.path).integer("vocab_size")
         self._writer = Writer(self._model, self.options.max_length, memory_bytes)
 
     @property
@@ -97,6 +99,7 @@ class Translator:
 
         Raises:
             InputError: a text is too long, or is none.
+            ModelFileError: a text has a token that the model lacks.
             OptionError: a language is missing or not known, or `num_beams` is out of range.
             LimitError: a text is larger than `limits.text_bytes`, or there are too many beams.
         """
@@ -122,12 +125,19 @@ class Translator:
         if direction.before:
             before = direction.before
         ids = [*before, *self._source.encode(text, add_special=False), *after]
-        if 1 <= len(ids) <= self.max_source_length:
-            return ids
-        raise InputError(
-            f"expected 1 to {self.max_source_length:,} tokens, found {len(ids):,} in {text[:40]!r}",
-            remedy="give one sentence after the other; nothing is cut without being asked",
-        )
+        if not 1 <= len(ids) <= self.max_source_length:
+            raise InputError(
+                f"expected 1 to {self.max_source_length:,} tokens, found {len(ids):,} in {text[:40]!r}",
+                remedy="give one sentence after the other; nothing is cut without being asked",
+            )
+        if max(ids) >= self._num_ids:
+            raise ModelFileError(
+                f"has token {max(ids):,}, and the model has {self._num_ids:,} tokens",
+                path=self.checkpoint.path,
+                place="tokenizer",
+                remedy="use the tokenizer that came with the model",
+            )
+        return ids
 
     def _text(self, ids: Sequence[int]) -> str:
         text = self._target.decode(index for index in ids if index not in self.options.eos_token_ids)
@@ -148,13 +158,15 @@ def _around(checkpoint: Checkpoint, words: Vocabulary | None) -> tuple[tuple[int
 
 def _start(checkpoint: Checkpoint) -> int:
     """Return the token that texts begin with."""
+    config = Configuration(checkpoint.config, checkpoint.path)
+    count = config.integer("decoder_vocab_size", config.integer("vocab_size"))
     for fields in (checkpoint.generation, checkpoint.config):
         for name in ("decoder_start_token_id", "bos_token_id"):
             found = fields.get(name)
-            if type(found) is int and found >= 0:
+            if type(found) is int and 0 <= found < count:
                 return found
     raise ModelFileError(
-        "does not say which token texts begin with",
+        "does not say which of the model's tokens texts begin with",
         path=checkpoint.path,
         place="field 'decoder_start_token_id' of the configuration",
         remedy="use the configuration that came with the weights",

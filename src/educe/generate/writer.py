@@ -91,6 +91,7 @@ class Writer:
             )
         ]
         self._sources, self._targets = (BlockManager(count, size) for count in counts)
+        self._held_bytes = 0
         model.allocate(*counts)
 
     def write(
@@ -147,12 +148,16 @@ class Writer:
             LimitError: there is not enough memory for it.
         """
         table = BlockTable(b"")
-        if self._sources.start(table, [], 0, length, 0) is None:
-            raise self._too_small("a source", self._model.blocks_for(length) * self._source_bytes)
+        source_bytes = self._bytes_of_source(length)
+        needed = self._held_bytes + source_bytes
+        if needed > self._memory_bytes or self._sources.start(table, [], 0, length, 0) is None:
+            raise self._too_small("a source", needed, "shorten it")
+        self._held_bytes += source_bytes
         try:
             read(table.blocks)
             yield Source(length, table.blocks)
         finally:
+            self._held_bytes -= source_bytes
             self._sources.truncate(table, 0)
 
     def search(
@@ -171,7 +176,9 @@ class Writer:
             EngineError: a logit is no number, or no token may come next.
         """
         self._check_beams(options.num_beams)
-        job = self._job(0, source.length, search(prompt, options, temperature), options)
+        job = _Job(
+            0, source.length, search(prompt, options, temperature), options, self._bytes_of_texts(options)
+        )
         self._has_room(job, ())
         job.source = self._sources.fork(BlockTable(b"", list(source.blocks)))
         try:
@@ -182,10 +189,15 @@ class Writer:
         return job.search.best()
 
     def logits(self, source: Source, tokens: Sequence[int]) -> np.ndarray:
-        """Return the logits after some tokens of a text about a source that is held, f32[vocabulary]."""
+        """Return the logits after some tokens of a text about a source that is held, f32[vocabulary].
+
+        Raises:
+            LimitError: there is not enough memory for the text.
+        """
         table = BlockTable(b"")
-        copies = self._targets.reserve(table, 0, len(tokens))
-        assert copies == []
+        if self._targets.reserve(table, 0, len(tokens)) is None:
+            needed = self._model.blocks_for(len(tokens)) * self._target_bytes
+            raise self._too_small(f"a text of {len(tokens):,} tokens", needed, "shorten it")
         try:
             logits: np.ndarray = self._model.decode([Target(tokens, 0, table.blocks, source=source)])[0]
             return logits
@@ -224,29 +236,32 @@ class Writer:
         """
         together = [*running, job]
         num_texts = sum(each.options.num_beams for each in together)
-        needed = sum(each.most_bytes for each in together)
+        needed = self._held_bytes + sum(each.most_bytes for each in together)
         if num_texts <= self._model.max_sequences and needed <= self._memory_bytes:
             return True
         if running:
             return False
         texts = f"a text of up to {job.options.max_length:,} tokens and {num_texts} beams"
-        raise self._too_small(texts, needed)
+        raise self._too_small(texts, needed, "search with fewer beams")
 
-    def _too_small(self, what: str, needed: int) -> LimitError:
+    def _too_small(self, what: str, needed: int, remedy: str) -> LimitError:
         return LimitError(
             f"{what} needs {format_bytes(needed)}, and {format_bytes(self._memory_bytes)} are given",
             place="memory_bytes",
-            remedy="search with fewer beams, or give more memory",
+            remedy=f"{remedy}, or give more memory",
         )
 
     def _job(self, number: int, length: int, found: Search, options: SearchOptions) -> _Job:
-        """Return a job that knows the most memory that it takes.
+        """Return a job that knows the most memory that it takes."""
+        most_bytes = self._bytes_of_source(length) + self._bytes_of_texts(options)
+        return _Job(number, length, found, options, most_bytes)
 
-        Texts of one search share blocks, but never have more than as many blocks for each of them.
-        """
-        texts = options.num_beams * self._model.blocks_for(options.max_length) * self._target_bytes
-        source = self._model.blocks_for(length) * self._source_bytes
-        return _Job(number, length, found, options, source + texts)
+    def _bytes_of_source(self, length: int) -> int:
+        return self._model.blocks_for(length) * self._source_bytes
+
+    def _bytes_of_texts(self, options: SearchOptions) -> int:
+        """Return the most memory of the texts of a search: they share blocks, but may come to share none."""
+        return options.num_beams * self._model.blocks_for(options.max_length) * self._target_bytes
 
     def _step(self, jobs: Sequence[_Job]) -> None:
         """Run the last tokens of all texts, and have the searches continue."""
