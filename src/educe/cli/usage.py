@@ -42,7 +42,7 @@ def name_as_typed(error: EduceError, names: Mapping[str, str]) -> None:
         return _KEYWORD.sub(lambda found: names.get(found[0], found[0]), text)
 
     error.cause = typed(error.cause)
-    error.place = error.place and names.get(error.place, error.place)
+    error.place = error.place and (names.get(error.place) or typed(error.place))
     error.remedy = error.remedy and typed(error.remedy)
 
 

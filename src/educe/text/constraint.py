@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from educe.errors import InputError, InternalError, OptionError
 from educe.limits import DEFAULT_LIMITS, Limits
 from educe.text import tool_grammar
+from educe.text.constraint_faults import pattern_refused, refused, schema_refused
 from educe.text.tool_formats import ToolFormat
 from educe.text.tools import Tool, count_names
 
@@ -73,11 +74,11 @@ class Constraint:
         """
         whole = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         if self._matcher.is_error():
-            raise _refused("grammar", self._matcher.get_error())
+            raise refused("grammar", self._matcher.get_error())
         mask = whole[: (self._size + 7) // 8]
         last = mask[-1:] & (0xFF >> -self._size % 8)
         if not (last.any() or mask[:-1].any()):
-            raise _refused("grammar", "no token of the model can go on")
+            raise refused("grammar", "no token of the model can go on")
         return mask
 
     def advance(self, token: int) -> None:
@@ -134,7 +135,8 @@ class ConstraintCompiler:
         """Return a constraint to JSON that the schema, as an object or as text, describes.
 
         Raises:
-            OptionError: it is no schema, uses keywords that have no grammar, or nothing can satisfy it.
+            OptionError: it is no schema, uses keywords that have no grammar, or nothing can satisfy it; the
+                place has the JSON pointer of what is wrong, where it is known.
             LimitError: it is larger, deeper or has more parts than the limits allow.
         """
         from llguidance import LLMatcher
@@ -144,12 +146,13 @@ class ConstraintCompiler:
             self._limits.check("grammar_bytes", len(text.encode()))
             parsed = json.loads(text)
         except (ValueError, TypeError, RecursionError) as error:
-            raise _refused("json_schema", str(error)) from error
+            raise refused("json_schema", str(error)) from error
         if not isinstance(parsed, dict | bool):
-            raise _refused("json_schema", f"a schema is an object, not {type(parsed).__name__}")
+            raise refused("json_schema", f"a schema is an object, not {type(parsed).__name__}")
         self._limits.check("grammar_rules", count_names(parsed, self._limits))
         whole = parsed if isinstance(parsed, dict) else {"anyOf": [parsed]}
-        return self._compile("json_schema", LLMatcher.grammar_from_json_schema(whole, overrides=_STYLE))
+        grammar = LLMatcher.grammar_from_json_schema(whole, overrides=_STYLE)
+        return self._compile(grammar, lambda said: schema_refused(parsed, said))
 
     def json_object(self) -> Constraint:
         """Return a constraint to any JSON object."""
@@ -160,13 +163,15 @@ class ConstraintCompiler:
         look-around.
 
         Raises:
-            OptionError: it is no regular expression.
+            OptionError: it is no regular expression; the cause says where in it what is wrong stands.
             LimitError: it is longer than the limits allow.
         """
         from llguidance import LLMatcher
 
         self._check_text("regex", pattern)
-        return self._compile("regex", LLMatcher.grammar_from_regex(pattern))
+        return self._compile(
+            LLMatcher.grammar_from_regex(pattern), lambda said: pattern_refused(pattern, said)
+        )
 
     def choice(self, texts: Sequence[str]) -> Constraint:
         """Return a constraint to one of `texts`.
@@ -177,7 +182,7 @@ class ConstraintCompiler:
         """
         listed = isinstance(texts, Sequence) and not isinstance(texts, str)
         if not listed or not texts or not all(isinstance(text, str) and text for text in texts):
-            raise _refused("choice", "it has to be a sequence of texts that are not empty")
+            raise refused("choice", "it has to be a sequence of texts that are not empty")
         self._limits.check("grammar_rules", len(texts))
         return self.grammar("start: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in texts))
 
@@ -196,12 +201,12 @@ class ConstraintCompiler:
         try:
             lark = any_to_lark(text)
         except Exception as error:  # a parser of another's, on a stranger's text
-            raise _refused("grammar", str(error)) from error
-        return self._compile("grammar", LLMatcher.grammar_from_lark(lark))
+            raise refused("grammar", str(error)) from error
+        return self._compile(LLMatcher.grammar_from_lark(lark), lambda said: refused("grammar", said))
 
     def _check_text(self, place: str, text: str) -> None:
         if not isinstance(text, str):
-            raise _refused(place, f"it has to be a text, not a {type(text).__name__}")
+            raise refused(place, f"it has to be a text, not a {type(text).__name__}")
         self._limits.check("grammar_bytes", len(text.encode(errors="surrogatepass")))
 
     def tool_calls(self, format: ToolFormat, tools: Sequence[Tool], *, required: bool) -> Constraint:
@@ -218,19 +223,19 @@ class ConstraintCompiler:
         from llguidance import LLMatcher
 
         text = tool_grammar.grammar(format, tools, self._vocabulary, required=required, style=_STYLE)
-        return self._compile("tools", LLMatcher.grammar_from_lark(text))
+        return self._compile(LLMatcher.grammar_from_lark(text), lambda said: refused("tools", said))
 
-    def _compile(self, place: str, grammar: str) -> Constraint:
+    def _compile(self, grammar: str, error: Callable[[str], OptionError]) -> Constraint:
         from llguidance import LLMatcher
 
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=_work())
         if matcher.is_error():
-            raise _refused(place, matcher.get_error())
+            raise error(matcher.get_error())
         constraint = Constraint(matcher, self._size)
         try:
             constraint.mask()
         except OptionError:
-            raise _refused(place, matcher.get_error() or "no text satisfies it") from None
+            raise error(matcher.get_error() or "no text satisfies it") from None
         return constraint
 
 
@@ -301,12 +306,3 @@ class _Words:
             ids.append(self._ids[rest[:size]])
             rest = rest[size:]
         return ids
-
-
-def _refused(place: str, cause: str) -> OptionError:
-    first = cause.split("\n<state>")[0].strip()[:300]
-    return OptionError(
-        f"the constraint cannot be used: {first}",
-        place=place,
-        remedy="correct it, or leave out what it has no grammar for",
-    )
