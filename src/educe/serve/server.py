@@ -7,9 +7,9 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import uvicorn
 
@@ -27,6 +27,15 @@ from educe.serve.settings import ServerSettings
 
 _LOG = logging.getLogger("educe.serve")
 _POLL_SECONDS = 0.02
+
+
+class _Http(uvicorn.Server):
+    """HTTP alone: signals are the business of `Server`."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone."""
+        yield
 
 
 class Server:
@@ -97,7 +106,7 @@ class Server:
         app = App([route for family in families for route in family.routes()], self.settings)
         http = self._http(app)
         try:
-            serving = asyncio.create_task(http._serve([listener]))
+            serving = asyncio.create_task(http.serve([listener]))
             await repository.load_all()
             host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
             scheme = "http" if self.settings.certificate is None else "https"
@@ -110,7 +119,7 @@ class Server:
             repository.close()
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _http(self, app: App) -> uvicorn.Server:
+    def _http(self, app: App) -> _Http:
         settings = self.settings
         bounds = {"bounds": settings.server_limits}
         config = uvicorn.Config(
@@ -126,7 +135,7 @@ class Server:
             ssl_keyfile=settings.private_key,
             timeout_graceful_shutdown=1,
         )
-        return uvicorn.Server(config)
+        return _Http(config)
 
     async def _drain(self, app: App) -> None:
         """Let the requests that are there end, within the time for it."""

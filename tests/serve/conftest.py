@@ -1,0 +1,90 @@
+"""Real servers, each in a thread of its own, at a port that is free."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from queue import Queue
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from educe.serve import ModelSource, Server, ServerSettings
+from tests.conftest import ROOT
+
+SECONDS = 60
+
+
+class Client:
+    """A plain client of one server, which opens a connection for each request."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.address = urlsplit(url).netloc
+
+    def ask(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, dict[str, str], bytes]:
+        """Return the status, the header fields in small letters, and the body."""
+        connection = HTTPConnection(self.address, timeout=SECONDS)
+        try:
+            fields = dict(headers or {})
+            if body is not None and not isinstance(body, bytes | str):
+                body = json.dumps(body)
+                fields.setdefault("content-type", "application/json")
+            connection.request(method, path, body, fields)
+            answer = connection.getresponse()
+            return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+        finally:
+            connection.close()
+
+    def json(self, method: str, path: str, body: Any = None, **fields: str) -> Any:
+        """Return the body as JSON; the status has to be 200."""
+        status, _, content = self.ask(method, path, body, fields)
+        assert status == 200, content
+        return json.loads(content)
+
+
+@contextmanager
+def serving(*models: str | ModelSource, **settings: Any) -> Iterator[Client]:
+    """Serve some of the zoo's models, by their folders' names, or others."""
+    sources = [
+        each if isinstance(each, ModelSource) else ModelSource(each, ROOT / "zoo" / each) for each in models
+    ]
+    server = Server(sources, ServerSettings(**{"port": 0, **settings}))
+    ready: Queue[Any] = Queue()
+
+    def run() -> None:
+        try:
+            server.run(ready.put)
+        except BaseException as fault:
+            ready.put(fault)
+
+    thread = threading.Thread(target=run, name="server")
+    thread.start()
+    try:
+        url = ready.get(timeout=SECONDS)
+        if isinstance(url, BaseException):
+            raise url
+        yield Client(url)
+    finally:
+        server.stop()
+        thread.join(SECONDS)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def serve() -> Callable[..., Any]:
+    """What starts a server."""
+    return serving
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    """A client of a server with a table's, a picture's and a text's model."""
+    with serving("breast_cancer", "mobilenet_v2", "comment_spam") as found:
+        yield found
