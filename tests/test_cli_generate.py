@@ -93,6 +93,7 @@ class TestGenerate:
         assert first["logprobs"][0]["top"][0]["token"] == first["logprobs"][0]["token"]
         assert len(answer["model"]["sha256"]) == 64
         assert answer["seconds"]["first_token"] <= answer["seconds"]["total"]
+        assert all(seconds == round(seconds, 6) for seconds in answer["seconds"].values())
 
     def test_many_prompts_are_answered_in_order_and_a_bad_line_costs_no_other(self, run: Run) -> None:
         content = (
@@ -255,6 +256,11 @@ def test_a_summary_tells_rates_apart() -> None:
     )
 
 
+def test_one_token_is_one() -> None:
+    completion = Completion((), 1, 0, Seconds(0.0, 0.5, 0.5))
+    assert summary(completion).startswith("prompt 1 token, ")
+
+
 def test_keys_and_values_are_held_as_asked(run: Run) -> None:
     exact, rounded = (
         lines(run("score", STORIES, "a little girl", "--cache", name, "--json")[1])[0]["logprob"]
@@ -347,6 +353,11 @@ class TestChat:
         status, _, err = run("chat", STORIES, *options, stdin=b"Tom\n")
         assert status == USER
         assert lines(err)[0]["error"]["place"] == "chat template, line 1"
+
+    def test_options_of_answers_are_checked_before_any_question(self, run: Run, talker: Path) -> None:
+        status, out, err = run("chat", talker, "--min-tokens", 3, "--max-tokens", 2, stdin=b"Tom\nLily\n")
+        assert (status, out) == (USER, "")
+        assert err.count("OptionError --min-tokens: is 3; it has to be at most --max-tokens=2") == 1
 
     def test_a_model_without_a_template_is_refused_at_once(self, run: Run) -> None:
         status, _, err = run("chat", STORIES, stdin=b"Hello\n")

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from educe import api, store
 from educe.cli import options
-from educe.cli.screen import output, print_json, print_table, working
+from educe.cli.screen import counted, output, print_json, print_table, working
 from educe.engines.native import NativeExecutable
 from educe.errors import OptionError
 from educe.limits import format_bytes
@@ -73,9 +73,9 @@ def list_entries(json: options.JsonOption = False) -> None:
         table.add_row(escape(key.kind), name, size, escape(target[1]) if target else "")
     print_table(table)
     total = sum(entry.size_bytes for entry in entries)
+    held = counted(len(entries), "entry", "entries")
     output().print(
-        f"{len(entries)} entries, {format_bytes(total)} of at most {format_bytes(kept.max_bytes)}, "
-        f"in {kept.root}",
+        f"{held}, {format_bytes(total)} of at most {format_bytes(kept.max_bytes)}, in {kept.root}",
         markup=False,
     )
 
@@ -88,7 +88,7 @@ def clear(json: options.JsonOption = False) -> None:
     if json:
         print_json({"removed": removed})
     else:
-        output().print(f"{removed} entries removed from {kept.root}", markup=False)
+        output().print(f"{counted(removed, 'entry', 'entries')} removed from {kept.root}", markup=False)
 
 
 @app.command("explain")

@@ -40,8 +40,9 @@ def command(
 
     From a pipe, each line is a message.
     """
+    conversation = Conversation(system, answers.keywords())
     with open_generator(model, loading) as generator:
-        session = Session(generator, Conversation(system, answers.keywords()))
+        session = Session(generator, conversation)
         generator.encode([{"role": "user", "content": "?"}])
         status = _talk(session, json)
     if status:

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.markup import escape
 
 from educe.cli.conversation import Conversation
-from educe.cli.screen import errors
+from educe.cli.screen import counted, errors
 from educe.errors import OptionError, nearest
 from educe.generate.generator import Generator
 from educe.generate.stream import Completion
@@ -88,12 +88,12 @@ def _retry(session: Session, argument: str) -> str | None:
 
 def _save(session: Session, argument: str) -> None:
     session.conversation.save(_path(argument))
-    note(f"saved {len(session.conversation.turns)} messages in {argument}")
+    note(f"saved {counted(len(session.conversation.turns), 'message')} in {argument}")
 
 
 def _load(session: Session, argument: str) -> None:
     session.conversation.load(_path(argument))
-    note(f"loaded {len(session.conversation.turns)} messages")
+    note(f"loaded {counted(len(session.conversation.turns), 'message')}")
 
 
 def _path(argument: str) -> Path:
@@ -116,14 +116,13 @@ def _set(session: Session, argument: str) -> None:
 
 
 def _tokens(session: Session, argument: str) -> None:
+    context = session.generator.context
     used = len(session.generator.encode(session.conversation.messages)) if session.conversation.turns else 0
-    left = session.generator.context - used
-    note(f"the conversation has {used:,} tokens; {left:,} of {session.generator.context:,} are left")
+    note(f"the conversation has {counted(used, 'token')}; {context - used:,} of {context:,} are left")
     if session.last is not None:
         last = session.last
-        note(
-            f"of the last question's {last.num_prompt_tokens:,} tokens {last.num_cached_tokens:,} were cached"
-        )
+        read = counted(last.num_prompt_tokens, "token")
+        note(f"the last answer was to {read}, of which {last.num_cached_tokens:,} came from the cache")
 
 
 def _exit(session: Session, argument: str) -> None:

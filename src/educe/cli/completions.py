@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from educe.cli.loading import model_fields
-from educe.cli.screen import errors, format_seconds, printable
+from educe.cli.screen import counted, errors, format_seconds, printable
 from educe.generate.generator import Generator
 from educe.generate.sampling import Choice
 from educe.generate.stream import Completion, Piece, Stream
@@ -45,11 +45,12 @@ def summary(completion: Completion) -> str:
     cached = f", {completion.num_cached_tokens:,} cached" if completion.num_cached_tokens else ""
     # The first token of each text comes with the prompt.
     num_after = completion.num_tokens - len(completion.outputs)
+    read, written = (counted(n, "token") for n in (completion.num_prompt_tokens, completion.num_tokens))
     reasons = ", ".join(dict.fromkeys(output.finish_reason for output in completion.outputs))
     return (
-        f"prompt {completion.num_prompt_tokens:,} tokens{cached}"
+        f"prompt {read}{cached}"
         f"{_rate(num_read, seconds.first_token - seconds.start)}; "
-        f"text {completion.num_tokens:,} tokens{_rate(num_after, seconds.total - seconds.first_token)}; "
+        f"text {written}{_rate(num_after, seconds.total - seconds.first_token)}; "
         f"first after {format_seconds(seconds.first_token)}; {reasons}"
     )
 
@@ -71,13 +72,12 @@ def completion_fields(generator: Generator, completion: Completion) -> dict[str,
         }
         for output in completion.outputs
     ]
-    seconds = completion.seconds
     return {
         "outputs": outputs,
         "num_prompt_tokens": completion.num_prompt_tokens,
         "num_cached_tokens": completion.num_cached_tokens,
         "model": model_fields(generator),
-        "seconds": {"start": seconds.start, "first_token": seconds.first_token, "total": seconds.total},
+        "seconds": {name: round(seconds, 6) for name, seconds in asdict(completion.seconds).items()},
     }
 
 

@@ -34,6 +34,9 @@ class Conversation:
         system: What the model is told before all else; nothing if empty.
         sampling: How answers are chosen; fields of `SamplingOptions`.
 
+    Raises:
+        OptionError: one of `sampling` does not take its value.
+
     Attributes:
         system: What the model is told before all else.
         turns: The messages after it, those of the user and of the assistant in turn.
@@ -44,6 +47,7 @@ class Conversation:
         self.system = system
         self.turns: list[dict[str, str]] = []
         self.sampling = dict(sampling or {})
+        SamplingOptions(**self.sampling)
 
     @property
     def messages(self) -> list[dict[str, str]]:

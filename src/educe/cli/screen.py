@@ -184,6 +184,11 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds:.2f} s"
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """Return how many there are of something, such as ``1 token`` or ``1,024 tokens``."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
 def format_count(count: float, unit: str = "") -> str:
     """Return a number with three digits and a decimal prefix, such as ``1.06 G``, or ``1.06 GFLOP``."""
     rounded = float(f"{count:.3g}")

@@ -125,6 +125,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         """
         outputs = {name: _summary(array, saved) for name, array in (self.outputs or {}).items()}
         plain = msgspec.to_builtins(msgspec.structs.replace(self, outputs=None))
+        plain["seconds"] = {name: round(seconds, 6) for name, seconds in plain["seconds"].items()}
         if self.outputs is not None:
             plain["outputs"] = msgspec.to_builtins(outputs)
         return dict(plain)
