@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import stat
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from educe.errors import InputError, ModelFileError, UserError
 from educe.limits import Limits
+
+_MOST_NEIGHBOURS = 10_000
+_CLOSE = 0.75
 
 
 def read_bytes(
@@ -103,8 +109,20 @@ def _regular(descriptor: int, path: str | os.PathLike[str], error: type[UserErro
 
 
 def _open_error(path: str | os.PathLike[str], fault: Exception, error: type[UserError]) -> UserError:
-    remedy = "check the name" if isinstance(fault, FileNotFoundError) else None
+    remedy = _neighbour(Path(path)) if isinstance(fault, FileNotFoundError) else None
     return error(f"cannot be opened: {_reason(fault)}", path=path, remedy=remedy)
+
+
+def _neighbour(path: Path) -> str:
+    """Return a remedy for a name that is not there: the closest one beside it, if one is close."""
+    with suppress(OSError):
+        while path.parent != path and not path.parent.exists():
+            path = path.parent
+        with os.scandir(path.parent) as entries:
+            names = [entry.name for entry in islice(entries, _MOST_NEIGHBOURS)]
+        for name in difflib.get_close_matches(path.name, names, n=1, cutoff=_CLOSE):
+            return f"did you mean {str(path.with_name(name))!r}?"
+    return "check the name"
 
 
 def _reason(fault: Exception) -> str:
