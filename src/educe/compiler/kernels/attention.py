@@ -12,13 +12,13 @@ from educe.compiler.kernels.dot import multiplier
 from educe.compiler.kernels.product import sum_of_products, tiles
 from educe.compiler.target import Target
 
-KEYS = 192
-"""Keys of a block."""
+# Keys of a block.
+_KEYS = 192
 
 _MINUS_INFINITY = float("-inf")
 
 
-def feature_rows(target: Target, vectors: int) -> int:
+def _feature_rows(target: Target, vectors: int) -> int:
     """Return the features of v that are summed in registers together."""
     return 8 if target.registers >= 32 or vectors == 1 else 4
 
@@ -26,11 +26,11 @@ def feature_rows(target: Target, vectors: int) -> int:
 def scratch_elements(target: Target, vectors: int, features: int, v_features: int) -> int:
     """Return the size of the memory that a thread needs."""
     width = vectors * target.lanes
-    keys = KEYS + tiles(target, vectors)[0][0]
-    return width * (padded(target, features) + 2 * keys + padded(target, v_features))
+    keys = _KEYS + tiles(target, vectors)[0][0]
+    return width * (_padded(target, features) + 2 * keys + _padded(target, v_features))
 
 
-def padded(target: Target, features: int) -> int:
+def _padded(target: Target, features: int) -> int:
     """Return the rows of memory that hold so many features in whole tiles."""
     unit = max(target.lanes, 8)
     return -(-features // unit) * unit
@@ -91,12 +91,12 @@ def attention(
     of_q, of_k, of_v = _strides(fn, 8, 4), _strides(fn, 12, 3), _strides(fn, 15, 3)
     of_out, of_mask = _strides(fn, 18, 4), _strides(fn, 22, 4)
     q_scratch = fn.scratch
-    s = fn.at(F32, q_scratch, padded_features(fn, target, features) * width)
-    block_elements = (KEYS + tiles(target, vectors)[0][0]) * width
+    s = fn.at(F32, q_scratch, _padded_features(fn, target, features) * width)
+    block_elements = (_KEYS + tiles(target, vectors)[0][0]) * width
     masks = fn.at(F32, s, block_elements)
     o = fn.at(F32, masks, block_elements)
     tables = [fn.stack(I64, width) for _ in range(4)]
-    state = State(fn, vectors, lanes)
+    state = _State(fn, vectors, lanes)
     with fn.loop(fn.begin, fn.end) as unit:
         head, first = unit // blocks, unit % blocks * width
         batch, head = head // heads, head % heads
@@ -108,30 +108,30 @@ def attention(
         k = fn.at(F32, fn.pointer(2), batch * of_k[0] + head * of_k[1])
         v = fn.at(F32, fn.pointer(3), batch * of_v[0] + head * of_v[1])
         with fn.loop(0, vectors) as part:
-            turn(fn, q, tables[0], part, features, fn.at(F32, q_scratch, part * lanes), width, lanes, scale)
-        with fn.loop(0, padded_features(fn, target, v_features) * vectors) as row:
+            _turn(fn, q, tables[0], part, features, fn.at(F32, q_scratch, part * lanes), width, lanes, scale)
+        with fn.loop(0, _padded_features(fn, target, v_features) * vectors) as row:
             fn.store(fn.const(F32, 0, lanes), o, row * lanes)
         state.start()
         seen = _seen(fn, tables[3], width, keys) if causal else keys
-        with fn.loop(0, seen, KEYS) as start:
-            count = fn.minimum(seen - start, KEYS)
-            scores_of_block(fn, target, (k, of_k[2]), q_scratch, s, start, count, features, vectors)
+        with fn.loop(0, seen, _KEYS) as start:
+            count = fn.minimum(seen - start, _KEYS)
+            _scores_of_block(fn, target, (k, of_k[2]), q_scratch, s, start, count, features, vectors)
             here = fn.at(F32, bias, start)
             if mask == "matrix":
                 with fn.loop(0, vectors) as part:
-                    turn(fn, here, tables[2], part, count, fn.at(F32, masks, part * lanes), width, lanes)
-            ends = Ends(softcap, mask, bound, causal, here, masks, tables[3])
-            softmax_of_block(fn, state, s, start, count, ends)
-            weigh(fn, target, fn.at(F32, v, start * of_v[2]), of_v[2], s, o, count, v_features, state)
-        write_rows(fn, state, o, out, tables[1], fn.minimum(rows - first, width), v_features, zeros)
+                    _turn(fn, here, tables[2], part, count, fn.at(F32, masks, part * lanes), width, lanes)
+            ends = _Ends(softcap, mask, bound, causal, here, masks, tables[3])
+            _softmax_of_block(fn, state, s, start, count, ends)
+            _weigh(fn, target, fn.at(F32, v, start * of_v[2]), of_v[2], s, o, count, v_features, state)
+        _write_rows(fn, state, o, out, tables[1], fn.minimum(rows - first, width), v_features, zeros)
 
 
 def _strides(fn: Function, first: int, number: int) -> list[Val]:
     return [fn.size(first + index) for index in range(number)]
 
 
-def padded_features(fn: Function, target: Target, features: Val) -> Val:
-    """Return `padded` of a number of features that the run knows."""
+def _padded_features(fn: Function, target: Target, features: Val) -> Val:
+    """Return `_padded` of a number of features that the run knows."""
     unit = max(target.lanes, 8)
     return (features + (unit - 1)) // unit * unit
 
@@ -166,7 +166,7 @@ def _seen(fn: Function, limits: Val, width: int, keys: Val) -> Val:
     return fn.minimum(keys, most.get() + 1)
 
 
-def turn(
+def _turn(
     fn: Function,
     source: Val,
     table: Val,
@@ -205,7 +205,7 @@ def _transpose(fn: Function, tile: Val, n: int) -> None:
         step *= 2
 
 
-def scores_of_block(
+def _scores_of_block(
     fn: Function,
     target: Target,
     keys: tuple[Val, Val],
@@ -226,7 +226,7 @@ def scores_of_block(
         sum_of_products(fn, by, of_k, [q], place, (vectors, target.lanes), features, fn.const(I64, width))
 
 
-class State:
+class _State:
     """What is known of each row so far: the largest score, the sum of weights, the last correction."""
 
     def __init__(self, fn: Function, vectors: int, lanes: int) -> None:
@@ -249,7 +249,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Ends:
+class _Ends:
     """What becomes of scores before the softmax; the mask of the block, as it is and turned."""
 
     softcap: float
@@ -283,7 +283,7 @@ class Ends:
         return total if self.bound is None else fn.select(mask <= self.bound, mask, total)
 
 
-def softmax_of_block(fn: Function, state: State, s: Val, start: Val, count: Val, ends: Ends) -> None:
+def _softmax_of_block(fn: Function, state: _State, s: Val, start: Val, count: Val, ends: _Ends) -> None:
     """Replace the scores of a block of keys by their weights, and bring `state` up to date."""
     lanes = state.lanes
     width = state.vectors * lanes
@@ -310,7 +310,7 @@ def softmax_of_block(fn: Function, state: State, s: Val, start: Val, count: Val,
         state.set(state.total, part, total.get())
 
 
-def weigh(
+def _weigh(
     fn: Function,
     target: Target,
     v: Val,
@@ -319,12 +319,12 @@ def weigh(
     o: Val,
     count: Val,
     features: Val,
-    state: State,
+    state: _State,
 ) -> None:
     """Correct the sums of all features and add those of a block of keys, ``o[feature, row]``."""
     vectors, lanes = state.vectors, state.lanes
     width = vectors * lanes
-    at_once = feature_rows(target, vectors)
+    at_once = _feature_rows(target, vectors)
     zero = fn.const(F32, 0, lanes)
     acc = [[fn.var(zero) for _ in range(vectors)] for _ in range(at_once)]
     with fn.loop(0, features, at_once) as feature:
@@ -345,8 +345,8 @@ def weigh(
                 fn.store(acc[i][part].get(), o, (feature + i) * width + part * lanes)
 
 
-def write_rows(
-    fn: Function, state: State, o: Val, out: Val, table: Val, rows: Val, features: Val, zeros: str
+def _write_rows(
+    fn: Function, state: _State, o: Val, out: Val, table: Val, rows: Val, features: Val, zeros: str
 ) -> None:
     """Divide the sums by their weights and store the rows of the output."""
     vectors, lanes = state.vectors, state.lanes
