@@ -235,11 +235,13 @@ def test_what_cannot_be_heard_is_an_error(own, tmp_path) -> None:
             Transcriber(Checkpoint(**{**vars(given), **changed}))
 
 
-def test_a_language_is_left_out_where_the_model_is_not_told_it(tmp_path) -> None:
+def test_a_model_that_is_told_no_language_neither_takes_one_nor_translates(tmp_path) -> None:
     deaf = Transcriber(whisper(tmp_path, lang_to_id=None))
     assert deaf.languages == []
     with pytest.raises(OptionError, match="leave the language out"):
         deaf.transcribe(np.zeros(800, np.float32), language="en")
+    with pytest.raises(OptionError, match="does not translate"):
+        deaf.transcribe(np.zeros(800, np.float32), task="translate")
 
 
 @pytest.mark.parametrize(

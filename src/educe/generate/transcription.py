@@ -129,7 +129,7 @@ class Transcriber:
         Args:
             sound: A path, the bytes of a sound file, or samples f32 in -1..1 at 16,000 Hz.
             language: The code of the language spoken; found by the first window if absent.
-            task: ``transcribe``, or ``translate`` into English.
+            task: ``transcribe``, or ``translate`` into English, which takes a model of several languages.
             num_beams: How many texts are continued side by side at temperature 0; as many as the model asks
                 for if absent.
             temperature: One at which tokens are drawn, or several, of which the next one is tried where the
@@ -145,11 +145,7 @@ class Transcriber:
             OptionError: the language or the task is not known, or a number is out of range.
             LimitError: the sound is longer than `limits.audio_seconds`, or there are too many beams.
         """
-        for place, given, known in (("task", task, _TASKS), ("language", language, self.languages)):
-            if given is not None and given not in known:
-                cause = f"the {place} {given!r} is not known"
-                remedy = nearest(str(given), known) if known else f"leave the {place} out"
-                raise OptionError(cause, place=place, remedy=remedy)
+        self._check(task, language)
         fallback = Fallback(
             temperature=(temperature,) if isinstance(temperature, (int, float)) else temperature,
             compression_ratio_threshold=compression_ratio_threshold,
@@ -162,6 +158,20 @@ class Transcriber:
         samples = open_sound(sound, SAMPLE_RATE, self._limits)
         wanted = _Wanted(task, options, fallback, condition_on_previous_text)
         return self._transcript(self.features(samples), len(samples) // HOP, language, wanted)
+
+    def _check(self, task: str, language: str | None) -> None:
+        """Raise OptionError for a task or a language that is not known."""
+        for place, given, known in (("task", task, _TASKS), ("language", language, self.languages)):
+            if given is not None and given not in known:
+                cause = f"the {place} {given!r} is not known"
+                remedy = nearest(str(given), known) if known else f"leave the {place} out"
+                raise OptionError(cause, place=place, remedy=remedy)
+        if not self.languages and task != "transcribe":
+            raise OptionError(
+                "the model's files name no languages, without which it does not translate",
+                place="task",
+                remedy="download generation_config.json into the folder, or load a model of several languages",
+            )
 
     def features(self, samples: np.ndarray) -> np.ndarray:
         """Return the spectrogram of a sound and of a window of silence after it, f32[mel bins, frames]."""
