@@ -220,6 +220,8 @@ def test_what_cannot_be_heard_is_an_error(own, tmp_path) -> None:
         own.transcribe(sound, language="ed")
     with pytest.raises(OptionError, match="task 'sing' is not known"):
         own.transcribe(sound, task="sing")
+    with pytest.raises(OptionError, match="task None is not known"):
+        own.transcribe(sound, task=None)
     for given in (5, ["en"]):
         with pytest.raises(OptionError, match=r"known: de, en"):
             own.transcribe(sound, language=given)

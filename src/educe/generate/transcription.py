@@ -162,7 +162,7 @@ class Transcriber:
     def _check(self, task: str, language: str | None) -> None:
         """Raise OptionError for a task or a language that is not known."""
         for place, given, known in (("task", task, _TASKS), ("language", language, self.languages)):
-            if given is not None and given not in known:
+            if given not in known and not (place == "language" and given is None):
                 cause = f"the {place} {given!r} is not known"
                 remedy = nearest(str(given), known) if known else f"leave the {place} out"
                 raise OptionError(cause, place=place, remedy=remedy)
@@ -170,7 +170,7 @@ class Transcriber:
             raise OptionError(
                 "the model's files name no languages, without which it does not translate",
                 place="task",
-                remedy="download generation_config.json into the folder, or load a model of several languages",
+                remedy="download generation_config.json into the folder, or take a multilingual model",
             )
 
     def features(self, samples: np.ndarray) -> np.ndarray:
