@@ -30,6 +30,7 @@ from educe.formats import checkpoint
 from educe.generate.generator import Generator
 from educe.generate.perplexity import windows
 from educe.generate.runner import Runner
+from educe.generate.statistics import Statistics
 from educe.generate.step import Slice
 from educe.generate.stream import Completion, Piece, Stream
 from educe.generate.writing import Writing
@@ -270,6 +271,42 @@ def test_a_fault_in_one_sample_ends_its_request_once_and_returns_all_blocks(
     assert all(isinstance(item, Piece) for item in ends[:-1])
     assert writer._engine._scheduler.blocks.num_used == 0
     assert not writer._engine._scheduler.has_work
+
+
+def test_statistics_count_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    def choose(self: Writing, logits: np.ndarray, draft: Any) -> Any:
+        if self.sequence.max_tokens == 5:
+            raise RuntimeError("broken")
+        if self.sequence.max_tokens == 20:
+            at_once.append(own.statistics())
+        return plain(self, logits, draft)
+
+    at_once: list[Statistics] = []
+    plain, prompt = Writing.choose, "Tom had a red ball. " * 12
+    monkeypatch.setattr(Writing, "choose", choose)
+    with educe.generator(STORIES, max_sequences=3) as own:
+        before = own.statistics()
+        assert (before.num_requests, before.num_steps, before.num_used_blocks) == (0, 0, 0)
+        first = own.generate(prompt, max_tokens=4)
+        again = own.generate(prompt, max_tokens=20, n=3)
+        with pytest.raises(EngineError):
+            own.generate("Once", max_tokens=5)
+        found = own.statistics()
+    assert (found.num_requests, found.num_completed, found.num_failed) == (3, 2, 1)
+    assert found.num_prompt_tokens == 2 * first.num_prompt_tokens + len(own.encode("Once"))
+    assert found.num_cached_tokens == again.num_cached_tokens >= found.block_size
+    assert found.num_tokens == first.num_tokens + again.num_tokens
+    assert 0 < found.num_accepted_tokens <= found.num_draft_tokens
+    assert 0 < found.num_steps <= found.num_tokens + 2
+    assert (found.num_running, found.num_waiting, found.num_used_blocks, found.num_preemptions) == (
+        0,
+        0,
+        0,
+        0,
+    )
+    assert (at_once[0].num_running, at_once[0].num_waiting) == (1, 2)
+    assert {each.num_running for each in at_once[3:6]} == {3}
+    assert all(0 < each.num_used_blocks <= each.num_blocks for each in at_once)
 
 
 def test_what_does_not_fit_is_refused_and_never_cut(writer: Generator) -> None:

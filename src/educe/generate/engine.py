@@ -7,6 +7,8 @@ import gc
 import threading
 import time
 import weakref
+from collections import Counter
+from collections.abc import Mapping
 from collections.abc import Sequence as Tokens
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ from educe.generate.order import Order
 from educe.generate.sampling import Choice
 from educe.generate.scheduler import Scheduler
 from educe.generate.sequence import FinishReason, Sequence
+from educe.generate.statistics import Statistics
 from educe.generate.step import Row, Step
 from educe.generate.stream import Completion, Output, Seconds, Stream
 from educe.generate.writing import Scoring, Writing
@@ -77,6 +80,8 @@ class Engine:
         self._thread: threading.Thread | None = None
         self._closed = False
         self._jobs: dict[Sequence, tuple[_Request, int, Writing | Scoring]] = {}
+        # What has been done, by the fields of `Statistics`.
+        self._totals: Counter[str] = Counter()
         _ENGINES.add(self)
         renew_when_forked(self)
         with self._changed:
@@ -124,6 +129,19 @@ class Engine:
         """Most texts that are written at once."""
         return self._scheduler.max_sequences
 
+    def statistics(self) -> Statistics:
+        """Return what it does at this moment, and has done so far."""
+        with self._changed:
+            running, blocks = len(self._scheduler.running), self._scheduler.blocks
+            return Statistics(
+                num_running=running,
+                num_waiting=len(self._jobs) - running,
+                num_blocks=blocks.num_blocks,
+                num_used_blocks=blocks.num_used,
+                block_size=blocks.block_size,
+                **self._totals,
+            )
+
     def close(self) -> None:
         """Cancel everything, end the thread, and give memory back; what is submitted later is refused."""
         with self._changed:
@@ -147,6 +165,7 @@ class Engine:
         self._changed = threading.Condition()
         self._thread = None
         self._scheduler.clear()
+        self._totals = Counter()
         lost = {request for request, _, _ in self._jobs.values()}
         self._jobs = {}
         for request in lost:
@@ -160,6 +179,7 @@ class Engine:
                 sequence.share_less(model.salt(sequence.span))
         self._start()
         samples = self._scheduler.submit(sequence, num_samples)
+        self._totals["num_requests"] += 1
         self._changed.notify_all()
         return samples
 
@@ -255,6 +275,10 @@ class Engine:
             request = self._jobs[row.sequence][0]
             if request.started is None:
                 request.started, request.num_cached = now, row.start
+                self._totals["num_prompt_tokens"] += request.num_prompt
+                self._totals["num_cached_tokens"] += row.start
+        self._totals["num_steps"] += bool(step.rows)
+        self._totals["num_preemptions"] += len(step.preempted)
 
     def _take(self, row: Row, logits: np.ndarray) -> None:
         """Have a row's samples choose, and tell what they chose before those of the next row do.
@@ -272,8 +296,15 @@ class Engine:
             counts = {sample: len(sample.tokens) for sample in chosen}
             tokens = {sample: [choice.token for choice in taken] for sample, taken in chosen.items()}
             self._scheduler.commit(row, tokens)
+            self._count(row, tokens)
             for sample, choices in chosen.items():
                 self._tell(sample, choices[: len(sample.tokens) - counts[sample]])
+
+    def _count(self, row: Row, tokens: Mapping[Sequence, Tokens[int]]) -> None:
+        self._totals["num_tokens"] += sum(len(each) for each in tokens.values())
+        self._totals["num_draft_tokens"] += row.num_drafts
+        if row.num_drafts and row.sequence in tokens:
+            self._totals["num_accepted_tokens"] += len(tokens[row.sequence]) - 1
 
     def _choose(self, row: Row, logits: np.ndarray) -> dict[Sequence, list[Choice]]:
         """Return what each sample of a row writes."""
@@ -317,6 +348,7 @@ class Engine:
         del self._jobs[sequence]
         request.open.remove(sequence)
         if not request.open:
+            self._totals["num_completed"] += 1
             request.stream.put(request.completion(time.perf_counter()))
 
     def _give_up(self, step: Step, fault: Exception) -> None:
@@ -338,6 +370,7 @@ class Engine:
             for sequence in request.open:
                 self._scheduler.finish(sequence, "failed")
                 self._jobs.pop(sequence, None)
+            self._totals["num_failed"] += 1
         request.stream.put(
             fault if isinstance(fault, EduceError) else EngineError(f"a step failed: {fault!r}")
         )

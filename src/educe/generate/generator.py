@@ -23,6 +23,7 @@ from educe.generate.parameters import Progress
 from educe.generate.perplexity import Perplexity, Window, windows
 from educe.generate.runners import runner_for
 from educe.generate.scheduler import Scheduler
+from educe.generate.statistics import Statistics
 from educe.generate.stream import Completion, Score, Stream
 from educe.limits import DEFAULT_LIMITS, Limits, format_bytes
 from educe.model.checkpoint import Checkpoint
@@ -281,6 +282,10 @@ class Generator:
         finally:
             for stream, _ in readings:
                 stream.cancel()
+
+    def statistics(self) -> Statistics:
+        """Return what is under way, how much of the cache is used, and what has been done so far."""
+        return self._engine.statistics()
 
     def close(self) -> None:
         """End all texts, and return the memory; the generator is of no use afterwards."""
