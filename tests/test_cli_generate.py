@@ -110,6 +110,17 @@ class TestGenerate:
         assert {error["error"]["kind"] for error in errors} == {"InputError"}
         assert "0xff" in errors[0]["error"]["cause"]
 
+    @pytest.mark.parametrize(
+        ("option", "place"), [(("--temperature", -1), "--temperature"), (("--regex", "("), "--regex")]
+    )
+    def test_a_wrong_option_is_told_once_and_not_of_each_prompt(
+        self, run: Run, option: tuple[Any, ...], place: str
+    ) -> None:
+        status, out, err = run("generate", STORIES, "--prompts", "-", *option, "--json", stdin=b"Tom\nBen\n")
+        assert (status, out) == (USER, "")
+        (error,) = lines(err)
+        assert error["error"]["place"] == place
+
     def test_several_texts_are_shown_whole(self, run: Run) -> None:
         options = ("--n", 2, "--temperature", 1, "--seed", 3, "--max-tokens", 8)
         first, second = (run("generate", STORIES, "Tom", *options) for _ in range(2))

@@ -12,9 +12,9 @@ import msgspec
 
 from educe.cli.completions import completion_fields
 from educe.cli.inputs import num_lines
-from educe.cli.screen import error_fields, print_json
+from educe.cli.screen import print_failure, print_json
 from educe.cli.tracking import progress_bar
-from educe.errors import EduceError, InputError
+from educe.errors import EduceError, InputError, OptionError
 from educe.files import open_regular
 from educe.generate.batch import Request
 from educe.generate.generator import Generator
@@ -39,26 +39,30 @@ def write_all(generator: Generator, name: str, options: dict[str, Any]) -> int:
             with ``prompt`` or ``messages``, and options of its own.
         options: Those of all prompts.
     """
-    status = 0
+    status, is_answered = 0, False
     with (
         sys.stdin.buffer if name == "-" else open_regular(name) as file,
         progress_bar(not sys.stdout.isatty()) as progress,
     ):
         bar = progress.add_task("writing", total=num_lines(name), rate=0.0)
-        for row, result in _results(generator, _lines(file, DEFAULT_LIMITS), options):
+        for line, result in _results(generator, _lines(file, DEFAULT_LIMITS), options):
+            # A fault of the options is one of the command, not of each line.
+            if isinstance(result, OptionError) and isinstance(line.request, str) and not is_answered:
+                raise result
             if isinstance(result, EduceError):
                 status = max(status, result.exit_status)
-                print_json({"input": name, "row": row, "error": error_fields(result)}, sys.stderr)
+                print_failure(name, result, json=True, row=line.row)
             else:
-                print_json({"row": row, **completion_fields(generator, result)})
+                is_answered = True
+                print_json({"row": line.row, **completion_fields(generator, result)})
             progress.update(bar, advance=1, rate=progress.tasks[bar].speed or 0.0)
     return status
 
 
 def _results(
     generator: Generator, lines: Iterator[_Line], options: dict[str, Any]
-) -> Iterator[tuple[int, Completion | EduceError]]:
-    """Yield what becomes of each line, in their order."""
+) -> Iterator[tuple[_Line, Completion | EduceError]]:
+    """Yield the lines with what becomes of each, in their order."""
     taken: deque[_Line] = deque()
 
     def requests() -> Iterator[Request]:
@@ -67,13 +71,13 @@ def _results(
             if not isinstance(line.request, EduceError):
                 yield line.request
 
-    def broken() -> Iterator[tuple[int, EduceError]]:
+    def broken() -> Iterator[tuple[_Line, EduceError]]:
         while taken and isinstance(error := taken[0].request, EduceError):
-            yield taken.popleft().row, error
+            yield taken.popleft(), error
 
     for result in generator.batch(requests(), **options):
         yield from broken()
-        yield taken.popleft().row, result
+        yield taken.popleft(), result
     yield from broken()
 
 
