@@ -214,9 +214,7 @@ def test_a_request_that_fails_at_a_step_harms_no_other(
     assert outputs([stream.result() for stream in beside]) == outputs(alone)
 
 
-def test_a_token_leaves_before_the_next_row_is_chosen(
-    writer: Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_token_leaves_before_the_next_row_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     def choose(self: Writing, logits: np.ndarray, draft: Any) -> Any:
         if self.sequence.max_tokens == 11:
             chosen.append(1)
@@ -230,20 +228,21 @@ def test_a_token_leaves_before_the_next_row_is_chosen(
     read: list[object] = []
     come: list[bool] = []
     monkeypatch.setattr(Writing, "choose", choose)
-    first = writer.stream("Once upon a time", max_tokens=11)
-    second = writer.stream("One day,", max_tokens=10)
-    for piece in first:
-        with changed:
-            read.append(piece)
-            changed.notify_all()
-    assert second.result().num_tokens == 10
+    with educe.generator(STORIES) as own:
+        first = own.stream("Once upon a time", max_tokens=11)
+        second = own.stream("One day,", max_tokens=10)
+        for piece in first:
+            with changed:
+                read.append(piece)
+                changed.notify_all()
+        assert second.result().num_tokens == 10
     assert all(come)
 
 
 @pytest.mark.parametrize("place", ["choose", "take"])
 @pytest.mark.parametrize("number", [0, 1, 4])
 def test_a_fault_in_one_sample_ends_its_request_once_and_returns_all_blocks(
-    writer: Generator, monkeypatch: pytest.MonkeyPatch, place: str, number: int
+    monkeypatch: pytest.MonkeyPatch, place: str, number: int
 ) -> None:
     def fail(self: Writing, *given: Any) -> Any:
         calls.append(self)
@@ -260,17 +259,17 @@ def test_a_fault_in_one_sample_ends_its_request_once_and_returns_all_blocks(
     plain, plain_put = getattr(Writing, place), Stream.put
     monkeypatch.setattr(Writing, place, fail)
     monkeypatch.setattr(Stream, "put", put)
-    stream = writer.stream("Tom had a", max_tokens=50, n=3)
-    with pytest.raises(EngineError, match="broken"):
-        stream.result()
-    monkeypatch.undo()
-    beside = writer.stream("Once", max_tokens=3)
-    assert beside.result().num_tokens == 3
+    with educe.generator(STORIES) as own:
+        stream = own.stream("Tom had a", max_tokens=50, n=3)
+        with pytest.raises(EngineError, match="broken"):
+            stream.result()
+        monkeypatch.undo()
+        assert own.generate("Once", max_tokens=3).num_tokens == 3
+        found = own.statistics()
     assert len(calls) == number + 1
-    assert [type(item) for item in ends[-1:]] == [EngineError]
+    assert isinstance(ends[-1], EngineError)
     assert all(isinstance(item, Piece) for item in ends[:-1])
-    assert writer._engine._scheduler.blocks.num_used == 0
-    assert not writer._engine._scheduler.has_work
+    assert (found.num_failed, found.num_used_blocks, found.num_running, found.num_waiting) == (1, 0, 0, 0)
 
 
 def test_statistics_count_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:

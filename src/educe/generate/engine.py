@@ -79,7 +79,7 @@ class Engine:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
-        self._jobs: dict[Sequence, tuple[_Request, int, Writing | Scoring]] = {}
+        self._jobs: dict[Sequence, tuple[_Request, Writing | Scoring]] = {}
         # What has been done, by the fields of `Statistics`.
         self._totals: Counter[str] = Counter()
         _ENGINES.add(self)
@@ -98,17 +98,16 @@ class Engine:
             InputError: prompt and text never fit.
             OptionError: the engine is closed, or more texts are wanted than may run at once.
         """
-        tokens = order.sequence.tokens
         # Here, and not by the thread that others wait for.
-        prompt = PromptIndex(tokens) if lookup else None
+        prompt = PromptIndex(order.sequence.tokens) if lookup else None
         stream = Stream(lambda: self._cancel(request))
         with self._changed:
             samples = self._submit(order.sequence, len(order.states))
-            request = _Request(stream, len(tokens), time.perf_counter(), samples)
+            request = _Request(stream, order.sequence.num_prompt, time.perf_counter(), samples)
             try:
                 for index, (sample, state) in enumerate(zip(samples, order.states, strict=True)):
                     proposer = PromptLookup(prompt) if prompt is not None else None
-                    self._jobs[sample] = request, index, Writing(index, sample, state, order, proposer)
+                    self._jobs[sample] = request, Writing(index, sample, state, order, proposer)
             except Exception as fault:
                 self._fail(request, fault)
                 raise
@@ -121,7 +120,7 @@ class Engine:
         with self._changed:
             samples = self._submit(sequence, 1)
             request = _Request(stream, sequence.num_prompt, time.perf_counter(), samples)
-            self._jobs[sequence] = request, 0, scoring
+            self._jobs[sequence] = request, scoring
         return stream, scoring
 
     @property
@@ -166,7 +165,7 @@ class Engine:
         self._thread = None
         self._scheduler.clear()
         self._totals = Counter()
-        lost = {request for request, _, _ in self._jobs.values()}
+        lost = {request for request, _ in self._jobs.values()}
         self._jobs = {}
         for request in lost:
             request.stream.put(EngineError("the process was forked meanwhile", remedy="ask again"))
@@ -230,7 +229,7 @@ class Engine:
             step = self._scheduler.step()
             for sequence in step.cancelled:
                 self._tell(sequence, ())
-            self._note_starts(step)
+            self._note(step)
         if not step.rows:
             return
         try:
@@ -252,7 +251,7 @@ class Engine:
             self._ask(self._draft)
             return
         with self._changed:
-            jobs = [job for sequence, (_, _, job) in self._jobs.items() if sequence.num_pending == 1]
+            jobs = [job for sequence, (_, job) in self._jobs.items() if sequence.num_pending == 1]
         for job in jobs:
             if isinstance(job, Writing):
                 job.propose()
@@ -269,15 +268,16 @@ class Engine:
         if self._draft is not None:
             self._draft.copy(copies)
 
-    def _note_starts(self, step: Step) -> None:
+    def _note(self, step: Step) -> None:
+        """Note which requests begin with a step, and count."""
         now = time.perf_counter()
         for row in step.rows:
-            request = self._jobs[row.sequence][0]
+            request, _ = self._jobs[row.sequence]
             if request.started is None:
                 request.started, request.num_cached = now, row.start
                 self._totals["num_prompt_tokens"] += request.num_prompt
                 self._totals["num_cached_tokens"] += row.start
-        self._totals["num_steps"] += bool(step.rows)
+        self._totals["num_steps"] += 1 if step.rows else 0
         self._totals["num_preemptions"] += len(step.preempted)
 
     def _take(self, row: Row, logits: np.ndarray) -> None:
@@ -287,7 +287,7 @@ class Engine:
         """
         chosen: dict[Sequence, list[Choice]] = {}
         if row.sequence in self._jobs:  # it has not failed by another row
-            request = self._jobs[row.sequence][0]
+            request, _ = self._jobs[row.sequence]
             try:
                 chosen = self._choose(row, logits)
             except Exception as fault:
@@ -308,14 +308,14 @@ class Engine:
 
     def _choose(self, row: Row, logits: np.ndarray) -> dict[Sequence, list[Choice]]:
         """Return what each sample of a row writes."""
-        job = self._jobs[row.sequence][2]
+        _, job = self._jobs[row.sequence]
         if isinstance(job, Scoring):
             job.take(row.positions, logits)
             return {row.sequence: []}
         draft = row.tokens[len(row.tokens) - row.num_drafts :]
         chosen: dict[Sequence, list[Choice]] = {}
         for sample in row.samples:
-            job = self._jobs[sample][2]
+            _, job = self._jobs[sample]
             assert isinstance(job, Writing)
             chosen[sample] = job.choose(logits[-1 - len(draft) :], draft)
         return chosen
@@ -324,7 +324,7 @@ class Engine:
         """Hand on what a text has gained, and take it out if it has ended."""
         if sequence not in self._jobs:  # another of its request has failed
             return
-        request, _, job = self._jobs[sequence]
+        request, job = self._jobs[sequence]
         reason = sequence.finish_reason
         try:
             if isinstance(job, Writing):
@@ -342,9 +342,9 @@ class Engine:
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         """Take out a text that has ended, and tell what became of its request when all have."""
-        request, index, job = self._jobs[sequence]
+        request, job = self._jobs[sequence]
         if isinstance(job, Writing):
-            request.outputs[index] = job.output(reason)
+            request.outputs[job.index] = job.output(reason)
         del self._jobs[sequence]
         request.open.remove(sequence)
         if not request.open:
@@ -361,7 +361,7 @@ class Engine:
     def _fail_all(self, fault: Exception) -> None:
         with self._changed:
             self._scheduler.rollback()
-            for request in {request for request, _, _ in self._jobs.values()}:
+            for request in {request for request, _ in self._jobs.values()}:
                 self._fail(request, fault)
 
     def _fail(self, request: _Request, fault: Exception) -> None:

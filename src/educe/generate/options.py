@@ -149,7 +149,7 @@ def sampling_defaults(checkpoint: Checkpoint) -> dict[str, Any]:
         SamplingOptions(**named)
     except OptionError as error:
         raise ModelFileError(
-            error.cause,
+            f"{error.place} {error.cause}",
             path=checkpoint.path,
             place="generation_config.json",
             remedy="use the file that came with the weights",

@@ -19,11 +19,15 @@ class Writing:
     """One text in the making: its tokens are chosen, spelled, and held back while they may be a stop string.
 
     Args:
-        index: Which of the texts of one prompt it is.
+        index: Its number among the texts of one prompt.
         sequence: Its tokens.
         state: How they are chosen.
         order: How they are spelled, and what else becomes of them.
         lookup: What proposes tokens, if anything does.
+
+    Attributes:
+        index: Which of the texts of one prompt it is.
+        sequence: Its tokens.
     """
 
     def __init__(
@@ -35,7 +39,8 @@ class Writing:
         lookup: PromptLookup | None,
     ) -> None:
         self.sequence = sequence
-        self._index, self._state, self._lookup = index, state, lookup
+        self.index = index
+        self._state, self._lookup = state, lookup
         self._decoder = order.spell()
         self._stops = StopStrings(order.stop)
         self._parser = order.parse() if order.parse else None
@@ -90,7 +95,7 @@ class Writing:
         calls = tuple(delta for delta in deltas if isinstance(delta, ToolCallDelta))
         if reason:
             self._content, self._calls = collect(self._deltas)
-        return Piece(text, tokens, self._index, logprobs, calls, reason and self._end_reason(reason))
+        return Piece(text, tokens, self.index, logprobs, calls, reason and self._end_reason(reason))
 
     def _read(self, text: str, is_end: bool) -> list[Delta]:
         """Return the content and the calls of tools that a text adds."""
