@@ -418,6 +418,11 @@ class TestScores:
         assert status == USER
         assert "add --tokens" in err
 
+    def test_a_window_that_does_not_fit_is_a_fault_of_the_command(self, run: Run) -> None:
+        status, out, err = run("perplexity", STORIES, *[ROOT / "LICENSE"] * 2, "--window", 10**6)
+        assert (status, out) == (USER, "")
+        assert err == "OptionError --window: expected 1 to 512 tokens, found 1,000,000\n"
+
     def test_perplexity_of_long_texts(self, run: Run, tmp_path: Path, story: str) -> None:
         path = tmp_path / "a.txt"
         path.write_text(story * 10)

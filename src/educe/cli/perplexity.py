@@ -13,7 +13,7 @@ from educe.cli.inputs import read_text_argument
 from educe.cli.loading import ScoringOptions, model_fields, open_generator
 from educe.cli.screen import print_failure, print_json, print_table
 from educe.cli.tracking import progress_bar
-from educe.errors import EduceError
+from educe.errors import EduceError, OptionError
 from educe.generate.generator import Generator
 from educe.generate.perplexity import Perplexity
 
@@ -44,6 +44,9 @@ def command(
             try:
                 found = _measure(generator, name, window, stride)
             except EduceError as error:
+                # A fault of the options is one of the command, not of each text.
+                if isinstance(error, OptionError):
+                    raise
                 status = max(status, error.exit_status)
                 print_failure(name, error, json=json)
             else:

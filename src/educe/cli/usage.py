@@ -11,7 +11,7 @@ from typer.exceptions import TyperException
 
 from educe.errors import EduceError, OptionError
 
-_KEYWORD = re.compile(r"\b[a-z]+(?:_[a-z]+)+\b")
+_KEYWORD = re.compile(r"\b[a-z]+(?:_[a-z]+)+\b|\b[a-z]+(?==)")
 
 
 class Subcommand(TyperCommand):
@@ -32,7 +32,7 @@ def name_as_typed(error: EduceError, names: Mapping[str, str]) -> None:
     """Put what is typed in the place of the keywords in Python that an error names.
 
     Words without an underscore, such as ``context``, may be words of a sentence: they are taken for keywords
-    only where they are the whole place of the error.
+    only before an equals sign, or where they are the whole place of the error.
 
     Args:
         names: What is typed for each keyword.
