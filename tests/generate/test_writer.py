@@ -125,3 +125,12 @@ def test_a_source_that_is_too_long_is_to_be_shortened(model) -> None:
         writer.reading(100_000, lambda blocks: None),
     ):
         raise AssertionError("nothing is read")
+
+
+def test_logits_of_a_text_without_room_are_an_error(model) -> None:
+    writer = Writer(model, LONGEST, bytes_of(model, 2))
+    with writer.reading(3, lambda blocks: model.encode([[9, 8, 7]], [blocks])) as source:
+        with pytest.raises(LimitError, match=r"a text of 1,000 tokens needs .* are given"):
+            writer.logits(source, [2] * 1000)
+        assert writer.logits(source, PROMPT).ndim == 1
+    assert len(write(writer, model)) == len(SOURCES)
