@@ -6,11 +6,13 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
 from educe.errors import EduceError
 from educe.limits import format_bytes
+from educe.serve import text_tensors
 from educe.serve.batcher import Batcher
 from educe.serve.faults import NotFound, NotReady
 from educe.serve.lane import Lane
@@ -129,8 +131,7 @@ class Repository:
         deployment = entry.deployment or await self._load(entry)
         if version not in (None, deployment.version):
             raise NotFound(f"the model {name!r} has no version {version!r}", place="model_version")
-        self._recent.pop(name, None)
-        self._recent[name] = None
+        self._note_use(name)
         return deployment
 
     async def load(self, name: str) -> Deployment:
@@ -153,10 +154,12 @@ class Repository:
             self._drop(entry)
 
     async def load_all(self) -> None:
-        """Load all models that fit into the memory, in their order."""
+        """Load all models that fit into the memory, in their order; what is wrong with others is logged."""
         for entry in self._entries.values():
-            if self._room() >= entry.source.size_bytes():
-                await self._load(entry)
+            with suppress(NotReady):
+                entry.is_wanted = self._has_room(entry)
+                if entry.is_wanted:
+                    await self._load(entry)
 
     def close(self) -> None:
         """Take all models out of use."""
@@ -181,6 +184,7 @@ class Repository:
                 entry.reason = error.cause
                 raise NotReady(f"the model {entry.source.name!r} cannot be loaded: {error.cause}") from None
             old, entry.deployment = entry.deployment, self._deploy(entry, version, served)
+            self._note_use(entry.source.name)
             entry.state, entry.reason, entry.is_wanted = "READY", "", True
             if old is not None:
                 old.retire()
@@ -188,11 +192,13 @@ class Repository:
             return entry.deployment
 
     def _deploy(self, entry: Entry, version: str, served: Served) -> Deployment:
+        settings = self._settings
+        batcher = Batcher(settings.max_batch, settings.max_waiting, settings.target_seconds)
         lane = None
         if isinstance(served, PredictorModel):
-            settings = self._settings
-            batcher = Batcher(settings.max_batch, settings.max_waiting, settings.target_seconds)
             lane = Lane(served.run, batcher, self._pool, served.predictor.executable.compile_seconds)
+        elif served.kind != "generator":
+            lane = Lane(lambda group, requests: text_tensors.run(served, requests), batcher, self._pool)
         return Deployment(entry.source.name, version, served, lane, served.memory_bytes)
 
     def _make_room(self, entry: Entry) -> None:
@@ -207,6 +213,16 @@ class Repository:
                 self._drop(other)
         if self._room() < needed:
             raise NotReady(f"{format_bytes(needed)} of memory are not free", retry_after=1.0)
+
+    def _note_use(self, name: str) -> None:
+        self._recent.pop(name, None)
+        self._recent[name] = None
+
+    def _has_room(self, entry: Entry) -> bool:
+        try:
+            return self._room() >= entry.source.size_bytes()
+        except EduceError:
+            return True  # and loading it says what is wrong
 
     def _room(self) -> float:
         if self._settings.memory_bytes is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import math
 import os
 import signal
 import socket
@@ -20,13 +20,13 @@ from educe.serve.http.connection import Connection
 from educe.serve.http.predict import Predict
 from educe.serve.http.probes import Probes
 from educe.serve.http.v2 import V2
+from educe.serve.http.v2_generate import Generate
 from educe.serve.inference import Inference
 from educe.serve.opening import ModelSource
 from educe.serve.repository import Repository
 from educe.serve.settings import ServerSettings
 
-_LOG = logging.getLogger("educe.serve")
-_POLL_SECONDS = 0.02
+_POLL_SECONDS = 0.005
 
 
 class _Http(uvicorn.Server):
@@ -102,20 +102,22 @@ class Server:
         pool = ThreadPoolExecutor(max(4, 2 * usable_cores()), thread_name_prefix="educe-serve")
         repository = Repository(self.sources, self.settings, pool)
         inference = Inference(repository, self.settings, pool)
-        families = (Probes(inference), V2(inference), Predict(inference))
+        families = (Probes(inference), V2(inference), Generate(inference), Predict(inference))
         app = App([route for family in families for route in family.routes()], self.settings)
         http = self._http(app)
+        serving = asyncio.create_task(http.serve([listener]))
         try:
-            serving = asyncio.create_task(http.serve([listener]))
+            while not http.started and not serving.done():
+                await asyncio.sleep(_POLL_SECONDS)
             await repository.load_all()
             host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
             scheme = "http" if self.settings.certificate is None else "https"
             when_ready(f"{scheme}://{host}:{listener.getsockname()[1]}")
             await self._end.wait()
-            await self._drain(app)
+        finally:
+            app.is_draining = True
             http.should_exit = True
             await serving
-        finally:
             repository.close()
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -133,16 +135,6 @@ class Server:
             server_header=False,
             ssl_certfile=settings.certificate,
             ssl_keyfile=settings.private_key,
-            timeout_graceful_shutdown=1,
+            timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
         )
         return _Http(config)
-
-    async def _drain(self, app: App) -> None:
-        """Let the requests that are there end, within the time for it."""
-        app.is_draining = True
-        assert self._loop is not None
-        end = self._loop.time() + self.settings.drain_seconds
-        while app.num_requests and self._loop.time() < end:
-            await asyncio.sleep(_POLL_SECONDS)
-        if app.num_requests:
-            _LOG.warning("%d requests did not end in time", app.num_requests)

@@ -127,6 +127,8 @@ class App:
             response.headers.append((b"retry-after", b"%d" % max(1, round(refused.retry_after))))
         if isinstance(refused, Unauthorized):
             response.headers.append((b"www-authenticate", b"Bearer"))
+        if isinstance(refused, TooLarge):
+            response.headers.append((b"connection", b"close"))
         if isinstance(refused, MethodNotAllowed):
             response.headers.append((b"allow", ", ".join(refused.allowed).encode()))
         return response
@@ -183,14 +185,14 @@ class App:
         body: bytes = message.get("body", b"")
         if message.get("more_body"):
             content = bytearray(body)
-            while message.get("more_body"):
+            while message.get("more_body") and len(content) <= most:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise asyncio.CancelledError
                 content += message["body"]
-                if len(content) > most:
-                    raise _too_large(most)
             body = bytes(content)
+        if len(body) > most:
+            raise _too_large(most)
         coding = headers.get(b"content-encoding", b"identity").lower()
         return body if coding == b"identity" else _decompressed(body, coding, most)
 

@@ -1,0 +1,139 @@
+"""Who may ask what, and in which words it is answered."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+
+from educe.errors import OptionError
+from educe.serve import ServerLimits, ServerSettings
+from tests.serve.conftest import Client, serving
+
+KEY = "a-key-of-some-length"
+INFER = "/v2/models/breast_cancer/infer"
+ROW = {"inputs": [{"name": "features", "shape": [1, 30], "datatype": "FP32", "data": [0.5] * 30}]}
+
+
+@pytest.fixture(scope="module")
+def locked() -> Iterator[Client]:
+    with serving("breast_cancer", api_keys=(KEY, "another-long-enough"), admin=True) as found:
+        yield found
+
+
+def test_a_key_is_demanded_on_all_routes_but_probes(locked: Client) -> None:
+    paths = ["/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/breast_cancer", "/openapi.json"]
+    variants = ["//v2", "/V2", "/v2/", "/%76%32", "/v2;a", "/./v2", "/livez/../v2", "/v2%2f", "/nothing"]
+    for path in (*paths, *variants, INFER, "/v2/repository/models/breast_cancer/load"):
+        for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+            for key in (None, "Bearer wrong-key-entirely", f"Basic {KEY}", f"Bearer {KEY[:-1]}", "Bearer "):
+                headers = {} if key is None else {"authorization": key}
+                status, _, body = locked.ask(method, path, None if method == "GET" else b"{}", headers)
+                assert status in (401, 404, 405), (method, path, status, body)
+    for path in ("/livez", "/readyz"):
+        assert locked.ask("GET", path)[0] == 200
+
+
+def test_every_key_opens_every_route(locked: Client) -> None:
+    for key in (KEY, "another-long-enough"):
+        headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+        assert locked.ask("POST", INFER, json.dumps(ROW), headers)[0] == 200
+        assert locked.ask("GET", "/v2", None, {"authorization": f"bearer {key}"})[0] == 200
+
+
+def test_routes_that_change_models_are_there_only_if_they_are_wanted(client: Client, locked: Client) -> None:
+    load = "/v2/repository/models/breast_cancer/load"
+    assert client.ask("POST", load)[0] == 404
+    assert locked.ask("POST", load, b"", {"authorization": f"Bearer {KEY}"})[0] == 200
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost:1", ""])
+def test_pages_of_other_origins_are_refused(client: Client, origin: str) -> None:
+    status, headers, _ = client.ask("POST", INFER, ROW, {"origin": origin})
+    assert status == 403
+    assert "access-control-allow-origin" not in headers
+    own = f"http://{client.address}"
+    assert client.ask("POST", INFER, ROW, {"origin": own})[0] == 200
+
+
+def test_errors_say_what_and_where_in_each_family(client: Client) -> None:
+    status, headers, body = client.ask("POST", INFER, {"inputs": [{"name": 3}]})
+    assert status == 400
+    assert "inputs[0].name" in json.loads(body)["error"].replace("...", "0")
+    assert headers["x-request-id"]
+    status, _, body = client.ask("POST", "/v1/models/nix/predict", b"x")
+    fault = json.loads(body)["error"]
+    assert (status, fault["type"], fault["code"]) == (404, "invalid_request_error", "not_found")
+
+
+def test_a_request_keeps_its_id_if_it_is_a_decent_one(client: Client) -> None:
+    assert client.ask("GET", "/livez", None, {"x-request-id": "abc-1"})[1]["x-request-id"] == "abc-1"
+    assert client.ask("GET", "/livez", None, {"x-request-id": "a b<c>"})[1]["x-request-id"] != "a b<c>"
+
+
+def test_methods_that_a_route_lacks_are_named(client: Client) -> None:
+    status, headers, _ = client.ask("DELETE", "/v2")
+    assert (status, headers["allow"]) == (405, "GET")
+    assert client.ask("HEAD", "/v2")[2] == b""
+
+
+def test_bodies_may_be_compressed_within_bounds() -> None:
+    with serving("breast_cancer", server_limits=ServerLimits(body_bytes=20_000)) as client:
+        plain = json.dumps(ROW).encode()
+        for coding, content in (("gzip", gzip.compress(plain)), ("deflate", zlib.compress(plain))):
+            fields = {"content-encoding": coding, "content-type": "application/json"}
+            assert client.ask("POST", INFER, content, fields)[0] == 200
+            assert client.ask("POST", INFER, content[:-3], fields)[0] == 400
+            assert client.ask("POST", INFER, content + b"x", fields)[0] == 400
+        bomb = gzip.compress(b" " * 10_000_000)
+        fields = {"content-encoding": "gzip", "content-type": "application/json"}
+        assert client.ask("POST", INFER, bomb, fields)[0] == 413
+        assert client.ask("POST", INFER, plain, {**fields, "content-encoding": "br"})[0] == 415
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b'"x"', b"[" * 100_000, b"\xff\xfe", b"{}", b'{"inputs": 1}', b"nan"]
+)
+def test_what_is_no_request_is_refused(client: Client, body: bytes) -> None:
+    assert client.ask("POST", INFER, body, {"content-type": "application/json"})[0] == 400
+
+
+def test_a_deadline_is_kept(client: Client) -> None:
+    status, _, body = client.ask("POST", INFER, ROW, {"x-request-timeout-ms": "nonsense"})
+    assert status == 400
+    assert client.ask("POST", INFER, ROW, {"x-request-timeout-ms": "60000"})[0] == 200
+    picture = Path("zoo/images/zebra.jpeg").read_bytes()
+    fields = {"x-request-timeout-ms": "1"}
+    status, _headers, body = client.ask("POST", "/v1/models/mobilenet_v2/predict", picture, fields)
+    assert status == 504, body
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"host": "0.0.0.0"},
+        {"host": "0.0.0.0", "api_keys": (KEY,)},
+        {"api_keys": ("short",)},
+        {"certificate": Path("a.pem")},
+        {"max_batch": 0},
+        {"target_seconds": 0.0},
+    ],
+)
+def test_settings_that_are_unsafe_or_senseless_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(OptionError):
+        ServerSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_connection_serves_many_requests(client: Client) -> None:
+    connection = HTTPConnection(client.address, timeout=30)
+    for _ in range(50):
+        connection.request("POST", INFER, json.dumps(ROW), {"content-type": "application/json"})
+        answer = connection.getresponse()
+        assert answer.status == 200
+        answer.read()
+    connection.close()

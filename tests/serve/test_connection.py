@@ -1,0 +1,119 @@
+"""Clients that are slow, rude or gone, each over a socket of its own."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import pytest
+
+from educe.serve import ServerLimits
+from tests.serve.conftest import Client, serving
+
+SECONDS = 30
+HOST = b"Host: localhost\r\n"
+PATIENT = ServerLimits(
+    header_bytes=2000, num_headers=20, header_seconds=0.4, body_bytes=5000, body_seconds=0.4
+)
+
+
+@pytest.fixture(scope="module")
+def bounded() -> Iterator[Client]:
+    with serving("breast_cancer", server_limits=PATIENT) as found:
+        yield found
+
+
+@contextmanager
+def raw(client: Client) -> Iterator[socket.socket]:
+    address = urlsplit(client.url)
+    with socket.create_connection((address.hostname, address.port), timeout=SECONDS) as found:
+        yield found
+
+
+def received(connection: socket.socket) -> bytes:
+    content = b""
+    while part := connection.recv(65536):
+        content += part
+    return content
+
+
+def reply(client: Client, *parts: bytes) -> bytes:
+    """Return all that the server says to some bytes, until it closes."""
+    with raw(client) as connection:
+        for part in parts:
+            connection.sendall(part)
+        return received(connection)
+
+
+def test_a_header_that_does_not_come_is_not_waited_for(bounded: Client) -> None:
+    assert reply(bounded).startswith(b"HTTP/1.1 408 ")
+    assert reply(bounded, b"GET /livez HTTP/1.1\r\nHost: loc").startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(bounded: Client) -> None:
+    head = b"POST /v2/models/breast_cancer/infer HTTP/1.1\r\n" + HOST
+    assert reply(bounded, head + b"Content-Length: 100\r\n\r\n{").startswith(b"HTTP/1.1 408 ")
+    chunked = b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"
+    assert reply(bounded, head + chunked).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_second_request_has_its_own_time(bounded: Client) -> None:
+    with raw(bounded) as connection:
+        for _ in range(3):
+            connection.sendall(b"GET /livez HTTP/1.1\r\n" + HOST + b"\r\n")
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+            time.sleep(0.3)
+        connection.sendall(b"GET /livez HTTP/1.1\r\n")
+        assert received(connection).startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"GET /livez HTTP/1.1\r\n" + HOST + b"A: " + b"b" * 3000 + b"\r\n\r\n", 431),
+        (b"GET /livez HTTP/1.1\r\n" + HOST + b"A: b\r\n" * 30 + b"\r\n", 431),
+        (b"GET /" + b"a" * 3000 + b" HTTP/1.1\r\n" + HOST + b"\r\n", 431),
+        (b"GET http://localhost/livez HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+        (b"nonsense\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
+        (b"GET /livez HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n", 421),
+        (b"GET /livez HTTP/1.1\r\nConnection: close\r\n\r\n", 421),
+        (b"GET /livez HTTP/1.1\r\n" + HOST + HOST + b"Connection: close\r\n\r\n", 421),
+        (b"GET /livez HTTP/1.1\r\nHost: localhost?x\r\nConnection: close\r\n\r\n", 421),
+        (b"GET /livez HTTP/1.1\r\nHost: a@localhost\r\nConnection: close\r\n\r\n", 421),
+        (b"POST /v2/models/breast_cancer/infer HTTP/1.1\r\n" + HOST + b"Content-Length: 6000\r\n"
+         b"Connection: close\r\n\r\n", 413),
+        (b"POST /v2/models/breast_cancer/infer HTTP/1.1\r\n" + HOST + b"Content-Length: 5\r\n"
+         b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n", 400),
+    ],
+)  # fmt: skip
+def test_what_is_out_of_bounds_is_refused(bounded: Client, request_bytes: bytes, status: int) -> None:
+    assert reply(bounded, request_bytes).startswith(b"HTTP/1.1 %d " % status)
+
+
+def test_a_chunked_body_is_bounded_too(bounded: Client) -> None:
+    head = b"POST /v2/models/breast_cancer/infer HTTP/1.1\r\n" + HOST
+    chunk = b"400\r\n" + b" " * 1024 + b"\r\n"
+    said = reply(bounded, head + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n", *[chunk] * 8)
+    assert said.startswith(b"HTTP/1.1 413 ")
+
+
+def test_the_server_answers_after_all_that(bounded: Client) -> None:
+    for _ in range(200):
+        with raw(bounded) as connection:
+            connection.sendall(b"POST /v2/models/breast_cancer/infer HTTP/1.1\r\n" + HOST)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    body = {"inputs": [{"name": "features", "shape": [1, 30], "datatype": "FP32", "data": [0.5] * 30}]}
+    assert bounded.json("POST", "/v2/models/breast_cancer/infer", body)["outputs"][0]["shape"] == [1, 2]
+
+
+def test_requests_may_follow_each_other_before_the_answers(bounded: Client) -> None:
+    one = b"GET /v2/health/live HTTP/1.1\r\n" + HOST
+    said = reply(bounded, (one + b"\r\n") * 4 + one + b"Connection: close\r\n\r\n")
+    assert said.count(b"HTTP/1.1 200 OK") == 5
+    assert said.count(json.dumps({"live": True}, separators=(",", ":")).encode()) == 5
