@@ -1,0 +1,98 @@
+"""A server that is told to end answers what it was asked, and no more."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.serve.conftest import Client
+
+SECONDS = 60
+ROW = {"inputs": [{"name": "features", "shape": [1, 30], "datatype": "FP32", "data": [0.5] * 30}]}
+
+
+@contextmanager
+def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], Client]]:
+    command = [sys.executable, "-m", "educe", "serve", *arguments, "--port", "0"]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ})
+    try:
+        assert running.stderr is not None
+        line = next(line for line in running.stderr if "http://" in line)
+        yield running, Client(line.split()[0])
+    finally:
+        if running.poll() is None:
+            running.kill()
+        running.wait(SECONDS)
+        assert running.stderr is not None
+        running.stderr.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_no_request_that_was_taken_is_lost(number: signal.Signals) -> None:
+    answered, refused, faults = [0], [0], list[Any]()
+    with process("zoo/breast_cancer", "zoo/mobilenet_v2") as (running, client):
+        picture = (ROOT / "zoo" / "images" / "zebra.jpeg").read_bytes()
+
+        def ask(is_picture: bool) -> None:
+            while True:
+                try:
+                    if is_picture:
+                        found = client.ask("POST", "/v1/models/mobilenet_v2/predict", picture)
+                    else:
+                        found = client.ask("POST", "/v2/models/breast_cancer/infer", ROW)
+                except ConnectionError:  # it does not listen any more
+                    refused[0] += 1
+                    return
+                if found[0] != 200:
+                    faults.append(found)
+                answered[0] += 1
+
+        threads = [threading.Thread(target=ask, args=(index % 2 == 0,)) for index in range(6)]
+        for thread in threads:
+            thread.start()
+        while answered[0] < 20:
+            time.sleep(0.01)
+        running.send_signal(number)
+        assert running.wait(SECONDS) == 0
+        for thread in threads:
+            thread.join(SECONDS)
+    assert not faults
+    assert refused[0] == len(threads)
+
+
+def test_clients_that_go_do_not_end_the_server() -> None:
+    with process("zoo/mobilenet_v2") as (running, client):
+        import socket
+
+        host, _, port = client.address.partition(":")
+        for _ in range(30):
+            with socket.create_connection((host, int(port))) as connection:
+                connection.sendall(
+                    b"POST /v1/models/mobilenet_v2/predict HTTP/1.1\r\nHost: localhost\r\n"
+                    b"Content-Length: 3\r\n\r\nabc"
+                )
+        assert client.ask("GET", "/livez")[0] == 200
+        assert running.poll() is None
+
+
+def test_a_port_that_is_taken_is_said(tmp_path: object) -> None:
+    with process("zoo/breast_cancer") as (_, client):
+        port = client.address.rsplit(":", 1)[1]
+        command = [sys.executable, "-m", "educe", "serve", "zoo/breast_cancer", "--port", port]
+        second = subprocess.run(
+            command, capture_output=True, text=True, cwd=ROOT, timeout=SECONDS, check=False
+        )
+        assert second.returncode == 2
+        assert "--port" in second.stderr
+        assert json.loads(client.ask("GET", "/v2/health/live")[2]) == {"live": True}
