@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from educe.generate.generator import Generator
 from educe.model import ValueType
+from educe.serve import text_tensors
 from educe.serve.faults import BadRequest, DeadlineExceeded, Unprocessable
 from educe.serve.lane import Timing
 from educe.serve.repository import Deployment, Repository
-from educe.serve.served import PredictorModel
+from educe.serve.served import LanguageModelServed, PredictorModel
 from educe.serve.settings import ServerSettings
 from educe.tasks.predictor import Named, Result
 
@@ -30,6 +32,8 @@ class InferCall:
         feeds: The inputs, by name.
         deadline: When the answer is of no use any more, by the loop's clock.
         priority: Lower numbers go first.
+        parameters: What the request says beyond its inputs; only language models take any.
+        tenant: Only requests of one tenant share what is cached.
     """
 
     model: str
@@ -37,6 +41,8 @@ class InferCall:
     feeds: Mapping[str, np.ndarray]
     deadline: float = math.inf
     priority: int = 0
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +53,13 @@ class Inferred:
         version: The version that answered.
         outputs: The outputs, by name.
         timing: Where the time went.
+        is_last: Whether no more comes.
     """
 
     version: str
     outputs: Mapping[str, Any]
     timing: Timing
+    is_last: bool = True
 
 
 @dataclass(frozen=True)
@@ -75,18 +83,41 @@ class Inference:
             entry.state == "READY" or not entry.is_wanted for entry in self.repository.entries.values()
         )
 
-    def deadline(self, latest: float, timeout_us: int | None) -> float:
-        """Return the earlier of a deadline, and one that is so many microseconds from now."""
-        if not timeout_us:
-            return latest
-        return min(latest, asyncio.get_running_loop().time() + timeout_us / 1e6)
+    def call(
+        self,
+        model: str,
+        version: str | None,
+        feeds: Mapping[str, np.ndarray],
+        parameters: Mapping[str, Any],
+        *,
+        latest: float = math.inf,
+        tenant: str = "",
+    ) -> InferCall:
+        """Return a request for tensors as `infer` takes it.
+
+        Args:
+            model: The model's name.
+            version: Its version; None for the newest.
+            feeds: The inputs, by name.
+            parameters: The protocol's: ``timeout`` in microseconds, ``priority``, and the model's own.
+            latest: When the answer is of no use any more, by the loop's clock.
+            tenant: Only requests of one tenant share what is cached.
+
+        Raises:
+            BadRequest: a parameter is no whole number.
+        """
+        own = dict(parameters)
+        timeout, priority = (_integer(own, name) for name in ("timeout", "priority"))
+        if timeout > 0:
+            latest = min(latest, asyncio.get_running_loop().time() + timeout / 1e6)
+        return InferCall(model, version, feeds, latest, priority, own, tenant)
 
     def kinds(self, deployment: Deployment) -> tuple[Mapping[str, ValueType], Mapping[str, ValueType]]:
         """Return the inputs and outputs of a model, by name."""
         served = deployment.served
-        if not isinstance(served, PredictorModel):
-            raise Unprocessable(f"the model {deployment.name!r} takes no tensors")
-        return served.signature.inputs, served.signature.outputs
+        if isinstance(served, PredictorModel):
+            return served.signature.inputs, served.signature.outputs
+        return text_tensors.kinds(served)
 
     async def infer(self, call: InferCall) -> Inferred:
         """Run a model on tensors, together with others' if they come at once.
@@ -94,18 +125,48 @@ class Inference:
         Raises:
             NotFound: there is no such model or version.
             InputError: the tensors are not what the model takes.
+            BadRequest: it takes no such parameter.
             Overloaded: too many requests wait.
             DeadlineExceeded: the deadline has passed.
         """
         with await self.repository.use(call.model, call.version) as deployment:
             served, lane = deployment.served, deployment.lane
-            if not isinstance(served, PredictorModel) or lane is None:
-                raise Unprocessable(f"the model {call.model!r} takes no tensors")
+            if not isinstance(served, PredictorModel):
+                found, timing = await text_tensors.infer(served, lane, self._text_call(call), self.pool)
+                return Inferred(deployment.version, found, timing)
+            assert lane is not None
+            if call.parameters:
+                raise BadRequest(
+                    f"unknown parameter {min(call.parameters)[:50]!r}",
+                    place="parameters",
+                    remedy="known: priority, timeout",
+                )
             group, rows = served.group(call.feeds)
             outputs, timing = await lane.submit(
                 group, call.feeds, rows, deadline=call.deadline, priority=call.priority
             )
             return Inferred(deployment.version, outputs, timing)
+
+    async def stream(self, call: InferCall) -> AsyncIterator[Inferred]:
+        """Yield what comes of a request: a generator's text in pieces, else all at once; see `infer`."""
+        with await self.repository.use(call.model, call.version) as deployment:
+            model = deployment.served.model if isinstance(deployment.served, LanguageModelServed) else None
+            if not isinstance(model, Generator):
+                yield await self.infer(call)
+                return
+            async for found, timing, is_last in text_tensors.stream(model, self._text_call(call), self.pool):
+                yield Inferred(deployment.version, found, timing, is_last)
+
+    def _text_call(self, call: InferCall) -> text_tensors.TextCall:
+        return text_tensors.TextCall(
+            call.feeds,
+            call.parameters,
+            call.deadline,
+            call.priority,
+            call.tenant,
+            self.settings.server_limits.num_items,
+            self.settings.max_waiting,
+        )
 
     async def task(self, model: str) -> str:
         """Return the name of a model's task."""
@@ -136,3 +197,11 @@ class Inference:
             if not items:
                 raise BadRequest("the input holds nothing to answer about")
             return await lane.submit(served.item_group(), items, len(items), deadline=deadline)
+
+
+def _integer(parameters: dict[str, Any], name: str) -> int:
+    """Take a whole number out of a request's parameters; 0 if it has none."""
+    value = parameters.pop(name, 0)
+    if type(value) is not int or not -(2**31) <= value < 2**63:
+        raise BadRequest("expected a whole number", place=f"parameters.{name}")
+    return value

@@ -17,12 +17,11 @@ from educe.serve.http import v2_types as types
 from educe.serve.http.exchange import Request, Response, decode, encode, json_response
 from educe.serve.http.routes import Route
 from educe.serve.http.v2_tensors import read_inputs, write_outputs
-from educe.serve.inference import InferCall, Inference
+from educe.serve.inference import Inference
 
 _BINARY = "application/octet-stream"
 _HEADER_LENGTH = b"inference-header-content-length"
 _EXTENSIONS = ["binary_tensor_data", "model_repository", "parameters", "statistics"]
-_KNOWN_PARAMETERS = {"binary_data_output", "priority", "timeout", "timing"}
 
 _INFER = msgspec.json.Decoder(types.InferRequest)
 _INDEX = msgspec.json.Decoder(types.IndexRequest)
@@ -141,26 +140,20 @@ class V2:
         header, behind = _parts(request)
         asked = decode(header, _INFER, "" if behind else request.media_type)
         name, version = _named(request)
-        unknown = asked.parameters.keys() - _KNOWN_PARAMETERS
-        if unknown:
-            raise BadRequest(
-                f"unknown parameter {min(unknown)[:50]!r}",
-                place="parameters",
-                remedy=f"known: {', '.join(sorted(_KNOWN_PARAMETERS))}",
-            )
-        call = InferCall(
+        parameters = dict(asked.parameters)
+        all_binary, timed = (_flag(parameters, each) for each in ("binary_data_output", "timing"))
+        call = self.inference.call(
             name,
             version,
             read_inputs(asked.inputs, behind),
-            self.inference.deadline(request.deadline, _integer(asked.parameters, "timeout")),
-            _integer(asked.parameters, "priority") or 0,
+            parameters,
+            latest=request.deadline,
+            tenant=request.tenant,
         )
         done = await self.inference.infer(call)
-        outputs, parts = write_outputs(
-            done.outputs, asked.outputs, asked.parameters.get("binary_data_output") is True
-        )
+        outputs, parts = write_outputs(done.outputs, asked.outputs, all_binary)
         answer = types.InferResponse(name, done.version, outputs, asked.id)
-        if asked.parameters.get("timing"):
+        if timed:
             answer.parameters = {
                 "queue_us": round(done.timing.queue * 1e6),
                 "run_us": round(done.timing.run * 1e6),
@@ -216,12 +209,11 @@ def _parts(request: Request) -> tuple[bytes | memoryview, memoryview]:
     return whole[: int(length)], whole[int(length) :]
 
 
-def _integer(parameters: types.Parameters, name: str) -> int | None:
-    value = parameters.get(name)
-    if value is None:
-        return None
-    if type(value) is not int or not -(2**31) <= value < 2**63:
-        raise BadRequest("expected a whole number", place=f"parameters.{name}")
+def _flag(parameters: types.Parameters, name: str) -> bool:
+    """Take a bool out of a request's parameters; false if it has none."""
+    value = parameters.pop(name, False)
+    if not isinstance(value, bool):
+        raise BadRequest("expected true or false", place=f"parameters.{name}")
     return value
 
 

@@ -1,0 +1,178 @@
+"""Triton's extension of the Open Inference Protocol for texts: `generate`, and `generate_stream` by events.
+
+Source: the generate extension in the documents of the Triton Inference Server.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from educe.serve.faults import BadRequest, Failed, refusal
+from educe.serve.http.exchange import Request, Response, encode, json_response
+from educe.serve.http.routes import Route
+from educe.serve.inference import InferCall, Inference, Inferred
+
+_LOG = logging.getLogger("educe.serve")
+_EVENTS = "text/event-stream"
+_TEXT = "text_input"
+
+Count = Annotated[int, Meta(ge=0)]
+Share = Annotated[float, Meta(gt=0, le=1)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+
+
+class GenerateOptions(Struct, forbid_unknown_fields=True):
+    """How a text is written or translated; what a model does not take is an error."""
+
+    temperature: Annotated[float, Meta(ge=0, le=100)] | UnsetType = UNSET
+    top_k: Count | UnsetType = UNSET
+    top_p: Share | UnsetType = UNSET
+    min_p: Annotated[float, Meta(ge=0, le=1)] | UnsetType = UNSET
+    typical_p: Share | UnsetType = UNSET
+    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | UnsetType = UNSET
+    presence_penalty: Penalty | UnsetType = UNSET
+    frequency_penalty: Penalty | UnsetType = UNSET
+    seed: Count | UnsetType = UNSET
+    stop: str | list[str] | UnsetType = UNSET
+    max_tokens: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
+    min_tokens: Count | UnsetType = UNSET
+    ignore_eos: bool | UnsetType = UNSET
+    regex: str | UnsetType = UNSET
+    grammar: str | UnsetType = UNSET
+    json_schema: dict[str, Any] | UnsetType = UNSET
+    json_object: bool | UnsetType = UNSET
+    source: str | UnsetType = UNSET
+    target: str | UnsetType = UNSET
+    num_beams: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
+    priority: Annotated[int, Meta(ge=-(2**31), lt=2**31)] | UnsetType = UNSET
+    timeout: Annotated[int, Meta(ge=0, lt=2**62)] | UnsetType = UNSET
+    stream: bool | UnsetType = UNSET
+
+    def given(self) -> dict[str, Any]:
+        """Return the options that a request gives."""
+        values = ((name, getattr(self, name)) for name in GenerateOptions.__struct_fields__)
+        return {name: value for name, value in values if value is not UNSET}
+
+
+class GenerateRequest(GenerateOptions, kw_only=True, forbid_unknown_fields=True):
+    """A text to continue or to translate; options stand beside it, or among the parameters."""
+
+    text_input: str
+    id: str = ""
+    parameters: GenerateOptions | None = None
+
+
+class GenerateResponse(Struct, omit_defaults=True):
+    """What was written: all, or a piece of it."""
+
+    model_name: str
+    model_version: str
+    text_output: str
+    id: str = ""
+
+
+_GENERATE = msgspec.json.Decoder(GenerateRequest)
+
+
+@dataclass(frozen=True)
+class Generate:
+    """The extension's routes.
+
+    Attributes:
+        inference: What runs the models.
+    """
+
+    inference: Inference
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        return [
+            route
+            for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
+            for route in (
+                Route(
+                    "POST",
+                    f"{path}/generate",
+                    self.generate,
+                    "Continue or translate a text.",
+                    takes=GenerateRequest,
+                    gives=GenerateResponse,
+                ),
+                Route(
+                    "POST",
+                    f"{path}/generate_stream",
+                    self.generate_stream,
+                    "Continue a text, and send it in pieces as server-sent events.",
+                    takes=GenerateRequest,
+                    gives=_EVENTS,
+                ),
+            )
+        ]
+
+    async def generate(self, request: Request) -> Response:
+        """Continue or translate a text."""
+        asked = request.json(_GENERATE)
+        call, streams = self._call(asked, request)
+        if streams:
+            raise BadRequest("this route does not stream", place="stream", remedy="use generate_stream")
+        done = await self.inference.infer(call)
+        response = json_response(_response(asked, call.model, done))
+        response.headers.append((b"server-timing", done.timing.header()))
+        return response
+
+    async def generate_stream(self, request: Request) -> Response:
+        """Continue a text, in pieces."""
+        asked = request.json(_GENERATE)
+        call, _ = self._call(asked, request)
+        pieces = self.inference.stream(call)
+        # What is wrong with the request is answered as such, not as an event.
+        first = _response(asked, call.model, await anext(pieces))
+        headers = [(b"cache-control", b"no-cache")]
+        return Response(_events(asked, first, pieces, request.id), _EVENTS, headers=headers)
+
+    def _call(self, asked: GenerateRequest, request: Request) -> tuple[InferCall, bool]:
+        parameters = asked.given() | (asked.parameters.given() if asked.parameters else {})
+        streams = parameters.pop("stream", False)
+        call = self.inference.call(
+            request.params["model"],
+            request.params.get("version"),
+            {_TEXT: np.array([asked.text_input], object)},
+            parameters,
+            latest=request.deadline,
+            tenant=request.tenant,
+        )
+        return call, streams
+
+
+def _response(asked: GenerateRequest, model: str, done: Inferred) -> GenerateResponse:
+    text = done.outputs.get("text_output")
+    if text is None:
+        raise BadRequest("the model writes no text", remedy="use infer")
+    return GenerateResponse(model, done.version, str(text.item()), asked.id)
+
+
+async def _events(
+    asked: GenerateRequest, first: GenerateResponse, rest: AsyncIterator[Inferred], request_id: str
+) -> AsyncIterator[bytes]:
+    try:
+        yield _event(first)
+        async for each in rest:
+            yield _event(_response(asked, first.model_name, each))
+    except Exception as fault:
+        refused = refusal(fault)
+        if isinstance(refused, Failed):
+            _LOG.error("request %s failed", request_id, exc_info=fault)
+        yield _event({"error": str(refused)})
+    finally:
+        await rest.aclose()  # type: ignore[attr-defined]
+
+
+def _event(value: Any) -> bytes:
+    return b"data: " + encode(value) + b"\n\n"

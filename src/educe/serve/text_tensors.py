@@ -1,0 +1,330 @@
+"""Language models as the Open Inference Protocol has models: texts and sounds in, texts and vectors out.
+
+| kind | takes | gives | parameters |
+|---|---|---|---|
+| generator | ``text_input`` BYTES[N] | ``text_output`` BYTES[N] | `SAMPLING` |
+| embedder | ``text_input`` BYTES[N] | ``embedding`` FP32[N,D] | ``truncate`` |
+| translator | ``text_input`` BYTES[N] | ``text_output`` BYTES[N] | ``source``, ``target``, ``num_beams`` |
+| transcriber | ``audio`` BYTES[N] | ``text`` BYTES[N] | ``language``, ``task``, ``num_beams`` |
+
+An input may have more axes behind the first, of size 1; the texts that are given have them, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from educe.errors import EduceError
+from educe.generate.embedding import Embedder
+from educe.generate.generator import Generator
+from educe.generate.stream import Completion, Piece, Stream
+from educe.generate.transcription import Transcriber
+from educe.model import TensorType, ValueType
+from educe.serve.faults import BadRequest, DeadlineExceeded, Overloaded, TooLarge
+from educe.serve.lane import Lane, Timing
+from educe.serve.served import LanguageModelServed
+
+SAMPLING = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "stop",
+    "max_tokens",
+    "min_tokens",
+    "ignore_eos",
+    "regex",
+    "grammar",
+    "json_schema",
+    "json_object",
+)
+"""The parameters of a generator, as `Generator.stream` has them; ``stop`` may be one text."""
+
+_NAMES = {
+    "generator": ("text_input", "text_output"),
+    "embedder": ("text_input", "embedding"),
+    "translator": ("text_input", "text_output"),
+    "transcriber": ("audio", "text"),
+}
+_PARAMETERS = {
+    "generator": SAMPLING,
+    "embedder": ("truncate",),
+    "translator": ("source", "target", "num_beams"),
+    "transcriber": ("language", "task", "num_beams"),
+}
+_TYPES = {
+    "truncate": (bool, "true or false"),
+    "source": (str, "a text"),
+    "target": (str, "a text"),
+    "language": (str, "a text"),
+    "task": (str, "a text"),
+    "num_beams": (int, "a whole number"),
+}
+_TEXTS = TensorType("str", (None,))
+
+
+@dataclass(frozen=True)
+class Work:
+    """Texts or sounds for a model that runs those of several requests together.
+
+    Attributes:
+        items: The texts, or the contents of the sounds' files.
+        options: The keywords of the model's method.
+    """
+
+    items: Sequence[Any]
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TextCall:
+    """What a language model is asked.
+
+    Attributes:
+        feeds: The inputs, by name.
+        parameters: What the request says beyond them.
+        deadline: When the answer is of no use any more, by the loop's clock.
+        priority: Lower numbers go first.
+        tenant: Only requests of one tenant share what is cached.
+        most: Most texts or sounds.
+        most_waiting: Most texts that wait for a generator.
+    """
+
+    feeds: Mapping[str, np.ndarray]
+    parameters: Mapping[str, Any]
+    deadline: float = math.inf
+    priority: int = 0
+    tenant: str = ""
+    most: int = 10_000
+    most_waiting: int = 1024
+
+
+def kinds(served: LanguageModelServed) -> tuple[dict[str, ValueType], dict[str, ValueType]]:
+    """Return the inputs and outputs of a language model, by name."""
+    given, found = _NAMES[served.kind]
+    output = (
+        TensorType("f32", (None, served.model.dimensions)) if isinstance(served.model, Embedder) else _TEXTS
+    )
+    return {given: _TEXTS}, {found: output}
+
+
+async def infer(
+    served: LanguageModelServed, lane: Lane | None, call: TextCall, pool: Executor
+) -> tuple[dict[str, np.ndarray], Timing]:
+    """Return what a language model gives, and where the time went.
+
+    Args:
+        served: The model.
+        lane: The way of requests to it; None for a generator, which plans its own runs.
+        call: What it is asked.
+        pool: Threads for what comes before a generator's runs.
+
+    Raises:
+        BadRequest: the inputs or parameters are not what the model takes.
+        DeadlineExceeded: the deadline has passed.
+        Overloaded: too many requests wait.
+    """
+    options = _options(served.kind, call.parameters)
+    items, shape = _items(served.kind, call)
+    _, name = _NAMES[served.kind]
+    if lane is None:
+        assert isinstance(served.model, Generator)
+        written, timing = await _write(served.model, items, options, call, pool)
+        return {name: _texts(written, shape)}, timing
+    found, timing = await lane.submit(
+        group(served.kind, options),
+        Work(items, options),
+        max(1, len(items)),
+        deadline=call.deadline,
+        priority=call.priority,
+    )
+    return {name: found if isinstance(found, np.ndarray) else _texts(found, shape)}, timing
+
+
+async def stream(
+    model: Generator, call: TextCall, pool: Executor
+) -> AsyncIterator[tuple[dict[str, np.ndarray], Timing, bool]]:
+    """Yield the pieces of a text as they are written, and whether each is the last; `infer` has the rest.
+
+    Raises:
+        BadRequest: there is not one text.
+    """
+    items, shape = _items("generator", call)
+    if len(items) != 1:
+        raise BadRequest(f"{len(items)} texts", place="text_input", remedy="stream one text a request")
+    options = _options("generator", call.parameters)
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    with (
+        await _begin(model, items[0], options, call, pool) as written,
+        _Bound(written, call.deadline) as bound,
+    ):
+        async for piece in written:
+            is_last = piece.finish_reason is not None
+            if is_last:
+                bound.check(piece)
+            if piece.text or is_last:
+                timing = Timing(0.0, loop.time() - start, 1)
+                yield {"text_output": _texts([piece.text], shape)}, timing, is_last
+
+
+def group(kind: str, options: Mapping[str, Any]) -> Hashable:
+    """Return what requests have in common that can run together."""
+    return object() if kind == "transcriber" else tuple(sorted(options.items()))
+
+
+def run(served: LanguageModelServed, requests: Sequence[Work]) -> list[Any]:
+    """Return the results of some requests of one group, an error in the place of one that has none."""
+    items = [item for request in requests for item in request.items]
+    try:
+        found = _run(served.model, items, requests[0].options)
+    except EduceError as error:
+        if len(requests) == 1:
+            return [error]
+        middle = len(requests) // 2
+        return [*run(served, requests[:middle]), *run(served, requests[middle:])]
+    ends = np.cumsum([len(request.items) for request in requests])
+    return [found[end - len(request.items) : end] for request, end in zip(requests, ends, strict=True)]
+
+
+def _run(model: Any, items: Sequence[Any], options: Mapping[str, Any]) -> Any:
+    if isinstance(model, Embedder):
+        return model.embed(items, **options)
+    if isinstance(model, Transcriber):
+        return [model.transcribe(sound, **options).text for sound in items]
+    return model.translate(items, **options)
+
+
+class _Bound:
+    """Ends a text at a deadline."""
+
+    def __init__(self, written: Stream, deadline: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_at(deadline, self._end) if math.isfinite(deadline) else None
+        self._written, self._has_passed = written, False
+
+    def __enter__(self) -> _Bound:
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def check(self, end: Piece | Completion) -> None:
+        """Raise DeadlineExceeded if the text was ended before its end."""
+        if end.finish_reason == "cancelled":
+            raise DeadlineExceeded("the request's time has passed")
+
+    def _end(self) -> None:
+        self._written.cancel()
+
+
+async def _write(
+    model: Generator, texts: Sequence[str], options: Mapping[str, Any], call: TextCall, pool: Executor
+) -> tuple[list[str], Timing]:
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    streams: list[Stream] = []
+    written: list[str] = []
+    queue = 0.0
+    try:
+        for text in texts:
+            streams.append(await _begin(model, text, options, call, pool))
+        for each in streams:
+            with _Bound(each, call.deadline) as bound:
+                done = await each
+                bound.check(done)
+            written.append(done.text)
+            queue = max(queue, done.seconds.start)
+    finally:
+        for each in streams:
+            each.cancel()
+    return written, Timing(queue, loop.time() - start - queue, len(texts))
+
+
+async def _begin(
+    model: Generator, text: str, options: Mapping[str, Any], call: TextCall, pool: Executor
+) -> Stream:
+    """Return a text's stream; reading the prompt may take a while, and is done in a thread."""
+    if model.statistics().num_waiting >= call.most_waiting:
+        raise Overloaded(f"{call.most_waiting} texts wait for this model", retry_after=1.0)
+    begin = partial(model.stream, text, priority=call.priority, salt=call.tenant, **options)
+    work = asyncio.get_running_loop().run_in_executor(pool, begin)
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        work.add_done_callback(_abandon)
+        raise
+
+
+def _abandon(work: asyncio.Future[Stream]) -> None:
+    with suppress(asyncio.CancelledError, Exception):
+        work.result().cancel()
+
+
+def _items(kind: str, call: TextCall) -> tuple[list[Any], tuple[int, ...]]:
+    """Return the texts or sounds of a request, and the shape in which they came."""
+    name, _ = _NAMES[kind]
+    if call.feeds.keys() != {name}:
+        raise BadRequest(f"the model takes one input, {name!r}", place="inputs")
+    array = call.feeds[name]
+    if array.dtype.kind not in "OUS":
+        raise BadRequest("expected BYTES", place=name)
+    if array.ndim < 1 or array.size != array.shape[0]:
+        raise BadRequest(f"the shape is {list(array.shape)}", place=name, remedy="use [N]")
+    if not 0 < array.size <= call.most:
+        kind_of = TooLarge if array.size else BadRequest
+        raise kind_of(f"{array.size} elements", place=name, remedy=f"use 1 to {call.most}")
+    read = _content if kind == "transcriber" else _text
+    return [read(element, name) for element in array.flat], array.shape
+
+
+def _text(element: Any, place: str) -> str:
+    try:
+        text = element.decode() if isinstance(element, bytes) else str(element)
+        text.encode()
+    except UnicodeError:
+        raise BadRequest("a text is not encoded as UTF-8", place=place) from None
+    return text
+
+
+def _content(element: Any, place: str) -> bytes:
+    if not isinstance(element, bytes):
+        raise BadRequest("a sound is no text", place=place, remedy="send the bytes of its file, binary")
+    return element
+
+
+def _options(kind: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a request's parameters as keywords."""
+    known = _PARAMETERS[kind]
+    for name, value in parameters.items():
+        if name not in known:
+            cause = f"unknown parameter {name[:50]!r}"
+            raise BadRequest(cause, place="parameters", remedy=f"known: {', '.join(known)}")
+        wanted, what = _TYPES.get(name, (object, ""))
+        if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+            raise BadRequest(f"expected {what}", place=f"parameters.{name}")
+    options = dict(parameters)
+    if isinstance(options.get("stop"), str):
+        options["stop"] = (options["stop"],)
+    return options
+
+
+def _texts(found: Sequence[str], shape: tuple[int, ...]) -> np.ndarray:
+    array = np.empty(len(found), object)
+    array[:] = found
+    return array.reshape(shape)

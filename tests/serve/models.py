@@ -1,0 +1,37 @@
+"""Small language models of random weights, as folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from educe.model.checkpoint import Checkpoint
+from tests.generate import test_embedding, test_transcription
+
+
+def write(checkpoint: Checkpoint, folder: Path) -> Path:
+    """Write a model as Hugging Face lays it out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {**checkpoint.config, "model_type": checkpoint.model_type}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "generation_config.json").write_text(json.dumps(checkpoint.generation))
+    save_file({name: each.array() for name, each in checkpoint.weights.items()}, folder / "model.safetensors")
+    assert checkpoint.tokenizer is not None
+    for name, content in checkpoint.tokenizer.files.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def write_embedder(folder: Path) -> Path:
+    """Write an encoder of letters."""
+    arrays = test_embedding.random_arrays(np.random.default_rng(0))
+    return write(test_embedding.bert(arrays, folder), folder)
+
+
+def write_transcriber(folder: Path) -> Path:
+    """Write a model that hears."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return write(test_transcription.whisper(folder), folder)
