@@ -28,6 +28,8 @@ class ServerLimits:
         num_parts: Most parts of a form.
         num_connections: Most connections at once.
         num_items: Most answers to one raw input, such as the frames of a video.
+        num_inputs: Most messages of a conversation, and most texts to make vectors of.
+        num_texts: Most texts that one request may have written: its prompts, times how many for each.
     """
 
     header_bytes: int = 16 * 2**10
@@ -38,6 +40,8 @@ class ServerLimits:
     num_parts: int = 100
     num_connections: int = 10_000
     num_items: int = 10_000
+    num_inputs: int = 2_048
+    num_texts: int = 128
 
 
 @dataclass(frozen=True)
