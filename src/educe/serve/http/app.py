@@ -8,17 +8,16 @@ import math
 import re
 import secrets
 import zlib
-from collections.abc import Iterable, Mapping
-from hashlib import sha256
+from collections.abc import Iterable, Mapping, MutableMapping
 from itertools import count
 from typing import Any
 
+from educe.serve.access import tenant_of
 from educe.serve.faults import (
     BadRequest,
     Failed,
     Forbidden,
     MethodNotAllowed,
-    NotFound,
     Refusal,
     TooLarge,
     Unauthorized,
@@ -51,7 +50,7 @@ class App:
         self.num_requests = 0
         self._prefix, self._numbers = secrets.token_hex(6), count()
 
-    async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         """Answer one request; any fault becomes an answer, too."""
         headers = dict(scope["headers"])
         request_id = self._request_id(headers)
@@ -62,8 +61,8 @@ class App:
         try:
             self._check_host(scope["headers"], scope["scheme"])
             route, params = self.router.find(scope["method"], path)
-            family = route.family
-            tenant = self._check_key(route, headers)
+            scope["route"], family = route, route.family
+            tenant = self._tenant(route, headers)
             body = b"" if scope["method"] in _SAFE_METHODS else await self._body(headers, receive)
             request = Request(
                 scope["method"],
@@ -152,17 +151,10 @@ class App:
                 if origin != f"{scheme}://{host}" and origin not in self.settings.origins:
                     raise Forbidden("pages of this origin may not call this server")
 
-    def _check_key(self, route: Route, headers: Mapping[bytes, bytes]) -> str:
-        """Return what tells tenants apart; refuse requests without a key where one is demanded."""
-        if route.access == "admin" and not self.settings.admin:
-            raise NotFound("models cannot be managed here", remedy="start the server with --admin")
-        if not self.settings.api_keys or route.access == "open":
-            return ""
-        kind, _, key = headers.get(b"authorization", b"").partition(b" ")
-        text = key.strip().decode("latin-1")
-        if kind.lower() != b"bearer" or not self.settings.accepts_key(text):
-            raise Unauthorized("no key, or a wrong one", remedy="send Authorization: Bearer KEY")
-        return sha256(text.encode()).hexdigest()[:16]
+    def _tenant(self, route: Route, headers: Mapping[bytes, bytes]) -> str:
+        authorization = headers.get(b"authorization")
+        text = None if authorization is None else authorization.decode("latin-1")
+        return tenant_of(self.settings, route.access, text)
 
     def _deadline(self, headers: Mapping[bytes, bytes]) -> float:
         seconds = self.settings.timeout_seconds
