@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
+import educe
 from educe.errors import EduceError, LimitError, ModelFileError
+from educe.files import open_beneath
 from educe.formats import checkpoint
 from educe.limits import Limits
 from tests.test_safetensors import written
@@ -236,8 +239,56 @@ def test_the_cache_of_the_hub_is_read(tmp_path: Path) -> None:
     assert found.weights.keys() == {"a", "b"}
 
 
+def test_folders_in_the_cache_of_the_hub_are_read(tmp_path: Path) -> None:
+    snapshot = hub_cache(tmp_path, "../../blobs/" + "b" * 64)
+    (snapshot / "inner").mkdir()
+    for up, found in (("../../..", b"{}"), ("../..", None), ("../../../..", None)):
+        (tmp_path / "models--x--y" / "blobs" / ("c" * 40)).write_bytes(b"{}")
+        (snapshot / "inner" / "config.json").unlink(missing_ok=True)
+        (snapshot / "inner" / "config.json").symlink_to(f"{up}/blobs/{'c' * 40}")
+        if found is None:
+            with pytest.raises(ModelFileError, match="symbolic link"):
+                open_beneath(snapshot, "inner/config.json")
+        else:
+            with open_beneath(snapshot, "inner/config.json") as file:
+                assert file.read() == found
+
+
+def test_external_data_in_the_cache_of_the_hub_is_read(tmp_path: Path) -> None:
+    blobs, inner = tmp_path / "models--x--y" / "blobs", tmp_path / "models--x--y" / "snapshots" / "1" / "onnx"
+    blobs.mkdir(parents=True)
+    inner.mkdir(parents=True)
+    weight = np.arange(300, dtype=np.float32)
+    node = onnx.helper.make_node("Add", ["x", "w"], ["y"])
+    x, y = (onnx.helper.make_tensor_value_info(name, 1, [300]) for name in "xy")
+    graph = onnx.helper.make_graph([node], "g", [x], [y], [onnx.numpy_helper.from_array(weight, "w")])
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9),
+        blobs / "model.onnx", save_as_external_data=True, location="model.onnx_data", size_threshold=0,
+    )  # fmt: skip
+    for name, blob in (("model.onnx", "d" * 64), ("model.onnx_data", "e" * 64)):
+        (blobs / name).rename(blobs / blob)
+        (inner / name).symlink_to(f"../../../blobs/{blob}")
+    found = educe.compile(str(inner / "model.onnx")).run({"x": weight})["y"]
+    np.testing.assert_array_equal(found, weight + weight)
+
+
+def test_what_only_looks_like_the_cache_of_the_hub_is_refused(tmp_path: Path) -> None:
+    snapshot = hub_cache(tmp_path, "../../blobs/" + "b" * 64)
+    assert "symbolic link" in str(
+        refused(snapshot.parent.parent.rename(tmp_path / "x") / "snapshots" / ("a" * 40))
+    )
+
+
 @pytest.mark.parametrize(
-    "target", ["../../../blobs/x", "../../blobs/../../x", "/etc/passwd", "../../blobs/config.json"]
+    "target",
+    [
+        "../../../blobs/x",
+        "../../blobs/../../x",
+        "/etc/passwd",
+        "../../blobs/config.json",
+        "../../../models--z/blobs/" + "b" * 64,
+    ],
 )
 def test_other_links_in_a_cache_are_refused(tmp_path: Path, target: str) -> None:
     assert "symbolic link" in str(refused(hub_cache(tmp_path, target)))

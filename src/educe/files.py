@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import stat
 from contextlib import suppress
 from itertools import islice
@@ -15,6 +16,7 @@ from educe.limits import Limits
 
 _MOST_NEIGHBOURS = 10_000
 _CLOSE = 0.75
+_HUB_BLOB = re.compile(r"blobs/[0-9a-f]{40,64}")
 
 
 def read_bytes(
@@ -64,7 +66,9 @@ def open_beneath(folder: Path, relative: str) -> BinaryIO:
     """Open `relative` beneath `folder`, following no symbolic link and leaving the folder nowhere.
 
     Every part of the path is opened in the folder opened before it, so that nothing can be exchanged
-    between the check and the use.
+    between the check and the use. In the cache of the Hugging Face Hub a file is a link from
+    ``models--NAME/snapshots/REVISION/`` to ``models--NAME/blobs/HASH``: there that blob is opened instead,
+    beneath its ``models--NAME``.
 
     Raises:
         ModelFileError: the path is absolute, has a ``..``, passes a link, or is no regular file.
@@ -75,6 +79,9 @@ def open_beneath(folder: Path, relative: str) -> BinaryIO:
             f"names the file {relative!r}, which is not beneath the model's own folder",
             remedy="keep all files of a model in one folder, and name them relative to it",
         )
+    if hub := _hub_blob(folder.absolute().joinpath(*parts)):
+        folder, relative = hub
+        parts = PurePosixPath(relative).parts
     if not hasattr(os, "O_NOFOLLOW") or os.open not in os.supports_dir_fd:
         return _open_beneath_by_name(folder, relative, parts)
     try:
@@ -92,6 +99,17 @@ def open_beneath(folder: Path, relative: str) -> BinaryIO:
         os.close(descriptor)
         raise _beneath_error(folder / relative, fault) from None
     return _regular(descriptor, folder / relative, ModelFileError)
+
+
+def _hub_blob(path: Path) -> tuple[Path, str] | None:
+    """Return the folder of a model in the Hub's cache, and the blob in it that `path` is a link to."""
+    for root in path.parents:
+        inner = path.relative_to(root).parts
+        if root.name.startswith("models--") and inner[0] == "snapshots" and len(inner) > 2:
+            with suppress(OSError):
+                blob = path.readlink().as_posix().removeprefix("../" * (len(inner) - 1))
+                return (root, blob) if _HUB_BLOB.fullmatch(blob) else None
+    return None
 
 
 def _open_beneath_by_name(folder: Path, relative: str, parts: tuple[str, ...]) -> BinaryIO:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
@@ -18,14 +17,12 @@ from educe.limits import Limits
 
 _MAX_RANK = 32
 _MAX_SIZE = 2**63 - 1
-_HUB_BLOB = re.compile(r"\.\./\.\./(blobs/[0-9a-f]{40,64})")
 
 
 class Folder:
     """A folder whose files are opened by name; nothing outside of it is ever read.
 
-    The cache of the Hugging Face Hub keeps the files of ``snapshots/REVISION/`` as links to ``../../blobs/``;
-    these, and no other links, are followed.
+    Links are followed nowhere but in the cache of the Hugging Face Hub; see `educe.files.open_beneath`.
 
     Attributes:
         path: The folder.
@@ -46,7 +43,7 @@ class Folder:
 
     def map(self, name: str) -> np.ndarray:
         """Return the bytes of a weight file, u8[n], read-only; they are read when used."""
-        with self._open(name) as file:
+        with open_beneath(self.path, name) as file:
             content = map_file(file)
             self.stamps[name] = stamp(file)
         self._mapped_bytes += content.size
@@ -56,7 +53,7 @@ class Folder:
 
     def read(self, name: str, limit: str) -> bytes:
         """Return the content of a small file, which the field of `Limits` called `limit` bounds."""
-        with self._open(name) as file:
+        with open_beneath(self.path, name) as file:
             self._limits.check(limit, os.fstat(file.fileno()).st_size, path=self.path / name)
             content = file.read()
         self.content[name] = content
@@ -75,14 +72,6 @@ class Folder:
     def ordered_stamps(self) -> tuple[str, ...]:
         """Return the stamps of the files mapped so far, in the order of their names."""
         return tuple(self.stamps[name] for name in sorted(self.stamps))
-
-    def _open(self, name: str) -> BinaryIO:
-        path = self.path.absolute() / name
-        if path.parent.parent.name == "snapshots" and path.is_symlink():
-            blob = _HUB_BLOB.fullmatch(path.readlink().as_posix())
-            if blob:
-                return open_beneath(path.parent.parent.parent, blob[1])
-        return open_beneath(self.path, name)
 
 
 def map_file(file: BinaryIO) -> np.ndarray:
