@@ -17,6 +17,7 @@ from educe.errors import OptionError
 from educe.machine import usable_cores
 from educe.serve.http.app import App
 from educe.serve.http.connection import Connection
+from educe.serve.http.openai.family import OpenAI
 from educe.serve.http.predict import Predict
 from educe.serve.http.probes import Probes
 from educe.serve.http.v2 import V2
@@ -102,7 +103,7 @@ class Server:
         pool = ThreadPoolExecutor(max(4, 2 * usable_cores()), thread_name_prefix="educe-serve")
         repository = Repository(self.sources, self.settings, pool)
         inference = Inference(repository, self.settings, pool)
-        families = (Probes(inference), V2(inference), Generate(inference), Predict(inference))
+        families = (Probes(inference), V2(inference), Generate(inference), Predict(inference), OpenAI(inference))
         app = App([route for family in families for route in family.routes()], self.settings)
         http = self._http(app)
         serving = asyncio.create_task(http.serve([listener]))

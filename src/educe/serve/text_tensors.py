@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,7 +30,8 @@ from educe.generate.stream import Completion, Piece, Stream
 from educe.generate.transcription import Transcriber
 from educe.model import TensorType, ValueType
 from educe.serve.faults import BadRequest, DeadlineExceeded, Overloaded, TooLarge
-from educe.serve.lane import Lane, Timing
+from educe.serve.lane import Lane
+from educe.serve.observation import Timing, note_text
 from educe.serve.served import LanguageModelServed
 
 SAMPLING = (
@@ -83,11 +84,13 @@ class Work:
 
     Attributes:
         items: The texts, or the contents of the sounds' files.
-        options: The keywords of the model's method.
+        options: Keywords of what makes results of them.
+        method: What makes results of the model, items and options; requests of one group have one.
     """
 
     items: Sequence[Any]
     options: Mapping[str, Any]
+    method: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,7 @@ async def stream(
             if piece.text or is_last:
                 timing = Timing(0.0, loop.time() - start, 1)
                 yield {"text_output": _texts([piece.text], shape)}, timing, is_last
+        note_text(written.result())
 
 
 def group(kind: str, options: Mapping[str, Any]) -> Hashable:
@@ -191,7 +195,7 @@ def run(served: LanguageModelServed, requests: Sequence[Work]) -> list[Any]:
     """Return the results of some requests of one group, an error in the place of one that has none."""
     items = [item for request in requests for item in request.items]
     try:
-        found = _run(served.model, items, requests[0].options)
+        found = (requests[0].method or _run)(served.model, items, **requests[0].options)
     except EduceError as error:
         if len(requests) == 1:
             return [error]
@@ -201,7 +205,7 @@ def run(served: LanguageModelServed, requests: Sequence[Work]) -> list[Any]:
     return [found[end - len(request.items) : end] for request, end in zip(requests, ends, strict=True)]
 
 
-def _run(model: Any, items: Sequence[Any], options: Mapping[str, Any]) -> Any:
+def _run(model: Any, items: Sequence[Any], **options: Any) -> Any:
     if isinstance(model, Embedder):
         return model.embed(items, **options)
     if isinstance(model, Transcriber):
@@ -248,6 +252,7 @@ async def _write(
             with _Bound(each, call.deadline) as bound:
                 done = await each
                 bound.check(done)
+            note_text(done)
             written.append(done.text)
             queue = max(queue, done.seconds.start)
     finally:

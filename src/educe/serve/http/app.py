@@ -26,13 +26,14 @@ from educe.serve.faults import (
     refusal,
 )
 from educe.serve.http.exchange import Request, Response, encode
+from educe.serve.http.openai import types
+from educe.serve.http.openai.errors import error_of
 from educe.serve.http.routes import Family, Route, Router
 from educe.serve.settings import ServerSettings
 
 _LOG = logging.getLogger("educe.serve")
 _ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _SAFE_METHODS = ("GET", "HEAD")
-_ERROR_TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error"}
 
 
 class App:
@@ -209,15 +210,7 @@ def _too_large(most: int) -> TooLarge:
     return TooLarge(f"the body has more than {most} bytes")
 
 
-def _error_body(refused: Refusal, family: Family) -> dict[str, Any]:
+def _error_body(refused: Refusal, family: Family) -> Any:
     if family == "v2":
         return {"error": str(refused)}
-    message = f"{refused.cause} ({refused.remedy})" if refused.remedy else refused.cause
-    kind = _ERROR_TYPES.get(refused.status) or (
-        "invalid_request_error" if refused.status < 500 else "server_error"
-    )
-    return {"error": {"message": message, "type": kind, "param": refused.place, "code": _code(refused)}}
-
-
-def _code(refused: Refusal) -> str:
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(refused).__name__).lower()
+    return types.ErrorAnswer(error_of(refused))

@@ -111,11 +111,11 @@ def decode(content: bytes | memoryview, decoder: msgspec.json.Decoder[T], media_
         return decoder.decode(content)
     except msgspec.ValidationError as fault:
         reason, _, path = str(fault).partition(" - at `")
-        raise BadRequest(reason, place=_pointer(path.rstrip("`"))) from None
+        raise BadRequest(reason, place=_pointer(path)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise BadRequest("the body is no JSON of a reasonable depth", remedy="check its syntax") from None
 
 
 def _pointer(path: str) -> str | None:
     """Return a path as clients know it: ``inputs[0].shape``."""
-    return path.removeprefix("$").removeprefix(".") or None
+    return path.rstrip("`").rpartition("$")[2].removeprefix(".") or None

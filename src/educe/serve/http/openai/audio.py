@@ -1,0 +1,147 @@
+"""Transcriptions: sounds to what is said in them, as text, subtitles, or with times."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from educe.generate.transcript import Transcript
+from educe.generate.transcription import SAMPLE_RATE, Transcriber
+from educe.media.audio import open_sound
+from educe.serve.faults import BadRequest
+from educe.serve.http.exchange import Request, Response, json_response
+from educe.serve.http.forms import FORM, read_form
+from educe.serve.http.openai import sse, types
+from educe.serve.http.openai.errors import in_words_of, naming_field
+from educe.serve.http.openai.writing import deployed, language_model
+from educe.serve.http.routes import Route
+from educe.serve.inference import Inference
+from educe.serve.text_tensors import Work
+
+_PLAIN = "text/plain; charset=utf-8"
+_VTT = "text/vtt; charset=utf-8"
+
+
+@dataclass(frozen=True)
+class Audio:
+    """The route of transcriptions.
+
+    Attributes:
+        inference: What runs the models.
+    """
+
+    inference: Inference
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        return [
+            Route(
+                "POST",
+                "/v1/audio/transcriptions",
+                self.transcribe,
+                "Write down what is said in a sound; events if it is to stream.",
+                takes=(FORM,),
+                gives=types.Transcription | types.VerboseTranscription,
+                family="openai",
+            )
+        ]
+
+    async def transcribe(self, request: Request) -> Response:
+        """Write down what is said in a sound."""
+        asked = _read(request, self.inference.settings.server_limits.num_parts)
+        if asked.stream:
+            if asked.response_format != "json":
+                raise BadRequest("streams are of the form json", place="response_format")
+            return await sse.streamed(self._events(request, asked), request.id)
+        samples, transcript = await self._transcript(request, asked)
+        return _answer(asked.response_format, len(samples) / SAMPLE_RATE, transcript)
+
+    async def _events(self, request: Request, asked: types.TranscriptionForm) -> AsyncGenerator[bytes, None]:
+        samples, transcript = await self._transcript(request, asked)
+        for index, segment in enumerate(transcript.segments):
+            yield _event(types.TranscriptDelta(segment.text if index == 0 else f" {segment.text}"))
+        yield _event(types.TranscriptDone(transcript.text, _usage(len(samples) / SAMPLE_RATE)))
+
+    async def _transcript(
+        self, request: Request, asked: types.TranscriptionForm
+    ) -> tuple[np.ndarray, Transcript]:
+        loop, limits = asyncio.get_running_loop(), self.inference.settings.limits
+        with await deployed(self.inference, asked.model) as deployment, in_words_of({"input": "file"}):
+            language_model(deployment, "transcriber")
+            samples = await loop.run_in_executor(
+                self.inference.pool, open_sound, asked.file, SAMPLE_RATE, limits
+            )
+            options: dict[str, Any] = {"language": asked.language}
+            if asked.temperature:
+                options["temperature"] = asked.temperature
+            assert deployment.lane is not None
+            work = Work([samples], options, _transcripts)
+            (transcript,), _ = await deployment.lane.submit(
+                object(), work, _seconds(samples), deadline=request.deadline
+            )
+            return samples, transcript
+
+
+def _transcripts(model: Transcriber, sounds: Sequence[np.ndarray], **options: Any) -> list[Transcript]:
+    return [model.transcribe(sound, **options) for sound in sounds]
+
+
+def _seconds(samples: np.ndarray) -> int:
+    return math.ceil(len(samples) / SAMPLE_RATE)
+
+
+def _read(request: Request, most_parts: int) -> types.TranscriptionForm:
+    fields: dict[str, object] = {}
+    for name, content in read_form(request, most_parts):
+        value: object = content
+        if name != "file":
+            try:
+                value = content.decode()
+            except UnicodeDecodeError:
+                raise BadRequest("the field is no UTF-8", place=name) from None
+        if name.endswith("[]"):
+            listed = fields.setdefault(name, [])
+            assert isinstance(listed, list)
+            listed.append(value)
+        elif name in fields:
+            raise BadRequest("the field stands twice", place=name)
+        else:
+            fields[name] = value
+    try:
+        return msgspec.convert(fields, types.TranscriptionForm, strict=False, builtin_types=(bytes,))
+    except msgspec.ValidationError as fault:
+        reason, _, path = str(fault).partition(" - at `$.")
+        raise naming_field(BadRequest(reason, place=path.rstrip("`") or None)) from None
+
+
+def _answer(form: str, seconds: float, transcript: Transcript) -> Response:
+    if form == "json":
+        return json_response(types.Transcription(transcript.text, _usage(seconds)))
+    if form == "verbose_json":
+        segments = [
+            types.TranscriptionSegment(index, segment.start_seconds, segment.end_seconds, segment.text)
+            for index, segment in enumerate(transcript.segments)
+        ]
+        return json_response(
+            types.VerboseTranscription(
+                transcript.language or "", seconds, transcript.text, segments, _usage(seconds)
+            )
+        )
+    if form == "vtt":
+        return Response(transcript.vtt().encode(), _VTT)
+    text = transcript.srt() if form == "srt" else f"{transcript.text}\n"
+    return Response(text.encode(), _PLAIN)
+
+
+def _usage(seconds: float) -> types.SoundUsage:
+    return types.SoundUsage(math.ceil(seconds))
+
+
+def _event(data: types.TranscriptDelta | types.TranscriptDone) -> bytes:
+    return sse.event(data, str(data.__struct_config__.tag))

@@ -1,0 +1,207 @@
+"""Completions: texts to what follows them, whole or while it is written."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from educe.generate.generator import Generator
+from educe.generate.sampling import Choice
+from educe.generate.stream import Completion
+from educe.serve.faults import BadRequest
+from educe.serve.http.exchange import Request, Response, json_response
+from educe.serve.http.openai import completion_types as completions
+from educe.serve.http.openai import logprobs, sse
+from educe.serve.http.openai.chat import Texts
+from educe.serve.http.openai.errors import in_words_of, read
+from educe.serve.http.openai.writing import (
+    Written,
+    bounded,
+    check_stream_options,
+    own_options,
+    usage_of,
+    writing,
+)
+from educe.serve.http.routes import Route
+from educe.serve.inference import Inference
+
+_FORMS = ("json_schema", "json_object", "regex", "choice", "grammar")
+_COMPLETION = msgspec.json.Decoder(completions.CompletionRequest)
+
+
+@dataclass(frozen=True)
+class Completions:
+    """The route of completions.
+
+    Attributes:
+        inference: What runs the models.
+    """
+
+    inference: Inference
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        return [
+            Route(
+                "POST",
+                "/v1/completions",
+                self.complete,
+                "Continue texts; events if it is to stream.",
+                takes=completions.CompletionRequest,
+                gives=completions.CompletionAnswer,
+                family="openai",
+            )
+        ]
+
+    async def complete(self, request: Request) -> Response:
+        """Continue texts."""
+        asked = read(request, _COMPLETION)
+        prompts = prompts_of(asked.prompt, "prompt")
+        _check(asked, len(prompts), self.inference.settings.server_limits.num_texts)
+        options = {**own_options(asked, request.tenant), **_options(asked)}
+        fields = bounded(asked, _FORMS, "prompt")
+        texts = partial(writing, self.inference, request, asked.model, prompts, options, fields)
+        answer = _Answer(self.inference, asked, f"cmpl-{secrets.token_hex(12)}", int(time.time()))
+        if asked.stream:
+            return await sse.streamed(answer.chunks(texts, prompts), request.id)
+        async with texts() as written:
+            return json_response(await answer.whole(written, prompts))
+
+
+def prompts_of(given: str | Sequence[Any], place: str) -> list[str | list[int]]:
+    """Return the texts or tokens that a text, its tokens, or a list of one of these are.
+
+    Raises:
+        BadRequest: they are of several kinds, or one has no tokens.
+    """
+    if isinstance(given, str):
+        return [given]
+    kinds = {type(each) for each in given}
+    if len(kinds) > 1:
+        raise BadRequest("texts, tokens and lists of tokens do not go together", place=place)
+    if kinds == {list} and not all(given):
+        raise BadRequest("a list of tokens is empty", place=place)
+    return [[*given]] if kinds == {int} else [*given]
+
+
+@dataclass(frozen=True)
+class _Echo:
+    """A prompt as an answer begins with it: its text, and its tokens if they are asked for."""
+
+    text: str
+    choices: Sequence[Choice | int]
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """The frame of an answer: all but what is written."""
+
+    inference: Inference
+    asked: completions.CompletionRequest
+    id: str
+    created: int
+
+    async def whole(
+        self, written: Written, prompts: Sequence[str | list[int]]
+    ) -> completions.CompletionAnswer:
+        found = self._part([])
+        ended: list[Completion] = []
+        for stream, prompt in zip(written.streams, prompts, strict=True):
+            ended.append(await written.completion(stream))
+            echo = await self._echo(written.model, prompt)
+            for output in ended[-1].outputs:
+                text = echo.text + output.text
+                told = self._logprobs([*echo.choices, *output.logprobs], written, 0)
+                index = len(found.choices)
+                found.choices.append(completions.CompletionChoice(index, text, output.finish_reason, told))
+        found.usage = usage_of(ended)
+        return found
+
+    async def chunks(self, texts: Texts, prompts: Sequence[str | list[int]]) -> AsyncGenerator[bytes, None]:
+        num_each = self.asked.n or 1
+        async with texts() as written:
+            for number, (stream, prompt) in enumerate(zip(written.streams, prompts, strict=True)):
+                echo = await self._echo(written.model, prompt)
+                sizes = [0] * num_each
+                for index in range(num_each if self.asked.echo else 0):
+                    told = self._logprobs(echo.choices, written, 0)
+                    yield self._event(number * num_each + index, echo.text, None, told)
+                    sizes[index] = _length(told)
+                async for piece in written.pieces(stream):
+                    if not (piece.text or piece.logprobs or piece.finish_reason):
+                        continue
+                    told = self._logprobs(piece.logprobs, written, sizes[piece.index])
+                    sizes[piece.index] += _length(told)
+                    yield self._event(number * num_each + piece.index, piece.text, piece.finish_reason, told)
+            if self._tells_usage:
+                last = self._part([])
+                last.usage = usage_of([stream.result() for stream in written.streams])
+                yield sse.event(last)
+
+    async def _echo(self, model: Generator, prompt: str | list[int]) -> _Echo:
+        """Return what an answer begins with; nothing unless it is asked for."""
+        if not self.asked.echo:
+            return _Echo("", ())
+        text = prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt)
+        if self.asked.logprobs is None:
+            return _Echo(text, ())
+        loop = asyncio.get_running_loop()
+        weighed = partial(_weighed, model, prompt, max(1, self.asked.logprobs))
+        with in_words_of({}):
+            return _Echo(text, await loop.run_in_executor(self.inference.pool, weighed))
+
+    def _event(
+        self, index: int, text: str, reason: str | None, told: completions.CompletionLogprobs | None
+    ) -> bytes:
+        return sse.event(self._part([completions.CompletionChoice(index, text, reason, told)]))
+
+    def _part(self, choices: list[completions.CompletionChoice]) -> completions.CompletionAnswer:
+        found = completions.CompletionAnswer(self.id, self.created, self.asked.model, choices)
+        if self._tells_usage:
+            found.usage = None
+        return found
+
+    @property
+    def _tells_usage(self) -> bool:
+        return bool(self.asked.stream_options and self.asked.stream_options.include_usage)
+
+    def _logprobs(
+        self, choices: Sequence[Choice | int], written: Written, offset: int
+    ) -> completions.CompletionLogprobs | None:
+        if self.asked.logprobs is None:
+            return None
+        return logprobs.of_completion(choices, written.model.tokenizer, self.asked.logprobs, offset)
+
+
+def _length(told: completions.CompletionLogprobs | None) -> int:
+    return 0 if told is None else sum(map(len, told.tokens))
+
+
+def _weighed(model: Generator, prompt: str | list[int], num_top: int) -> list[Choice | int]:
+    """Return the tokens of a prompt with their log-probabilities, which the first one has not."""
+    ids = model.encode(prompt)
+    rest = model.score(ids, top=num_top).choices if len(ids) > 1 else ()
+    return [ids[0], *rest]
+
+
+def _check(asked: completions.CompletionRequest, num_prompts: int, most: int) -> None:
+    if num_prompts * (asked.n or 1) > most:
+        raise BadRequest(f"more than {most} texts are asked for", place="prompt", remedy="ask in parts")
+    if asked.best_of not in (None, asked.n or 1):
+        raise BadRequest("it is not n", place="best_of", remedy="leave it out")
+    if asked.stream_options is not None:
+        check_stream_options(asked.stream_options, asked.stream)
+
+
+def _options(asked: completions.CompletionRequest) -> dict[str, Any]:
+    found = {
+        name: getattr(asked, name) for name in ("n", "max_tokens", "logprobs", "json_object", "json_schema")
+    }
+    return {name: value for name, value in found.items() if value is not None}

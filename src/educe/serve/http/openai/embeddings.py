@@ -1,0 +1,114 @@
+"""Embeddings: texts to vectors, as numbers or as base64."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from educe.generate.embedding import Embedder
+from educe.serve.faults import BadRequest
+from educe.serve.http.exchange import Request, Response, json_response
+from educe.serve.http.openai import types
+from educe.serve.http.openai.completions import prompts_of
+from educe.serve.http.openai.errors import in_words_of, read
+from educe.serve.http.openai.writing import deployed, language_model
+from educe.serve.http.routes import Route
+from educe.serve.inference import Inference
+from educe.serve.repository import Deployment
+from educe.serve.text_tensors import Work
+
+_TOKENS = "tokens"
+_EMBEDDING = msgspec.json.Decoder(types.EmbeddingRequest)
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """The route of embeddings.
+
+    Attributes:
+        inference: What runs the models.
+    """
+
+    inference: Inference
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        return [
+            Route(
+                "POST",
+                "/v1/embeddings",
+                self.embed,
+                "Make vectors of texts.",
+                takes=types.EmbeddingRequest,
+                gives=types.EmbeddingAnswer,
+                family="openai",
+            )
+        ]
+
+    async def embed(self, request: Request) -> Response:
+        """Make vectors of texts."""
+        asked = read(request, _EMBEDDING)
+        texts = prompts_of(asked.input, "input")
+        most = self.inference.settings.server_limits.num_inputs
+        if len(texts) > most:
+            raise BadRequest(f"more than {most} texts", place="input", remedy="send them in parts")
+        with await deployed(self.inference, asked.model) as deployment:
+            model: Embedder = language_model(deployment, "embedder")
+            if asked.dimensions not in (None, model.dimensions):
+                raise BadRequest(
+                    f"the model's vectors have {model.dimensions} elements",
+                    place="dimensions",
+                    remedy="leave it out",
+                )
+            loop = asyncio.get_running_loop()
+            with in_words_of({}):
+                ids = await loop.run_in_executor(self.inference.pool, _tokens, model, texts, asked.truncate)
+                vectors = await _vectors(self.inference, deployment, ids, request.deadline, asked.priority)
+        count = sum(map(len, ids))
+        found = [
+            types.Embedding(index, _written(vector, asked.encoding_format))
+            for index, vector in enumerate(vectors)
+        ]
+        return json_response(types.EmbeddingAnswer(found, asked.model, types.Usage(count, count)))
+
+
+def _tokens(model: Embedder, texts: Sequence[str | list[int]], truncate: bool) -> list[list[int]]:
+    found = []
+    for index, text in enumerate(texts):
+        if isinstance(text, str):
+            with in_words_of({"": f"input[{index}]"}):
+                found.append(model.tokens(text, truncate=truncate))
+            continue
+        most, size = model.max_tokens, int(model.checkpoint.config["vocab_size"])
+        if max(text) >= size or len(text) > most:
+            raise BadRequest(f"expected at most {most} tokens below {size}", place=f"input[{index}]")
+        found.append(text)
+    return found
+
+
+async def _vectors(
+    inference: Inference, deployment: Deployment, ids: Sequence[list[int]], deadline: float, priority: int
+) -> np.ndarray:
+    """Return the vectors of texts, which run in parts so that others' come between."""
+    assert deployment.lane is not None
+    size = inference.settings.max_batch
+    parts = [ids[first : first + size] for first in range(0, len(ids), size)]
+    runs = [
+        deployment.lane.submit(
+            _TOKENS, Work(part, {}, Embedder.embed_tokens), len(part), deadline=deadline, priority=priority
+        )
+        for part in parts
+    ]
+    return np.concatenate([vectors for vectors, _ in await asyncio.gather(*runs)])
+
+
+def _written(vector: np.ndarray, form: str) -> Any:
+    if form == "float":
+        return vector.tolist()
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode()

@@ -1,0 +1,84 @@
+"""Errors in the words of the OpenAI API: its fields' names, its kinds and codes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TypeVar
+
+import msgspec
+
+from educe.errors import LimitError, UserError
+from educe.serve.faults import BadRequest, NotFound, Refusal, Unauthorized
+from educe.serve.http.exchange import Request
+from educe.serve.http.openai import types
+
+T = TypeVar("T")
+
+_TYPES = {401: "authentication_error", 403: "permission_error"}
+_UNKNOWN_FIELD = re.compile(r"Object (?:contains unknown|missing required) field `(?P<name>.*)`")
+_LIMIT = re.compile(r"the limit (?P<name>\w+) is")
+_PLACE = re.compile(r"(?P<name>[a-z_]+)(?P<rest>.*)", re.DOTALL)
+
+
+class ModelNotFound(NotFound):
+    """No such model."""
+
+
+def error_of(refused: Refusal) -> types.Error:
+    """Return a refusal as the API has it."""
+    kind = _TYPES.get(refused.status, "invalid_request_error" if refused.status < 500 else "server_error")
+    code = "invalid_api_key" if isinstance(refused, Unauthorized) else _snake(type(refused).__name__)
+    return types.Error(str(refused), kind, refused.place, code)
+
+
+def read(request: Request, decoder: msgspec.json.Decoder[T]) -> T:
+    """Return a request's body; the error for a field that is unknown or missing names it.
+
+    Raises:
+        WrongMediaType: it is no JSON.
+        BadRequest: it is not of the form that the route takes.
+    """
+    try:
+        return request.json(decoder)
+    except BadRequest as fault:
+        raise naming_field(fault) from None
+
+
+def naming_field(fault: BadRequest) -> BadRequest:
+    """Return the error of a body, with the field that it lacks or has too many as its place."""
+    found = _UNKNOWN_FIELD.fullmatch(fault.cause)
+    if found is None:
+        return fault
+    place = found["name"] if fault.place is None else f"{fault.place}.{found['name']}"
+    return BadRequest(fault.cause, place=place)
+
+
+@contextmanager
+def in_words_of(fields: Mapping[str, str]) -> Iterator[None]:
+    """Have what a user can mend refused as a bad request that names the request's field.
+
+    Args:
+        fields: The fields' names, by those of the package's options; and by those of limits;
+            by an empty one where none is named.
+
+    Raises:
+        BadRequest: the code in the block raises a `UserError`.
+    """
+    try:
+        yield
+    except Refusal:
+        raise
+    except UserError as fault:
+        if isinstance(fault, LimitError):
+            limit = _LIMIT.search(fault.cause)
+            place = fault.place or fields.get(limit["name"] if limit else "", fields.get(""))
+            raise BadRequest(fault.cause, place=place) from None
+        found = _PLACE.fullmatch(fault.place or "")
+        place = fields.get("") if found is None else fields.get(found["name"], found["name"]) + found["rest"]
+        raise BadRequest(fault.cause, place=place, remedy=fault.remedy) from None
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
