@@ -1,0 +1,159 @@
+"""Educe's server against others, on one small model: requests each second and their times.
+
+Each server runs alone in its process; they take turns, round after round, under a client that keeps 1 or 32
+connections busy (wrk). Peers need interpreters that have them::
+
+    python -m benchmarks.serving --peer fastapi=/path/to/python --peer litserve=/path/to/python
+
+Server files are in `benchmarks/servers`. Minimum, median and maximum over the rounds are printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SERVERS = Path(__file__).parent / "servers"
+MODEL = ROOT / "zoo" / "breast_cancer" / "model.onnx"
+NUM_FEATURES = 30
+BODY = {
+    "inputs": [
+        {
+            "name": "features",
+            "shape": [1, NUM_FEATURES],
+            "datatype": "FP32",
+            "data": [index / 10 for index in range(NUM_FEATURES)],
+        }
+    ]
+}
+PATH = "/v2/models/model/infer"
+READY_SECONDS = 60
+UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+
+
+@dataclass
+class Run:
+    """What was measured of one server with one number of clients."""
+
+    rates: list[float] = field(default_factory=list)
+    p50: list[float] = field(default_factory=list)
+    p99: list[float] = field(default_factory=list)
+    failed: int = 0
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=3)
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 32])
+    options = parser.parse_args()
+    if shutil.which("wrk") is None:
+        sys.exit("this needs wrk: apt-get install wrk")
+    commands = {"educe": [sys.executable, "-m", "educe", "serve", f"model={MODEL}", "--port"]}
+    for peer in options.peer:
+        name, _, interpreter = peer.partition("=")
+        commands[name] = [interpreter, str(SERVERS / f"{name}_server.py")]
+    runs = {(name, clients): Run() for name in commands for clients in options.clients}
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "post.lua"
+        body = json.dumps(BODY)
+        script.write_text(
+            f'wrk.method="POST"\nwrk.headers["content-type"]="application/json"\nwrk.body=\'{body}\'\n'
+        )
+        for _ in range(options.rounds):
+            for name, command in commands.items():
+                with running(command) as url:
+                    for clients in options.clients:
+                        measure(runs[name, clients], url, clients, options.seconds, script)
+    for clients in options.clients:
+        print(
+            f"\n{clients} clients           requests/s  min  median     max     p50 ms    p99 ms   to educe"
+        )
+        own = statistics.median(runs["educe", clients].rates)
+        for name in commands:
+            run = runs[name, clients]
+            middle = statistics.median(run.rates)
+            print(
+                f"{name:<20}{min(run.rates):>16,.0f}{middle:>8,.0f}{max(run.rates):>8,.0f}"
+                f"{statistics.median(run.p50) * 1e3:>11.2f}{statistics.median(run.p99) * 1e3:>10.2f}"
+                f"{own / middle:>10.2f}x" + (f"   {run.failed} failed" if run.failed else "")
+            )
+
+
+def measure(run: Run, url: str, clients: int, seconds: int, script: Path) -> None:
+    """Keep some connections busy, and take note of what came of it."""
+    command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--latency", "-s", str(script), url + PATH]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    run.rates.append(float(re.search(r"Requests/sec: +([\d.]+)", output)[1]))  # type: ignore[index]
+    for share, times in (("50%", run.p50), ("99%", run.p99)):
+        number, unit = re.search(rf"{share} +([\d.]+)(us|ms|s)", output).groups()  # type: ignore[union-attr]
+        times.append(float(number) * UNITS[unit])
+    failed = re.search(r"Non-2xx or 3xx responses: (\d+)", output)
+    run.failed += int(failed[1]) if failed else 0
+
+
+@contextmanager
+def running(command: Sequence[str]) -> Iterator[str]:
+    """Run a server until it was measured."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1] % 20_000 + 10_000
+    environment = {**os.environ, "MODEL_PATH": str(MODEL), "MODEL_SIZES": f"{NUM_FEATURES},2"}
+    process = subprocess.Popen(
+        [*command, str(port)],
+        env=environment,
+        cwd=ROOT if "educe" in command else SERVERS,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(url, process)
+        yield url
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a server answers the request that it will be measured with."""
+    end = time.monotonic() + READY_SECONDS
+    while True:
+        try:
+            request = urllib.request.Request(
+                url + PATH, json.dumps(BODY).encode(), {"content-type": "application/json"}
+            )
+            urllib.request.urlopen(request, timeout=5).read()
+            return
+        except OSError as fault:
+            if process.poll() is not None or time.monotonic() > end:
+                sys.exit(f"{' '.join(map(str, process.args))} does not answer: {fault}")  # type: ignore[arg-type]
+            time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    main()
