@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
 import numpy as np
 
 from educe.model import Signature, TensorType, ValueType
@@ -27,21 +30,24 @@ DATATYPES = {
 """The protocol's name of each element type, and Educe's."""
 
 _NAMES = {short: name for name, short in DATATYPES.items()}
+_DATATYPES = {NUMPY_TYPES[short]: name for name, short in DATATYPES.items()}
 _LENGTH_BYTES = 4
 
 
-def datatype_of(array: np.ndarray) -> str:
-    """Return the protocol's name of an array's element type.
+def datatype_of(array: Any) -> str:
+    """Return the protocol's name of an output's element type.
 
     Raises:
-        Unprocessable: the protocol has no such type.
+        Unprocessable: it is no array, or of a type that the protocol lacks.
     """
+    if not isinstance(array, np.ndarray):
+        raise Unprocessable(f"the Open Inference Protocol has no type for a {type(array).__name__}")
     if array.dtype.kind in "OUS":
         return "BYTES"
-    for name, short in DATATYPES.items():
-        if NUMPY_TYPES[short] == array.dtype:
-            return name
-    raise Unprocessable(f"the Open Inference Protocol has no type for {array.dtype}")
+    name = _DATATYPES.get(array.dtype)
+    if name is None:
+        raise Unprocessable(f"the Open Inference Protocol has no type for {array.dtype}")
+    return name
 
 
 def numpy_type(datatype: str, place: str) -> np.dtype:
@@ -74,6 +80,29 @@ def describable(signature: Signature) -> bool:
     """Say whether all inputs and outputs are tensors of the protocol's types."""
     kinds = [*signature.inputs.values(), *signature.outputs.values()]
     return all(isinstance(kind, TensorType) and kind.dtype in _NAMES for kind in kinds)
+
+
+def chosen(outputs: Mapping[str, Any], names: Sequence[str]) -> Mapping[str, Any]:
+    """Return the outputs of some names, in their order; all if there are none.
+
+    Raises:
+        BadRequest: there is no such output, or it is named twice.
+    """
+    if not names:
+        return outputs
+    for number, name in enumerate(names):
+        if name not in outputs or name in names[:number]:
+            cause = "is named twice" if name in outputs else "is none of the model's"
+            raise BadRequest(f"{name[:100]!r} {cause}", place=f"outputs[{number}]")
+    return {name: outputs[name] for name in names}
+
+
+def refuse_parameters(given: Iterable[str], known: Collection[str], place: str) -> None:
+    """Raise BadRequest if a tensor has parameters that are not known, such as those of shared memory."""
+    for name in given:
+        if name not in known:
+            remedy = f"known: {', '.join(known)}" if known else "send none"
+            raise BadRequest(f"unknown parameter {name[:50]!r}", place=f"{place}.parameters", remedy=remedy)
 
 
 def element_count(shape: list[int], place: str) -> int:

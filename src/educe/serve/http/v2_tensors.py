@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,14 @@ from educe.serve import tensors
 from educe.serve.faults import BadRequest
 from educe.serve.http.v2_types import InferInput, InferOutput, WantedOutput
 
-_KINDS = {"b": "bools", "i": "whole numbers", "u": "whole numbers", "f": "numbers", "V": "numbers"}
+_TAKES = {
+    "b": ({bool}, "bools"),
+    "i": ({int}, "whole numbers"),
+    "u": ({int}, "whole numbers"),
+    "f": ({int, float}, "numbers"),
+    "V": ({int, float}, "numbers"),
+    "O": ({str}, "texts"),
+}
 
 
 def read_inputs(inputs: Sequence[InferInput], behind: memoryview) -> dict[str, np.ndarray]:
@@ -35,6 +43,7 @@ def read_inputs(inputs: Sequence[InferInput], behind: memoryview) -> dict[str, n
         place = f"inputs[{len(feeds)}]"
         if entry.name in feeds:
             raise BadRequest(f"the input {entry.name[:100]!r} stands twice", place=place)
+        tensors.refuse_parameters(entry.parameters, ("binary_data_size",), place)
         size = entry.parameters.get("binary_data_size")
         if size is None:
             feeds[entry.name] = _from_json(entry, place)
@@ -64,14 +73,15 @@ def write_outputs(
     Raises:
         BadRequest: there is no such output.
     """
-    named = {entry.name: entry.parameters.get("binary_data", all_binary) for entry in wanted}
+    for number, each in enumerate(wanted):
+        tensors.refuse_parameters(each.parameters, ("binary_data",), f"outputs[{number}]")
+    binary = {each.name: each.parameters.get("binary_data", all_binary) for each in wanted}
+    if not all(isinstance(each, bool) for each in binary.values()):
+        raise BadRequest("binary_data is true or false", place="outputs")
     found, parts = [], []
-    for name, is_binary in (named or dict.fromkeys(outputs, all_binary)).items():
-        if name not in outputs:
-            raise BadRequest(f"the model has no output {name[:100]!r}", place="outputs")
-        array = outputs[name]
+    for name, array in tensors.chosen(outputs, [each.name for each in wanted]).items():
         entry = InferOutput(name, list(array.shape), tensors.datatype_of(array))
-        if is_binary:
+        if binary.get(name, all_binary):
             part = tensors.to_bytes(array)
             entry.parameters = {"binary_data_size": len(part)}
             parts.append(part)
@@ -86,44 +96,35 @@ def _from_json(entry: InferInput, place: str) -> np.ndarray:
         raise BadRequest("there is no data", place=place, remedy="give data, or binary_data_size")
     count = tensors.element_count(entry.shape, place)
     dtype = tensors.numpy_type(entry.datatype, place)
+    elements = _flat(entry.data, entry.shape, f"{place}.data")
+    if len(elements) != count:
+        raise BadRequest(f"{len(elements)} elements, but the shape {entry.shape} has {count}", place=place)
+    types, what = _TAKES[dtype.kind]
+    if not types.issuperset(map(type, elements)):
+        raise BadRequest(f"{entry.datatype} takes {what}", place=f"{place}.data")
     if dtype.kind == "O":
-        return _texts(entry, count, place)
+        array = np.empty(count, object)
+        array[:] = elements
+        return array.reshape(entry.shape)
     try:
-        given = np.array(entry.data if entry.data else [], dtype=None if entry.data else dtype)
-    except (ValueError, OverflowError):
-        raise BadRequest("data is not of one shape", place=place) from None
-    if given.size != count:
-        raise BadRequest(f"{given.size} elements, but the shape {entry.shape} has {count}", place=place)
-    wanted = _KINDS[dtype.kind]
-    if _KINDS.get(given.dtype.kind) != wanted and not (wanted == "numbers" and given.dtype.kind in "iu"):
-        raise BadRequest(f"{entry.datatype} takes {wanted}", place=f"{place}.data")
-    if dtype.kind in "iu" and given.size:
-        bounds = np.iinfo(dtype)
-        if int(given.min()) < bounds.min or int(given.max()) > bounds.max:
-            raise BadRequest(f"a number is beyond {entry.datatype}", place=f"{place}.data")
-    with np.errstate(over="ignore"):
-        return given.astype(dtype).reshape(entry.shape)
+        with np.errstate(over="ignore"):
+            array = np.array(elements, np.float64 if dtype.kind in "fV" else dtype)
+            return array.astype(dtype, copy=False).reshape(entry.shape)
+    except OverflowError:
+        raise BadRequest(f"a number is beyond {entry.datatype}", place=f"{place}.data") from None
 
 
-def _texts(entry: InferInput, count: int, place: str) -> np.ndarray:
-    assert entry.data is not UNSET
-    flat: list[str] = []
-    waiting = [iter(entry.data)]
-    while waiting:
-        for element in waiting[-1]:
-            if isinstance(element, list) and len(waiting) <= len(entry.shape):
-                waiting.append(iter(element))
-                break
-            if not isinstance(element, str):
-                raise BadRequest("BYTES takes texts", place=f"{place}.data")
-            flat.append(element)
-        else:
-            waiting.pop()
-    if len(flat) != count:
-        raise BadRequest(f"{len(flat)} elements, but the shape {entry.shape} has {count}", place=place)
-    array = np.empty(count, object)
-    array[:] = flat
-    return array.reshape(entry.shape)
+def _flat(data: list[Any], shape: Sequence[int], place: str) -> list[Any]:
+    """Return the elements of a tensor that is given flat, or as lists in lists."""
+    if not data or not isinstance(data[0], list):
+        return data
+    if not shape or len(data) != shape[0]:
+        raise BadRequest(f"the lists are not of the shape {list(shape)}", place=place)
+    for size in shape[1:]:
+        if not all(isinstance(each, list) and len(each) == size for each in data):
+            raise BadRequest(f"the lists are not of the shape {list(shape)}", place=place)
+        data = list(chain.from_iterable(data))
+    return data
 
 
 def _to_json(array: np.ndarray) -> list[Any]:
