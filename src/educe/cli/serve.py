@@ -59,6 +59,16 @@ class ServingOptions(OptionGroup):
             "--port", min=0, max=65535, metavar="N", help="The port; 8000 if absent, 0 for a free one."
         ),
     ] = None
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(
+            "--grpc-port",
+            min=0,
+            max=65535,
+            metavar="N",
+            help="The port of gRPC; none if absent, 0 for a free one.",
+        ),
+    ] = None
     host_names: Annotated[
         list[str] | None,
         typer.Option("--host-name", metavar="NAME", help="A name by which clients call this server."),
@@ -106,6 +116,9 @@ class ServingOptions(OptionGroup):
             "--max-waiting", min=1, metavar="N", help="Most requests that wait for a model; 1024 if absent."
         ),
     ] = None
+    log_requests: Annotated[
+        bool, typer.Option("--log-requests", help="Write a line about each request to standard error.")
+    ] = False
     memory_bytes: Annotated[
         int | None,
         typer.Option(
@@ -138,6 +151,7 @@ def command(
 
         def announce(url: str) -> None:
             status.stop()
-            errors().print(f"[bold]{escape(url)}[/] answers; Ctrl-C ends it")
+            also = "" if server.grpc_port is None else f", and gRPC at port {server.grpc_port}"
+            errors().print(f"[bold]{escape(url)}[/] answers{also}; Ctrl-C ends it")
 
         server.run(announce)

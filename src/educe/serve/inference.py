@@ -15,7 +15,7 @@ from educe.generate.generator import Generator
 from educe.model import ValueType
 from educe.serve import text_tensors
 from educe.serve.faults import BadRequest, DeadlineExceeded, Unprocessable
-from educe.serve.lane import Timing
+from educe.serve.observation import Timing
 from educe.serve.repository import Deployment, Repository
 from educe.serve.served import LanguageModelServed, PredictorModel
 from educe.serve.settings import ServerSettings
@@ -151,11 +151,12 @@ class Inference:
         """Yield what comes of a request: a generator's text in pieces, else all at once; see `infer`."""
         with await self.repository.use(call.model, call.version) as deployment:
             model = deployment.served.model if isinstance(deployment.served, LanguageModelServed) else None
-            if not isinstance(model, Generator):
-                yield await self.infer(call)
+            if isinstance(model, Generator):
+                pieces = text_tensors.stream(model, self._text_call(call), self.pool)
+                async for found, timing, is_last in pieces:
+                    yield Inferred(deployment.version, found, timing, is_last)
                 return
-            async for found, timing, is_last in text_tensors.stream(model, self._text_call(call), self.pool):
-                yield Inferred(deployment.version, found, timing, is_last)
+        yield await self.infer(call)
 
     def _text_call(self, call: InferCall) -> text_tensors.TextCall:
         return text_tensors.TextCall(

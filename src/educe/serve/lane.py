@@ -12,6 +12,8 @@ from typing import Any
 
 from educe.serve.batcher import BRIEF_SECONDS, Batcher, Ticket
 from educe.serve.faults import DeadlineExceeded
+from educe.serve.observation import Timing, note_timing
+from educe.serve.statistics import ModelStatistics
 
 Run = Callable[[Hashable, Sequence[Any]], Sequence[Any]]
 """Runs requests of one group: their contents to their results, each of which may be an exception."""
@@ -19,25 +21,6 @@ Run = Callable[[Hashable, Sequence[Any]], Sequence[Any]]
 
 # A run that is expected to be shorter costs less than waiting for companions.
 _TRIFLING_SECONDS = 0.00005
-
-
-@dataclass(slots=True)
-class Timing:
-    """Where a request's time went, in seconds.
-
-    Attributes:
-        queue: Until its run began.
-        run: Its run.
-        rows: Rows of its run, those of other requests included.
-    """
-
-    queue: float
-    run: float
-    rows: int
-
-    def header(self) -> bytes:
-        """Return it as a ``Server-Timing`` header has it, in milliseconds."""
-        return b"queue;dur=%.3f, run;dur=%.3f, rows;desc=%d" % (self.queue * 1e3, self.run * 1e3, self.rows)
 
 
 @dataclass(slots=True, eq=False)
@@ -49,11 +32,16 @@ class _Waiting(Ticket):
 class Lane:
     """The requests of one model, of which one batch runs at a time. It belongs to one event loop.
 
+    Attributes:
+        batcher: What plans the runs.
+        num_running: How many requests run.
+
     Args:
         run: What runs them; called in a thread of `pool`, or in the loop if it is known to take no time.
         batcher: What plans the runs.
         pool: The threads.
         compile_seconds: How long a thread's runs so far have compiled, which is no cost of a run.
+        statistics: Where requests and runs are counted; if absent, nobody reads them.
     """
 
     def __init__(
@@ -62,8 +50,11 @@ class Lane:
         batcher: Batcher,
         pool: Executor,
         compile_seconds: Callable[[], float] = lambda: 0.0,
+        statistics: ModelStatistics | None = None,
     ) -> None:
         self.batcher = batcher
+        self.num_running = 0
+        self._statistics = statistics or ModelStatistics()
         self._run, self._pool, self._compile_seconds = run, pool, compile_seconds
         self._loop = asyncio.get_running_loop()
         self._is_due = False
@@ -101,7 +92,9 @@ class Lane:
         self._wake()
         timer = self._loop.call_at(deadline, self._give_up, ticket) if math.isfinite(deadline) else None
         try:
-            return await ticket.future
+            found = await ticket.future
+            note_timing(found[1])
+            return found
         except asyncio.CancelledError:
             self.batcher.withdraw(ticket)
             raise
@@ -119,9 +112,13 @@ class Lane:
         (result,) = self._run(group, [content])
         seconds = time.perf_counter() - start
         self.batcher.cost.learn(rows, seconds)
+        self._statistics.ran(rows, seconds)
         if isinstance(result, Exception):
             raise result
-        return result, Timing(0.0, seconds, rows)
+        self._statistics.answered(0.0, seconds)
+        timing = Timing(0.0, seconds, rows)
+        note_timing(timing)
+        return result, timing
 
     def _wake(self) -> None:
         """Have the next run planned when all requests that have come by now are known."""
@@ -147,6 +144,7 @@ class Lane:
 
     def _begin(self, batch: Sequence[Any], now: float) -> None:
         self._is_running = True
+        self.num_running = len(batch)
         rows = sum(ticket.rows for ticket in batch)
         contents = [ticket.content for ticket in batch]
         expected = self.batcher.cost.seconds(rows)
@@ -160,11 +158,14 @@ class Lane:
         self, batch: Sequence[_Waiting], start: float, rows: int, results: Sequence[Any], seconds: float
     ) -> None:
         self._is_running = False
+        self.num_running = 0
         self.batcher.ended(rows, seconds)
+        self._statistics.ran(rows, seconds)
         for ticket, result in zip(batch, results, strict=True):
             if isinstance(result, Exception):
                 _fail(ticket, result)
             elif not ticket.future.done():
+                self._statistics.answered(start - ticket.arrival, seconds)
                 ticket.future.set_result((result, Timing(start - ticket.arrival, seconds, rows)))
         if self.batcher.waiting:
             self._wake()

@@ -16,9 +16,11 @@ from educe.serve import text_tensors
 from educe.serve.batcher import Batcher
 from educe.serve.faults import NotFound, NotReady
 from educe.serve.lane import Lane
+from educe.serve.observation import note_model
 from educe.serve.opening import ModelSource, open_model
 from educe.serve.served import PredictorModel, Served
 from educe.serve.settings import ServerSettings
+from educe.serve.statistics import ModelStatistics
 
 _LOG = logging.getLogger("educe.serve")
 
@@ -35,6 +37,7 @@ class Deployment:
         served: The model.
         lane: The way of requests to it; None if it plans its own runs.
         memory_bytes: What it counts against the budget.
+        statistics: What it has done, in other versions, too.
         num_users: Requests that use it now.
     """
 
@@ -43,15 +46,19 @@ class Deployment:
     served: Served
     lane: Lane | None
     memory_bytes: int
+    statistics: ModelStatistics = field(default_factory=ModelStatistics)
     num_users: int = 0
     is_retired: bool = False
 
     def __enter__(self) -> Deployment:
         self.num_users += 1
+        note_model(self.name, self.version, self.statistics)
         return self
 
-    def __exit__(self, *fault: object) -> None:
+    def __exit__(self, kind: object, fault: BaseException | None, trace: object) -> None:
         self.num_users -= 1
+        if fault is not None:
+            self.statistics.failed(fault)
         if self.is_retired and self.num_users == 0:
             self.served.close()
 
@@ -72,6 +79,7 @@ class Entry:
         reason: Why it is not, if loading it failed.
         deployment: What answers now.
         is_wanted: Whether it is to be ready: not if it was unloaded, or made room for another.
+        statistics: What it has done, in all versions.
     """
 
     source: ModelSource
@@ -79,6 +87,7 @@ class Entry:
     reason: str = ""
     is_wanted: bool = True
     deployment: Deployment | None = None
+    statistics: ModelStatistics = field(default_factory=ModelStatistics)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -196,10 +205,16 @@ class Repository:
         batcher = Batcher(settings.max_batch, settings.max_waiting, settings.target_seconds)
         lane = None
         if isinstance(served, PredictorModel):
-            lane = Lane(served.run, batcher, self._pool, served.predictor.executable.compile_seconds)
+            compile_seconds = served.predictor.executable.compile_seconds
+            lane = Lane(served.run, batcher, self._pool, compile_seconds, entry.statistics)
         elif served.kind != "generator":
-            lane = Lane(lambda group, requests: text_tensors.run(served, requests), batcher, self._pool)
-        return Deployment(entry.source.name, version, served, lane, served.memory_bytes)
+            lane = Lane(
+                lambda group, requests: text_tensors.run(served, requests),
+                batcher,
+                self._pool,
+                statistics=entry.statistics,
+            )
+        return Deployment(entry.source.name, version, served, lane, served.memory_bytes, entry.statistics)
 
     def _make_room(self, entry: Entry) -> None:
         """Take models out of use that were not used for longest, until there is room for one more."""

@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -17,15 +18,19 @@ from educe.errors import OptionError
 from educe.machine import usable_cores
 from educe.serve.http.app import App
 from educe.serve.http.connection import Connection
+from educe.serve.http.observing import Observing
 from educe.serve.http.openai.family import OpenAI
 from educe.serve.http.predict import Predict
 from educe.serve.http.probes import Probes
+from educe.serve.http.statistics import Statistics
 from educe.serve.http.v2 import V2
 from educe.serve.http.v2_generate import Generate
 from educe.serve.inference import Inference
+from educe.serve.observation import Observer
 from educe.serve.opening import ModelSource
 from educe.serve.repository import Repository
 from educe.serve.settings import ServerSettings
+from educe.serve.tracing import tracer_from_environment
 
 _POLL_SECONDS = 0.005
 
@@ -102,10 +107,13 @@ class Server:
                 self._loop.add_signal_handler(number, self._end.set)
         pool = ThreadPoolExecutor(max(4, 2 * usable_cores()), thread_name_prefix="educe-serve")
         repository = Repository(self.sources, self.settings, pool)
+        observer = Observer(sys.stderr if self.settings.log_requests else None, tracer_from_environment())
         inference = Inference(repository, self.settings, pool)
         families = (Probes(inference), V2(inference), Generate(inference), Predict(inference), OpenAI(inference))
-        app = App([route for family in families for route in family.routes()], self.settings)
-        http = self._http(app)
+        routes = [route for family in families for route in family.routes()]
+        routes += Statistics(inference, observer).routes()
+        app = App(routes, self.settings)
+        http = self._http(Observing(app, observer))
         serving = asyncio.create_task(http.serve([listener]))
         try:
             while not http.started and not serving.done():
@@ -120,9 +128,10 @@ class Server:
             http.should_exit = True
             await serving
             repository.close()
+            observer.close()
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _http(self, app: App) -> _Http:
+    def _http(self, app: Observing) -> _Http:
         settings = self.settings
         bounds = {"bounds": settings.server_limits}
         config = uvicorn.Config(

@@ -65,6 +65,7 @@ class ServerSettings:
         max_batch: Most rows of a run.
         max_waiting: Most requests that wait for one model.
         memory_bytes: Memory for the weights of all models; None for as much as they take.
+        log_requests: Whether a line about every request goes to standard error.
         drain_seconds: How long requests may go on when the server is told to end.
         limits: The bounds on files, those in requests included.
         server_limits: The bounds on requests.
@@ -88,6 +89,7 @@ class ServerSettings:
     max_batch: int = 64
     max_waiting: int = 1024
     memory_bytes: int | None = None
+    log_requests: bool = False
     drain_seconds: float = 30.0
     limits: Limits = DEFAULT_LIMITS
     server_limits: ServerLimits = ServerLimits()

@@ -1,0 +1,153 @@
+"""The server's numbers as Prometheus reads them: each metric's name, what it is, and where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from educe.generate.generator import Generator
+from educe.generate.statistics import Statistics as GeneratorStatistics
+from educe.serve.observation import Observer
+from educe.serve.repository import Entry
+from educe.serve.served import LanguageModelServed
+from educe.serve.statistics import Histogram, ModelStatistics
+
+HISTOGRAMS: dict[str, tuple[str, Callable[[ModelStatistics], Histogram]]] = {
+    "educe_request_seconds": ("From a request's being there to its answer.", lambda found: found.whole),
+    "educe_queue_seconds": ("How long requests waited for their run.", lambda found: found.queue),
+    "educe_run_seconds": ("How long their runs took.", lambda found: found.run),
+    "educe_batch_rows": ("Rows of a run.", lambda found: found.batch_rows),
+    "educe_first_token_seconds": ("Until a text's first token.", lambda found: found.first_token),
+    "educe_between_tokens_seconds": (
+        "Between a text's tokens, by their mean of each request.",
+        lambda found: found.between_tokens,
+    ),
+}
+"""The histograms of models."""
+
+COUNTERS: dict[str, tuple[str, Callable[[GeneratorStatistics], int]]] = {
+    "educe_prompt_tokens": ("Tokens of prompts.", lambda found: found.num_prompt_tokens),
+    "educe_cached_tokens": (
+        "Tokens of prompts that were found in the cache.",
+        lambda found: found.num_cached_tokens,
+    ),
+    "educe_tokens": ("Tokens written.", lambda found: found.num_tokens),
+    "educe_draft_tokens": ("Tokens guessed.", lambda found: found.num_draft_tokens),
+    "educe_accepted_tokens": ("Tokens guessed that were right.", lambda found: found.num_accepted_tokens),
+    "educe_steps": ("Steps of the model.", lambda found: found.num_steps),
+    "educe_preemptions": (
+        "How often a text lost its memory to others, and was read again.",
+        lambda found: found.num_preemptions,
+    ),
+}
+"""The counters of generators, whose names end with ``_total`` in the text."""
+
+
+def exposition(entries: Mapping[str, Entry], observer: Observer) -> bytes:
+    """Return all numbers in Prometheus' text format.
+
+    Args:
+        entries: The models.
+        observer: What has seen the requests.
+    """
+    registry = CollectorRegistry(auto_describe=False)
+    ProcessCollector(registry=registry)
+    registry.register(_Collected(entries, observer))
+    return generate_latest(registry)
+
+
+class _Collected(Collector):
+    def __init__(self, entries: Mapping[str, Entry], observer: Observer) -> None:
+        self._entries, self._observer = entries, observer
+        self._generators = {
+            name: entry.deployment.served.model.statistics()
+            for name, entry in entries.items()
+            if entry.deployment is not None
+            and isinstance(entry.deployment.served, LanguageModelServed)
+            and isinstance(entry.deployment.served.model, Generator)
+        }
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._requests()
+        yield from self._models()
+        yield from self._texts()
+        yield from self._http()
+
+    def _requests(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily(
+            "educe_requests",
+            "Requests to a model, by what came of them: ok, or the error.",
+            labels=("model", "outcome"),
+        )
+        for name, entry in self._entries.items():
+            requests.add_metric((name, "ok"), entry.statistics.num_answered)
+            for kind, count in entry.statistics.failures.items():
+                requests.add_metric((name, kind), count)
+        yield requests
+        for metric, (text, of) in HISTOGRAMS.items():
+            family = HistogramMetricFamily(metric, text, labels=("model",))
+            for name, entry in self._entries.items():
+                _add(family, (name,), of(entry.statistics))
+            yield family
+
+    def _models(self) -> Iterator[Metric]:
+        ready = GaugeMetricFamily("educe_model_ready", "Whether a model answers at once.", labels=("model",))
+        memory = GaugeMetricFamily(
+            "educe_model_memory_bytes", "Memory of a model's weights.", labels=("model",)
+        )
+        waiting = GaugeMetricFamily("educe_waiting_requests", "Requests that wait.", labels=("model",))
+        running = GaugeMetricFamily("educe_running_requests", "Requests that run.", labels=("model",))
+        for name, entry in self._entries.items():
+            deployment = entry.deployment
+            ready.add_metric((name,), deployment is not None)
+            memory.add_metric((name,), 0 if deployment is None else deployment.memory_bytes)
+            if name in self._generators:
+                waiting.add_metric((name,), self._generators[name].num_waiting)
+                running.add_metric((name,), self._generators[name].num_running)
+            else:
+                lane = None if deployment is None else deployment.lane
+                queued = 0 if lane is None else len(lane.batcher.waiting)
+                waiting.add_metric((name,), queued)
+                running.add_metric((name,), 0 if lane is None else lane.num_running)
+        yield from (ready, memory, waiting, running)
+
+    def _texts(self) -> Iterator[Metric]:
+        for metric, (text, of) in COUNTERS.items():
+            family = CounterMetricFamily(metric, text, labels=("model",))
+            for name, found in self._generators.items():
+                family.add_metric((name,), of(found))
+            yield family
+        used = GaugeMetricFamily(
+            "educe_kv_cache_used_ratio",
+            "The share of the memory of keys and values that running texts need.",
+            labels=("model",),
+        )
+        for name, found in self._generators.items():
+            used.add_metric((name,), found.num_used_blocks / max(found.num_blocks, 1))
+        yield used
+
+    def _http(self) -> Iterator[Metric]:
+        labels = ("method", "route", "status")
+        requests = CounterMetricFamily("educe_http_requests", "Requests over HTTP.", labels=labels)
+        for (method, route, status), count in self._observer.requests.items():
+            requests.add_metric((method, route, str(status)), count)
+        yield requests
+        seconds = HistogramMetricFamily(
+            "educe_http_request_seconds",
+            "From a request's header to the end of its answer.",
+            labels=("route",),
+        )
+        for route, histogram in self._observer.seconds.items():
+            _add(seconds, (route,), histogram)
+        yield seconds
+
+
+def _add(family: HistogramMetricFamily, labels: tuple[str, ...], histogram: Histogram) -> None:
+    bounds = [f"{bound:g}" for bound in histogram.bounds]
+    counts = accumulate(histogram.counts)
+    buckets = list(zip((*bounds, "+Inf"), map(float, counts), strict=True))
+    family.add_metric(labels, buckets, histogram.sum)

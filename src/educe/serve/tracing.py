@@ -1,0 +1,114 @@
+"""`Tracer`: OpenTelemetry's spans of requests, where its standard environment variables ask for them.
+
+A request is a span, with its wait and its run as children; it belongs to the trace that its ``traceparent``
+names. Nothing of OpenTelemetry is imported unless it is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from educe.errors import MissingLibraryError, OptionError
+
+if TYPE_CHECKING:
+    from educe.serve.observation import Observed
+
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_FAILED = 500
+
+
+def tracer_from_environment() -> Tracer | None:
+    """Return the tracer that the environment asks for, if it does.
+
+    Raises:
+        MissingLibraryError: OpenTelemetry is not installed.
+        OptionError: it names an exporter that is not known.
+    """
+    exporter = os.environ.get("OTEL_TRACES_EXPORTER", "")
+    asked = exporter or any(os.environ.get(name) for name in _ENDPOINTS)
+    if not asked or exporter == "none" or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return None
+    try:
+        return Tracer(_provider(exporter or "otlp"))
+    except ImportError:
+        purpose = "tracing, which variables named OTEL_... ask for,"
+        raise MissingLibraryError("opentelemetry-sdk", extra="otel", purpose=purpose) from None
+
+
+def _provider(name: str) -> Any:
+    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
+
+    exporter: Any
+    if name == "otlp":
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+        exporter = OTLPSpanExporter()
+    elif name == "console":
+        exporter = ConsoleSpanExporter()
+    else:
+        raise OptionError(
+            f"unknown exporter {name!r}", place="OTEL_TRACES_EXPORTER", remedy="use otlp, console or none"
+        )
+    resource = Resource.create({SERVICE_NAME: os.environ.get("OTEL_SERVICE_NAME", "educe")})
+    provider = TracerProvider(resource=resource)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    return provider
+
+
+class Tracer:
+    """What makes spans.
+
+    Args:
+        provider: OpenTelemetry's provider of tracers.
+    """
+
+    def __init__(self, provider: Any) -> None:
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        self._provider = provider
+        self._tracer = provider.get_tracer("educe.serve")
+        self._propagator = TraceContextTextMapPropagator()
+
+    def trace(self, observed: Observed, seconds: float) -> None:
+        """Make the spans of a request that took so many seconds."""
+        from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
+
+        carrier = {"traceparent": observed.traceparent, "tracestate": observed.tracestate}
+        span = self._tracer.start_span(
+            f"{observed.method} {observed.route}".strip(),
+            self._propagator.extract({name: value for name, value in carrier.items() if value}),
+            SpanKind.SERVER,
+            _attributes(observed),
+            start_time=observed.start_ns,
+        )
+        if observed.status >= _FAILED:
+            span.set_status(Status(StatusCode.ERROR))
+        if observed.timing is not None:
+            context = set_span_in_context(span)
+            end = observed.timing_end_ns
+            run = end - round(observed.timing.run * 1e9)
+            queue = run - round(observed.timing.queue * 1e9)
+            rows = {"educe.batch_rows": observed.timing.rows}
+            self._tracer.start_span("queue", context, start_time=queue).end(run)
+            self._tracer.start_span("run", context, attributes=rows, start_time=run).end(end)
+        span.end(observed.start_ns + round(seconds * 1e9))
+
+    def close(self) -> None:
+        """Send what is not sent yet."""
+        self._provider.shutdown()
+
+
+def _attributes(observed: Observed) -> dict[str, str | int]:
+    """Return what is said of a request, by the names of OpenTelemetry's conventions."""
+    found: dict[str, str | int] = {
+        "http.request.method": observed.method,
+        "http.route": observed.route,
+        "http.response.status_code": observed.status,
+        "educe.request_id": observed.id,
+        "educe.model": observed.model,
+        "educe.model_version": observed.version,
+    }
+    return {name: value for name, value in found.items() if value != ""}
