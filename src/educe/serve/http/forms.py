@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import multipart
 
 from educe.serve.faults import BadRequest, WrongMediaType
@@ -11,8 +13,23 @@ FORM = "multipart/form-data"
 _HEADER_BYTES = 4 * 2**10
 
 
-def read_form(request: Request, most_parts: int) -> list[tuple[str, bytes]]:
-    """Return the names and contents of a form's parts.
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A field or a file of a form.
+
+    Attributes:
+        name: The field's name.
+        media_type: The content's type; empty if the form does not say.
+        content: The content.
+    """
+
+    name: str
+    media_type: str
+    content: bytes
+
+
+def read_form(request: Request, most_parts: int) -> list[Part]:
+    """Return a form's parts.
 
     Raises:
         WrongMediaType: the body is no form.
@@ -21,18 +38,19 @@ def read_form(request: Request, most_parts: int) -> list[tuple[str, bytes]]:
     if request.media_type != FORM:
         raise WrongMediaType("the body is no form", remedy=f"send {FORM}")
     _, options = multipart.parse_options_header(request.headers[b"content-type"].decode("latin-1"))
-    parser = multipart.PushMultipartParser(
-        options.get("boundary", ""), max_segment_count=most_parts, max_header_size=_HEADER_BYTES
-    )
-    found: list[tuple[str, bytes]] = []
-    name, content = "", bytearray()
+    found: list[Part] = []
+    name, media_type, content = "", "", bytearray()
     try:
+        parser = multipart.PushMultipartParser(
+            options.get("boundary", ""), max_segment_count=most_parts, max_header_size=_HEADER_BYTES
+        )
         with parser:
             for event in (*parser.parse(request.body), *parser.parse(b"")):
                 if event is None:
-                    found.append((name, bytes(content)))
+                    found.append(Part(name, media_type, bytes(content)))
                 elif isinstance(event, multipart.MultipartSegment):
-                    name, content = event.name or "", bytearray()
+                    name, media_type = event.name or "", event.content_type or ""
+                    content = bytearray()
                 else:
                     content += event
     except (multipart.MultipartError, ValueError) as fault:

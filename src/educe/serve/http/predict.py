@@ -6,19 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-import multipart
 
 from educe.serve.faults import BadRequest, refusal
 from educe.serve.http.exchange import Request, Response, decode, encode
+from educe.serve.http.forms import FORM, read_form
 from educe.serve.http.routes import Route
 from educe.serve.inference import Inference
 from educe.tasks.answer import Answer
 from educe.tasks.predictor import Result
 
 _LINES = "application/x-ndjson"
-_FORM = "multipart/form-data"
 _ANY_JSON = msgspec.json.Decoder(Any)
-_HEADER_BYTES = 4 * 2**10
 _TABLES = ("tabular-classification", "tabular-regression")
 
 
@@ -40,7 +38,7 @@ class Predict:
                 "/v1/models/{model}/predict",
                 self.predict,
                 "Answer about a picture, video, sound, text, table or any file; a line for each item in it.",
-                takes=("application/octet-stream", _FORM, "application/json", "text/plain", "text/csv"),
+                takes=("application/octet-stream", FORM, "application/json", "text/plain", "text/csv"),
                 gives=Answer,
                 family="openai",
             )
@@ -78,26 +76,9 @@ def _plain(result: Result) -> dict[str, Any]:
 
 def _content(request: Request, most_parts: int) -> tuple[bytes, str]:
     """Return the content and its media type: of the body, or of the one file or field in a form."""
-    if request.media_type != _FORM:
+    if request.media_type != FORM:
         return request.body, request.media_type
-    _, options = multipart.parse_options_header(request.headers[b"content-type"].decode("latin-1"))
-    found: list[tuple[bytes, str]] = []
-    try:
-        parser = multipart.PushMultipartParser(
-            options.get("boundary", ""), max_segment_count=most_parts, max_header_size=_HEADER_BYTES
-        )
-        with parser:
-            content = bytearray()
-            media_type = ""
-            for event in (*parser.parse(request.body), *parser.parse(b"")):
-                if event is None:
-                    found.append((bytes(content), media_type))
-                elif isinstance(event, multipart.MultipartSegment):
-                    content, media_type = bytearray(), event.content_type or ""
-                else:
-                    content += event
-    except (multipart.MultipartError, ValueError) as fault:
-        raise BadRequest(f"the form cannot be read: {fault}") from None
-    if len(found) != 1:
-        raise BadRequest(f"the form has {len(found)} parts", remedy="send one file or text")
-    return found[0]
+    parts = read_form(request, most_parts)
+    if len(parts) != 1:
+        raise BadRequest(f"the form has {len(parts)} parts", remedy="send one file or text")
+    return parts[0].content, parts[0].media_type

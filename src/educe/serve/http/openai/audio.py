@@ -16,7 +16,7 @@ from educe.generate.transcription import SAMPLE_RATE, Transcriber
 from educe.media.audio import open_sound
 from educe.serve.faults import BadRequest
 from educe.serve.http.exchange import Request, Response, json_response
-from educe.serve.http.forms import FORM, read_form
+from educe.serve.http.forms import FORM, Part, read_form
 from educe.serve.http.openai import sse, types
 from educe.serve.http.openai.errors import in_words_of, naming_field
 from educe.serve.http.openai.writing import deployed, language_model
@@ -72,7 +72,7 @@ class Audio:
         self, request: Request, asked: types.TranscriptionForm
     ) -> tuple[np.ndarray, Transcript]:
         loop, limits = asyncio.get_running_loop(), self.inference.settings.limits
-        with await deployed(self.inference, asked.model) as deployment, in_words_of({"input": "file"}):
+        with await deployed(self.inference, asked.model) as deployment, in_words_of({"": "file"}):
             language_model(deployment, "transcriber")
             samples = await loop.run_in_executor(
                 self.inference.pool, open_sound, asked.file, SAMPLE_RATE, limits
@@ -98,13 +98,8 @@ def _seconds(samples: np.ndarray) -> int:
 
 def _read(request: Request, most_parts: int) -> types.TranscriptionForm:
     fields: dict[str, object] = {}
-    for name, content in read_form(request, most_parts):
-        value: object = content
-        if name != "file":
-            try:
-                value = content.decode()
-            except UnicodeDecodeError:
-                raise BadRequest("the field is no UTF-8", place=name) from None
+    for part in read_form(request, most_parts):
+        name, value = part.name, part.content if part.name == "file" else _text(part)
         if name.endswith("[]"):
             listed = fields.setdefault(name, [])
             assert isinstance(listed, list)
@@ -118,6 +113,13 @@ def _read(request: Request, most_parts: int) -> types.TranscriptionForm:
     except msgspec.ValidationError as fault:
         reason, _, path = str(fault).partition(" - at `$.")
         raise naming_field(BadRequest(reason, place=path.rstrip("`") or None)) from None
+
+
+def _text(part: Part) -> str:
+    try:
+        return part.content.decode()
+    except UnicodeDecodeError:
+        raise BadRequest("the field is no UTF-8", place=part.name) from None
 
 
 def _answer(form: str, seconds: float, transcript: Transcript) -> Response:

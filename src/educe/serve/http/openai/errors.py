@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from educe.errors import LimitError, UserError
+from educe.errors import InputError, LimitError, UserError
 from educe.serve.faults import BadRequest, NotFound, Refusal, Unauthorized
 from educe.serve.http.exchange import Request
 from educe.serve.http.openai import types
@@ -61,7 +61,7 @@ def in_words_of(fields: Mapping[str, str]) -> Iterator[None]:
 
     Args:
         fields: The fields' names, by those of the package's options; and by those of limits;
-            by an empty one where none is named.
+            by an empty one for an input or limit that is not named.
 
     Raises:
         BadRequest: the code in the block raises a `UserError`.
@@ -73,10 +73,13 @@ def in_words_of(fields: Mapping[str, str]) -> Iterator[None]:
     except UserError as fault:
         if isinstance(fault, LimitError):
             limit = _LIMIT.search(fault.cause)
-            place = fault.place or fields.get(limit["name"] if limit else "", fields.get(""))
-            raise BadRequest(fault.cause, place=place) from None
+            named = fields.get(limit["name"] if limit else "", fields.get(""))
+            raise BadRequest(fault.cause, place=fault.place or named) from None
         found = _PLACE.fullmatch(fault.place or "")
-        place = fields.get("") if found is None else fields.get(found["name"], found["name"]) + found["rest"]
+        if found is not None:
+            place: str | None = fields.get(found["name"], found["name"]) + found["rest"]
+        else:
+            place = fields.get("") if isinstance(fault, InputError) else None
         raise BadRequest(fault.cause, place=place, remedy=fault.remedy) from None
 
 
