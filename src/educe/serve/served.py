@@ -61,14 +61,15 @@ class PredictorModel:
         return self.predictor.task.model.size_bytes
 
     def group(self, feeds: Mapping[str, np.ndarray]) -> tuple[Hashable, int]:
-        """Return what requests have in common that can run together with `feeds`, and the rows of these."""
+        """Return what requests that can run with `feeds` have in common, and its rows, at least 1."""
         if not self.shares_runs or feeds.keys() != self.signature.inputs.keys():
             return object(), 1
         shapes = [feeds[name].shape for name in self.signature.inputs]
         rows = shapes[0][:1]
         if not rows or any(shape[:1] != rows for shape in shapes):
             return object(), 1
-        return tuple([(feeds[name].dtype, feeds[name].shape[1:]) for name in self.signature.inputs]), rows[0]
+        kinds = tuple([(feeds[name].dtype, feeds[name].shape[1:]) for name in self.signature.inputs])
+        return kinds, max(1, rows[0])
 
     def open(self, source: Any, most: int) -> list[Opened | Result]:
         """Return the items of a raw input; its last is an error's result if it cannot be read to its end.
