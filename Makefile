@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := src tests benchmarks zoo
 
-.PHONY: help demo test test-parity test-targets test-aarch64 test-guard test-deep check format bench accuracy clean
+.PHONY: help demo test test-parity test-targets test-aarch64 test-guard test-deep check format proto bench accuracy clean
 
 help:  ## Say what there is to make.
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -52,6 +52,10 @@ check: $(VENV)/installed  ## Lint, check types and layers.
 format: $(VENV)/installed  ## Format the sources.
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
+
+proto: $(VENV)/installed  ## Make the descriptions of gRPC's messages from the .proto files.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt grpcio-tools
+	cd src/educe/serve/grpc && $(CURDIR)/$(BIN)/python -m grpc_tools.protoc --proto_path=. --descriptor_set_out=messages.binpb *.proto
 
 bench: $(VENV)/installed  ## Compare the engines' speed on public architectures and the zoo, and Educe's own overhead.
 	$(BIN)/python -m benchmarks.overhead

@@ -22,9 +22,10 @@ SECONDS = 60
 class Client:
     """A plain client of one server, which opens a connection for each request."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, grpc_port: int | None = None) -> None:
         self.url = url
         self.address = urlsplit(url).netloc
+        self.grpc_address = f"127.0.0.1:{grpc_port}"
 
     def ask(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
@@ -70,7 +71,7 @@ def serving(*models: str | ModelSource, **settings: Any) -> Iterator[Client]:
         url = ready.get(timeout=SECONDS)
         if isinstance(url, BaseException):
             raise url
-        yield Client(url)
+        yield Client(url, server.grpc_port)
     finally:
         server.stop()
         thread.join(SECONDS)

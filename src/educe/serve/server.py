@@ -50,6 +50,9 @@ class Server:
     Args:
         sources: The models.
         settings: All else.
+
+    Attributes:
+        grpc_port: The port at which gRPC is listened at, from when the server answers; None without gRPC.
     """
 
     def __init__(self, sources: Sequence[ModelSource], settings: ServerSettings) -> None:
@@ -58,6 +61,7 @@ class Server:
             if names.count(name) > 1:
                 raise OptionError(f"two models are named {name!r}", remedy="name them: NAME=PATH")
         self.sources, self.settings = tuple(sources), settings
+        self.grpc_port: int | None = None
         self._end: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -68,7 +72,8 @@ class Server:
             when_ready: Called with the server's URL when it answers.
 
         Raises:
-            OptionError: the address cannot be listened at.
+            OptionError: an address cannot be listened at.
+            MissingLibraryError: gRPC is wanted, and not installed.
         """
         listener = self._listen()
         with suppress(ImportError):
@@ -81,7 +86,8 @@ class Server:
     def stop(self) -> None:
         """Let the requests that are there end, and return from `run`; safe from any thread."""
         if self._loop is not None and self._end is not None:
-            self._loop.call_soon_threadsafe(self._end.set)
+            with suppress(RuntimeError):  # it has ended
+                self._loop.call_soon_threadsafe(self._end.set)
 
     def _listen(self) -> socket.socket:
         settings = self.settings
@@ -114,10 +120,18 @@ class Server:
         routes += Statistics(inference, observer).routes()
         app = App(routes, self.settings)
         http = self._http(Observing(app, observer))
+        grpc = None
+        if self.settings.grpc_port is not None:
+            from educe.serve.grpc.server import GrpcServer
+
+            grpc = GrpcServer(inference)
         serving = asyncio.create_task(http.serve([listener]))
         try:
             while not http.started and not serving.done():
                 await asyncio.sleep(_POLL_SECONDS)
+            if grpc is not None:
+                await grpc.start()
+                self.grpc_port = grpc.port
             await repository.load_all()
             host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
             scheme = "http" if self.settings.certificate is None else "https"
@@ -126,7 +140,7 @@ class Server:
         finally:
             app.is_draining = True
             http.should_exit = True
-            await serving
+            await asyncio.gather(serving, *([grpc.stop(self.settings.drain_seconds)] if grpc else []))
             repository.close()
             observer.close()
             pool.shutdown(wait=False, cancel_futures=True)

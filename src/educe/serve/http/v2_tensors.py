@@ -17,7 +17,7 @@ from educe.serve import tensors
 from educe.serve.faults import BadRequest
 from educe.serve.http.v2_types import InferInput, InferOutput, WantedOutput
 
-_TAKES = {
+_TAKES: dict[str, tuple[set[type], str]] = {
     "b": ({bool}, "bools"),
     "i": ({int}, "whole numbers"),
     "u": ({int}, "whole numbers"),

@@ -1,0 +1,1 @@
+"""The server's gRPC: the Open Inference Protocol, health, and reflection."""

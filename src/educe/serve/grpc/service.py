@@ -1,0 +1,232 @@
+"""The Open Inference Protocol over gRPC: health, metadata, inference, streams, and the models' repository.
+
+Source: the protocol's gRPC specification, and its extensions as Triton and KServe have them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec import to_builtins
+
+from educe import __version__
+from educe.serve import tensors
+from educe.serve.faults import BadRequest, Failed, NotReady, refusal
+from educe.serve.grpc.contents import read_inputs, read_parameters, write_outputs, write_parameters
+from educe.serve.grpc.messages import INFERENCE, inference
+from educe.serve.grpc.methods import Call, Method
+from educe.serve.http.statistics import stats_of
+from educe.serve.inference import InferCall, Inference, Inferred
+
+_LOG = logging.getLogger("educe.serve")
+_EXTENSIONS = ("model_configuration", "model_repository", "parameters", "statistics")
+_FINAL = "triton_final_response"
+_EMPTY_FINAL = "triton_enable_empty_final_response"
+_UNLOAD = "unload_dependents"
+
+
+@dataclass(frozen=True)
+class InferenceService:
+    """The protocol's methods.
+
+    Attributes:
+        models: What runs the models.
+    """
+
+    models: Inference
+
+    def methods(self) -> list[Method]:
+        """Return the methods."""
+        key = {
+            "ServerLive": self.server_live,
+            "ServerReady": self.server_ready,
+            "ModelReady": self.model_ready,
+            "ServerMetadata": self.server_metadata,
+            "ModelMetadata": self.model_metadata,
+            "ModelInfer": self.model_infer,
+            "ModelConfig": self.model_config,
+            "ModelStatistics": self.model_statistics,
+            "RepositoryIndex": self.repository_index,
+        }
+        admin = {
+            "RepositoryModelLoad": self.repository_model_load,
+            "RepositoryModelUnload": self.repository_model_unload,
+        }
+        return [
+            *(Method(INFERENCE, name, handle) for name, handle in key.items()),
+            *(Method(INFERENCE, name, handle, "admin") for name, handle in admin.items()),
+            Method(INFERENCE, "ModelStreamInfer", self.model_stream_infer),
+        ]
+
+    async def server_live(self, request: Any, call: Call) -> Any:
+        """Say that the server runs."""
+        return inference("ServerLiveResponse")(live=True)
+
+    async def server_ready(self, request: Any, call: Call) -> Any:
+        """Say whether all models answer at once."""
+        return inference("ServerReadyResponse")(ready=self.models.is_ready)
+
+    async def model_ready(self, request: Any, call: Call) -> Any:
+        """Say whether a model answers at once."""
+        is_ready = self.models.repository.is_ready(request.name, request.version or None)
+        return inference("ModelReadyResponse")(ready=is_ready)
+
+    async def server_metadata(self, request: Any, call: Call) -> Any:
+        """Say what the server is."""
+        return inference("ServerMetadataResponse")(name="educe", version=__version__, extensions=_EXTENSIONS)
+
+    async def model_metadata(self, request: Any, call: Call) -> Any:
+        """Say what a model takes and gives."""
+        kind = inference("ModelMetadataResponse")
+        with await self.models.repository.use(request.name, request.version or None) as deployment:
+            inputs, outputs = (
+                [
+                    kind.TensorMetadata(name=name, datatype=datatype, shape=shape)
+                    for name, (datatype, shape) in _described(kinds).items()
+                ]
+                for kinds in self.models.kinds(deployment)
+            )
+            return kind(
+                name=request.name,
+                versions=[deployment.version],
+                platform=f"educe_{deployment.served.kind}",
+                inputs=inputs,
+                outputs=outputs,
+            )
+
+    async def model_config(self, request: Any, call: Call) -> Any:
+        """Say of a model what Triton's clients ask beyond its metadata."""
+        kinds = (inference("ModelInput"), inference("ModelOutput"))
+        types = inference("ModelInput").DESCRIPTOR.file.enum_types_by_name["DataType"].values_by_name
+        with await self.models.repository.use(request.name, request.version or None) as deployment:
+            inputs, outputs = (
+                [
+                    kind(name=name, data_type=types[_config_name(datatype)].number, dims=shape)
+                    for name, (datatype, shape) in _described(tensors_of).items()
+                ]
+                for kind, tensors_of in zip(kinds, self.models.kinds(deployment), strict=True)
+            )
+            config = inference("ModelConfig")(
+                name=request.name,
+                platform=f"educe_{deployment.served.kind}",
+                backend="educe",
+                input=inputs,
+                output=outputs,
+            )
+            config.model_transaction_policy.decoupled = deployment.served.kind == "generator"
+        return inference("ModelConfigResponse")(config=config)
+
+    async def model_infer(self, request: Any, call: Call) -> Any:
+        """Run a model."""
+        parameters = read_parameters(request.parameters)
+        is_timed = _flag(parameters, "timing")
+        done = await self.models.infer(self._asked(request, parameters, call))
+        response = _response(request, done)
+        if is_timed:
+            timing = done.timing
+            found = {"queue_us": timing.queue * 1e6, "run_us": timing.run * 1e6, "batch_rows": timing.rows}
+            write_parameters(response.parameters, {name: round(value) for name, value in found.items()})
+        return response
+
+    async def model_stream_infer(self, requests: AsyncIterator[Any], call: Call) -> AsyncIterator[Any]:
+        """Run a model for each request of a stream, one after the other; one that fails ends no other."""
+        kind = inference("ModelStreamInferResponse")
+        async for request in requests:
+            try:
+                parameters = read_parameters(request.parameters)
+                _flag(parameters, _EMPTY_FINAL)
+                pieces = self.models.stream(self._asked(request, parameters, call))
+                async for done in pieces:
+                    response = _response(request, done)
+                    write_parameters(response.parameters, {_FINAL: done.is_last})
+                    yield kind(infer_response=response)
+            except Exception as fault:
+                refused = refusal(fault)
+                if isinstance(refused, Failed):
+                    _LOG.error("request %r failed", request.id[:128], exc_info=fault)
+                failed = inference("ModelInferResponse")(id=request.id, model_name=request.model_name)
+                write_parameters(failed.parameters, {_FINAL: True})
+                yield kind(error_message=str(refused), infer_response=failed)
+
+    async def model_statistics(self, request: Any, call: Call) -> Any:
+        """Say what a model has done, or what all have done."""
+        repository = self.models.repository
+        if request.name and request.version:
+            await repository.use(request.name, request.version)
+        entries = [repository.entry(request.name)] if request.name else repository.entries.values()
+        found = [to_builtins(stats_of(entry)) for entry in entries]
+        return inference("ModelStatisticsResponse")(model_stats=found)
+
+    async def repository_index(self, request: Any, call: Call) -> Any:
+        """List the models."""
+        kind = inference("RepositoryIndexResponse")
+        models = [
+            kind.ModelIndex(
+                name=name,
+                version="" if entry.deployment is None else entry.deployment.version,
+                state=entry.state,
+                reason=entry.reason,
+            )
+            for name, entry in self.models.repository.entries.items()
+            if entry.state == "READY" or not request.ready
+        ]
+        return kind(models=models)
+
+    async def repository_model_load(self, request: Any, call: Call) -> Any:
+        """Load a model."""
+        _check_nothing(request)
+        try:
+            await self.models.repository.load(request.model_name)
+        except NotReady as fault:
+            raise BadRequest(fault.cause) from None
+        return inference("RepositoryModelLoadResponse")(model_name=request.model_name, isLoaded=True)
+
+    async def repository_model_unload(self, request: Any, call: Call) -> Any:
+        """Take a model out of use."""
+        _check_nothing(request)
+        await self.models.repository.unload(request.model_name)
+        return inference("RepositoryModelUnloadResponse")(model_name=request.model_name, isUnloaded=True)
+
+    def _asked(self, request: Any, parameters: dict[str, Any], call: Call) -> InferCall:
+        return self.models.call(
+            request.model_name,
+            request.model_version or None,
+            read_inputs(request),
+            parameters,
+            latest=call.deadline(),
+            tenant=call.tenant,
+        )
+
+
+def _response(request: Any, done: Inferred) -> Any:
+    response = inference("ModelInferResponse")(
+        model_name=request.model_name, model_version=done.version, id=request.id
+    )
+    write_outputs(done.outputs, request.outputs, len(request.raw_input_contents) > 0, response)
+    return response
+
+
+def _described(kinds: Any) -> dict[str, tuple[str, list[int]]]:
+    return {name: tensors.describe(kind) for name, kind in kinds.items()}
+
+
+def _config_name(datatype: str) -> str:
+    return "TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}"
+
+
+def _flag(parameters: dict[str, Any], name: str) -> bool:
+    """Take a bool out of a request's parameters; false if it has none."""
+    value = parameters.pop(name, False)
+    if not isinstance(value, bool):
+        raise BadRequest("expected true or false", place=f"parameters.{name}")
+    return value
+
+
+def _check_nothing(request: Any) -> None:
+    if request.repository_name:
+        raise BadRequest("the server has one repository, without a name", place="repository_name")
+    if set(request.parameters) - {_UNLOAD}:
+        raise BadRequest("a model is loaded as the server was started with it", place="parameters")
