@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
@@ -118,6 +120,7 @@ def load(
     from educe import cards, formats, graph
 
     refuse_unknown("keyword", unknown, ("card", "limits"))
+    _check_limits(limits)
     if card is not None and not isinstance(card, (str, os.PathLike, Card)):
         raise OptionError(
             f"card is a {type(card).__name__}", remedy="give a path, a preset's name, or an educe.Card"
@@ -182,6 +185,7 @@ def predictor(
 
     own = ("task", "engine", "batch", "top", "threshold", "limits")
     refuse_unknown("keyword", options, (*own, *OPTION_NAMES))
+    _check_limits(limits)
     if top is not None and (not isinstance(top, int) or top < 1):
         raise OptionError(f"top={top!r} is not a positive integer", remedy="use 1 or more")
     if threshold is not None and not (isinstance(threshold, (int, float)) and 0 <= threshold <= 1):
@@ -216,17 +220,17 @@ def generator(
         OptionError: there is no such keyword, the numbers do not fit each other, the memory is too small, or
             the template is broken.
     """
-    from educe.formats import checkpoint
     from educe.generate.generator import Generator
     from educe.text.template import read_template
 
     own = ("chat_template", "draft", "limits")
     refuse_unknown("keyword", options, (*own, *GeneratorOptions.__optional_keys__))
+    _check_options(options)
     model = _checkpoint(source, "generator", limits)
     if chat_template is not None and model.tokenizer is not None:
         tokenizer = dataclasses.replace(model.tokenizer, chat_template=read_template(chat_template, limits))
         model = dataclasses.replace(model, tokenizer=tokenizer)
-    guesser = None if draft is None else checkpoint.load(draft, limits)
+    guesser = None if draft is None else _read(draft, limits)
     return Generator(model, draft=guesser, limits=limits, **options)
 
 
@@ -253,6 +257,7 @@ def translator(
     from educe.generate.translation import Translator
 
     refuse_unknown("keyword", options, ("limits", *ReaderOptions.__optional_keys__))
+    _check_options(options)
     return Translator(_checkpoint(source, "translator", limits), limits=limits, **options)
 
 
@@ -274,6 +279,7 @@ def transcriber(
     from educe.generate.transcription import Transcriber
 
     refuse_unknown("keyword", options, ("limits", *ReaderOptions.__optional_keys__))
+    _check_options(options)
     return Transcriber(_checkpoint(source, "transcriber", limits), limits=limits, **options)
 
 
@@ -295,16 +301,48 @@ def embedder(
     from educe.generate.embedding import Embedder
 
     refuse_unknown("keyword", options, ("limits", *EmbedderOptions.__optional_keys__))
+    _check_options(options)
     return Embedder(_checkpoint(source, "embedder", limits), limits=limits, **options)
 
 
 def _checkpoint(source: FilePath, door: str, limits: Limits) -> Checkpoint:
-    from educe.formats import checkpoint
     from educe.generate.doors import check_door
 
-    model = checkpoint.load(source, limits)
+    model = _read(source, limits)
     check_door(model, door)
     return model
+
+
+def _read(source: FilePath, limits: Limits) -> Checkpoint:
+    from educe.formats import checkpoint
+
+    _check_limits(limits)
+    if not isinstance(source, (str, os.PathLike)):
+        raise OptionError(
+            f"a language model cannot be loaded from a {type(source).__name__}", remedy="give a path"
+        )
+    return checkpoint.load(source, limits)
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Raise OptionError for a keyword of a language model with a value that none takes."""
+    from educe.generate.options import check_number
+
+    for name in ("threads", "context", "memory_bytes"):
+        if options.get(name) is not None:
+            check_number(name, options[name], 0, math.inf, True)
+    if not isinstance(options.get("lookup", False), bool):
+        raise OptionError(f"is {options['lookup']!r}; it has to be True or False", place="lookup")
+    progress = options.get("progress")
+    if progress is not None and not callable(progress):
+        raise OptionError(f"is {progress!r}; it has to be a function", place="progress")
+
+
+def _check_limits(limits: Limits) -> None:
+    if not isinstance(limits, Limits):
+        raise OptionError(
+            f"is {limits!r}; it has to be an educe.Limits", place="limits", remedy="leave it out"
+        )
 
 
 def _loaded(model: Model | ModelSource, limits: Limits = DEFAULT_LIMITS) -> Model:

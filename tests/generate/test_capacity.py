@@ -21,6 +21,9 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
         ({"max_position_embeddings": 512, "rope_parameters": YARN}, 4000),
         ({"max_position_embeddings": 8000, "rope_scaling": YARN}, 8000),
         ({"max_position_embeddings": 512, "rope_scaling": None}, 512),
+        ({"max_position_embeddings": 512, "rope_scaling": {**YARN, "rope_type": "llama3"}}, 512),
+        ({"max_position_embeddings": 512, "rope_scaling": {**YARN, "rope_type": "longrope"}}, 512),
+        ({"max_position_embeddings": 512, "rope_scaling": {**YARN, "rope_type": None, "type": "yarn"}}, 4000),
     ],
 )
 def test_a_text_is_as_long_as_the_model_was_made_for(config: dict[str, Any], expected: int) -> None:

@@ -185,3 +185,28 @@ def test_settings_that_cannot_be_are_refused(model) -> None:
     for fields in ({"num_attention_heads": 5}, {"max_position_embeddings": 7}, {"hidden_size": "x"}):
         with pytest.raises(ModelFileError):
             Embedder(dataclasses.replace(model, config={**CONFIG, **fields}))
+
+
+@pytest.mark.parametrize(
+    ("texts", "cause"),
+    [
+        ("hello", "expected a list of texts, found one text"),
+        (b"hello", "expected a list of texts, found a bytes"),
+        (5, "expected a list of texts, found a int"),
+        (["a", None], r"texts\[1\]: is a NoneType, no text"),
+        (["a", "b " * 60], r"texts\[1\]: .* and the model reads 50"),
+    ],
+)
+def test_what_is_no_list_of_texts_is_refused_with_its_place(model, texts, cause) -> None:
+    with pytest.raises(InputError, match=cause):
+        Embedder(model).embed(texts)
+
+
+def test_options_of_vectors_are_checked(model) -> None:
+    own = Embedder(model)
+    with pytest.raises(OptionError, match="truncate: is 'x'"):
+        own.embed(["a"], truncate="x")
+    with pytest.raises(OptionError, match="did you mean 'truncate'"):
+        own.embed(["a"], truncat=True)
+    with pytest.raises(OptionError, match=r"batch_tokens: .*from 1 to"):
+        Embedder(model, batch_tokens=10**12)

@@ -332,8 +332,16 @@ def test_how_many_likeliest_are_scored_is_a_number(writer: Generator, top: Any) 
         ({"memory_bytes": 1000}, "hold no block"),
         ({"memory_bytes": 200_000, "context": 512}, "512 tokens do not fit"),
         ({"context": 513}, "expected 1 to 512"),
-        ({"max_sequences": 0}, "max_sequences: .*is 0; it has to be a whole number of at least 1"),
-        ({"num_draft_tokens": 1.5}, "num_draft_tokens: .*is 1.5; it has to be a whole number of at least 1"),
+        ({"max_sequences": 0}, "max_sequences: .*is 0; it has to be a whole number from 1 to 1024"),
+        ({"max_sequences": 10**9}, "max_sequences: .*has to be a whole number from 1 to 1024"),
+        ({"num_draft_tokens": 1.5}, "num_draft_tokens: .*is 1.5; it has to be a whole number from 1 to 64"),
+        ({"context": "x"}, "context: .*is 'x'"),
+        ({"memory_bytes": "1GB"}, "memory_bytes: .*is '1GB'"),
+        ({"threads": "x"}, "threads: .*is 'x'"),
+        ({"lookup": "x"}, "lookup: .*is 'x'"),
+        ({"progress": 5}, "progress: .*is 5"),
+        ({"limits": 5}, "limits: .*is 5"),
+        ({"draft": 5}, "loaded from a int"),
     ],
 )
 def test_numbers_that_do_not_fit_are_refused(options: dict[str, Any], cause: str) -> None:
@@ -530,3 +538,44 @@ def test_a_fault_while_a_text_is_spelled_harms_no_other(
     monkeypatch.undo()
     assert Runner.prepare is prepare
     assert writer.generate(REQUESTS[0][0], **REQUESTS[0][1]).outputs == alone[0].outputs
+
+
+@pytest.mark.parametrize(
+    ("prompts", "cause"), [("abc", "found one text"), (5, "found a int"), ({"prompt": "a"}, "found a dict")]
+)
+def test_one_prompt_is_no_batch(writer: Generator, prompts: Any, cause: str) -> None:
+    with pytest.raises(InputError, match=f"expected many prompts, {cause}"):
+        writer.batch(prompts)
+
+
+def test_what_is_no_text_is_not_weighed(writer: Generator) -> None:
+    with pytest.raises(InputError, match="after: is a NoneType, no text"):
+        writer.score("Tom", after=None)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="a list is no text"):
+        writer.perplexity([1, 2])  # type: ignore[arg-type]
+    for name in ("window", "stride"):
+        with pytest.raises(OptionError, match=f"{name}: is 'x'; it has to be a whole number"):
+            writer.perplexity("Tom had a", **{name: "x"})
+    with pytest.raises(OptionError, match="did you mean 'window'"):
+        writer.perplexity("Tom had a", windw=3)
+
+
+@pytest.mark.parametrize("source", [None, 5, b"stories"])
+def test_what_is_no_path_is_no_language_model(source: Any) -> None:
+    for door in (educe.generator, educe.translator, educe.transcriber, educe.embedder):
+        with pytest.raises(OptionError, match=f"loaded from a {type(source).__name__}"):
+            door(source)
+
+
+def test_limits_are_limits() -> None:
+    limits: dict[str, Any] = {"limits": 5}
+    for door in (
+        educe.generator,
+        educe.translator,
+        educe.transcriber,
+        educe.embedder,
+        educe.load,
+        educe.predictor,
+    ):
+        with pytest.raises(OptionError, match="limits: is 5"):
+            door(STORIES, **limits)

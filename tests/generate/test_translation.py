@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,3 +124,26 @@ def test_t5_is_told_by_words() -> None:
         found.direction("de", "en")
     with pytest.raises(OptionError, match="language is missing"):
         found.direction("en", None)
+
+
+@pytest.mark.parametrize(
+    ("texts", "cause"),
+    [
+        (SOURCES[0], "expected a list of texts, found one text"),
+        (5, "expected a list of texts, found a int"),
+        ({"a": "b"}, "expected a list of texts, found a dict"),
+        ([SOURCES[0], None], r"texts\[1\]: is a NoneType, no text"),
+        ([SOURCES[0], ""], r"texts\[1\]: expected at least 1 token.*leave out"),
+        ([SOURCES[0], SOURCES[0], "ا" * 1100], r"texts\[2\]: expected 1 to 1,024 tokens"),
+    ],
+)
+def test_what_is_no_list_of_texts_is_refused_with_its_place(
+    translator: Translator, texts: Any, cause: str
+) -> None:
+    with pytest.raises(InputError, match=cause):
+        translator.translate(texts)
+
+
+def test_an_unknown_option_of_a_translation_is_named(translator: Translator) -> None:
+    with pytest.raises(OptionError, match=r"unknown option 'num_beam'.*did you mean 'num_beams'"):
+        translator.translate(SOURCES, num_beam=2)

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from educe.cli.screen import format_count
+from educe.generate.capacity import known_context_length
 from educe.generate.doors import DOORS, door_of
 from educe.limits import format_bytes
 from educe.model.checkpoint import Checkpoint, TokenizerFiles
-
-_CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length")
 
 
 def checkpoint_facts(model: Checkpoint) -> dict[str, Any]:
@@ -30,7 +29,7 @@ def checkpoint_facts(model: Checkpoint) -> dict[str, Any]:
         "num_parameters": model.num_parameters,
         "num_weights": len(model.weights),
         "encodings": dict(encodings.most_common()),
-        "context_length": next((model.config[f] for f in _CONTEXT_FIELDS if f in model.config), None),
+        "context_length": known_context_length(model.config),
         "tokenizer": _tokenizer(model.tokenizer),
         "chat_template": None if model.tokenizer is None else model.tokenizer.chat_template,
         "config": dict(model.config),

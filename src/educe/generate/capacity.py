@@ -15,25 +15,49 @@ _MEMORY_SHARE = 0.25
 # What a text may have if the model does not say: if nothing is asked for, and at most.
 _MOST_ASSUMED = 2048
 _MOST_WITHOUT = 1 << 20
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length")
+
+MOST_SEQUENCES = 1024
+"""The most texts that may be written at once."""
+MOST_DRAFT_TOKENS = 64
+"""The most tokens that a draft model may guess in a step."""
 
 
 def context_length(config: Mapping[str, Any], wanted: int | None) -> int:
-    """Return the most tokens of a text: those asked for, or those that the model was made for."""
-    fields, original = Configuration(config), "original_max_position_embeddings"
-    known = fields.integer("max_position_embeddings", 0, least=0) or fields.integer("n_positions", 0, least=0)
-    made_for = known or _MOST_ASSUMED
-    scaling = fields.section("rope_parameters" if "rope_parameters" in fields else "rope_scaling")
-    if original in scaling and "factor" in scaling:
-        scaled = scaling.integer(original) * min(scaling.number("factor", above=0), _MOST_WITHOUT)
-        made_for = max(made_for, int(scaled))
-    most = made_for if known else max(made_for, _MOST_WITHOUT)
+    """Return the most tokens of a text: those asked for, or those that the model was made for.
+
+    Raises:
+        ModelFileError: a field of the configuration cannot be.
+        OptionError: so many are not what the model was made for.
+    """
+    known = known_context_length(config)
+    most = known or _MOST_WITHOUT
     if wanted is not None and not 1 <= wanted <= most:
         raise OptionError(
             f"expected 1 to {most:,} tokens, found {wanted:,}",
             place="context",
             remedy="the model's configuration says how many positions it knows" if known else None,
         )
-    return wanted or made_for
+    return wanted or known or _MOST_ASSUMED
+
+
+def known_context_length(config: Mapping[str, Any]) -> int | None:
+    """Return the most tokens of a text that a configuration of Hugging Face speaks of, None if of none.
+
+    YaRN's configurations may have the length of the training, which its factor extends; those of other
+    scalings have the whole.
+
+    Raises:
+        ModelFileError: a field of the configuration cannot be.
+    """
+    fields, original = Configuration(config), "original_max_position_embeddings"
+    found = next((count for name in _POSITIONS if (count := fields.integer(name, 0, least=0))), None)
+    scaling = fields.section("rope_parameters" if "rope_parameters" in fields else "rope_scaling")
+    kind = scaling.text("rope_type", scaling.text("type", "default"))
+    if found is None or kind != "yarn" or original not in scaling or "factor" not in scaling:
+        return found
+    factor = min(scaling.number("factor", above=0), _MOST_WITHOUT)
+    return max(found, int(scaling.integer(original) * factor))
 
 
 def cache_bytes(needed: int, memory_bytes: int | None) -> int:

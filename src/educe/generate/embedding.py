@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from educe.errors import InputError, ModelFileError
+from educe.errors import InputError, ModelFileError, OptionError, refuse_unknown
 from educe.formats.sentence_transformers import read_pooling
 from educe.generate import packing
 from educe.generate.architectures.bert import encoder
@@ -19,11 +19,13 @@ from educe.generate.options import check_number
 from educe.generate.packing import program_size
 from educe.generate.parameters import Progress
 from educe.generate.step import Slice
+from educe.generate.texts import listed, placed
 from educe.limits import DEFAULT_LIMITS, Limits
 from educe.model.checkpoint import Checkpoint
 from educe.text.tokenizer import Tokenizer
 
 _BLOCK = 32
+_MOST_BATCH_TOKENS = 1 << 20
 
 
 class Embedder:
@@ -61,7 +63,7 @@ class Embedder:
         progress: Progress | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        check_number("batch_tokens", batch_tokens, 1, math.inf, True)
+        check_number("batch_tokens", batch_tokens, 1, _MOST_BATCH_TOKENS, True)
         if checkpoint.tokenizer is None:
             raise ModelFileError(
                 "has no tokenizer",
@@ -91,10 +93,11 @@ class Embedder:
         *,
         truncate: bool = False,
         progress: Callable[[int, int], object] = lambda done, total: None,
+        **unknown: Any,
     ) -> np.ndarray:
         """Return the vectors of texts, f32[texts, dimensions], in their order.
 
-        A vector does not depend on the other texts.
+        A vector does not depend on the other texts; but a text that is too long costs all, unless it is cut.
 
         Args:
             texts: Any texts.
@@ -102,9 +105,15 @@ class Embedder:
             progress: Called with how many texts are done, of how many.
 
         Raises:
-            InputError: a text is too long, or is none.
+            InputError: `texts` is a single text; or one is too long, or is no text: its place says which.
+            OptionError: an option is unknown, or has a value that it does not take.
         """
-        return self.embed_tokens([self.tokens(text, truncate=truncate) for text in texts], progress=progress)
+        refuse_unknown("option", unknown, ("truncate", "progress"))
+        texts, ids = listed(texts), []
+        for number, text in enumerate(texts):
+            with placed(number, len(texts)):
+                ids.append(self.tokens(text, truncate=truncate))
+        return self.embed_tokens(ids, progress=progress)
 
     def embed_tokens(
         self,
@@ -121,6 +130,8 @@ class Embedder:
 
     def tokens(self, text: str, *, truncate: bool = False) -> list[int]:
         """Return the tokens of a text; see `embed`."""
+        if not isinstance(truncate, bool):
+            raise OptionError(f"is {truncate!r}; it has to be True or False", place="truncate")
         ids = self._tokenizer.encode(text)
         if len(ids) <= self.max_tokens:
             return ids

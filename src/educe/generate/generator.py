@@ -12,9 +12,9 @@ import numpy as np
 
 from educe.errors import EduceError, InputError, ModelFileError, OptionError, refuse_unknown
 from educe.generate import sequence as texts
-from educe.generate.batch import Request, in_order, split
+from educe.generate.batch import Request, each_of, in_order, split
 from educe.generate.blocks import BlockManager
-from educe.generate.capacity import context_length, num_blocks
+from educe.generate.capacity import MOST_DRAFT_TOKENS, MOST_SEQUENCES, context_length, num_blocks
 from educe.generate.draft_model import DraftModel
 from educe.generate.engine import Engine
 from educe.generate.options import check_number
@@ -47,12 +47,12 @@ class Generator:
         context: Most tokens of a prompt and its text together; what the model was made for if absent.
         memory_bytes: Memory of the cache of keys and values; if absent, what the texts that run at once can
             need, up to a quarter of the machine's.
-        max_sequences: Most texts that are written at once; others wait.
+        max_sequences: Most texts that are written at once, to 1,024; others wait.
         threads: Threads of a step; the machine's cores if absent.
         lookup: Whether tokens are guessed from what stood before, and verified: the texts are the same, those
             that quote come sooner.
         draft: A smaller model of the same vocabulary that guesses instead, until it fails.
-        num_draft_tokens: How many tokens it guesses.
+        num_draft_tokens: How many tokens it guesses, to 64.
         progress: What is told, from 0 to 1, of the packing of weights, and of which.
         limits: The bounds on texts, templates and grammars.
 
@@ -86,8 +86,8 @@ class Generator:
         progress: Progress | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        check_number("max_sequences", max_sequences, 1, math.inf, True)
-        check_number("num_draft_tokens", num_draft_tokens, 1, math.inf, True)
+        check_number("max_sequences", max_sequences, 1, MOST_SEQUENCES, True)
+        check_number("num_draft_tokens", num_draft_tokens, 1, MOST_DRAFT_TOKENS, True)
         if draft is not None:
             _check_draft(checkpoint, draft)
         kind = runner_for(checkpoint)
@@ -187,10 +187,14 @@ class Generator:
         Args:
             prompts: The prompts; a mapping has options of its own, which come before those of all.
             **options: Those of `stream`.
+
+        Raises:
+            InputError: `prompts` is a single prompt.
+            OptionError: an option is unknown.
         """
         refuse_unknown("option", options, OPTIONS)
         most = 2 * self._engine.max_sequences
-        return in_order((self._attempt(prompt, options) for prompt in prompts), most)
+        return in_order((self._attempt(prompt, options) for prompt in each_of(prompts)), most)
 
     # Reading -------------------------------------------------------------------------------------------
 
@@ -216,6 +220,8 @@ class Generator:
             OptionError: `top` is less than 1.
         """
         check_number("top", top, 1, math.inf, True)
+        if not isinstance(after, str):
+            raise InputError(f"is a {type(after).__name__}, no text", place="after", remedy="give a text")
         if isinstance(text, str):
             ids = self._orders.encode(after + text)
             start = max(1, _num_shared(ids, self._orders.encode(after)))
@@ -242,6 +248,7 @@ class Generator:
         window: int | None = None,
         stride: int | None = None,
         progress: Callable[[int, int], object] = lambda done, total: None,
+        **unknown: Any,
     ) -> Perplexity:
         """Return how well a text of any length is foretold; each of its tokens counts once.
 
@@ -252,9 +259,15 @@ class Generator:
             progress: Called with how many tokens have been counted, of how many.
 
         Raises:
-            InputError: the text is too short.
+            InputError: the text is too short, or is none.
             OptionError: window and stride do not fit each other, or the context.
         """
+        refuse_unknown("option", unknown, ("window", "stride", "progress"))
+        if not isinstance(text, str):
+            raise InputError(f"a {type(text).__name__} is no text", remedy="give a text")
+        for name, value in (("window", window), ("stride", stride)):
+            if value is not None:
+                check_number(name, value, -math.inf, math.inf, True)
         size = self.context if window is None else window
         if not 1 <= size <= self.context:
             raise OptionError(f"expected 1 to {self.context:,} tokens, found {size:,}", place="window")

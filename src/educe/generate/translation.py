@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
-from educe.errors import InputError, ModelFileError
+from educe.errors import InputError, ModelFileError, refuse_unknown
 from educe.generate.configuration import Configuration
 from educe.generate.parameters import Progress
 from educe.generate.runners import encoder_decoder_for
 from educe.generate.search import SearchOptions
+from educe.generate.texts import listed, placed
 from educe.generate.writer import Writer
 from educe.limits import DEFAULT_LIMITS, Limits
 from educe.model.checkpoint import Checkpoint, Vocabulary
@@ -88,8 +90,9 @@ class Translator:
         source: str | None = None,
         target: str | None = None,
         num_beams: int | None = None,
+        **unknown: Any,
     ) -> list[str]:
-        """Return the translations of texts, in their order.
+        """Return the translations of texts, in their order; one that cannot be translated costs all.
 
         Args:
             texts: One sentence each, or as much as the model reads at once.
@@ -98,13 +101,18 @@ class Translator:
             num_beams: How many texts are continued side by side; as many as the model asks for if absent.
 
         Raises:
-            InputError: a text is too long, or is none.
+            InputError: `texts` is a single text; or one of them is empty or too long: its place says which.
             ModelFileError: a text has a token that the model lacks.
             OptionError: a language is missing or not known, or `num_beams` is out of range.
             LimitError: a text is larger than `limits.text_bytes`, or there are too many beams.
         """
+        refuse_unknown("option", unknown, ("source", "target", "num_beams"))
+        texts = listed(texts)
         direction = self._languages.direction(source, target)
-        ids = [self._ids(text, direction) for text in texts]
+        ids = []
+        for number, text in enumerate(texts):
+            with placed(number, len(texts)):
+                ids.append(self._ids(text, direction))
         options, start = self.options, self._start
         if num_beams is not None:
             options = dataclasses.replace(options, num_beams=num_beams)
@@ -125,7 +133,11 @@ class Translator:
         if direction.before:
             before = direction.before
         ids = [*before, *self._source.encode(text, add_special=False), *after]
-        if not 1 <= len(ids) <= self.max_source_length:
+        if not ids:
+            raise InputError(
+                "expected at least 1 token, found 0 in a text", remedy="leave out texts that are empty"
+            )
+        if len(ids) > self.max_source_length:
             raise InputError(
                 f"expected 1 to {self.max_source_length:,} tokens, found {len(ids):,} in {text[:40]!r}",
                 remedy="give one sentence after the other; nothing is cut without being asked",
