@@ -198,6 +198,10 @@ def test_options_that_cannot_be_are_errors(fields) -> None:
     [
         ("num_beams", "4", "'4'"),
         ("length_penalty", [], "[]"),
+        ("length_penalty", 200, "a number from -5 to 5 is expected"),
+        ("length_penalty", -30.0, "a number from -5 to 5 is expected"),
+        ("repetition_penalty", 1e300, "a number from 0.01 to 100 is expected"),
+        ("repetition_penalty", 1e-300, "a number from 0.01 to 100 is expected"),
         ("early_stopping", "soon", "'soon'"),
         ("eos_token_id", "x", "'x'"),
         ("eos_token_id", [2, 10], "10"),
@@ -223,3 +227,29 @@ def test_the_language_written_has_tokens_of_its_own() -> None:
     assert found.eos_token_ids == {4}
     with pytest.raises(ModelFileError, match="tokens from 0 to 4"):
         SearchOptions.of_model(model({"decoder_vocab_size": 5}, {"eos_token_id": 5}), 100)
+
+
+@pytest.mark.parametrize("penalty", [-5.0, 5.0])
+@pytest.mark.parametrize("num_beams", [1, 4])
+def test_the_penalties_of_longest_texts_stay_within_floats(penalty: float, num_beams: int) -> None:
+    options = SearchOptions(num_beams=num_beams, length_penalty=penalty, max_length=5000, eos_token_ids={END})
+    found = search([0], options)
+    while found.running:
+        logits = np.zeros((len(found.running), WORDS), np.float32)
+        logits[:, END] = -30 if len(found.running[0].tokens) < 4990 else 30
+        found.step(found.scores(logits))
+    assert math.isfinite(found.best().score)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("length_penalty", 200),
+        ("length_penalty", math.nan),
+        ("repetition_penalty", 0),
+        ("repetition_penalty", "x"),
+    ],
+)
+def test_penalties_beyond_their_bounds_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(OptionError, match=rf"{name}: .*it has to be a number from"):
+        SearchOptions(**{name: value})

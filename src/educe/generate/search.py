@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from educe.errors import OptionError
-from educe.generate.configuration import Configuration
+from educe.generate.configuration import Configuration, is_number
 from educe.generate.logits import penalised
 from educe.generate.timestamps import TimestampRules
 from educe.model.checkpoint import Checkpoint
 
 _MOST_BEAMS = 64
+# Within these, what scores are multiplied and divided by is far from the ends of 32-bit floats.
+_REALS = {"length_penalty": (-5, 5), "repetition_penalty": (0.01, 100)}
 _NEVER = float("-inf")
 
 
@@ -23,13 +25,13 @@ class SearchOptions:
 
     Attributes:
         num_beams: How many texts are continued side by side; 1 takes the likeliest token each time.
-        length_penalty: The power of a text's length that its score is divided by.
+        length_penalty: The power of a text's length that its score is divided by, from -5 to 5.
         early_stopping: Whether the search ends with as many finished texts as beams; ``never`` ends it when
             none can become better.
         max_length: Most tokens of a text, those that it begins with included.
         min_length: Fewest tokens before one that ends it.
         no_repeat_ngram_size: Of how many tokens no sequence may stand twice; 0 allows all.
-        repetition_penalty: What the score of a token that the text has is multiplied by.
+        repetition_penalty: What the score of a token that the text has is multiplied by, from 0.01 to 100.
         eos_token_ids: The tokens that end a text.
         forced_bos_token_id: The token after the first.
         forced_eos_token_ids: The tokens of which the last is one where a text would become too long.
@@ -72,8 +74,10 @@ class SearchOptions:
             raise OptionError(
                 f"is {self.early_stopping!r}", place="early_stopping", remedy="True, False or 'never'"
             )
-        if not self.repetition_penalty > 0:
-            raise OptionError("has to be more than 0", place="repetition_penalty")
+        for name, (low, high) in _REALS.items():
+            if not is_number(getattr(self, name)) or not low <= getattr(self, name) <= high:
+                cause = f"is {getattr(self, name)!r}; it has to be a number from {low:g} to {high:g}"
+                raise OptionError(cause, place=name)
 
     @classmethod
     def of_model(cls, checkpoint: Checkpoint, longest: int) -> SearchOptions:
@@ -89,12 +93,12 @@ class SearchOptions:
         early = found.get("early_stopping")
         return cls(
             num_beams=fields.integer("num_beams", 1, most=_MOST_BEAMS),
-            length_penalty=fields.number("length_penalty", 1.0),
+            length_penalty=_real(fields, "length_penalty"),
             early_stopping=early if early == "never" else fields.truth("early_stopping", False),
             max_length=min(fields.integer("max_length", cls.max_length), longest),
             min_length=fields.integer("min_length", 0, least=0),
             no_repeat_ngram_size=fields.integer("no_repeat_ngram_size", 0, least=0),
-            repetition_penalty=fields.number("repetition_penalty", 1.0, above=0),
+            repetition_penalty=_real(fields, "repetition_penalty"),
             eos_token_ids=frozenset(fields.token_ids("eos_token_id", count)),
             forced_bos_token_id=next(iter(fields.token_ids("forced_bos_token_id", count)), None),
             forced_eos_token_ids=fields.token_ids("forced_eos_token_id", count),
@@ -102,6 +106,13 @@ class SearchOptions:
             begin_suppress_tokens=fields.token_ids("begin_suppress_tokens", count),
             bad_words_ids=fields.token_sequences("bad_words_ids", count),
         )
+
+
+def _real(fields: Configuration, name: str) -> float:
+    value, (least, most) = fields.number(name, 1.0), _REALS[name]
+    if not least <= value <= most:
+        raise fields.error(name, f"is {value}, where a number from {least:g} to {most:g} is expected")
+    return value
 
 
 def allowed(scores: np.ndarray, tokens: Sequence[int], prompt: int, options: SearchOptions) -> np.ndarray:
