@@ -93,6 +93,8 @@ class App:
         if self.is_draining:
             fields.append((b"connection", b"close"))
         body = response.body
+        if scope["method"] != "HEAD" and isinstance(body, bytes | list | tuple):
+            scope["connection"].hold_head()
         if isinstance(body, bytes):
             fields.append((b"content-length", b"%d" % len(body)))
             await send({"type": "http.response.start", "status": response.status, "headers": fields})
@@ -134,8 +136,8 @@ class App:
         return response
 
     def _request_id(self, headers: Mapping[bytes, bytes]) -> str:
-        given = headers.get(b"x-request-id", b"")
-        if _ID.fullmatch(given):
+        given = headers.get(b"x-request-id")
+        if given is not None and _ID.fullmatch(given):
             return given.decode()
         return f"{self._prefix}-{next(self._numbers)}"
 

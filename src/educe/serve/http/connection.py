@@ -7,7 +7,7 @@ takes to come or its answer to be read, and it does not tell the application at 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -15,6 +15,39 @@ from educe.serve.settings import ServerLimits
 
 _BYTES_PER_SECOND = 2**20
 _READER_SECONDS = 30.0
+
+
+class _Corked:
+    """A transport that sends an answer's header fields together with what follows them, in one packet."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head: bytes | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def hold(self) -> None:
+        """Keep what is written next until something follows it."""
+        self._head = b""
+
+    def write(self, content: bytes | memoryview) -> None:
+        """Write, or keep."""
+        head = self._head
+        if head is None:
+            self._transport.write(content)
+        elif not head:
+            self._head = bytes(content)
+        else:
+            self._head = None
+            self._transport.writelines((head, content))
+
+    def close(self) -> None:
+        """Write what is kept, and close."""
+        head, self._head = self._head, None
+        if head:
+            self._transport.write(head)
+        self._transport.close()
 
 
 class Connection(HttpToolsProtocol):
@@ -39,12 +72,17 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to count the time until the first request has come."""
-        super().connection_made(transport)
+        self._corked = _Corked(transport)
+        super().connection_made(cast("asyncio.Transport", self._corked))
         if len(self.connections) > self.bounds.num_connections:
             self._refuse(503, b"too many connections")
             return
         self._is_receiving = True
         self._expect(self.bounds.header_seconds)
+
+    def hold_head(self) -> None:
+        """Send the header fields of the answer, which are written next, together with its body."""
+        self._corked.hold()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End what the client does not wait for any more."""
