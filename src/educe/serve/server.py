@@ -20,6 +20,8 @@ from educe.serve.http.app import App
 from educe.serve.http.connection import Connection
 from educe.serve.http.observing import Observing
 from educe.serve.http.openai.family import OpenAI
+from educe.serve.http.openapi import OpenApi
+from educe.serve.http.page import Page
 from educe.serve.http.predict import Predict
 from educe.serve.http.probes import Probes
 from educe.serve.http.statistics import Statistics
@@ -115,10 +117,17 @@ class Server:
         repository = Repository(self.sources, self.settings, pool)
         observer = Observer(sys.stderr if self.settings.log_requests else None, tracer_from_environment())
         inference = Inference(repository, self.settings, pool)
-        families = (Probes(inference), V2(inference), Generate(inference), Predict(inference), OpenAI(inference))
+        families = (
+            Probes(inference),
+            V2(inference),
+            Generate(inference),
+            Predict(inference),
+            OpenAI(inference),
+            Page(inference),
+        )
         routes = [route for family in families for route in family.routes()]
         routes += Statistics(inference, observer).routes()
-        app = App(routes, self.settings)
+        app = App([*routes, *OpenApi(routes, self.settings).routes()], self.settings)
         http = self._http(Observing(app, observer))
         grpc = None
         if self.settings.grpc_port is not None:

@@ -39,7 +39,7 @@ class Predict:
                 self.predict,
                 "Answer about a picture, video, sound, text, table or any file; a line for each item in it.",
                 takes=("application/octet-stream", FORM, "application/json", "text/plain", "text/csv"),
-                gives=Answer,
+                gives=(Answer, _LINES),
                 family="openai",
             )
         ]

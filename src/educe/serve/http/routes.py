@@ -19,6 +19,19 @@ Family = Literal["v2", "openai"]
 
 
 @dataclass(frozen=True)
+class Content:
+    """A body that is no JSON and yet of a type, such as a form.
+
+    Attributes:
+        media_type: Its media type.
+        kind: Its type.
+    """
+
+    media_type: str
+    kind: Any
+
+
+@dataclass(frozen=True)
 class Route:
     """Something that the server answers.
 
@@ -27,8 +40,9 @@ class Route:
         path: The path, names in braces standing for one segment each.
         handle: What answers.
         summary: What it is, as one sentence.
-        takes: The type of the body, or the media types of one that is no JSON; None for no body.
-        gives: The type of the answer, or its media type.
+        takes: The type of the body if it is JSON, a `Content`, a media type, or a tuple of these; None for no
+            body.
+        gives: The same of the answer.
         access: Who may ask.
         family: In whose form errors are answered.
         statuses: Statuses of answers that are none of the errors that all routes have.

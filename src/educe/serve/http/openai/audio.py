@@ -20,7 +20,7 @@ from educe.serve.http.forms import FORM, Part, read_form
 from educe.serve.http.openai import sse, types
 from educe.serve.http.openai.errors import in_words_of, naming_field
 from educe.serve.http.openai.writing import deployed, language_model
-from educe.serve.http.routes import Route
+from educe.serve.http.routes import Content, Route
 from educe.serve.inference import Inference
 from educe.serve.text_tensors import Work
 
@@ -46,8 +46,8 @@ class Audio:
                 "/v1/audio/transcriptions",
                 self.transcribe,
                 "Write down what is said in a sound; events if it is to stream.",
-                takes=(FORM,),
-                gives=types.Transcription | types.VerboseTranscription,
+                takes=Content(FORM, types.TranscriptionForm),
+                gives=(types.Transcription | types.VerboseTranscription, _PLAIN, _VTT, sse.MEDIA_TYPE),
                 family="openai",
             )
         ]

@@ -15,14 +15,16 @@ from msgspec import UNSET
 
 from educe.generate.stream import Completion, Output, Piece
 from educe.serve.faults import BadRequest
-from educe.serve.http.exchange import Request, Response, json_response
+from educe.serve.http.exchange import Request, Response
 from educe.serve.http.openai import chat_types as chats
 from educe.serve.http.openai import logprobs, sse, types
 from educe.serve.http.openai.errors import read
 from educe.serve.http.openai.writing import (
     Written,
+    answer_of,
     bounded,
     check_stream_options,
+    lasting,
     own_options,
     usage_of,
     writing,
@@ -60,7 +62,7 @@ class Chat:
                 self.chat,
                 "Answer in a conversation; events if it is to stream.",
                 takes=chats.ChatRequest,
-                gives=chats.ChatAnswer,
+                gives=(chats.ChatAnswer, sse.MEDIA_TYPE),
                 family="openai",
             )
         ]
@@ -80,7 +82,7 @@ class Chat:
             return await sse.streamed(_chunks(texts, answer), request.id)
         async with texts() as written:
             completion = await written.completion(written.streams[0])
-            return json_response(answer.whole(written, completion))
+            return answer_of(answer.whole(written, completion), [completion])
 
 
 Texts: TypeAlias = "Callable[[], AbstractAsyncContextManager[Written]]"
@@ -109,7 +111,7 @@ class _Answer:
         return [self._chunk([chats.ChunkChoice(index, delta)]) for index in range(self.asked.n or 1)]
 
     def chunk(self, piece: Piece, written: Written) -> chats.ChatChunk | None:
-        calls = [_call_delta(delta) for delta in piece.tool_calls if not delta.withdrawn]
+        calls = [_call_delta(delta) for delta in lasting(piece.tool_calls) if not delta.withdrawn]
         found = self._logprobs(piece.logprobs, written) if piece.logprobs else None
         if not (piece.text or calls or found or piece.finish_reason):
             return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -34,7 +34,7 @@ class CompletionRequest(TextRequest, kw_only=True):
     max_tokens: Positive | None = None
     logprobs: NumTop | None = None
     json_object: bool | None = None
-    json_schema: dict[str, object] | None = None
+    json_schema: dict[str, Any] | None = None
     stream_options: StreamOptions | None = None
 
 

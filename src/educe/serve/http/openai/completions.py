@@ -16,13 +16,14 @@ from educe.generate.generator import Generator
 from educe.generate.sampling import Choice
 from educe.generate.stream import Completion
 from educe.serve.faults import BadRequest
-from educe.serve.http.exchange import Request, Response, json_response
+from educe.serve.http.exchange import Request, Response
 from educe.serve.http.openai import completion_types as completions
 from educe.serve.http.openai import logprobs, sse
 from educe.serve.http.openai.chat import Texts
 from educe.serve.http.openai.errors import in_words_of, read
 from educe.serve.http.openai.writing import (
     Written,
+    answer_of,
     bounded,
     check_stream_options,
     own_options,
@@ -55,7 +56,7 @@ class Completions:
                 self.complete,
                 "Continue texts; events if it is to stream.",
                 takes=completions.CompletionRequest,
-                gives=completions.CompletionAnswer,
+                gives=(completions.CompletionAnswer, sse.MEDIA_TYPE),
                 family="openai",
             )
         ]
@@ -72,7 +73,7 @@ class Completions:
         if asked.stream:
             return await sse.streamed(answer.chunks(texts, prompts), request.id)
         async with texts() as written:
-            return json_response(await answer.whole(written, prompts))
+            return answer_of(*await answer.whole(written, prompts))
 
 
 def prompts_of(given: str | Sequence[Any], place: str) -> list[str | list[int]]:
@@ -110,7 +111,7 @@ class _Answer:
 
     async def whole(
         self, written: Written, prompts: Sequence[str | list[int]]
-    ) -> completions.CompletionAnswer:
+    ) -> tuple[completions.CompletionAnswer, list[Completion]]:
         found = self._part([])
         ended: list[Completion] = []
         for stream, prompt in zip(written.streams, prompts, strict=True):
@@ -122,7 +123,7 @@ class _Answer:
                 index = len(found.choices)
                 found.choices.append(completions.CompletionChoice(index, text, output.finish_reason, told))
         found.usage = usage_of(ended)
-        return found
+        return found, ended
 
     async def chunks(self, texts: Texts, prompts: Sequence[str | list[int]]) -> AsyncGenerator[bytes, None]:
         num_each = self.asked.n or 1

@@ -119,17 +119,16 @@ class OutputText(Struct):
     type: Literal["output_text"] = "output_text"
 
 
-class OutputMessage(Struct):
+class OutputMessage(Struct, tag_field="type", tag="message"):
     """A message of the model."""
 
     id: str
     status: Status
     content: list[OutputText]
     role: Literal["assistant"] = "assistant"
-    type: Literal["message"] = "message"
 
 
-class FunctionCall(Struct):
+class FunctionCall(Struct, tag_field="type", tag="function_call"):
     """A call of a function; its arguments are a JSON object as text."""
 
     id: str
@@ -137,7 +136,6 @@ class FunctionCall(Struct):
     name: str
     arguments: str
     status: Status
-    type: Literal["function_call"] = "function_call"
 
 
 OutputItem: TypeAlias = OutputMessage | FunctionCall

@@ -13,14 +13,21 @@ import msgspec
 
 from educe.generate.options import SamplingOptions
 from educe.serve.faults import BadRequest
-from educe.serve.http.exchange import Request, Response, json_response
+from educe.serve.http.exchange import Request, Response
 from educe.serve.http.openai import chat_types as chats
 from educe.serve.http.openai import response_types as responses
 from educe.serve.http.openai import sse, types
 from educe.serve.http.openai.chat import Texts, refuse_serial_calls
 from educe.serve.http.openai.errors import read
 from educe.serve.http.openai.response_events import ResponseWriter, whole
-from educe.serve.http.openai.writing import Written, bounded, check_stream_options, own_options, writing
+from educe.serve.http.openai.writing import (
+    Written,
+    answer_of,
+    bounded,
+    check_stream_options,
+    own_options,
+    writing,
+)
 from educe.serve.http.routes import Route
 from educe.serve.inference import Inference
 
@@ -56,7 +63,7 @@ class Responses:
                 self.respond,
                 "Respond to items; events if it is to stream.",
                 takes=responses.ResponseRequest,
-                gives=responses.ResponseAnswer,
+                gives=(responses.ResponseAnswer, sse.MEDIA_TYPE),
                 family="openai",
             )
         ]
@@ -75,7 +82,7 @@ class Responses:
         async with texts() as written:
             completion = await written.completion(written.streams[0])
             answer = whole(_answer(asked, written), completion, written.model.tokenizer, _num_top(asked))
-            return json_response(answer)
+            return answer_of(answer, [completion])
 
 
 class _Stream:
