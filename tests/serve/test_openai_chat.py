@@ -58,7 +58,7 @@ def connect(server: Client, **options: Any) -> openai.OpenAI:
 
 @pytest.fixture(scope="module")
 def api_client(server: Client) -> Iterator[openai.OpenAI]:
-    with connect(server) as found:
+    with connect(server, max_retries=2) as found:  # a connection may be closed just when it is used again
         yield found
 
 
@@ -404,6 +404,17 @@ def test_a_field_that_is_missing_is_named(server: Client) -> None:
     for body, param in (({"messages": MESSAGES}, "model"), ({"model": "writer"}, "messages")):
         status, _, content = server.ask("POST", "/v1/chat/completions", body)
         assert (status, json.loads(content)["error"]["param"]) == (400, param)
+
+
+def test_what_does_not_fit_has_a_code_of_its_own(api_client: openai.OpenAI) -> None:
+    long: Any = [{"role": "user", "content": "Tom " * 600}]
+    for messages, most in ((long, 1), (MESSAGES, 510)):
+        with pytest.raises(openai.BadRequestError) as refused:
+            api_client.chat.completions.create(model="writer", messages=messages, max_tokens=most)
+        assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "messages")
+    with pytest.raises(openai.BadRequestError) as other:
+        api_client.completions.create(model="writer", prompt=[10**6])
+    assert other.value.code == "bad_request"
 
 
 def test_a_model_that_cannot_is_said_to(api_client: openai.OpenAI) -> None:

@@ -11,6 +11,10 @@ import pytest
 
 from educe import api
 from educe.errors import EngineError
+from educe.generate.stream import Completion, Output, Piece, Seconds
+from educe.serve.http.openai.response_events import ResponseWriter
+from educe.serve.http.openai.response_types import ResponseAnswer, TextConfig
+from educe.text.tool_calls import ToolCallDelta
 from tests.serve.conftest import Client, serving
 from tests.serve.test_openai_chat import (
     STORIES,
@@ -25,6 +29,7 @@ ASKED: Any = {"model": "writer", "input": "Tell me of Tom.", "max_output_tokens"
 TOOLS: Any = [
     {"type": "function", "name": "weather", "parameters": TOWNS, "strict": True, "description": "It."}
 ]
+DONE = Completion((Output("", (), "stop"),), 1, 0, Seconds(0, 0, 0))
 FORCED: Any = {
     "model": "writer",
     "input": "Tell me of Tom.",
@@ -51,7 +56,7 @@ def server() -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def api_client(server: Client) -> Iterator[openai.OpenAI]:
-    with connect(server) as found:
+    with connect(server, max_retries=2) as found:  # a connection may be closed just when it is used again
         yield found
 
 
@@ -258,3 +263,48 @@ def test_a_fault_in_the_middle_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         steps[0] = 0
         with pytest.raises(openai.APIError, match="server failed"):
             list(client.responses.create(**ASKED, stream=True))
+
+
+def test_calls_and_words_of_one_piece_come_in_their_order(writer: Any) -> None:
+    def events(*pieces: Piece) -> tuple[list[Any], list[Any]]:
+        answer = ResponseAnswer(
+            id="a", created_at=0, model="m", text=TextConfig(), temperature=0, top_p=1, presence_penalty=0,
+            frequency_penalty=0,
+        )  # fmt: skip
+        told = ResponseWriter(answer, writer.tokenizer, None)
+        found = [
+            *told.begin(),
+            *(event for piece in pieces for event in told.push(piece)),
+            *told.finish(DONE),
+        ]
+        data = [json.loads(event.split(b"data: ")[1]) for event in found]
+        return data, data[-1]["response"]["output"]
+
+    begun = Piece("", (), tool_calls=(ToolCallDelta(0, "call", "weather", '{"town"'),))
+    ended = ToolCallDelta(0, arguments=': "Oslo"}')
+    withdrawn = ToolCallDelta(0, withdrawn=True)
+    _, (call, message) = events(begun, Piece("Good bye.", (), tool_calls=(ended,)))
+    assert (call["arguments"], call["status"]) == ('{"town": "Oslo"}', "completed")
+    assert message["content"][0]["text"] == "Good bye."
+    _, (call, message) = events(begun, Piece('{"town"!', (), tool_calls=(withdrawn,)))
+    assert (call["arguments"], call["status"]) == ('{"town"', "incomplete")
+    assert message["content"][0]["text"] == '{"town"!'
+    both = Piece("[!", (), tool_calls=(*begun.tool_calls, withdrawn))
+    _, (message,) = events(both)
+    assert message["content"][0]["text"] == "[!"
+    found, (call, other) = events(
+        begun, Piece("", (), tool_calls=(ended, ToolCallDelta(1, "b", "weather", "{}")))
+    )
+    assert (call["status"], other["status"], other["call_id"]) == ("completed", "completed", "b")
+    assert [event["output_index"] for event in found if event["type"].endswith("item.done")] == [0, 1]
+    _, (message,) = events(Piece(" ", ()), Piece("\n", ()), Piece("Tom", ()))
+    assert message["content"][0]["text"] == " \nTom"
+    _, (message,) = events(Piece(" ", ()))
+    assert message["content"][0]["text"] == " "
+    _, (call,) = events(Piece("\n", ()), begun)
+    assert call["type"] == "function_call"
+
+
+def test_the_time_that_a_response_took_is_told(server: Client) -> None:
+    _, headers, _ = server.ask("POST", "/v1/responses", ASKED)
+    assert headers["server-timing"].startswith("queue;dur=")

@@ -41,7 +41,7 @@ def server(folders: Path) -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def api_client(server: Client) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as found:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as found:
         yield found
 
 

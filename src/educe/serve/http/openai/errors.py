@@ -19,7 +19,12 @@ T = TypeVar("T")
 _TYPES = {401: "authentication_error", 403: "permission_error"}
 _UNKNOWN_FIELD = re.compile(r"Object (?:contains unknown|missing required) field `(?P<name>.*)`")
 _LIMIT = re.compile(r"the limit (?P<name>\w+) is")
+_OF_LENGTH = re.compile(r" has [\d,]+ tokens, and|tokens of prompt")
 _PLACE = re.compile(r"(?P<name>[a-z_]+)(?P<rest>.*)", re.DOTALL)
+
+
+class ContextLengthExceeded(BadRequest):
+    """Prompt and text do not fit into what the model reads at once."""
 
 
 class ModelNotFound(NotFound):
@@ -80,7 +85,9 @@ def in_words_of(fields: Mapping[str, str]) -> Iterator[None]:
             place: str | None = fields.get(found["name"], found["name"]) + found["rest"]
         else:
             place = fields.get("") if isinstance(fault, InputError) else None
-        raise BadRequest(fault.cause, place=place, remedy=fault.remedy) from None
+        is_length = isinstance(fault, InputError) and _OF_LENGTH.search(fault.cause) is not None
+        kind = ContextLengthExceeded if is_length else BadRequest
+        raise kind(fault.cause, place=place, remedy=fault.remedy) from None
 
 
 def _snake(name: str) -> str:

@@ -10,6 +10,8 @@ from typing import Any, Literal
 from educe.generate.stream import Completion, Piece
 from educe.serve.http.openai import logprobs, sse, types
 from educe.serve.http.openai import response_types as responses
+from educe.serve.http.openai.chat_types import TokenLogprob
+from educe.serve.http.openai.writing import lasting
 from educe.text.tokenizer import Tokenizer
 from educe.text.tool_calls import ToolCallDelta
 
@@ -27,6 +29,7 @@ class ResponseWriter:
         self.answer = answer
         self._tokenizer, self._num_top = tokenizer, num_top
         self._number = 0
+        self._blank = ""  # what is said only if words or nothing at all follow
         self._open: responses.OutputItem | None = None
 
     def begin(self) -> Iterator[bytes]:
@@ -36,16 +39,21 @@ class ResponseWriter:
 
     def push(self, piece: Piece) -> Iterator[bytes]:
         """Add a piece of the text, and yield its events."""
+        deltas = lasting(piece.tool_calls)
+        # What belongs to a call that is open comes before the text, which ends it.
+        first = next((index for index, delta in enumerate(deltas) if delta.id is not None), len(deltas))
+        for delta in deltas[:first]:
+            yield from self._call(delta)
         if piece.text or piece.logprobs:
             yield from self._say(piece)
-        for delta in piece.tool_calls:
+        for delta in deltas[first:]:
             yield from self._call(delta)
 
     def finish(self, completion: Completion) -> Iterator[bytes]:
         """End the response, and yield its last events."""
         is_whole = completion.finish_reason != "length"
         if not self.answer.output and self._open is None:
-            yield from self._add(responses.OutputMessage(_id("msg"), "in_progress", []))
+            yield from self._speak(self._blank, [])
         yield from self._close("completed" if is_whole else "incomplete")
         end(self.answer, completion)
         yield self._event(f"response.{self.answer.status}", response=self.answer)
@@ -60,9 +68,18 @@ class ResponseWriter:
         ]
 
     def _say(self, piece: Piece) -> Iterator[bytes]:
+        found = []
+        if self._num_top is not None:
+            found = logprobs.of_chat(piece.logprobs, self._tokenizer, self._num_top).content
+        if not isinstance(self._open, responses.OutputMessage) and not piece.text.strip() and not found:
+            self._blank += piece.text
+            return
+        text, self._blank = self._blank + piece.text, ""
+        yield from self._speak(text, found)
+
+    def _speak(self, text: str, found: list[TokenLogprob]) -> Iterator[bytes]:
+        """Add text to a message, which is begun if none is open."""
         if not isinstance(self._open, responses.OutputMessage):
-            if not piece.text.strip() and not piece.logprobs:
-                return
             yield from self._add(responses.OutputMessage(_id("msg"), "in_progress", []))
         message = self._open
         assert isinstance(message, responses.OutputMessage)
@@ -70,11 +87,8 @@ class ResponseWriter:
             message.content = [responses.OutputText("")]
             yield self._event("response.content_part.added", **self._at(), part=message.content[0])
         part = message.content[0]
-        found = []
-        if self._num_top is not None:
-            found = logprobs.of_chat(piece.logprobs, self._tokenizer, self._num_top).content
-        part.text, part.logprobs = part.text + piece.text, part.logprobs + found
-        yield self._event("response.output_text.delta", **self._at(), delta=piece.text, logprobs=found)
+        part.text, part.logprobs = part.text + text, part.logprobs + found
+        yield self._event("response.output_text.delta", **self._at(), delta=text, logprobs=found)
 
     def _call(self, delta: ToolCallDelta) -> Iterator[bytes]:
         if delta.withdrawn:
@@ -135,7 +149,7 @@ def whole(
 ) -> responses.ResponseAnswer:
     """Return a response with all that was written."""
     output = completion.outputs[0]
-    if output.text or not output.tool_calls:
+    if output.text.strip() or not output.tool_calls:
         part = responses.OutputText(output.text)
         if num_top is not None:
             part.logprobs = logprobs.of_chat(output.logprobs, tokenizer, num_top).content

@@ -10,18 +10,21 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
+
 from educe.errors import EduceError
 from educe.generate.generator import Generator
 from educe.generate.stream import Completion, Piece, Stream
 from educe.serve.faults import BadRequest, DeadlineExceeded, NotFound, NotReady, Overloaded, Unprocessable
-from educe.serve.http.exchange import Request
+from educe.serve.http.exchange import Request, Response, json_response
 from educe.serve.http.openai import types
 from educe.serve.http.openai.errors import ModelNotFound, in_words_of
 from educe.serve.inference import Inference
-from educe.serve.observation import note_text
+from educe.serve.observation import Timing, note_text
 from educe.serve.repository import Deployment
 from educe.serve.served import LanguageModelServed
 from educe.text.prompt import Prompt
+from educe.text.tool_calls import ToolCallDelta
 
 _OWN_NAMES = (
     *("temperature", "top_p", "top_k", "min_p", "typical_p"),
@@ -87,6 +90,23 @@ def usage_of(completions: Sequence[Completion]) -> types.Usage:
     written = sum(each.num_tokens for each in completions)
     cached = sum(each.num_cached_tokens for each in completions)
     return types.Usage(prompt, prompt + written, written, types.PromptDetails(cached))
+
+
+def lasting(deltas: Sequence[ToolCallDelta]) -> list[ToolCallDelta]:
+    """Return the deltas of a piece without those of calls that both begin and are withdrawn in it."""
+    begun = {delta.index for delta in deltas if delta.id is not None}
+    brief = begun & {delta.index for delta in deltas if delta.withdrawn}
+    return [delta for delta in deltas if delta.index not in brief]
+
+
+def answer_of(value: Struct, completions: Sequence[Completion]) -> Response:
+    """Return what was written as JSON, with where the time went."""
+    queue = max(each.seconds.start for each in completions)
+    total = max(each.seconds.total for each in completions)
+    timing = Timing(queue, total - queue, sum(len(each.outputs) for each in completions))
+    response = json_response(value)
+    response.headers.append((b"server-timing", timing.header()))
+    return response
 
 
 def bounded(asked: types.TextRequest, forms: Sequence[str], text: str) -> dict[str, str]:
