@@ -32,7 +32,7 @@ from educe.generate.perplexity import windows
 from educe.generate.runner import Runner
 from educe.generate.statistics import Statistics
 from educe.generate.step import Slice
-from educe.generate.stream import Completion, Piece, Stream
+from educe.generate.stream import Completion, Inbox, Piece, Stream
 from educe.generate.writing import Writing
 from educe.text.constraint import ConstraintCompiler
 from tests.stories import STORIES, write_chat_model
@@ -250,15 +250,15 @@ def test_a_fault_in_one_sample_ends_its_request_once_and_returns_all_blocks(
             raise RuntimeError("broken")
         return plain(self, *given)
 
-    def put(self: Stream, item: Any) -> None:
+    def put(self: Inbox, item: Any) -> None:
         ends.append(item)
         plain_put(self, item)
 
     calls: list[Writing] = []
     ends: list[Any] = []
-    plain, plain_put = getattr(Writing, place), Stream.put
+    plain, plain_put = getattr(Writing, place), Inbox.put
     monkeypatch.setattr(Writing, place, fail)
-    monkeypatch.setattr(Stream, "put", put)
+    monkeypatch.setattr(Inbox, "put", put)
     with educe.generator(STORIES) as own:
         stream = own.stream("Tom had a", max_tokens=50, n=3)
         with pytest.raises(EngineError, match="broken"):
@@ -579,3 +579,35 @@ def test_limits_are_limits() -> None:
     ):
         with pytest.raises(OptionError, match="limits: is 5"):
             door(STORIES, **limits)
+
+
+def test_numbers_of_numpy_and_none_are_options(writer: Generator) -> None:
+    plain = writer.generate("Tom had a", max_tokens=4, stop=["."])
+    left_out = dict.fromkeys(["temperature", "top_p", "n", "logit_bias", "priority", "salt", "tool_choice"])
+    assert writer.generate("Tom had a", max_tokens=np.int64(4), stop=".", **left_out).tokens == plain.tokens
+    tokens = np.array(writer.encode("Tom had a"))
+    for prompt in (tokens, list(tokens)):
+        assert writer.generate(prompt, max_tokens=4, stop=None).tokens[:3] == plain.tokens[:3]
+    for wrong in (tokens.astype(float), tokens[None], None):
+        with pytest.raises(InputError, match="is no prompt"):
+            writer.generate(wrong)  # type: ignore[arg-type]
+
+
+def test_more_texts_of_a_prompt_than_run_at_once_are_refused_by_name(writer: Generator) -> None:
+    with pytest.raises(OptionError, match=r"^n: is 17; .*1 to 16 .*max_sequences"):
+        writer.generate("Tom", n=17, max_tokens=1)
+
+
+def test_a_form_ends_where_it_does(writer: Generator) -> None:
+    with pytest.raises(OptionError, match=r"^ignore_eos: .*ends where the form does"):
+        writer.generate("Tom", choice=["a"], ignore_eos=True)
+
+
+def test_a_model_of_pydantics_is_no_schema(writer: Generator) -> None:
+    class Person:
+        @classmethod
+        def model_json_schema(cls) -> dict[str, Any]:
+            return {}
+
+    with pytest.raises(OptionError, match=r"give its model_json_schema\(\)"):
+        writer.generate("Tom", json_schema=Person)

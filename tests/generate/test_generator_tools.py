@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import educe
-from educe.errors import InputError, OptionError, UnsupportedModelError
+from educe.errors import InputError, LimitError, OptionError, UnsupportedModelError
 from educe.generate.generator import Generator
 from educe.generate.stream import Stream
 from educe.text.tool_calls import collect
@@ -29,6 +31,7 @@ TEMPLATE = (
     "{% for message in messages %}{{ message.content }} {% endfor %}"
 )
 END = 2
+LIMITS = educe.Limits(grammar_depth=5, text_bytes=2000)
 ASKED = [{"role": "user", "content": "Once upon a time"}]
 
 
@@ -99,3 +102,54 @@ def test_what_cannot_be_is_said(
 def test_tools_want_a_conversation(writer: Generator) -> None:
     with pytest.raises(InputError, match="tools are called in conversations"):
         writer.stream("Once", tools=TOOLS, tool_format="hermes")
+
+
+def test_a_choice_may_have_the_form_of_openai(writer: Generator) -> None:
+    completion = ask(writer, tool_choice={"type": "function", "function": {"name": "time"}}).result()
+    assert {call.name for call in completion.tool_calls} == {"time"}
+
+
+def test_what_comes_back_goes_into_the_conversation(writer: Generator) -> None:
+    completion = ask(writer, tool_choice="required").result()
+    message = completion.message
+    assert json.loads(json.dumps(message)) == message
+    assert message["tool_calls"][0]["function"]["name"] == completion.tool_calls[0].name
+    loose: Any = {"role": "assistant", "content": completion.text, "tool_calls": completion.tool_calls}
+    assert writer.encode([*ASKED, message]) == writer.encode([*ASKED, loose])
+    plain = writer.generate(ASKED, max_tokens=2)
+    assert plain.message == {"role": "assistant", "content": plain.text}
+
+
+def test_a_chat_is_a_conversation(writer: Generator) -> None:
+    assert writer.chat("Hi", max_tokens=3).tokens == writer.chat(said("Hi"), max_tokens=3).tokens
+    wrongs: list[Any] = [[1, 2], [], None, 5, ["Hi"]]
+    for wrong in wrongs:
+        with pytest.raises(InputError, match=r"messages: .*no conversation"):
+            writer.chat(wrong)
+
+
+def said(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+def test_variables_reach_the_template_guarded_and_bounded(tmp_path: Path) -> None:
+    template = (
+        "{{ bos_token }}{% if thinks %}{{ style.name }}{% endif %}"
+        "{% for message in messages %}{{ message.content }}{% endfor %}"
+    )
+    with educe.generator(write_chat_model(tmp_path, template=template), limits=LIMITS) as writer:
+
+        def count(**options: Any) -> int:
+            return writer.chat("Tom", max_tokens=1, **options).num_prompt_tokens
+
+        assert count() == count(template_options={"thinks": False}) == count(template_options=None)
+        assert count(template_options={"thinks": True, "style": {"name": "</s>"}}) > count() + 1
+        nones: list[Any] = [{"messages": []}, {"self": 1}, {"a": {1, 2}}, {"a": math.nan}, {1: 2}, [1], "x"]
+        for wrong in nones:
+            with pytest.raises(OptionError, match=r"^template_options: "):
+                count(template_options=wrong)
+        for large in ({"a": [[[[[[1]]]]]]}, {"a": "x" * 3000}):
+            with pytest.raises(LimitError):
+                count(template_options=large)
+        with pytest.raises(OptionError, match="only a conversation has a template"):
+            writer.generate("Tom", template_options={"thinks": True})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -277,7 +279,7 @@ def test_what_no_text_has_is_never_chosen(settings: dict[str, int], rng: np.rand
         ("n", 0),
         ("n", None),
         ("logprobs", 21),
-        ("stop", "END"),
+        ("stop", ""),
         ("stop", [""]),
         ("stop", [3]),
         ("max_tokens", 0),
@@ -295,3 +297,42 @@ def test_a_wrong_option_is_named(name: str, value: object) -> None:
 def test_more_least_than_most_tokens_are_refused() -> None:
     with pytest.raises(OptionError, match="at most max_tokens=3"):
         SamplingOptions(min_tokens=4, max_tokens=3)
+
+
+def test_numbers_of_numpy_become_pythons() -> None:
+    options = SamplingOptions(
+        max_tokens=np.int64(4),
+        top_p=np.float32(0.5),
+        temperature=np.float64(0.5),
+        top_k=np.uint8(3),
+        logit_bias={np.int32(7): np.float32(2)},
+    )
+    found = [
+        options.max_tokens,
+        options.top_p,
+        options.temperature,
+        options.top_k,
+        *options.logit_bias.items(),
+    ]
+    assert found == [4, 0.5, 0.5, 3, (7, 2.0)]
+    assert [type(each) for each in found] == [int, float, float, int, tuple]
+    for wrong in (np.True_, np.float64(4), np.array(4)):
+        with pytest.raises(OptionError, match="max_tokens: "):
+            SamplingOptions(max_tokens=wrong)
+
+
+def test_a_text_that_ends_may_be_given_alone() -> None:
+    assert SamplingOptions(stop="END").stop == ("END",)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"logit_bias": {"a": 1}}, "logit_bias: has 'a': 1; each is a token"),
+        ({"logit_bias": {7: 101}}, "logit_bias: has 7: 101; "),
+        ({"seed": -1}, "from 0 to 18446744073709551615"),
+    ],
+)
+def test_what_an_option_takes_is_said_exactly(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        SamplingOptions(**options)

@@ -381,7 +381,7 @@ def test_what_can_never_fit_is_refused_before_any_work() -> None:
     assert caught.value.remedy
     assert not cache.scheduler.has_work
     cache.submit(sequence(10, 6))
-    with pytest.raises(OptionError, match="expected 1 to 8 samples, found 9"):
+    with pytest.raises(OptionError, match="n: is 9; 1 to 8 texts of one prompt are written"):
         cache.submit(sequence(2, 1), 9)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from educe.errors import EduceError, InputError, ModelFileError, OptionError, refuse_unknown
 from educe.generate import sequence as texts
-from educe.generate.batch import Request, each_of, in_order, split
+from educe.generate.batch import Batch, Request, each_of, split
 from educe.generate.blocks import BlockManager
 from educe.generate.capacity import MOST_DRAFT_TOKENS, MOST_SEQUENCES, context_length, num_blocks
 from educe.generate.draft_model import DraftModel
@@ -27,7 +27,7 @@ from educe.generate.statistics import Statistics
 from educe.generate.stream import Completion, Score, Stream
 from educe.limits import DEFAULT_LIMITS, Limits, format_bytes
 from educe.model.checkpoint import Checkpoint
-from educe.text.prompt import Message, Prompt, PromptReader
+from educe.text.prompt import Message, Prompt, PromptReader, is_conversation
 from educe.text.tokenizer import Tokenizer
 
 _TOKEN_BUDGET = 512
@@ -150,9 +150,24 @@ class Generator:
         """Return what the model writes after a prompt; see `stream`."""
         return self.stream(prompt, **options).result()
 
-    def chat(self, messages: Sequence[Message], **options: Any) -> Completion:
-        """Return the answer to a conversation; see `stream`."""
-        return self.stream(messages, **options).result()
+    def chat(self, messages: str | Sequence[Message], **options: Any) -> Completion:
+        """Return the answer to a conversation; see `stream`.
+
+        Args:
+            messages: What was said so far; a text alone is one message of the user's.
+            **options: Those of `stream`.
+
+        Raises:
+            InputError: it is no conversation.
+        """
+        said = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+        if not is_conversation(said):
+            raise InputError(
+                "it is no conversation",
+                place="messages",
+                remedy='give [{"role": "user", "content": …}]; or continue a text or tokens with generate',
+            )
+        return self.stream(said, **options).result()
 
     def stream(self, prompt: Prompt, **options: Any) -> Stream:
         """Return a text while it is written: iterate over it, in a thread or with ``async for``.
@@ -163,14 +178,19 @@ class Generator:
                 `choice` and `grammar`, which the text then follows; and
 
                 - `tools`: in a conversation, what the model may call, as JSON schemas of functions;
-                - `tool_choice`: ``auto``, ``none``, ``required``, or the name of the one to call;
+                - `tool_choice`: ``auto``, ``none``, ``required``, or the one to call, by its name or in
+                  OpenAI's form;
                 - `tool_format`: how the model writes calls, one of `FORMATS`; as its chat template does if
                   absent;
+                - `template_options`: in a conversation, further variables of the chat template, such as
+                  ``{"enable_thinking": False}``;
                 - `priority`: lower numbers go first, 0 if absent;
                 - `salt`: only requests of one salt share what is cached, such as those of one tenant.
 
+        None as an option leaves it out; numbers and tokens may be NumPy's.
+
         Raises:
-            InputError: the prompt is empty, or does not fit; it is never cut.
+            InputError: the prompt is empty, or does not fit with `max_tokens`; it is never cut.
             OptionError: an option is unknown, or has a value that it does not take.
             UnsupportedModelError: a conversation, and the model has no chat template; or tools, and it has no
                 form for their calls.
@@ -178,11 +198,12 @@ class Generator:
         order = self._orders.read(prompt, **options)
         return self._engine.write(order, lookup=self._lookup)
 
-    def batch(self, prompts: Iterable[Request], **options: Any) -> Iterator[Completion | EduceError]:
+    def batch(self, prompts: Iterable[Request], **options: Any) -> Batch:
         """Return what is written after each of many prompts, in their order, as many at once as may run.
 
         A prompt that fails gives its error in its place, and costs no other its text. Prompts are taken as
-        they are needed, so that they may be without end.
+        they are needed, so that they may be without end. A thread reads them, or
+        ``async for``; whoever leaves early, or drops them, cancels what is under way.
 
         Args:
             prompts: The prompts; a mapping has options of its own, which come before those of all.
@@ -194,7 +215,7 @@ class Generator:
         """
         refuse_unknown("option", options, OPTIONS)
         most = 2 * self._engine.max_sequences
-        return in_order((self._attempt(prompt, options) for prompt in each_of(prompts)), most)
+        return Batch((self._attempt(prompt, options) for prompt in each_of(prompts)), most)
 
     # Reading -------------------------------------------------------------------------------------------
 
@@ -295,6 +316,16 @@ class Generator:
         finally:
             for stream, _ in readings:
                 stream.cancel()
+
+    def prepare(self) -> None:
+        """Wait until all programs are made, so that no text waits for one: what a server is ready after.
+
+        They are made while no text is written, whether or not anyone waits.
+
+        Raises:
+            OptionError: the generator is closed.
+        """
+        self._engine.prepare()
 
     def statistics(self) -> Statistics:
         """Return what is under way, how much of the cache is used, and what has been done so far."""

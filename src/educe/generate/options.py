@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,8 @@ _GREEDY_BELOW = 1e-5
 class SamplingOptions:
     """How the next token is chosen, and when a text ends; `sampling` has the order of what they do.
 
+    Numbers may be NumPy's; they become Python's.
+
     Attributes:
         temperature: What logits are divided by; 0 takes the likeliest token.
         top_k: Only so many likeliest tokens; 0 is all. Equals of the last one stay.
@@ -35,9 +38,10 @@ class SamplingOptions:
         n: How many texts for one prompt.
         logprobs: How many of the likeliest tokens come with their log-probabilities; 0 is the chosen one's
             alone, None is none.
-        stop: Texts that end the text, and are not part of it.
+        stop: Texts that end the text, and are not part of it; one may be given alone.
         max_tokens: Most tokens; None is as many as the context holds.
-        min_tokens: Fewest tokens before one that ends the text.
+        min_tokens: Fewest tokens before one that ends the text; a text of `stop`, and the end of a form that
+            is to be followed, end it all the same.
         ignore_eos: A token that ends the text is one like any other.
 
     Raises:
@@ -56,19 +60,22 @@ class SamplingOptions:
     seed: int | None = None
     n: int = 1
     logprobs: int | None = None
-    stop: Sequence[str] = ()
+    stop: str | Sequence[str] = ()
     max_tokens: int | None = None
     min_tokens: int = 0
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
-        for name, (least, most) in _REALS.items():
-            check_number(name, getattr(self, name), least, most, False)
-        for name, (least, most) in _COUNTS.items():
+        for name, (least, most) in (*_REALS.items(), *_COUNTS.items()):
             value = getattr(self, name)
             if value is not None or name not in _OPTIONAL:
-                check_number(name, value, least, most, True)
+                self._set(name, check_number(name, value, least, most, name in _COUNTS))
         self._check_rest()
+        self._set("stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
+        self._set("logit_bias", _checked_bias(self.logit_bias))
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
 
     def _check_rest(self) -> None:
         for name in ("top_p", "typical_p", "repetition_penalty"):
@@ -76,16 +83,11 @@ class SamplingOptions:
                 raise _wrong(name, getattr(self, name), "more than 0", "1.0 leaves it out")
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise _wrong("min_tokens", self.min_tokens, f"at most max_tokens={self.max_tokens}", "lower it")
-        listed = isinstance(self.stop, Sequence) and not isinstance(self.stop, str)
+        listed = isinstance(self.stop, Sequence) and self.stop != ""
         if not listed or not all(isinstance(stop, str) and stop for stop in self.stop):
-            raise _wrong("stop", self.stop, "a sequence of texts that are not empty", 'such as ("END",)')
+            raise _wrong("stop", self.stop, "a text, or a sequence of them, none empty", 'such as ("END",)')
         if not isinstance(self.ignore_eos, bool):
             raise _wrong("ignore_eos", self.ignore_eos, "True or False", "give one of them")
-        if not isinstance(self.logit_bias, Mapping):
-            raise _wrong("logit_bias", self.logit_bias, "a mapping", "such as {7: -100}")
-        for token, bias in self.logit_bias.items():
-            check_number("logit_bias", token, 0, math.inf, True)
-            check_number("logit_bias", bias, -100, 100, False)
 
     @property
     def greedy(self) -> bool:
@@ -119,14 +121,36 @@ _OF_MODELS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition
 _OPTIONAL = ("seed", "logprobs", "max_tokens")
 
 
-def check_number(name: str, value: Any, least: float, most: float, whole: bool) -> None:
-    """Raise `OptionError` unless an option is a number within bounds; a whole one, if `whole`."""
-    if type(value) in ((int,) if whole else (int, float)) and least <= value <= most:
-        return
+def check_number(name: str, value: Any, least: float, most: float, whole: bool) -> Any:
+    """Return an option as a number of Python's; a whole one, if `whole`.
+
+    Raises:
+        OptionError: it is no number within bounds.
+    """
+    kind: type[Any] = numbers.Integral if whole else numbers.Real
+    if isinstance(value, kind) and not isinstance(value, bool) and least <= value <= most:
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
     what = "a whole number" if whole else "a number"
     if least > -math.inf:
-        what += f" of at least {least:g}" if most == math.inf else f" from {least:g} to {most:g}"
+        what += f" of at least {least}" if most == math.inf else f" from {least} to {most}"
     raise _wrong(name, value, what, "give such a number, or leave it out")
+
+
+def _checked_bias(given: Any) -> dict[int, float]:
+    if not isinstance(given, Mapping):
+        raise _wrong("logit_bias", given, "a mapping", "such as {7: -100}")
+    checked = {}
+    for token, bias in given.items():
+        try:
+            index = check_number("logit_bias", token, 0, math.inf, True)
+            checked[index] = check_number("logit_bias", bias, -100, 100, False)
+        except OptionError:
+            raise OptionError(
+                f"has {token!r}: {bias!r}; each is a token, from 0, and a number from -100 to 100",
+                place="logit_bias",
+                remedy="such as {7: -100}",
+            ) from None
+    return checked
 
 
 def _wrong(name: str, value: object, expected: str, remedy: str) -> OptionError:

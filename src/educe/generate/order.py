@@ -36,7 +36,7 @@ _CONSTRAINTS = ("json_schema", "json_object", "regex", "choice", "grammar")
 _OF_TOOLS = ("tools", "tool_choice", "tool_format")
 _SAMPLING = tuple(field.name for field in dataclasses.fields(SamplingOptions))
 
-OPTIONS = (*_SAMPLING, *_CONSTRAINTS, *_OF_TOOLS, "priority", "salt")
+OPTIONS = (*_SAMPLING, *_CONSTRAINTS, *_OF_TOOLS, "template_options", "priority", "salt")
 """The names of all options of a text."""
 
 
@@ -105,14 +105,21 @@ class OrderReader:
         """What makes tokens of texts."""
         return self._prompts.tokenizer
 
-    def encode(self, prompt: Prompt, *, tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
+    def encode(
+        self,
+        prompt: Prompt,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template_options: Mapping[str, Any] | None = None,
+    ) -> list[int]:
         """Return the tokens of a prompt, as the model reads them.
 
         Raises:
             InputError: it is no prompt, or has tokens that the model lacks.
+            OptionError: `template_options` has what the chat template does not take.
             UnsupportedModelError: a conversation, and the model has no chat template.
         """
-        ids = self._prompts.encode(prompt, tools=tools)
+        ids = self._prompts.encode(prompt, tools=tools, template_options=template_options)
         self.ids.check(ids, "prompt")
         return ids
 
@@ -121,10 +128,11 @@ class OrderReader:
         prompt: Prompt,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
-        tool_choice: str = "auto",
+        tool_choice: str | Mapping[str, Any] | None = "auto",
         tool_format: str | None = None,
-        priority: int = 0,
-        salt: str = "",
+        template_options: Mapping[str, Any] | None = None,
+        priority: int | None = 0,
+        salt: str | None = "",
         **options: Any,
     ) -> Order:
         """Return what a prompt and its options ask for; `Generator.stream` says what they are.
@@ -136,20 +144,32 @@ class OrderReader:
                 form for their calls.
         """
         refuse_unknown("option", options, OPTIONS)
-        check_number("priority", priority, -math.inf, math.inf, True)
+        # Without `max_tokens` the model's files bound a text; None is all that fits.
+        options = {
+            name: value for name, value in options.items() if value is not None or name == "max_tokens"
+        }
+        rank = check_number("priority", 0 if priority is None else priority, -math.inf, math.inf, True)
+        salt = "" if salt is None else salt
         if not isinstance(salt, str):
             raise OptionError(f"is {salt!r}; it has to be a text", place="salt", remedy="such as a name")
         called = self._tools(tools, tool_choice, tool_format)
         wanted = {name: options.pop(name) for name in _CONSTRAINTS if name in options}
         constraint = self._constraint(wanted, called)
         sampling = SamplingOptions(**{**self.defaults, **options})
+        if constraint is not None and sampling.ignore_eos:
+            raise OptionError(
+                "a text of a given form ends where the form does", place="ignore_eos", remedy="leave it out"
+            )
         self.ids.check(sampling.logit_bias, "logit_bias", OptionError)
-        ids = self.encode(prompt, tools=[tool.definition for tool in called.offered] if called else None)
+        offered = [tool.definition for tool in called.offered] if called else None
+        ids = self.encode(prompt, tools=offered, template_options=template_options)
         sequence = texts.Sequence(
             ids,
-            max_tokens=self._max_tokens(len(ids), sampling, options.get("max_tokens")),
+            max_tokens=self._max_tokens(
+                len(ids), sampling, options.get("max_tokens") and sampling.max_tokens
+            ),
             stop_ids=() if sampling.ignore_eos else self.ids.ends,
-            priority=priority,
+            priority=rank,
             salt=salt.encode(),
         )
         constraints = [constraint and constraint.copy() for _ in range(sampling.n)]
@@ -171,7 +191,7 @@ class OrderReader:
             states,
             lambda: self.tokenizer.stream(after=ids[-_SPELLING_TOKENS:], keep=kept),
             self._parser(called) if called else None,
-            sampling.stop,
+            tuple(sampling.stop),
         )
 
     def _max_tokens(self, num_prompt: int, sampling: SamplingOptions, asked: int | None) -> int:
@@ -188,9 +208,12 @@ class OrderReader:
     # Tools and other forms -----------------------------------------------------------------------------
 
     def _tools(
-        self, given: Sequence[Mapping[str, Any]] | None, choice: str, named: str | None
+        self,
+        given: Sequence[Mapping[str, Any]] | None,
+        wanted: str | Mapping[str, Any] | None,
+        named: str | None,
     ) -> _Tools | None:
-        """Return the tools that may be called; none is called where `choice` says so.
+        """Return the tools that may be called; none is called where `wanted` says so.
 
         Raises:
             OptionError: a tool is broken, or the choice names none of them.
@@ -198,6 +221,7 @@ class OrderReader:
         """
         tools = read_tools(given or (), self._limits)
         names = [tool.name for tool in tools]
+        choice = "auto" if wanted is None else _named_choice(wanted)
         _check_known("tool_choice", choice, ["auto", "none", *(["required", *names] if tools else [])])
         if not tools or choice == "none":
             return None
@@ -254,6 +278,12 @@ class OrderReader:
             made: Constraint = make() if name == "json_object" else make(value)
             return made
         return None
+
+
+def _named_choice(choice: Any) -> Any:
+    """Return the name in OpenAI's form of a choice, ``{"type": "function", "function": {"name": …}}``."""
+    function = choice.get("function") if isinstance(choice, Mapping) else None
+    return function["name"] if isinstance(function, Mapping) and "name" in function else choice
 
 
 def _check_known(place: str, value: object, known: list[str]) -> None:

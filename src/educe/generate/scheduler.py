@@ -106,13 +106,18 @@ class Scheduler:
             OptionError: more samples than may run at once, or none.
         """
         if not 1 <= num_samples <= self.max_sequences:
-            cause = f"expected 1 to {self.max_sequences} samples, found {num_samples}"
-            raise OptionError(cause, place="num_samples")
+            raise OptionError(
+                f"is {num_samples:,}; 1 to {self.max_sequences:,} texts of one prompt are written at once",
+                place="n",
+                remedy="ask for fewer, or make the generator with more max_sequences",
+            )
         if sequence.span > self.max_length:
             prompt, most = sequence.num_prompt, sequence.max_tokens
-            cause = f"{prompt} tokens of prompt and {most} of output do not fit into {self.max_length}"
+            cause = f"{prompt:,} tokens of prompt and {most:,} of output do not fit into {self.max_length:,}"
             raise InputError(
-                cause, place="prompt", remedy="shorten the prompt, ask for less, or give more memory"
+                cause,
+                place="prompt",
+                remedy="shorten the prompt, lower or leave out max_tokens, or give more memory",
             )
         samples = [sequence, *(sequence.sibling() for _ in range(num_samples - 1))]
         for sample in samples:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
+import weakref
 from collections.abc import Callable, Generator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
 from types import TracebackType
@@ -115,6 +117,17 @@ class Completion:
         return self.outputs[0].tool_calls
 
     @property
+    def message(self) -> dict[str, Any]:
+        """The first text and its calls as the assistant's message, to go on with in a conversation."""
+        calls = [call.definition for call in self.tool_calls]
+        message = {"role": "assistant", "content": self.text}
+        return {**message, "tool_calls": calls} if calls else message
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return its fields, and theirs, as JSON can have them."""
+        return asdict(self)
+
+    @property
     def num_tokens(self) -> int:
         """Tokens of all texts."""
         return sum(len(output.tokens) for output in self.outputs)
@@ -149,41 +162,84 @@ class Score:
         return all(choice.top[0][0] == choice.token for choice in self.choices)
 
 
+class Inbox:
+    """What has become of a request so far: each piece goes to one of its readers, the end to all."""
+
+    def __init__(self) -> None:
+        self._items: SimpleQueue[Piece | Completion | Exception] = SimpleQueue()
+        self._wakes: set[Callable[[], object]] = set()
+
+    def put(self, item: Piece | Completion | Exception) -> None:
+        """Add a piece, or what the request ends with; from any thread."""
+        self._items.put(item)
+        for wake in tuple(self._wakes):
+            with suppress(RuntimeError):  # the reader's event loop is closed
+                wake()
+
+    def get(self, timeout: float | None) -> Piece | Completion | Exception:
+        """Wait for the next item.
+
+        Raises:
+            Empty: none has come in so many seconds.
+        """
+        return self._kept(self._items.get(timeout=timeout))
+
+    async def wait(self) -> Piece | Completion | Exception:
+        """Wait for the next item, in an event loop."""
+        import asyncio
+
+        came = asyncio.Event()
+        wake = partial(asyncio.get_running_loop().call_soon_threadsafe, came.set)
+        self._wakes.add(wake)
+        try:
+            while True:
+                came.clear()
+                with suppress(Empty):
+                    return self._kept(self._items.get_nowait())
+                await came.wait()
+        finally:
+            self._wakes.discard(wake)
+
+    def _kept(self, item: Piece | Completion | Exception) -> Piece | Completion | Exception:
+        if not isinstance(item, Piece):
+            self.put(item)
+        return item
+
+
 class Stream:
     """The pieces of a request's texts, as they are written.
 
-    It has one reader: a thread, by ``for piece in stream`` and `result`, or a coroutine, by ``async for piece
-    in stream`` and ``await stream``. A reader that leaves early cancels it: by `cancel`, at the end of a
-    ``with`` block, or when its coroutine is cancelled.
+    It is read by a thread, with ``for piece in stream`` and `result`, or by a coroutine, with ``async for
+    piece in stream`` and ``await stream``. Of several readers each piece goes to one, and all see the end.
+    It is cancelled by `cancel`, at the end of a ``with`` or ``async with`` block, when a reader is
+    interrupted or its coroutine cancelled, and when nobody holds it any more.
 
     Args:
-        cancel: What makes the writer stop.
+        inbox: Where what is written comes.
+        cancel: What makes the writer stop; it must not hold the stream.
     """
 
-    def __init__(self, cancel: Callable[[], None]) -> None:
-        self._cancel = cancel
-        self._items: SimpleQueue[Piece | Completion | Exception] = SimpleQueue()
+    def __init__(self, inbox: Inbox, cancel: Callable[[], None]) -> None:
+        self._inbox, self._cancel = inbox, cancel
         self._end: Completion | Exception | None = None
-        self._wake: Callable[[], object] | None = None
-
-    def put(self, item: Piece | Completion | Exception) -> None:
-        """Add a piece, or what the request ends with; for the writer, from any thread."""
-        self._items.put(item)
-        if (wake := self._wake) is not None:
-            with suppress(RuntimeError):  # the reader's event loop is closed
-                wake()
+        weakref.finalize(self, cancel).atexit = False
 
     def cancel(self) -> None:
         """End the texts within a step; what is written so far still comes. Safe from any thread."""
         self._cancel()
 
-    def result(self) -> Completion:
+    def result(self, timeout: float | None = None) -> Completion:
         """Wait for the end.
+
+        Args:
+            timeout: Most seconds to wait; without end if absent.
 
         Raises:
             EduceError: the request failed.
+            TimeoutError: the texts have not ended by then; they are written on.
         """
-        for _ in self:
+        end = None if timeout is None else time.monotonic() + timeout
+        while self._next(None if end is None else max(0.0, end - time.monotonic())):
             pass
         return self._ended()
 
@@ -191,7 +247,7 @@ class Stream:
         return self
 
     def __next__(self) -> Piece:
-        piece = None if self._end else self._take(self._items.get())
+        piece = self._next(None)
         if piece is None:
             self._ended()
             raise StopIteration
@@ -201,7 +257,11 @@ class Stream:
         return self
 
     async def __anext__(self) -> Piece:
-        piece = None if self._end else self._take(await self._get())
+        try:
+            piece = self._take(await self._inbox.wait())
+        except BaseException:
+            self._cancel()
+            raise
         if piece is None:
             self._ended()
             raise StopAsyncIteration
@@ -218,23 +278,30 @@ class Stream:
     ) -> None:
         self._cancel()
 
+    async def __aenter__(self) -> Stream:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._cancel()
+
+    def __repr__(self) -> str:
+        if self._end is None:
+            return "<Stream under way>"
+        return f"<Stream {'failed' if isinstance(self._end, Exception) else self._end.finish_reason}>"
+
     async def _whole(self) -> Completion:
         async for _ in self:
             pass
         return self._ended()
 
-    async def _get(self) -> Piece | Completion | Exception:
-        import asyncio
-
-        loop = asyncio.get_running_loop()
+    def _next(self, timeout: float | None) -> Piece | None:
         try:
-            while True:
-                came = asyncio.Event()
-                self._wake = partial(loop.call_soon_threadsafe, came.set)
-                with suppress(Empty):
-                    return self._items.get_nowait()
-                await came.wait()
-        except asyncio.CancelledError:
+            return self._take(self._inbox.get(timeout))
+        except Empty:
+            raise TimeoutError("the texts have not ended; wait again, or cancel them") from None
+        except BaseException:
             self._cancel()
             raise
 

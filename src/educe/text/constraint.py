@@ -141,6 +141,9 @@ class ConstraintCompiler:
         """
         from llguidance import LLMatcher
 
+        if hasattr(schema, "model_json_schema"):
+            cause, remedy = "it is a model of Pydantic's, no schema", "give its model_json_schema()"
+            raise refused("json_schema", cause, remedy)
         try:
             text = schema if isinstance(schema, str) else json.dumps(schema)
             self._limits.check("grammar_bytes", len(text.encode()))

@@ -6,7 +6,7 @@ import secrets
 import string
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from educe.limits import DEFAULT_LIMITS, Limits
 from educe.text.json_scanner import WHITESPACE
@@ -62,6 +62,12 @@ class ToolCall:
     id: str
     name: str
     arguments: str
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """The call as messages have it, in OpenAI's form."""
+        function = {"name": self.name, "arguments": self.arguments}
+        return {"id": self.id, "type": "function", "function": function}
 
 
 def collect(deltas: Iterable[Delta]) -> tuple[str, tuple[ToolCall, ...]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from educe.errors import InputError, OptionError
 from educe.limits import DEFAULT_LIMITS, Limits
+from educe.text.tool_calls import ToolCall
 
 _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 _FORM = '{"type": "function", "function": {"name": …, "description": …, "parameters": a JSON schema}}'
@@ -111,7 +112,7 @@ def read_calls(message: Mapping[str, Any], limits: Limits = DEFAULT_LIMITS) -> M
 
     Args:
         message: An assistant's may have ``tool_calls``, whose arguments are objects, or JSON text as OpenAI
-            has it.
+            has it; or the `ToolCall`s of a completion.
         limits: Of which `text_bytes` bounds such a text.
 
     Raises:
@@ -129,6 +130,8 @@ def read_calls(message: Mapping[str, Any], limits: Limits = DEFAULT_LIMITS) -> M
 
 
 def _call(call: object, place: str, limits: Limits) -> dict[str, Any]:
+    if isinstance(call, ToolCall):
+        call = call.definition
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(call, Mapping) or not isinstance(function, Mapping):
         raise _no_call("a call has no function", place)
