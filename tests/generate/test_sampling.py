@@ -318,7 +318,7 @@ def test_numbers_of_numpy_become_pythons() -> None:
     assert [type(each) for each in found] == [int, float, float, int, tuple]
     for wrong in (np.True_, np.float64(4), np.array(4)):
         with pytest.raises(OptionError, match="max_tokens: "):
-            SamplingOptions(max_tokens=wrong)
+            SamplingOptions(max_tokens=wrong)  # type: ignore[arg-type]
 
 
 def test_a_text_that_ends_may_be_given_alone() -> None:
