@@ -19,6 +19,7 @@ from educe.serve.grpc.contents import read_inputs, read_parameters, write_output
 from educe.serve.grpc.messages import INFERENCE, inference
 from educe.serve.grpc.methods import Call, Method
 from educe.serve.http.statistics import stats_of
+from educe.serve.http.v2 import config_of
 from educe.serve.inference import InferCall, Inference, Inferred
 
 _LOG = logging.getLogger("educe.serve")
@@ -99,25 +100,9 @@ class InferenceService:
 
     async def model_config(self, request: Any, call: Call) -> Any:
         """Say of a model what Triton's clients ask beyond its metadata."""
-        kinds = (inference("ModelInput"), inference("ModelOutput"))
-        types = inference("ModelInput").DESCRIPTOR.file.enum_types_by_name["DataType"].values_by_name
         with await self.models.repository.use(request.name, request.version or None) as deployment:
-            inputs, outputs = (
-                [
-                    kind(name=name, data_type=types[_config_name(datatype)].number, dims=shape)
-                    for name, (datatype, shape) in _described(tensors_of).items()
-                ]
-                for kind, tensors_of in zip(kinds, self.models.kinds(deployment), strict=True)
-            )
-            config = inference("ModelConfig")(
-                name=request.name,
-                platform=f"educe_{deployment.served.kind}",
-                backend="educe",
-                input=inputs,
-                output=outputs,
-            )
-            config.model_transaction_policy.decoupled = deployment.served.kind == "generator"
-        return inference("ModelConfigResponse")(config=config)
+            config = config_of(deployment, *self.models.kinds(deployment))
+        return inference("ModelConfigResponse")(config=to_builtins(config))
 
     async def model_infer(self, request: Any, call: Call) -> Any:
         """Run a model."""
@@ -211,10 +196,6 @@ def _response(request: Any, done: Inferred) -> Any:
 
 def _described(kinds: Any) -> dict[str, tuple[str, list[int]]]:
     return {name: tensors.describe(kind) for name, kind in kinds.items()}
-
-
-def _config_name(datatype: str) -> str:
-    return "TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}"
 
 
 def _flag(parameters: dict[str, Any], name: str) -> bool:

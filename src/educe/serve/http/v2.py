@@ -6,11 +6,13 @@ statistics, as Triton and KServe have them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
 
 from educe import __version__
+from educe.model import ValueType
 from educe.serve import tensors
 from educe.serve.faults import BadRequest, NotReady
 from educe.serve.http import v2_types as types
@@ -18,10 +20,11 @@ from educe.serve.http.exchange import Request, Response, decode, encode, json_re
 from educe.serve.http.routes import Route
 from educe.serve.http.v2_tensors import read_inputs, write_outputs
 from educe.serve.inference import Inference
+from educe.serve.repository import Deployment
 
 _BINARY = "application/octet-stream"
 _HEADER_LENGTH = b"inference-header-content-length"
-_EXTENSIONS = ["binary_tensor_data", "model_repository", "parameters", "statistics"]
+_EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "parameters", "statistics"]
 
 _INFER = msgspec.json.Decoder(types.InferRequest)
 _INDEX = msgspec.json.Decoder(types.IndexRequest)
@@ -47,6 +50,9 @@ class V2:
             for route in (
                 Route("GET", path, self.metadata, "A model's inputs and outputs.", gives=types.ModelMetadata),
                 Route(
+                    "GET", f"{path}/config", self.config, "A model as Triton has it.", gives=types.ModelConfig
+                ),
+                Route(
                     "GET",
                     f"{path}/ready",
                     self.model_ready,
@@ -60,7 +66,7 @@ class V2:
                     self.infer,
                     "Run a model.",
                     takes=types.InferRequest,
-                    gives=types.InferResponse,
+                    gives=(types.InferResponse, _BINARY),
                 ),
             )
         ]
@@ -135,6 +141,12 @@ class V2:
             found = types.ModelMetadata(name, [deployment.version], platform, inputs, outputs)
         return json_response(found)
 
+    async def config(self, request: Request) -> Response:
+        """Say of a model what Triton's clients ask beyond its metadata."""
+        name, version = _named(request)
+        with await self.inference.repository.use(name, version) as deployment:
+            return json_response(config_of(deployment, *self.inference.kinds(deployment)))
+
     async def infer(self, request: Request) -> Response:
         """Run a model."""
         header, behind = _parts(request)
@@ -192,6 +204,27 @@ class V2:
         _check_nothing(request)
         await self.inference.repository.unload(request.params["model"])
         return json_response(types.Nothing())
+
+
+def config_of(
+    deployment: Deployment, inputs: Mapping[str, ValueType], outputs: Mapping[str, ValueType]
+) -> types.ModelConfig:
+    """Return a model's configuration as Triton has it."""
+    given, found = (
+        [
+            types.TensorConfig(name, _config_type(kind), tensors.describe(kind)[1])
+            for name, kind in kinds.items()
+        ]
+        for kinds in (inputs, outputs)
+    )
+    kind = deployment.served.kind
+    policy = types.TransactionPolicy(kind == "generator")
+    return types.ModelConfig(deployment.name, f"educe_{kind}", "educe", 0, given, found, policy)
+
+
+def _config_type(kind: ValueType) -> str:
+    datatype, _ = tensors.describe(kind)
+    return "TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}"
 
 
 def _named(request: Request) -> tuple[str, str | None]:
