@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from onnx import NodeProto, helper
 
+from educe.compiler.lowering import Constants, Lowering
+from educe.compiler.target import host_target
 from educe.errors import EduceError, EngineError, InputError, LimitError
 from tests.compiler.models import model, native
 
@@ -76,6 +78,12 @@ CASES: dict[str, Case] = {
     "samples": single(
         LimitError, "RoiAlign", IMAGE, ["x", "w", "items"], np.ones((1, 4), np.float32), sampling_ratio=2**33
     ),
+    "negative sizes": single(InputError, "ConstantOfShape", integers(2, -3), ["x"]),
+    "ramp without steps": single(InputError, "Range", np.array(5), ["w", "x", "still"], 0),
+    "ramp without end": single(InputError, "Range", np.array(np.inf), ["w", "x", "float step"], 0.0),
+    "ramp of no numbers": single(InputError, "Range", np.array(np.nan), ["w", "x", "float step"], 0.0),
+    "no channels": single(InputError, "LRN", IMAGE, ["x"], size=0),
+    "negative channels": single(InputError, "LRN", IMAGE, ["x"], size=-3),
     "window of a signal": single(EngineError, "HannWindow", np.array(2**40), ["x"]),
 }  # fmt: skip
 
@@ -83,7 +91,13 @@ CASES: dict[str, Case] = {
 @pytest.mark.parametrize("name", CASES)
 def test_a_size_that_no_machine_bears_is_an_error(name: str) -> None:
     nodes, x, given, error = CASES[name]
-    others = {"step": np.array(1), "values": np.float32([0, 1]), "items": integers(0)}
+    others = {
+        "step": np.array(1),
+        "still": np.array(0),
+        "float step": np.array(1.0),
+        "values": np.float32([0, 1]),
+        "items": integers(0),
+    }
     used = {each for node in nodes for each in node.input}
     weights = {key: value for key, value in {**others, **given}.items() if key in used}
     inputs = {"x": (helper.np_dtype_to_tensor_dtype(x.dtype), list(x.shape))}
@@ -111,3 +125,16 @@ def test_a_view_of_many_elements_costs_nothing() -> None:
     weights = {"sizes": integers(2**62), "from": integers(2**61), "to": integers(2**61 + 3)}
     found = native(model(nodes, {"x": (1, [1])}, ["y"], weights)).run({"x": ONE})["y"]
     np.testing.assert_array_equal(found, np.ones(3, np.float32))
+
+
+@pytest.mark.parametrize("shape", [(-2, -2), (-1, 4), (3,)])
+def test_a_tensor_is_not_seen_in_a_shape_of_another_size(shape: tuple[int, ...]) -> None:
+    low = Lowering(host_target(), 1, Constants())
+    with pytest.raises(ValueError, match="has no shape"):
+        low.reshape(low.constant(np.zeros(4, np.float32)), shape)
+
+
+def test_sums_of_no_channels_are_told_in_own_words() -> None:
+    made = model([helper.make_node("LRN", ["x"], ["y"], size=-3)], {"x": (1, [1, 2, 4, 4])}, ["y"], {})
+    with pytest.raises(InputError, match="has no sums of -3 channels"):
+        native(made).run({"x": IMAGE})

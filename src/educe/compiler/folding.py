@@ -14,6 +14,7 @@ import onnx
 
 from educe.compiler.operators.base import Call
 from educe.compiler.tensor import KIND_NAMES
+from educe.errors import InputError
 
 Fold: TypeAlias = Callable[..., "np.ndarray | None"]
 
@@ -24,7 +25,11 @@ _FOLDS: dict[str, Fold] = {}
 
 
 def fold(call: Call, inputs: Sequence[Any]) -> np.ndarray | None:
-    """Return what a node that means what today's operator means gives, or None if that is not told here."""
+    """Return what a node that means what today's operator means gives, or None if that is not told here.
+
+    Raises:
+        InputError: the operator's definition forbids these inputs.
+    """
     function = None if call.domain else _FOLDS.get(call.operator)
     if function is None or not all(each is None or _is_plain(each) for each in inputs):
         return None
@@ -178,6 +183,8 @@ def _expand(call: Call, x: np.ndarray, shape: np.ndarray) -> np.ndarray:
 
 @_folds("ConstantOfShape")
 def _constant_of_shape(call: Call, shape: np.ndarray) -> np.ndarray | None:
+    if (shape < 0).any():
+        raise InputError(f"{shape.tolist()} is no shape", remedy="sizes are 0 or more")
     value = call.get("value")
     value = np.zeros(1, np.float32) if value is None else value
     return np.full(shape.tolist(), value.reshape(()), value.dtype) if _is_plain(value) else None
@@ -185,7 +192,13 @@ def _constant_of_shape(call: Call, shape: np.ndarray) -> np.ndarray | None:
 
 @_folds("Range")
 def _range(call: Call, start: np.ndarray, limit: np.ndarray, delta: np.ndarray) -> np.ndarray | None:
-    if start.dtype.kind not in "iu" or not delta:
+    ends = [float(each.item()) for each in (start, limit, delta)]
+    if not ends[2] or not np.isfinite(ends).all():
+        raise InputError(
+            f"from {ends[0]:g} to {ends[1]:g} in steps of {ends[2]:g} has no number of elements",
+            remedy="use finite numbers, and a step other than 0",
+        )
+    if start.dtype.kind not in "iu":
         return None
     ramp: np.ndarray = np.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype)
     return ramp

@@ -265,8 +265,14 @@ class Lowering:
     # Views -------------------------------------------------------------------------------------------
 
     def reshape(self, x: Tensor, shape: Sequence[int]) -> Tensor:
-        """Return the elements of `x` in another shape of the same size, without a copy if strides allow."""
+        """Return the elements of `x` in another shape of the same size, without a copy if strides allow.
+
+        Raises:
+            ValueError: it has another size, or is no shape.
+        """
         shape = tuple(shape)
+        if math.prod(shape) != x.size or min(shape, default=0) < 0:
+            raise ValueError(f"a tensor of shape {list(x.shape)} has no shape {list(shape)}")
         if shape == x.shape:
             return x
         if x.value is not None:

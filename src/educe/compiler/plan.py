@@ -89,15 +89,17 @@ class Host:
         """Return the node's outputs for `inputs`, which the values of `captured` follow.
 
         Raises:
+            InputError: the operator's definition forbids these inputs.
             EngineError: the node failed.
         """
+        place = f"node {node_label(self.node)!r} ({operator_name(self.node)})"
         try:
             return self._outputs(inputs)
-        except EduceError:
+        except EduceError as error:
+            error.place = error.place or place
             raise
         except Exception as fault:
             # The evaluator hides a TypeError behind one that tells of the node's attributes only.
-            place = f"node {node_label(self.node)!r} ({operator_name(self.node)})"
             cause = "not enough memory" if isinstance(fault, MemoryError) else "the host failed"
             raise EngineError(f"{cause}: {fault.__cause__ or fault}", place=place) from None
 

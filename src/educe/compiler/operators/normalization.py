@@ -143,6 +143,8 @@ def lp_normalization(low: Lowering, call: Call, x: Tensor) -> Tensor:
 def lrn(low: Lowering, call: Call, x: Tensor) -> Tensor:
     """Divided by a power of the sum of squares of `size` channels around each."""
     size = int(call.get("size"))
+    if size < 1 or x.rank < 2:
+        raise ValueError(f"a tensor of shape {list(x.shape)} has no sums of {size} channels")
     channels = x.shape[1]
     kind = accumulator(x.kind)
     x = low.need(x)
