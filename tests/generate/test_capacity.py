@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from educe.cli.checkpoint_facts import checkpoint_facts
 from educe.errors import ModelFileError, OptionError
 from educe.generate.capacity import context_length
+from educe.model.checkpoint import Checkpoint
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1000}
 
@@ -47,3 +50,10 @@ def test_a_text_is_as_long_as_the_model_was_made_for(config: dict[str, Any], exp
 def test_what_cannot_be_is_a_typed_error(config: dict[str, Any]) -> None:
     with pytest.raises(ModelFileError, match="of the configuration"):
         context_length(config, None)
+
+
+@pytest.mark.parametrize("kind", ["yarn", "llama3"])
+def test_what_is_inspected_is_what_a_generator_takes(kind: str, tmp_path: Path) -> None:
+    config = {"max_position_embeddings": 2000, "rope_scaling": {**YARN, "rope_type": kind}}
+    model = Checkpoint("llama", config, {}, None, {}, tmp_path, [b""])
+    assert checkpoint_facts(model)["context_length"] == context_length(config, None)
