@@ -339,6 +339,8 @@ REFUSED: Any = [
     ({"temperature": -1}, "temperature"),
     ({"temperature": "1"}, "temperature"),
     ({"top_p": 0}, "top_p"),
+    ({"repetition_penalty": 1e-300}, "repetition_penalty"),
+    ({"priority": 2**31}, "priority"),
     ({"n": 0}, "n"),
     ({"n": 17}, "n"),
     ({"seed": -1}, "seed"),
@@ -382,7 +384,8 @@ REFUSED: Any = [
     ({"messages": [{"role": "user", "content": "Tom " * 600}]}, "messages"),
     ({"messages": [{"role": "user", "content": "a"}] * 2049}, "messages"),
     ({"messages": [{"role": "assistant", "tool_calls":
-        [{"id": "a", "type": "function", "function": {"name": "a", "arguments": "{"}}]}]}, "messages[0]"),
+        [{"id": "a", "type": "function", "function": {"name": "a", "arguments": "{"}}]}]},
+     "messages.tool_calls[0]"),
     ({"model": None}, "model"),
 ]  # fmt: skip
 

@@ -39,7 +39,7 @@ _FIELDS = {
     "json_schema": "response_format",
     "json_object": "response_format",
     "logprobs": "top_logprobs",
-    "tool_calls": "messages",
+    "tool_calls": "messages.tool_calls",
 }
 
 

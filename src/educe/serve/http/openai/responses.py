@@ -39,7 +39,7 @@ _FIELDS = {
     "json_schema": "text.format",
     "json_object": "text.format",
     "logprobs": "top_logprobs",
-    "tool_calls": "input",
+    "tool_calls": "input.arguments",
 }
 _LOGPROBS = "message.output_text.logprobs"
 

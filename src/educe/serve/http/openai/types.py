@@ -8,6 +8,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 Natural: TypeAlias = Annotated[int, Meta(ge=0)]
 Positive: TypeAlias = Annotated[int, Meta(ge=1)]
+Priority: TypeAlias = Annotated[int, Meta(ge=-(2**31), lt=2**31)]
 NumTop: TypeAlias = Annotated[int, Meta(ge=0, le=20)]
 NumTexts: TypeAlias = Annotated[int, Meta(ge=1, le=16)]
 Penalty: TypeAlias = Annotated[float, Meta(ge=-2, le=2)]
@@ -35,7 +36,7 @@ class TextRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     top_k: Natural | None = None
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     typical_p: Share | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
+    repetition_penalty: Annotated[float, Meta(ge=0.01, le=100)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: dict[int, Annotated[float, Meta(ge=-100, le=100)]] | None = None
@@ -46,7 +47,7 @@ class TextRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     regex: str | None = None
     choice: list[str] | None = None
     grammar: str | None = None
-    priority: int | None = None
+    priority: Priority | None = None
     prompt_cache_key: CacheKey | None = None
     prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
     service_tier: ServiceTier | None = None
@@ -139,7 +140,7 @@ class EmbeddingRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Positive | None = None
     truncate: bool = False
-    priority: int = 0
+    priority: Priority = 0
     user: str | None = None
 
 
