@@ -115,6 +115,10 @@ at("key-form").addEventListener("submit", (event) => {
 });
 document.addEventListener("key-needed", () => showKey(true));
 at("model-select").addEventListener("change", (event) => { location.hash = event.target.value; });
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  work.focus();
+});
 addEventListener("hashchange", open);
 for (const name of ["dragover", "drop"]) addEventListener(name, (event) => event.preventDefault());
 at("key").value = key();
