@@ -153,10 +153,10 @@ class EngineError(InternalError):
     """An engine failed on a model that it had accepted."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: object, known: Iterable[str]) -> str:
     """Return a remedy that names the known name closest to `name`, or lists them all."""
     names = sorted(known)
-    matches = difflib.get_close_matches(name, names, n=1)
+    matches = difflib.get_close_matches(str(name), names, n=1)
     return f"did you mean {matches[0]!r}?" if matches else f"known: {', '.join(names)}"
 
 

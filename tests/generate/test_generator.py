@@ -32,7 +32,7 @@ from educe.generate.perplexity import windows
 from educe.generate.runner import Runner
 from educe.generate.statistics import Statistics
 from educe.generate.step import Slice
-from educe.generate.stream import Completion, Inbox, Piece, Stream
+from educe.generate.stream import Completion, Inbox, Piece
 from educe.generate.writing import Writing
 from educe.text.constraint import ConstraintCompiler
 from tests.stories import STORIES, write_chat_model
@@ -342,6 +342,7 @@ def test_how_many_likeliest_are_scored_is_a_number(writer: Generator, top: Any) 
         ({"progress": 5}, "progress: .*is 5"),
         ({"limits": 5}, "limits: .*is 5"),
         ({"draft": 5}, "loaded from a int"),
+        ({"cache": 5}, "unknown cache 5"),
     ],
 )
 def test_numbers_that_do_not_fit_are_refused(options: dict[str, Any], cause: str) -> None:
@@ -603,6 +604,19 @@ def test_a_form_ends_where_it_does(writer: Generator) -> None:
         writer.generate("Tom", choice=["a"], ignore_eos=True)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"grammar": "start: ("}, "Expected token"),
+        ({"regex": 5}, "has to be a text, and is of the type int"),
+    ],
+)
+def test_what_is_wrong_with_a_form_is_one_line(writer: Generator, options: Any, said: str) -> None:
+    with pytest.raises(OptionError, match=said) as caught:
+        writer.generate("Tom", **options)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_model_of_pydantics_is_no_schema(writer: Generator) -> None:
     class Person:
         @classmethod
@@ -611,3 +625,8 @@ def test_a_model_of_pydantics_is_no_schema(writer: Generator) -> None:
 
     with pytest.raises(OptionError, match=r"give its model_json_schema\(\)"):
         writer.generate("Tom", json_schema=Person)
+
+
+def test_a_form_of_calls_is_checked_without_tools(writer: Generator) -> None:
+    with pytest.raises(OptionError, match=r"tool_format: .*zzz"):
+        writer.generate("Tom", tool_format="zzz")

@@ -223,6 +223,8 @@ class OrderReader:
         names = [tool.name for tool in tools]
         choice = "auto" if wanted is None else _named_choice(wanted)
         _check_known("tool_choice", choice, ["auto", "none", *(["required", *names] if tools else [])])
+        if named is not None:
+            _check_known("tool_format", named, list(tool_formats.FORMATS))
         if not tools or choice == "none":
             return None
         format = self._tool_format(named)
@@ -232,7 +234,6 @@ class OrderReader:
 
     def _tool_format(self, named: str | None) -> ToolFormat:
         if named is not None:
-            _check_known("tool_format", named, list(tool_formats.FORMATS))
             return tool_formats.FORMATS[named]
         template = self._prompts.template
         found = tool_formats.detect(template.text if template else None, self.tokenizer)
