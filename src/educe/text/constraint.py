@@ -209,7 +209,7 @@ class ConstraintCompiler:
 
     def _check_text(self, place: str, text: str) -> None:
         if not isinstance(text, str):
-            raise refused(place, f"it has to be a text, not a {type(text).__name__}")
+            raise refused(place, f"it has to be a text, and is of the type {type(text).__name__}")
         self._limits.check("grammar_bytes", len(text.encode(errors="surrogatepass")))
 
     def tool_calls(self, format: ToolFormat, tools: Sequence[Tool], *, required: bool) -> Constraint:

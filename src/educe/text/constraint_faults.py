@@ -9,6 +9,8 @@ from typing import Any
 from educe.errors import OptionError
 
 _MOST_SHOWN = 300
+# The lines of a grammar that the library shows below its message.
+_EXCERPT = re.compile(r"\n *\d+ \|.*", re.DOTALL)
 _SHOWN_OF_PATTERN = 20
 _SYNTAX = re.compile(r"regex parse error:\n {4}(?P<value>.*)\n {4}(?P<before> *)\^.*\nerror: (?P<cause>.*)")
 _LOWERED = re.compile(r"at \d+\(\d+\): invalid regex .* \(in regex\): (?P<cause>.*?)(?: in regex /.*)?\n")
@@ -31,7 +33,7 @@ def refused(
     place: str, said: str, remedy: str = "correct it, or leave out what it has no grammar for"
 ) -> OptionError:
     """Return the error of a constraint of which the library says that it cannot be used."""
-    cause = said.split("\n<")[0].strip()
+    cause = _EXCERPT.sub("", said.split("\n<")[0]).strip()
     syntax = _SYNTAX.search(said)
     if syntax is not None:
         cause = f"the pattern {_shown(syntax['value'])} is wrong: {syntax['cause']}"

@@ -155,7 +155,7 @@ def _message(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
         return {**message, "content": ""}
     if not isinstance(content, str):
         raise InputError(
-            f"has a {type(content).__name__} as content",
+            f"has content of the type {type(content).__name__}",
             place=place,
             remedy='give a text, or a list of {"type": "text", "text": …}',
         )
