@@ -21,7 +21,8 @@ from tests.conftest import ROOT
 from tests.serve.conftest import Client, serving
 
 STORIES = ROOT / "zoo" / "stories260K"
-TEMPLATE = """{{ bos_token }}{% if tools %}{{ tools | tojson }}{% endif %}{% for message in messages %}
+TEMPLATE = """{{ bos_token }}{{ mood }}{% if tools %}{{ tools | tojson }}{% endif %}
+{% for message in messages %}
 {{ message.role }} {{ message.content }}
 {% for call in message.tool_calls or [] %}{{ call.function | tojson }}{% endfor %}{% endfor %}"""
 MESSAGES: Any = [{"role": "user", "content": "Tell me of Tom."}]
@@ -426,6 +427,19 @@ def test_a_model_that_cannot_is_said_to(api_client: openai.OpenAI) -> None:
     assert unknown.value.code == "model_not_found"
     with pytest.raises(openai.UnprocessableEntityError, match="no chat template"):
         api_client.chat.completions.create(model="stories260K", messages=MESSAGES)
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "responses"])
+def test_a_template_takes_variables(server: Client, writer: Any, path: str) -> None:
+    body = {"model": "writer", "template_options": {"mood": "Be happy. "}}
+    body |= {"messages": MESSAGES} if path == "chat/completions" else {"input": MESSAGES}
+    expected = writer.chat(MESSAGES, template_options={"mood": "Be happy. "})
+    used = server.json("POST", f"/v1/{path}", body)["usage"]
+    assert expected.num_prompt_tokens == used.get("prompt_tokens", used.get("input_tokens"))
+    for wrong in ({"messages": []}, {"bos_token": "a"}, []):
+        status, _, content = server.ask("POST", f"/v1/{path}", {**body, "template_options": wrong})
+        assert status == 400, content
+        assert json.loads(content)["error"]["param"].startswith("template_options")
 
 
 def test_words_of_a_user_are_no_marks(api_client: openai.OpenAI) -> None:

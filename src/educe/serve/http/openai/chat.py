@@ -199,6 +199,7 @@ def _options(asked: chats.ChatRequest) -> dict[str, Any]:
         "tools": msgspec.to_builtins(asked.tools),
         "tool_choice": choice.function.name if isinstance(choice, chats.NamedTool) else choice,
         "tool_format": asked.tool_format,
+        "template_options": asked.template_options,
     }
     if isinstance(asked.response_format, chats.ObjectForm):
         found["json_object"] = True

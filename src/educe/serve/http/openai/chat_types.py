@@ -137,6 +137,7 @@ class ChatRequest(TextRequest, kw_only=True):
         parallel_tool_calls: Taken if it is true, or there are no tools.
         tool_format: How the model writes calls, if its chat template does not show it.
         modalities: Taken if it is text.
+        template_options: Further variables of the model's chat template.
     """
 
     messages: Annotated[list[Message], Meta(min_length=1)]
@@ -149,6 +150,7 @@ class ChatRequest(TextRequest, kw_only=True):
     tools: list[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     tool_format: str | None = None
+    template_options: dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     stream_options: StreamOptions | None = None
     modalities: list[Literal["text"]] | None = None

@@ -90,6 +90,7 @@ class ResponseRequest(TextRequest, kw_only=True):
         parallel_tool_calls: Taken if it is true, or there are no tools.
         truncation: Taken if nothing is to be cut.
         background: Taken if it is false.
+        template_options: Further variables of the model's chat template.
         tool_format: How the model writes calls, if its chat template does not show it.
     """
 
@@ -104,6 +105,7 @@ class ResponseRequest(TextRequest, kw_only=True):
     tools: list[FunctionTool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedFunction | None = None
     tool_format: str | None = None
+    template_options: dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     truncation: Literal["disabled"] | None = None
     background: bool | None = None

@@ -190,6 +190,7 @@ def _options(asked: responses.ResponseRequest) -> dict[str, Any]:
         "tools": tools or None,
         "tool_choice": choice.name if isinstance(choice, responses.NamedFunction) else choice,
         "tool_format": asked.tool_format,
+        "template_options": asked.template_options,
     }
     form = None if asked.text is None else asked.text.format
     if isinstance(form, chats.ObjectForm):
