@@ -54,7 +54,9 @@ class Audio:
 
     async def transcribe(self, request: Request) -> Response:
         """Write down what is said in a sound."""
-        asked = _read(request, self.inference.settings.server_limits.num_parts)
+        most = self.inference.settings.server_limits.num_parts
+        loop = asyncio.get_running_loop()
+        asked = await loop.run_in_executor(self.inference.pool, _read, request, most)
         if asked.stream:
             if asked.response_format != "json":
                 raise BadRequest("streams are of the form json", place="response_format")

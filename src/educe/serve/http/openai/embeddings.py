@@ -70,12 +70,16 @@ class Embeddings:
             with in_words_of({}):
                 ids = await loop.run_in_executor(self.inference.pool, _tokens, model, texts, asked.truncate)
                 vectors = await _vectors(self.inference, deployment, ids, request.deadline, asked.priority)
-        count = sum(map(len, ids))
-        found = [
-            types.Embedding(index, _written(vector, asked.encoding_format))
-            for index, vector in enumerate(vectors)
-        ]
-        return json_response(types.EmbeddingAnswer(found, asked.model, types.Usage(count, count)))
+        return await loop.run_in_executor(self.inference.pool, _answer, asked, ids, vectors)
+
+
+def _answer(asked: types.EmbeddingRequest, ids: Sequence[list[int]], vectors: np.ndarray) -> Response:
+    count = sum(map(len, ids))
+    found = [
+        types.Embedding(index, _written(vector, asked.encoding_format))
+        for index, vector in enumerate(vectors)
+    ]
+    return json_response(types.EmbeddingAnswer(found, asked.model, types.Usage(count, count)))
 
 
 def _tokens(model: Embedder, texts: Sequence[str | list[int]], truncate: bool) -> list[list[int]]:
