@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, TypeAlias
 
 from educe.errors import EduceError, InputError
@@ -37,26 +38,54 @@ def each_of(prompts: object) -> Iterable[Request]:
     return prompts
 
 
-def in_order(attempts: Iterator[Stream | EduceError], most: int) -> Iterator[Completion | EduceError]:
-    """Return the results of attempts, the next `most` of which run while one is waited for."""
-    waiting: deque[Stream | EduceError] = deque()
-    try:
-        for attempt in attempts:
-            waiting.append(attempt)
-            if len(waiting) > most:
-                yield _result(waiting.popleft())
-        while waiting:
-            yield _result(waiting.popleft())
-    finally:
-        for attempt in waiting:
+class Batch(Iterator["Completion | EduceError"]):
+    """The results of many requests, in their order: for a thread, or with ``async for``.
+
+    Args:
+        attempts: The requests, which are taken as they are needed.
+        most: How many further ones run while one is waited for.
+    """
+
+    def __init__(self, attempts: Iterator[Stream | EduceError], most: int) -> None:
+        self._attempts, self._most = attempts, most
+        self._waiting: deque[Stream | EduceError] = deque()
+
+    def close(self) -> None:
+        """Cancel what is under way; there are no further results."""
+        self._attempts = iter(())
+        while self._waiting:
+            attempt = self._waiting.popleft()
             if isinstance(attempt, Stream):
                 attempt.cancel()
 
+    def __next__(self) -> Completion | EduceError:
+        try:
+            attempt = self._first()
+            return attempt.result() if isinstance(attempt, Stream) else attempt
+        except EduceError as error:
+            return error
+        except BaseException:
+            self.close()
+            raise
 
-def _result(attempt: Stream | EduceError) -> Completion | EduceError:
-    if isinstance(attempt, EduceError):
-        return attempt
-    try:
-        return attempt.result()
-    except EduceError as error:
-        return error
+    def __aiter__(self) -> Batch:
+        return self
+
+    async def __anext__(self) -> Completion | EduceError:
+        try:
+            attempt = self._first()
+            return await attempt if isinstance(attempt, Stream) else attempt
+        except EduceError as error:
+            return error
+        except StopIteration:
+            raise StopAsyncIteration from None
+        except BaseException:
+            self.close()
+            raise
+
+    def _first(self) -> Stream | EduceError:
+        """Start as many as may run, and return the next in order; StopIteration if none is left."""
+        self._waiting.extend(islice(self._attempts, self._most + 1 - len(self._waiting)))
+        if not self._waiting:
+            raise StopIteration
+        return self._waiting.popleft()

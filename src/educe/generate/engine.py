@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Tokens
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from educe.generate.scheduler import Scheduler
 from educe.generate.sequence import FinishReason, Sequence
 from educe.generate.statistics import Statistics
 from educe.generate.step import Row, Step
-from educe.generate.stream import Completion, Output, Seconds, Stream
+from educe.generate.stream import Completion, Inbox, Output, Seconds, Stream
 from educe.generate.writing import Scoring, Writing
 from educe.machine import renew_when_forked
 from educe.pages import trim
@@ -40,7 +41,7 @@ _PAUSE_SECONDS = 0.25
 class _Request:
     """What one call has asked for, and how far it is."""
 
-    stream: Stream
+    inbox: Inbox
     num_prompt: int
     submitted: float
     open: list[Sequence]
@@ -48,6 +49,7 @@ class _Request:
     num_cached: int | None = None
     started: float | None = None
     first_token: float | None = None
+    is_cancelled: bool = False
 
     def completion(self, now: float) -> Completion:
         moments = (self.started or now, self.first_token or now, now)
@@ -60,7 +62,7 @@ class Engine:
     """Many texts at once, each as if it were alone.
 
     Its methods may be called from any thread. The thread that runs the steps makes programs
-    before there are any, and starts again with a request.
+    before there are any, and starts again with a request. It ends with the engine, which its streams hold.
 
     Args:
         runner: The model, which nobody else runs.
@@ -79,6 +81,9 @@ class Engine:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._idle_since = 0.0
+        # Whether the last turn made a program, and whether none is left to be made.
+        self._is_preparing = self._is_prepared = False
         self._jobs: dict[Sequence, tuple[_Request, Writing | Scoring]] = {}
         # What has been done, by the fields of `Statistics`.
         self._totals: Counter[str] = Counter()
@@ -100,10 +105,9 @@ class Engine:
         """
         # Here, and not by the thread that others wait for.
         prompt = PromptIndex(order.sequence.tokens) if lookup else None
-        stream = Stream(lambda: self._cancel(request))
         with self._changed:
             samples = self._submit(order.sequence, len(order.states))
-            request = _Request(stream, order.sequence.num_prompt, time.perf_counter(), samples)
+            request = _Request(Inbox(), order.sequence.num_prompt, time.perf_counter(), samples)
             try:
                 for index, (sample, state) in enumerate(zip(samples, order.states, strict=True)):
                     proposer = PromptLookup(prompt) if prompt is not None else None
@@ -111,17 +115,28 @@ class Engine:
             except Exception as fault:
                 self._fail(request, fault)
                 raise
-        return stream
+            return self._stream(request)
 
     def score(self, sequence: Sequence, count: int) -> tuple[Stream, Scoring]:
         """Queue a text to be read only; when the stream ends, the scoring has all its tokens' chances."""
-        stream = Stream(lambda: self._cancel(request))
         scoring = Scoring(sequence, count)
         with self._changed:
             samples = self._submit(sequence, 1)
-            request = _Request(stream, sequence.num_prompt, time.perf_counter(), samples)
+            request = _Request(Inbox(), sequence.num_prompt, time.perf_counter(), samples)
             self._jobs[sequence] = request, scoring
-        return stream, scoring
+            return self._stream(request), scoring
+
+    def prepare(self) -> None:
+        """Wait until no program is left to be made, which is done while there is no work.
+
+        Raises:
+            OptionError: the engine is closed.
+        """
+        with self._changed:
+            self._check_open()
+            self._start()
+            self._changed.wait_for(lambda: self._is_prepared or self._closed)
+            self._check_open()
 
     @property
     def max_sequences(self) -> int:
@@ -168,11 +183,17 @@ class Engine:
         lost = {request for request, _ in self._jobs.values()}
         self._jobs = {}
         for request in lost:
-            request.stream.put(EngineError("the process was forked meanwhile", remedy="ask again"))
+            request.inbox.put(EngineError("the process was forked meanwhile", remedy="ask again"))
 
-    def _submit(self, sequence: Sequence, num_samples: int) -> list[Sequence]:
+    def _stream(self, request: _Request) -> Stream:
+        return Stream(request.inbox, partial(self._cancel, tuple(request.open)))
+
+    def _check_open(self) -> None:
         if self._closed:
             raise OptionError("the generator is closed", remedy="make another")
+
+    def _submit(self, sequence: Sequence, num_samples: int) -> list[Sequence]:
+        self._check_open()
         for model in (self._runner, self._draft):
             if model is not None:
                 sequence.share_less(model.salt(sequence.span))
@@ -184,37 +205,46 @@ class Engine:
 
     def _start(self) -> None:
         if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._work, name="educe-generator", daemon=True)
+            self._idle_since, self._is_preparing = time.monotonic(), False
+            self._thread = threading.Thread(
+                target=_work, args=(weakref.ref(self),), name="educe-generator", daemon=True
+            )
             self._thread.start()
 
-    def _cancel(self, request: _Request) -> None:
+    def _cancel(self, samples: Tokens[Sequence]) -> None:
+        """Cancel texts, without a lock: whoever drops a stream may hold any."""
+        for sample in samples:
+            self._scheduler.cancel(sample)
+
+    def turn(self) -> bool:
+        """Run a step, or make a program, or wait a moment for work; False where the thread is to end."""
         with self._changed:
-            for sequence in request.open:
-                self._scheduler.cancel(sequence)
+            # Whoever asks again at once does not wait for a program that is in the making.
+            if not (self._closed or self._scheduler.has_work or self._is_preparing):
+                self._changed.wait(_PAUSE_SECONDS)
+            works = self._scheduler.has_work
+            if not works and (self._closed or time.monotonic() > self._idle_since + _IDLE_SECONDS):
+                self._thread = None
+                return False
+        if works:
+            self._run()
+        else:
+            self._is_preparing = self._prepare()
+            self._note_prepared()
+        if works or self._is_preparing:
+            self._idle_since = time.monotonic()
+        return True
+
+    def _run(self) -> None:
+        try:
+            self._step()
+        except Exception as fault:
+            self._fail_all(fault)
+
+    def _note_prepared(self) -> None:
+        with self._changed:
+            self._is_prepared = not self._is_preparing
             self._changed.notify_all()
-
-    def _work(self) -> None:
-        while self._wait():
-            try:
-                self._step()
-            except Exception as fault:
-                self._fail_all(fault)
-
-    def _wait(self) -> bool:
-        """Wait for work, and meanwhile make programs; False where the thread is to end."""
-        end = time.monotonic() + _IDLE_SECONDS
-        while True:
-            with self._changed:
-                # Whoever asks again at once does not wait for a program that is in the making.
-                if not (self._closed or self._scheduler.has_work):
-                    self._changed.wait(_PAUSE_SECONDS)
-                if self._scheduler.has_work:
-                    return True
-                if self._closed or time.monotonic() > end:
-                    self._thread = None
-                    return False
-            while not (self._scheduler.has_work or self._closed) and self._prepare():
-                end = time.monotonic() + _IDLE_SECONDS
 
     def _prepare(self) -> bool:
         """Make a program if one is left to be made; a step that needs one that fails says why."""
@@ -331,7 +361,7 @@ class Engine:
                 piece = job.take(choices, reason)
                 if choices:
                     request.first_token = request.first_token or time.perf_counter()
-                request.stream.put(piece)
+                request.inbox.put(piece)
                 if job.stopped:
                     self._scheduler.finish(sequence, "stop")
                     reason = "stop"
@@ -347,9 +377,10 @@ class Engine:
             request.outputs[job.index] = job.output(reason)
         del self._jobs[sequence]
         request.open.remove(sequence)
+        request.is_cancelled |= reason == "cancelled"
         if not request.open:
-            self._totals["num_completed"] += 1
-            request.stream.put(request.completion(time.perf_counter()))
+            self._totals["num_cancelled" if request.is_cancelled else "num_completed"] += 1
+            request.inbox.put(request.completion(time.perf_counter()))
 
     def _give_up(self, step: Step, fault: Exception) -> None:
         """Fail the requests of a step that cannot be run; the others have steps of their own."""
@@ -371,9 +402,18 @@ class Engine:
                 self._scheduler.finish(sequence, "failed")
                 self._jobs.pop(sequence, None)
             self._totals["num_failed"] += 1
-        request.stream.put(
+        request.inbox.put(
             fault if isinstance(fault, EduceError) else EngineError(f"a step failed: {fault!r}")
         )
+
+
+def _work(reference: weakref.ref[Engine]) -> None:
+    """Run an engine, which is held for a turn at a time, so that it ends where nobody else holds it."""
+    while (engine := reference()) is not None and engine.turn():
+        del engine
+    if engine is None:
+        gc.collect()
+        trim()
 
 
 _ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()

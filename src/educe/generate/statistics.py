@@ -16,7 +16,8 @@ class Statistics:
         num_used_blocks: Blocks that hold what running texts need; what others may share stays in the rest.
         block_size: Tokens of a block.
         num_requests: Requests so far.
-        num_completed: Those of them that have ended, be it because they were cancelled.
+        num_completed: Those of them whose texts have all ended by themselves.
+        num_cancelled: Those that were cancelled before.
         num_failed: Those that have failed.
         num_prompt_tokens: Tokens of the prompts that have begun to be read.
         num_cached_tokens: Those of them that were found in the cache.
@@ -34,6 +35,7 @@ class Statistics:
     block_size: int
     num_requests: int = 0
     num_completed: int = 0
+    num_cancelled: int = 0
     num_failed: int = 0
     num_prompt_tokens: int = 0
     num_cached_tokens: int = 0
