@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from educe.errors import EduceError
     from educe.generate.embedding import Embedder
     from educe.generate.generator import Generator
+    from educe.generate.statistics import Statistics
     from educe.generate.stream import Completion, Stream
     from educe.generate.transcript import Transcript
     from educe.generate.transcription import Transcriber
@@ -59,6 +60,7 @@ _HOMES = {
     "Predictor": "educe.tasks.predictor",
     "Signature": "educe.model",
     "State": "educe.engines.base",
+    "Statistics": "educe.generate.statistics",
     "Stream": "educe.generate.stream",
     "Support": "educe.engines.base",
     "TensorType": "educe.model",
@@ -92,6 +94,7 @@ __all__ = [
     "Predictor",
     "Signature",
     "State",
+    "Statistics",
     "Stream",
     "Support",
     "TensorType",
