@@ -25,6 +25,7 @@ from educe.serve.faults import (
     WrongMediaType,
     refusal,
 )
+from educe.serve.http.connection import Body
 from educe.serve.http.exchange import Request, Response, encode
 from educe.serve.http.openai import types
 from educe.serve.http.openai.errors import error_of
@@ -48,7 +49,6 @@ class App:
         self.router = Router(routes)
         self.settings = settings
         self.is_draining = False
-        self.num_requests = 0
         self._prefix, self._numbers = secrets.token_hex(6), count()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
@@ -58,13 +58,12 @@ class App:
         path: str = scope["path"]
         family: Family = "openai" if path.startswith("/v1/") else "v2"
         scope["connection"].task = asyncio.current_task()
-        self.num_requests += 1
         try:
             self._check_host(scope["headers"], scope["scheme"])
             route, params = self.router.find(scope["method"], path)
             scope["route"], family = route, route.family
             tenant = self._tenant(route, headers)
-            body = b"" if scope["method"] in _SAFE_METHODS else await self._body(headers, receive)
+            body = b"" if scope["method"] in _SAFE_METHODS else await self._body(headers, scope["body"])
             request = Request(
                 scope["method"],
                 path,
@@ -82,8 +81,8 @@ class App:
         except Exception as fault:
             response = self._failure(fault, family, request_id)
         finally:
-            self.num_requests -= 1
             scope["connection"].task = None
+            scope["body"].release()
         await self._send(response, request_id, send, scope)
 
     async def _send(self, response: Response, request_id: str, send: Any, scope: Mapping[str, Any]) -> None:
@@ -109,7 +108,6 @@ class App:
             return
         await send({"type": "http.response.start", "status": response.status, "headers": fields})
         scope["connection"].task = asyncio.current_task()
-        self.num_requests += 1
         try:
             async for part in body:  # type: ignore[union-attr]
                 await send({"type": "http.response.body", "body": part, "more_body": True})
@@ -117,7 +115,6 @@ class App:
         except asyncio.CancelledError:
             return
         finally:
-            self.num_requests -= 1
             scope["connection"].task = None
 
     def _failure(self, fault: Exception, family: Family, request_id: str) -> Response:
@@ -170,26 +167,17 @@ class App:
             seconds = min(seconds, int(given) / 1000)
         return asyncio.get_running_loop().time() + seconds
 
-    async def _body(self, headers: Mapping[bytes, bytes], receive: Any) -> bytes:
+    async def _body(self, headers: Mapping[bytes, bytes], body: Body) -> bytes:
         """Return the body, decompressed, within the limits."""
         most = self.settings.server_limits.body_bytes
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length[:19]) > most:
             raise _too_large(most)
-        message = await receive()
-        body: bytes = message.get("body", b"")
-        if message.get("more_body"):
-            content = bytearray(body)
-            while message.get("more_body") and len(content) <= most:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise asyncio.CancelledError
-                content += message["body"]
-            body = bytes(content)
-        if len(body) > most:
-            raise _too_large(most)
-        coding = headers.get(b"content-encoding", b"identity").lower()
-        return body if coding == b"identity" else _decompressed(body, coding, most)
+        content = await body.whole()
+        coding = headers.get(b"content-encoding")
+        if coding is None or coding.lower() == b"identity":
+            return content
+        return _decompressed(content, coding.lower(), most)
 
 
 def _decompressed(body: bytes, coding: bytes, most: int) -> bytes:

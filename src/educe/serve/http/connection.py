@@ -11,6 +11,7 @@ from typing import Any, ClassVar, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from educe.serve.faults import Overloaded, Refusal, TooLarge
 from educe.serve.settings import ServerLimits
 
 _BYTES_PER_SECOND = 2**20
@@ -50,15 +51,82 @@ class _Corked:
         self._transport.close()
 
 
+class Body:
+    """The body of a request, while it comes.
+
+    Args:
+        loop: The server's event loop.
+        server: The connections of one server, whose bodies are bounded together.
+    """
+
+    __slots__ = ("_content", "_loop", "_parts", "_refused", "_server", "_size_bytes", "_waiter")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, server: type[Connection]) -> None:
+        self._loop, self._server = loop, server
+        self._parts: list[bytes] = []
+        self._size_bytes = 0
+        self._content: bytes | None = None
+        self._refused: Refusal | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def add(self, part: bytes) -> None:
+        """Take a part of it."""
+        if self._refused is not None:
+            return
+        self._parts.append(part)
+        self._size_bytes += len(part)
+        self._server.bodies_bytes += len(part)
+        if self._size_bytes > self._server.bounds.body_bytes:
+            self._refuse(TooLarge(f"the body has more than {self._server.bounds.body_bytes} bytes"))
+        elif self._server.bodies_bytes > self._server.bounds.bodies_bytes:
+            self._refuse(Overloaded("the requests that are there fill the memory for them", retry_after=1.0))
+
+    def end(self) -> None:
+        """Know that all of it has come."""
+        self._content = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts = []
+        self._wake()
+
+    def release(self) -> None:
+        """Forget it."""
+        self._server.bodies_bytes -= self._size_bytes
+        self._size_bytes, self._parts, self._content = 0, [], None
+
+    async def whole(self) -> bytes:
+        """Return it, when all of it has come.
+
+        Raises:
+            TooLarge: it is larger than the limit.
+            Overloaded: the bodies of all requests are.
+        """
+        if self._content is None and self._refused is None:
+            self._waiter = self._loop.create_future()
+            await self._waiter
+        if self._refused is not None:
+            raise self._refused
+        return self._content or b""
+
+    def _refuse(self, reason: Refusal) -> None:
+        self.release()
+        self._refused = reason
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
 class Connection(HttpToolsProtocol):
     """One client's connection, over which requests follow each other.
 
     Attributes:
         bounds: The bounds on what the client may send; a subclass has a server's own.
+        bodies_bytes: The bodies of all requests that are there now, of all connections.
         task: What answers the present request; it is cancelled when the client goes.
     """
 
     bounds: ClassVar[ServerLimits] = ServerLimits()
+    bodies_bytes: ClassVar[int] = 0
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -67,6 +135,7 @@ class Connection(HttpToolsProtocol):
         self._is_receiving = False
         self._has_head = False
         self._is_refused = False
+        self._body = Body(self.loop, type(self))
         self._timer: asyncio.TimerHandle | None = None
         self._reader_timer: asyncio.TimerHandle | None = None
 
@@ -131,19 +200,24 @@ class Connection(HttpToolsProtocol):
             self._refuse(400, b"the request's target is no path")
         if self._is_refused:
             return
-        self.scope["connection"] = self  # type: ignore[typeddict-unknown-key]
+        self._body = Body(self.loop, type(self))
+        self.scope["connection"], self.scope["body"] = self, self._body  # type: ignore[typeddict-unknown-key]
+        if self.expect_100_continue:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.expect_100_continue = False
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""
         if not self._is_refused:
-            super().on_body(body)
+            self._body.add(body)
 
     def on_message_complete(self) -> None:
         """Know that the request has come."""
         self._settle()
         self._is_receiving = False
         if not self._is_refused:
+            self._body.end()
             super().on_message_complete()
 
     def pause_writing(self) -> None:
