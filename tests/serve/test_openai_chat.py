@@ -17,6 +17,9 @@ from educe import api
 from educe.errors import EngineError
 from educe.generate.generator import Generator
 from educe.serve import ModelSource
+from educe.serve.http.openai.chat_types import ChatRequest
+from educe.serve.http.openai.completion_types import CompletionRequest
+from educe.serve.http.openai.response_types import ResponseRequest
 from tests.conftest import ROOT
 from tests.serve.conftest import Client, serving
 
@@ -404,6 +407,24 @@ def test_what_is_wrong_is_a_bad_request_that_names_it(server: Client, changes: A
     assert str(STORIES) not in content.decode()
 
 
+@pytest.mark.parametrize("path", ["chat/completions", "completions", "responses"])
+def test_null_is_not_given(server: Client, path: str) -> None:
+    kind: Any = {
+        "chat/completions": ChatRequest,
+        "completions": CompletionRequest,
+        "responses": ResponseRequest,
+    }
+    nulls = dict.fromkeys(kind[path].__struct_fields__)
+    text = {
+        "chat/completions": {"messages": MESSAGES},
+        "completions": {"prompt": "a"},
+        "responses": {"input": "a"},
+    }
+    most = "max_output_tokens" if path == "responses" else "max_tokens"
+    found = server.json("POST", f"/v1/{path}", {**nulls, "model": "writer", most: 1, **text[path]})
+    assert found["model"] == "writer"
+
+
 def test_a_field_that_is_missing_is_named(server: Client) -> None:
     for body, param in (({"messages": MESSAGES}, "model"), ({"model": "writer"}, "messages")):
         status, _, content = server.ask("POST", "/v1/chat/completions", body)
@@ -499,11 +520,13 @@ def test_a_client_that_goes_ends_its_text(stream: bool) -> None:
         assert found.num_tokens < 16 * 400
 
 
-def test_a_deadline_ends_a_text(server: Client) -> None:
-    body = {"model": "writer", "messages": MESSAGES, "ignore_eos": True, "max_tokens": 450, "n": 16}
-    status, _, content = server.ask("POST", "/v1/chat/completions", body, {"x-request-timeout-ms": "30"})
-    assert status == 504
-    assert json.loads(content)["error"]["code"] == "deadline_exceeded"
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_deadline_ends_a_text(server: Client, stream: bool) -> None:
+    body = {**LONG, "max_tokens": 450, "stream": stream}
+    status, _, content = server.ask("POST", "/v1/chat/completions", body, {"x-request-timeout-ms": "60"})
+    assert status == 504 or (stream and status == 200)
+    last = content.decode().split("\n\n")[-3 if status == 200 else 0].removeprefix("data: ")
+    assert json.loads(last)["error"]["code"] == "deadline_exceeded"
 
 
 def test_a_fault_in_the_middle_is_told_and_ends_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:

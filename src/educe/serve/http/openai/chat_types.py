@@ -131,7 +131,7 @@ class SchemaForm(Struct, tag_field="type", tag="json_schema", forbid_unknown_fie
 
 
 class ChatRequest(TextRequest, kw_only=True):
-    """A conversation to be answered.
+    """A conversation to be answered; fields that can only be null are known to the API, and not done here.
 
     Attributes:
         parallel_tool_calls: Taken if it is true, or there are no tools.
@@ -154,6 +154,15 @@ class ChatRequest(TextRequest, kw_only=True):
     parallel_tool_calls: bool | None = None
     stream_options: StreamOptions | None = None
     modalities: list[Literal["text"]] | None = None
+    audio: None = None
+    function_call: None = None
+    functions: None = None
+    moderation: None = None
+    prediction: None = None
+    prompt_cache_options: None = None
+    reasoning_effort: Literal["none"] | None = None
+    verbosity: None = None
+    web_search_options: None = None
 
 
 class TopLogprob(Struct):

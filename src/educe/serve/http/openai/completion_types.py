@@ -23,6 +23,7 @@ class CompletionRequest(TextRequest, kw_only=True):
     Attributes:
         prompt: A text, its tokens, or many of one of these.
         best_of: Taken if it is `n`.
+        suffix: Taken if it is null.
         echo: Whether the answer begins with the prompt.
         logprobs: How many likely tokens come with each.
     """
@@ -30,6 +31,7 @@ class CompletionRequest(TextRequest, kw_only=True):
     prompt: str | Annotated[list[str | Natural | list[Natural]], Meta(min_length=1)]
     n: NumTexts | None = None
     best_of: NumTexts | None = None
+    suffix: None = None
     echo: bool | None = None
     max_tokens: Positive | None = None
     logprobs: NumTop | None = None

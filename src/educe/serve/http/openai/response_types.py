@@ -84,6 +84,8 @@ class TextConfig(Struct, forbid_unknown_fields=True):
 class ResponseRequest(TextRequest, kw_only=True):
     """Items to respond to; nothing is remembered of what was said before.
 
+    Fields that can only be null are known to the API, and not done here.
+
     Attributes:
         include: What of ``message.output_text.logprobs`` and ``reasoning.encrypted_content``, of which there
             is none, the response is to have.
@@ -98,6 +100,13 @@ class ResponseRequest(TextRequest, kw_only=True):
     instructions: str | None = None
     previous_response_id: None = None
     conversation: None = None
+    background_options: None = None
+    context_management: None = None
+    max_tool_calls: None = None
+    moderation: None = None
+    prompt: None = None
+    prompt_cache_options: None = None
+    reasoning: None = None
     max_output_tokens: Positive | None = None
     top_logprobs: NumTop | None = None
     include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = None
