@@ -3,6 +3,9 @@
 A comment at the end of a line that prints, and a line below a command, must be in the real output, where
 ``...`` is anything. Whole numbers are those of the output, others agree to the digits that are shown, or to
 one percent. Times and rates are free, as are all numbers of a block that ``<!-- measured -->`` stands before.
+
+A console block may begin with ``$ educe serve ... &``: a server that answers at a free port, in place of the
+shown one, until the block ends.
 """
 
 from __future__ import annotations
@@ -13,13 +16,18 @@ import io
 import os
 import re
 import shlex
+import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -66,10 +74,20 @@ class Block:
 class Command:
     """A command of a console block, with what the document says it prints and exits with."""
 
+    program: str
     arguments: list[str]
     stdin: str | None
     shown: list[str]
     exit_status: int = 0
+
+    @property
+    def is_server(self) -> bool:
+        return self.arguments[-1:] == ["&"]
+
+    @property
+    def line(self) -> list[str]:
+        program = [sys.executable, "-m", "educe"] if self.program == "educe" else [self.program]
+        return [*program, *(word for word in self.arguments if word != "&")]
 
 
 def read(name: str) -> str:
@@ -187,9 +205,9 @@ def commands_of(block: Block) -> Iterator[Command]:
             if command:
                 yield command
             program, *arguments = shlex.split(line[2:])
-            assert program == "educe", f"{block}: {line}"
+            assert program in ("educe", "curl"), f"{block}: {line}"
             stdin = arguments.pop(arguments.index("<") + 1) if "<" in arguments else None
-            command = Command([word for word in arguments if word != "<"], stdin, [])
+            command = Command(program, [word for word in arguments if word != "<"], stdin, [])
         elif command and (status := re.fullmatch(r"exit status (\d+)", line)):
             command.exit_status = int(status[1])
         elif command:
@@ -201,23 +219,71 @@ def commands_of(block: Block) -> Iterator[Command]:
 CONSOLE_BLOCKS = [block for path in DOCUMENTS for block in blocks_of(path, "console")]
 
 
+def is_ready(port: int) -> bool:
+    with contextlib.suppress(OSError), urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
+        return bool(answer.status == 200)
+    return False
+
+
+@contextlib.contextmanager
+def served(commands: list[Command], folder: Path) -> Iterator[list[Command]]:
+    """Serve as the first command says, if it is a server, and give the others, with its real port."""
+    if not commands[0].is_server:
+        yield commands
+        return
+    first, *others = commands
+    shown = first.arguments[first.arguments.index("--port") + 1] if "--port" in first.arguments else "8000"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for other in others:
+        other.arguments = [word.replace(f":{shown}", f":{port}") for word in other.arguments]
+    log = folder / "server.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [*first.line, "--port", str(port)], cwd=folder, stdout=file, stderr=subprocess.STDOUT
+        )
+        try:
+            end = time.monotonic() + TIMEOUT_SECONDS
+            while not is_ready(port) and process.poll() is None and time.monotonic() < end:
+                time.sleep(0.05)
+            assert is_ready(port), log.read_text()
+            yield others
+        finally:
+            process.send_signal(signal.SIGTERM)
+            status = process.wait(TIMEOUT_SECONDS)
+    assert status == first.exit_status, log.read_text()
+    output = log.read_text().replace(f":{port}", f":{shown}")
+    for line in first.shown:
+        assert any(holds(real, line) for real in output.splitlines()), (line, output)
+
+
 @pytest.mark.parametrize("block", CONSOLE_BLOCKS, ids=str)
 def test_console_blocks_show_what_is_printed(block: Block, folder: Path) -> None:
-    for command in commands_of(block):
-        done = subprocess.run(
-            [sys.executable, "-m", "educe", *command.arguments],
-            input=Path(command.stdin).read_bytes() if command.stdin else b"",
-            capture_output=True,
-            timeout=TIMEOUT_SECONDS,
-            cwd=folder,
-            env={**os.environ, "PYTHONIOENCODING": "utf-8"},
-            check=False,
-        )
-        output = (done.stdout + done.stderr).decode()
-        assert done.returncode == command.exit_status, output
-        for line in command.shown:
-            shown = (holds(real, line, is_measured=block.is_measured) for real in output.splitlines())
-            assert any(shown), (line, output)
+    commands = list(commands_of(block))
+    if any(command.program == "curl" for command in commands) and shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    with served(commands, folder) as others:
+        for command in others:
+            check(command, block, folder)
+
+
+def check(command: Command, block: Block, folder: Path) -> None:
+    """Run a command, and compare what it prints with what the document says."""
+    done = subprocess.run(
+        command.line,
+        input=Path(command.stdin).read_bytes() if command.stdin else b"",
+        capture_output=True,
+        timeout=TIMEOUT_SECONDS,
+        cwd=folder,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        check=False,
+    )
+    output = (done.stdout + done.stderr).decode()
+    assert done.returncode == command.exit_status, output
+    for line in command.shown:
+        shown = (holds(real, line, is_measured=block.is_measured) for real in output.splitlines())
+        assert any(shown), (line, output)
 
 
 def anchors(path: Path) -> set[str]:

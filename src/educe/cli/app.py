@@ -24,6 +24,10 @@ SUBCOMMANDS = {
     "transcribe": "Write down what is said in each AUDIO with MODEL, in windows of 30 seconds.",
     "embed": "Make vectors of each TEXT, and of each line of each FILE, with MODEL.",
     "serve": "Put MODELs behind HTTP: the Open Inference Protocol, the OpenAI API, and a page to try them.",
+    "top": "Show what the server at URL does: requests, times, batches, tokens, memory; Ctrl-C ends it.",
+    "load": (
+        "Load the server at URL as many clients would: requests come by chance, and never wait for others."
+    ),
     "inspect": (
         "Show MODEL's signature, task, preprocessing and where it comes from, size, operations and hash."
     ),
