@@ -166,6 +166,8 @@ def test_the_fields_are_those_of_tritons_client() -> None:
 @pytest.mark.parametrize("raw", [True, False])
 def test_answers_are_those_of_the_model_in_the_form_of_the_request(stub, raw) -> None:
     request, array = features(raw=raw, timing=True)
+    if raw:  # as KServe's client has it
+        request.inputs[0].parameters["binary_data_size"].int64_param = array.nbytes
     answer = stub.ask("ModelInfer", request)
     assert (answer.model_name, answer.model_version, answer.id) == ("breast_cancer", "1", "7")
     (output,) = answer.outputs

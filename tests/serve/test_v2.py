@@ -32,7 +32,13 @@ def managed() -> Iterator[Client]:
 
 
 def test_answers_are_those_of_the_model(client) -> None:
-    body = {"id": "7", "inputs": [features(2)], "outputs": [{"name": "probabilities"}]}
+    # KServe's client says the model's name once more.
+    body = {
+        "id": "7",
+        "inputs": [features(2)],
+        "outputs": [{"name": "probabilities"}],
+        "model_name": "breast_cancer",
+    }
     answer = client.json("POST", INFER, body)
     assert answer["id"] == "7"
     assert (answer["model_name"], answer["model_version"]) == ("breast_cancer", "1")
@@ -111,6 +117,7 @@ def test_a_body_that_is_no_request_is_refused(client, body) -> None:
         {"inputs": [features()], "parameters": {"timeout": 1e3}},
         {"inputs": [features()], "parameters": {"priority": 2**63}},
         {"inputs": [features()], "parameters": {"nested": {}}},
+        {"inputs": [features()], "model_name": "mobilenet_v2"},
     ],
 )
 def test_a_request_that_does_not_fit_is_refused(client, change) -> None:

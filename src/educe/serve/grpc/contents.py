@@ -26,6 +26,9 @@ _FIELDS = {
 }
 """The field of each datatype; half floats have none."""
 
+_OF_HTTP = ("binary_data", "binary_data_size")
+"""What tensors have over HTTP, and KServe's client sends over gRPC, too, where it says nothing."""
+
 
 def read_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return a request's parameters.
@@ -67,7 +70,7 @@ def read_inputs(request: Any) -> dict[str, np.ndarray]:
         place = f"inputs[{number}]"
         if entry.name in feeds:
             raise BadRequest(f"the input {entry.name[:100]!r} stands twice", place=place)
-        tensors.refuse_parameters(entry.parameters, (), place)
+        tensors.refuse_parameters(entry.parameters, _OF_HTTP, place)
         shape = list(entry.shape)
         if not raw:
             feeds[entry.name] = _typed(entry, shape, place)
@@ -91,7 +94,7 @@ def write_outputs(outputs: Mapping[str, Any], wanted: Sequence[Any], is_raw: boo
         BadRequest: there is no such output.
     """
     for number, entry in enumerate(wanted):
-        tensors.refuse_parameters(entry.parameters, (), f"outputs[{number}]")
+        tensors.refuse_parameters(entry.parameters, _OF_HTTP, f"outputs[{number}]")
     chosen = tensors.chosen(outputs, [entry.name for entry in wanted])
     described = [(name, array, tensors.datatype_of(array)) for name, array in chosen.items()]
     is_raw = is_raw or any(datatype not in _FIELDS for _, _, datatype in described)

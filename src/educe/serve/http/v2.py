@@ -152,6 +152,8 @@ class V2:
         header, behind = _parts(request)
         asked = decode(header, _INFER, "" if behind else request.media_type)
         name, version = _named(request)
+        if asked.model_name not in (None, name):
+            raise BadRequest("it is not the name in the path", place="model_name")
         parameters = dict(asked.parameters)
         all_binary, timed = (_flag(parameters, each) for each in ("binary_data_output", "timing"))
         call = self.inference.call(

@@ -30,12 +30,13 @@ class WantedOutput(Struct, forbid_unknown_fields=True):
 
 
 class InferRequest(Struct, forbid_unknown_fields=True):
-    """A request for a run of a model."""
+    """A request for a run of a model, whose name KServe's client says here, too."""
 
     inputs: list[InferInput]
     outputs: list[WantedOutput] = []
     id: str = ""
     parameters: Parameters = {}
+    model_name: str | None = None
 
 
 class InferOutput(Struct, omit_defaults=True):
