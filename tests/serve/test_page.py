@@ -133,6 +133,15 @@ def test_boxes_are_drawn_on_a_photo_of_a_street(open_page: Callable[..., Any], s
     assert page.locator(".boxes g.dim").count() == len(found) - 1
 
 
+def test_boxes_are_drawn_on_each_frame_of_a_video(open_page: Callable[..., Any]) -> None:
+    page = open_page("yolox_nano")
+    give(page, ZOO / "video" / "traffic_frames.mp4")
+    assert page.inner_text(".result .summary >> nth=0") == "20 frames"
+    assert page.locator(".boxes rect.box").count() == page.locator(".found li").count() > 1
+    page.eval_on_selector("video", "player => { player.currentTime = player.duration; }")
+    page.wait_for_selector(".summary:has-text('Frame 19')")
+
+
 def test_segments_of_a_sound_stand_on_its_wave(open_page: Callable[..., Any]) -> None:
     page = open_page("silero_vad")
     give(page, ZOO / "silero_vad" / "inputs" / "jfk.wav")

@@ -7,19 +7,26 @@ import math
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from educe.errors import LimitError
 from educe.generate.generator import Generator
 from educe.model import ValueType
 from educe.serve import text_tensors
 from educe.serve.faults import BadRequest, DeadlineExceeded, Unprocessable
+from educe.serve.lane import Lane
 from educe.serve.observation import Timing
 from educe.serve.repository import Deployment, Repository
 from educe.serve.served import LanguageModelServed, PredictorModel
 from educe.serve.settings import ServerSettings
+from educe.serve.videos import is_video, store
 from educe.tasks.predictor import Named, Result
+
+_NUM_FRAMES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +197,8 @@ class Inference:
             served, lane = deployment.served, deployment.lane
             if not isinstance(served, PredictorModel) or lane is None:
                 raise Unprocessable(f"the model {model!r} answers to text, not to files")
+            if is_video(served.task, source):
+                return await self._video(served, lane, source, deadline)
             loop = asyncio.get_running_loop()
             most = self.settings.server_limits.num_items
             items = await loop.run_in_executor(self.pool, served.open, Named("input", source), most)
@@ -198,6 +207,25 @@ class Inference:
             if not items:
                 raise BadRequest("the input holds nothing to answer about")
             return await lane.submit(served.item_group(), items, len(items), deadline=deadline)
+
+    async def _video(
+        self, served: PredictorModel, lane: Lane, content: bytes, deadline: float
+    ) -> tuple[list[Result], Timing]:
+        """Return the answers about a video's frames, of which some are in memory at once."""
+        loop, most = asyncio.get_running_loop(), self.settings.server_limits.num_items
+        found: list[Result] = []
+        total = Timing(0.0, 0.0, 0)
+        with await loop.run_in_executor(self.pool, store, content) as file:
+            opened = served.predictor.open(Named("input", Path(file.name)))
+            while items := await loop.run_in_executor(self.pool, list, islice(opened, _NUM_FRAMES)):
+                if loop.time() > deadline:
+                    raise DeadlineExceeded("the request's time passed while its frames were read")
+                if len(found) + len(items) > most:
+                    raise LimitError(f"the video has more than {most:,} frames", remedy="send it in parts")
+                results, timing = await lane.submit(served.item_group(), items, len(items), deadline=deadline)
+                found += results
+                total = Timing(total.queue + timing.queue, total.run + timing.run, timing.rows)
+        return found, total
 
 
 def _integer(parameters: dict[str, Any], name: str) -> int:

@@ -1,4 +1,4 @@
-// What was found, drawn where it was found: boxes over a picture or a film, segments along a sound.
+// What was found, drawn where it was found: boxes over a picture or a video, segments along a sound.
 import { el, percent, scoreColour, seconds, svg } from "./ui.js";
 
 /** Return boxes over a picture of the given size, and the function that shows others. */

@@ -1,10 +1,10 @@
-// Raw input: a picture, film, sound, text, table or any file, and what the model says of it.
+// Raw input: a picture, video, sound, text, table or any file, and what the model says of it.
 import { ask } from "./api.js";
 import { boxList, overlay, peaksOf, timeline } from "./draw.js";
 import { codePanel, predictCode, transcribeCode } from "./snippets.js";
 import { alertBox, bar, el, field, labels, percent, table, tabs, timingLine } from "./ui.js";
 
-const PICTURES = { accept: "image/*,video/*", noun: "picture or a film" };
+const PICTURES = { accept: "image/*,video/*", noun: "picture or a video" };
 const SOUNDS = { accept: "audio/*,video/*", noun: "sound" };
 const KINDS = {
   "image-classification": PICTURES,
@@ -114,7 +114,7 @@ async function preview(file) {
     } catch { /* a picture that only the server can read: its name is shown */ }
   }
   if (major === "video") {
-    const video = el("video", { src: url, controls: true, muted: true, playsInline: true, "aria-label": `The film ${file.name}` });
+    const video = el("video", { src: url, controls: true, muted: true, playsInline: true, "aria-label": `The video ${file.name}` });
     if (await loaded(video)) return { element: el("figure.picture", {}, video), player: video, width: video.videoWidth, height: video.videoHeight };
   }
   if (major === "audio") {
@@ -133,7 +133,7 @@ const loaded = (player) => new Promise((resolve) => {
 async function answer(model, data, seen, file) {
   if (model.kind === "transcriber") return transcript(data, seen, file);
   const answers = Array.isArray(data) ? data : [data];
-  if (answers.some((each) => each.time_seconds !== undefined)) return film(answers, seen);
+  if (answers.some((each) => each.time_seconds !== undefined)) return video(answers, seen);
   if (model.columns.length || answers.length > 1) return [await rowsTable(answers, file)];
   const { predictions = [] } = answers[0];
   if (predictions.some((each) => each.start_seconds !== undefined)) return [seen.element, ...await wave(predictions, seen, file)];
@@ -158,7 +158,7 @@ function counted(predictions) {
   return [...counts].sort((one, other) => other[1] - one[1]).map(([label, count]) => `${count}\u00a0×\u00a0${label}`).join(", ");
 }
 
-function film(answers, seen) {
+function video(answers, seen) {
   const place = el("div");
   const { layer, show, point } = overlay(seen.width ?? 1, seen.height ?? 1);
   let shown = -1;
@@ -175,8 +175,11 @@ function film(answers, seen) {
   at(0);
   if (seen.player) {
     seen.element.append(layer);
-    const follow = () => { at(seen.player.currentTime); if (seen.player.isConnected) requestAnimationFrame(follow); };
-    seen.player.addEventListener("play", follow, { once: true });
+    const follow = () => {
+      at(seen.player.currentTime);
+      if (!seen.player.paused && seen.player.isConnected) requestAnimationFrame(follow);
+    };
+    seen.player.addEventListener("play", follow);
     seen.player.addEventListener("seeked", () => at(seen.player.currentTime));
   }
   return [el("p.summary", {}, `${answers.length} frames`), el("div.pair", {}, seen.element, place)];
