@@ -38,9 +38,10 @@ test-aarch64: $(VENV)/installed  ## Run programs as AArch64 code under QEMU (qem
 test-guard: $(VENV)/installed  ## Run the kernels' tests with untouchable pages around every buffer of the arena.
 	EDUCE_GUARD=1 $(BIN)/python -m pytest -n auto tests/compiler tests/conformance
 
-test-deep: $(VENV)/installed  ## Try many random graphs before and after the passes and as machine code, schedules, texts, and schemas.
+test-deep: $(VENV)/installed  ## Try many random graphs before and after the passes and as machine code, schedules, texts, schemas, and requests.
 	$(BIN)/python -m pytest -n auto tests/graph tests/generate/test_scheduler_machine.py --hypothesis-profile=deep
 	EDUCE_TEST_TEXTS=10000 $(BIN)/python -m pytest tests/text/test_tokenizer.py
+	EDUCE_TEST_REQUESTS=300 $(BIN)/python -m pytest tests/serve/test_schemathesis.py
 	EDUCE_TEST_SCHEMAS=500 $(BIN)/python -m pytest -n auto tests/text/test_constraint.py tests/text/test_constrained_tokenizers.py
 
 check: $(VENV)/installed  ## Lint, check types and layers.
