@@ -6,6 +6,7 @@ import io
 import json
 import time
 from collections.abc import Iterator
+from contextvars import copy_context
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from educe.generate.stream import Completion, Output, Seconds
 from educe.serve import server
 from educe.serve.faults import Overloaded
 from educe.serve.metrics import COUNTERS, HISTOGRAMS
-from educe.serve.observation import Observer, Timing, note_model, note_timing
+from educe.serve.observation import Observer, Timing, note_model, note_text, note_timing
 from educe.serve.statistics import Histogram, ModelStatistics
 from educe.serve.tracing import Tracer, tracer_from_environment
 from tests.conftest import ROOT
@@ -159,6 +160,16 @@ def test_failures_are_counted_by_kind() -> None:
     for fault in (Overloaded("too many"), Overloaded("too many"), GeneratorExit()):
         found.failed(fault)
     assert found.failures == {"Overloaded": 2, "Cancelled": 1}
+
+
+def test_texts_are_counted_whatever_interface_asks_for_them() -> None:
+    def answer() -> ModelStatistics:
+        found = ModelStatistics()
+        note_model("stories", "1", found)
+        note_text(Completion((Output("a", (1,), "stop"),), 5, 0, Seconds(0.25, 1.0, 1.0)))
+        return found
+
+    assert copy_context().run(answer).num_answered == 1
 
 
 class _Terminal(io.StringIO):

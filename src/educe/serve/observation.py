@@ -79,9 +79,12 @@ _CURRENT: ContextVar[Observed | None] = ContextVar("observed", default=None)
 
 
 def note_model(name: str, version: str, statistics: ModelStatistics) -> None:
-    """Say which model answers the present request."""
-    if (observed := _CURRENT.get()) is not None:
-        observed.model, observed.version, observed.statistics = name, version, statistics
+    """Say which model answers the present request, whether an `Observer` sees it or not."""
+    observed = _CURRENT.get()
+    if observed is None:
+        observed = Observed("")
+        _CURRENT.set(observed)
+    observed.model, observed.version, observed.statistics = name, version, statistics
 
 
 def note_timing(timing: Timing) -> None:
