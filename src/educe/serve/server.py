@@ -24,6 +24,7 @@ from educe.serve.http.openapi import OpenApi
 from educe.serve.http.page import Page
 from educe.serve.http.predict import Predict
 from educe.serve.http.probes import Probes
+from educe.serve.http.routes import Route
 from educe.serve.http.statistics import Statistics
 from educe.serve.http.v2 import V2
 from educe.serve.http.v2_generate import Generate
@@ -35,6 +36,8 @@ from educe.serve.settings import ServerSettings
 from educe.serve.tracing import tracer_from_environment
 
 _POLL_SECONDS = 0.005
+# Longer than clients keep connections that they do not use: who closes last never meets a request on its way.
+_KEEP_ALIVE_SECONDS = 75
 
 
 class _Http(uvicorn.Server):
@@ -77,13 +80,13 @@ class Server:
             OptionError: an address cannot be listened at.
             MissingLibraryError: gRPC is wanted, and not installed.
         """
-        listener = self._listen()
-        with suppress(ImportError):
+        serving = self._serve(self._listen(), when_ready)
+        try:
             import uvloop
-
-            uvloop.run(self._serve(listener, when_ready))
-            return
-        asyncio.run(self._serve(listener, when_ready))
+        except ImportError:
+            asyncio.run(serving)
+        else:
+            uvloop.run(serving)
 
     def stop(self) -> None:
         """Let the requests that are there end, and return from `run`; safe from any thread."""
@@ -108,51 +111,60 @@ class Server:
 
     async def _serve(self, listener: socket.socket, when_ready: Callable[[str], object]) -> None:
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
-        with suppress(ValueError, NotImplementedError, RuntimeError):  # not in the main thread
-            # Else a client that goes while it is answered would end the process.
-            signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._loop.add_signal_handler(number, self._end.set)
         pool = ThreadPoolExecutor(max(4, 2 * usable_cores()), thread_name_prefix="educe-serve")
         repository = Repository(self.sources, self.settings, pool)
         observer = Observer(sys.stderr if self.settings.log_requests else None, tracer_from_environment())
         inference = Inference(repository, self.settings, pool)
-        families = (
-            Probes(inference),
-            V2(inference),
-            Generate(inference),
-            Predict(inference),
-            OpenAI(inference),
-            Page(inference),
-        )
-        routes = [route for family in families for route in family.routes()]
-        routes += Statistics(inference, observer).routes()
-        app = App([*routes, *OpenApi(routes, self.settings).routes()], self.settings)
+        app = App(_routes(inference, observer), self.settings)
         http = self._http(Observing(app, observer))
+        self._listen_to_signals(http)
         grpc = None
         if self.settings.grpc_port is not None:
             from educe.serve.grpc.server import GrpcServer
 
             grpc = GrpcServer(inference)
         serving = asyncio.create_task(http.serve([listener]))
+        loading = asyncio.create_task(repository.load_all())
+        ending = asyncio.create_task(self._end.wait())
         try:
             while not http.started and not serving.done():
                 await asyncio.sleep(_POLL_SECONDS)
             if grpc is not None:
                 await grpc.start()
                 self.grpc_port = grpc.port
-            await repository.load_all()
-            host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
-            scheme = "http" if self.settings.certificate is None else "https"
-            when_ready(f"{scheme}://{host}:{listener.getsockname()[1]}")
-            await self._end.wait()
+            await asyncio.wait({loading, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if loading.done():
+                when_ready(self._url(listener))
+            await ending
         finally:
             app.is_draining = True
             http.should_exit = True
+            loading.cancel()
             await asyncio.gather(serving, *([grpc.stop(self.settings.drain_seconds)] if grpc else []))
             repository.close()
             observer.close()
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def _listen_to_signals(self, http: _Http) -> None:
+        """End at the first signal when all requests have ended, at the second one at once."""
+        assert self._loop is not None
+        assert self._end is not None
+        end = self._end
+
+        def told() -> None:
+            http.force_exit = end.is_set()
+            end.set()
+
+        with suppress(ValueError, NotImplementedError, RuntimeError):  # not in the main thread
+            # Else a client that goes while it is answered would end the process.
+            signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._loop.add_signal_handler(number, told)
+
+    def _url(self, listener: socket.socket) -> str:
+        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
+        scheme = "http" if self.settings.certificate is None else "https"
+        return f"{scheme}://{host}:{listener.getsockname()[1]}"
 
     def _http(self, app: Observing) -> _Http:
         settings = self.settings
@@ -168,6 +180,21 @@ class Server:
             server_header=False,
             ssl_certfile=settings.certificate,
             ssl_keyfile=settings.private_key,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
         )
         return _Http(config)
+
+
+def _routes(inference: Inference, observer: Observer) -> list[Route]:
+    families = (
+        Probes(inference),
+        V2(inference),
+        Generate(inference),
+        Predict(inference),
+        OpenAI(inference),
+        Statistics(inference, observer),
+        Page(inference),
+    )
+    routes = [route for family in families for route in family.routes()]
+    return [*routes, *OpenApi(routes, inference.settings).routes()]
