@@ -41,7 +41,10 @@ export async function send(path, options = {}) {
     const { error } = JSON.parse(text);
     message = typeof error === "string" ? error : error.message;
   } catch { /* the body is no JSON: it is shown as it is */ }
-  if (response.status === 401) document.dispatchEvent(new CustomEvent("key-needed"));
+  if (response.status === 401) {
+    document.dispatchEvent(new CustomEvent("key-needed"));
+    message = key() ? "The server does not know the one that was given." : "Enter one above.";
+  }
   throw new Fault(message || `The server answered with status ${response.status}.`, response.status, TITLES[response.status]);
 }
 

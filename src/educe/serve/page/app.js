@@ -72,8 +72,8 @@ async function open() {
 }
 
 function heading(model, signature) {
-  const parts = [model.name, TASKS[model.task] ?? model.task, `version ${model.version}`, STATES[model.state]];
-  return el("header.title", {}, el("h1", {}, model.title), el("p.note", {}, parts.join(" · ")), signature && signatureOf(signature));
+  const parts = [model.title === model.name ? null : model.name, TASKS[model.task] ?? model.task, `version ${model.version}`, STATES[model.state]];
+  return el("header.title", {}, el("h1", {}, model.title), el("p.note", {}, parts.filter(Boolean).join(" · ")), signature && signatureOf(signature));
 }
 
 function signatureOf({ inputs, outputs }) {
@@ -91,6 +91,7 @@ function viewOf(model, signature) {
 }
 
 function showKey(isShown) {
+  at("key-button").hidden = false;
   at("key-form").hidden = !isShown;
   at("key-button").setAttribute("aria-expanded", String(isShown));
   if (isShown) at("key").focus();
@@ -122,4 +123,5 @@ document.querySelector(".skip").addEventListener("click", (event) => {
 addEventListener("hashchange", open);
 for (const name of ["dragover", "drop"]) addEventListener(name, (event) => event.preventDefault());
 at("key").value = key();
+at("key-button").hidden = !key();
 start();

@@ -48,7 +48,7 @@ export function openaiCode(path, method, body) {
   const read = { "chat.completions": "part.choices[0].delta.content or \"\"", completions: "part.choices[0].text" }[method];
   const print = body.stream ? `for part in answer:\n    print(${read}, end="", flush=True)` : "print(answer)";
   return {
-    curl: curl(`--no-buffer ${location.origin}${path}`, "-H 'Content-Type: application/json'", `-d ${quote(JSON.stringify(body))}`),
+    curl: curl(`${body.stream ? "--no-buffer " : ""}${location.origin}${path}`, "-H 'Content-Type: application/json'", `-d ${quote(JSON.stringify(body))}`),
     Python: `${key() ? "import os\n\n" : ""}from openai import OpenAI
 
 client = OpenAI(base_url="${location.origin}/v1", api_key=${secret})

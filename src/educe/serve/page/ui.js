@@ -62,7 +62,8 @@ export function table(caption, heads, rows) {
 
 /** A fault, in words. */
 export function alertBox(fault) {
-  return el("p.alert", { role: "alert" }, el("strong", {}, fault.title ?? "That did not work. "), " ", fault.message);
+  const words = fault.message.charAt(0).toUpperCase() + fault.message.slice(1);
+  return el("p.alert", { role: "alert" }, el("strong", {}, fault.title ?? "That did not work."), " ", words);
 }
 
 /** A field with its label, and a note below it. */
