@@ -36,7 +36,7 @@ class GenerateOptions(Struct, forbid_unknown_fields=True):
     top_p: Share | UnsetType = UNSET
     min_p: Annotated[float, Meta(ge=0, le=1)] | UnsetType = UNSET
     typical_p: Share | UnsetType = UNSET
-    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | UnsetType = UNSET
+    repetition_penalty: Annotated[float, Meta(ge=0.01, le=100)] | UnsetType = UNSET
     presence_penalty: Penalty | UnsetType = UNSET
     frequency_penalty: Penalty | UnsetType = UNSET
     seed: Count | UnsetType = UNSET
