@@ -37,6 +37,7 @@ class Ours:
         self.generator = educe.generator(
             folder, precision=precision, context=context, max_sequences=STREAMS, lookup=False
         )
+        self.generator.prepare()
         self._rng = np.random.default_rng(0)
 
     def tokens(self, count: int) -> list[int]:
