@@ -103,6 +103,37 @@ def test_a_chunked_body_is_bounded_too(bounded: Client) -> None:
     assert said.startswith(b"HTTP/1.1 413 ")
 
 
+def test_bodies_that_nobody_reads_take_no_room_from_others() -> None:
+    limits = ServerLimits(body_bytes=5000, bodies_bytes=12_000)
+    row = {"inputs": [{"name": "features", "shape": [1, 30], "datatype": "FP32", "data": [0.5] * 30}]}
+    length = b"Content-Length: 4000\r\n\r\n"
+    with serving("breast_cancer", server_limits=limits) as client:
+        for _ in range(4):
+            with raw(client) as connection:
+                connection.sendall(b"POST /no/such/route HTTP/1.1\r\n" + HOST + length)
+                assert connection.recv(65536).startswith(b"HTTP/1.1 404 ")
+                connection.sendall(b" " * 4000 + b"GET /livez HTTP/1.1\r\n" + HOST + b"\r\n")
+                assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        one = b"POST /v1/models/breast_cancer/predict HTTP/1.1\r\n" + HOST + length + b"x" * 4000
+        for _ in range(4):
+            with raw(client) as connection:
+                connection.sendall(one * 4)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        end = time.monotonic() + SECONDS
+        while client.ask("POST", "/v2/models/breast_cancer/infer", row)[0] != 200:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+
+
+def test_fields_behind_a_body_are_no_header_fields(bounded: Client) -> None:
+    head = b"POST /v2/repository/index HTTP/1.1\r\n" + HOST + b"Connection: close\r\n"
+    body = b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
+    said = reply(bounded, head + body + b"X-Request-Id: behind\r\nHost: evil.example\r\n\r\n")
+    assert said.startswith(b"HTTP/1.1 200 ")
+    assert b"behind" not in said
+    assert b" 431 " in reply(bounded, head + body + b"A: " + b"b" * 3000 + b"\r\n\r\n")
+
+
 def test_the_server_answers_after_all_that(bounded: Client) -> None:
     for _ in range(200):
         with raw(bounded) as connection:

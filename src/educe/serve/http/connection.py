@@ -59,19 +59,23 @@ class Body:
         server: The connections of one server, whose bodies are bounded together.
     """
 
-    __slots__ = ("_content", "_loop", "_parts", "_refused", "_server", "_size_bytes", "_waiter")
+    __slots__ = (
+        *("_content", "_is_released", "_loop", "_parts"),
+        *("_refused", "_server", "_size_bytes", "_waiter"),
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, server: type[Connection]) -> None:
         self._loop, self._server = loop, server
         self._parts: list[bytes] = []
         self._size_bytes = 0
+        self._is_released = False
         self._content: bytes | None = None
         self._refused: Refusal | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     def add(self, part: bytes) -> None:
-        """Take a part of it."""
-        if self._refused is not None:
+        """Take a part of it, unless nobody wants it any more."""
+        if self._is_released:
             return
         self._parts.append(part)
         self._size_bytes += len(part)
@@ -88,7 +92,8 @@ class Body:
         self._wake()
 
     def release(self) -> None:
-        """Forget it."""
+        """Forget it, with what is still to come of it."""
+        self._is_released = True
         self._server.bodies_bytes -= self._size_bytes
         self._size_bytes, self._parts, self._content = 0, [], None
 
@@ -158,6 +163,8 @@ class Connection(HttpToolsProtocol):
         for timer in (self._timer, self._reader_timer):
             if timer is not None:
                 timer.cancel()
+        for cycle, _ in self.pipeline:
+            cycle.scope["body"].release()  # type: ignore[typeddict-item]
         task, self.task = self.task, None
         unanswered = self.cycle is not None and not self.cycle.response_complete
         super().connection_lost(exc)
@@ -186,9 +193,10 @@ class Connection(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header field."""
+        """Take a header field; of one behind the body only its size."""
         self._head_bytes += len(name) + len(value) + 4
-        super().on_header(name, value)
+        if not self._has_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Start the answer, unless the header is refused."""
