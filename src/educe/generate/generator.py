@@ -31,8 +31,8 @@ from educe.text.prompt import Message, Prompt, PromptReader, is_conversation
 from educe.text.tokenizer import Tokenizer
 
 _TOKEN_BUDGET = 512
-# A step in which others write reads so many tokens of prompts that it takes hardly longer.
-_PREFILL_SHARE = 0.125
+# A step in which others write reads so many tokens of prompts that it takes less than twice as long.
+_PREFILL_SHARE = 0.0625
 
 
 class Generator:
