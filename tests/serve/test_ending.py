@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from educe.errors import OptionError
 from tests.conftest import ROOT
-from tests.serve.conftest import Client
+from tests.serve.conftest import Client, serving
 
 SECONDS = 60
 ROW = {"inputs": [{"name": "features", "shape": [1, 30], "datatype": "FP32", "data": [0.5] * 30}]}
@@ -71,10 +74,40 @@ def test_no_request_that_was_taken_is_lost(number: signal.Signals) -> None:
     assert refused[0] == len(threads)
 
 
+def test_a_second_signal_ends_calls_of_grpc_too() -> None:
+    grpc = pytest.importorskip("grpc")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with (
+        process("zoo/breast_cancer", "--grpc-port", str(port)) as (running, _),
+        grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        ended = threading.Event()
+        call = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")(
+            ended.wait() for _ in range(1)
+        )
+        watch = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"")
+        next(watch)  # the call before it is there as well
+        running.send_signal(signal.SIGTERM)
+        assert len(list(watch)) <= 1
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(25) == 0  # at the first signal, requests have 30 seconds to end
+        call.cancel()
+        ended.set()
+
+
+def test_a_broken_certificate_is_said(tmp_path: Path) -> None:
+    files = {name: tmp_path / f"{name}.pem" for name in ("certificate", "private_key")}
+    with pytest.raises(OptionError, match="certificate"), serving("breast_cancer", **files):
+        pass
+    for path in files.values():
+        path.write_text("no certificate")
+    with pytest.raises(OptionError, match="certificate"), serving("breast_cancer", **files):
+        pass
+
+
 def test_clients_that_go_do_not_end_the_server() -> None:
     with process("zoo/mobilenet_v2") as (running, client):
-        import socket
-
         host, _, port = client.address.partition(":")
         for _ in range(30):
             with socket.create_connection((host, int(port))) as connection:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -34,6 +35,9 @@ from educe.serve.opening import ModelSource
 from educe.serve.repository import Repository
 from educe.serve.settings import ServerSettings
 from educe.serve.tracing import tracer_from_environment
+
+if TYPE_CHECKING:
+    from educe.serve.grpc.server import GrpcServer
 
 _POLL_SECONDS = 0.005
 # Longer than clients keep connections that they do not use: who closes last never meets a request on its way.
@@ -77,16 +81,17 @@ class Server:
             when_ready: Called with the server's URL when it answers.
 
         Raises:
-            OptionError: an address cannot be listened at.
+            OptionError: an address cannot be listened at, or the certificate cannot be used.
             MissingLibraryError: gRPC is wanted, and not installed.
         """
-        serving = self._serve(self._listen(), when_ready)
-        try:
-            import uvloop
-        except ImportError:
-            asyncio.run(serving)
-        else:
-            uvloop.run(serving)
+        with self._listen() as listener:
+            serving = self._serve(listener, when_ready)
+            try:
+                import uvloop
+            except ImportError:
+                asyncio.run(serving)
+            else:
+                uvloop.run(serving)
 
     def stop(self) -> None:
         """Let the requests that are there end, and return from `run`; safe from any thread."""
@@ -117,12 +122,8 @@ class Server:
         inference = Inference(repository, self.settings, pool)
         app = App(_routes(inference, observer), self.settings)
         http = self._http(Observing(app, observer))
-        self._listen_to_signals(http)
-        grpc = None
-        if self.settings.grpc_port is not None:
-            from educe.serve.grpc.server import GrpcServer
-
-            grpc = GrpcServer(inference)
+        grpc = self._grpc(inference)
+        self._listen_to_signals(http, grpc)
         serving = asyncio.create_task(http.serve([listener]))
         loading = asyncio.create_task(repository.load_all())
         ending = asyncio.create_task(self._end.wait())
@@ -132,34 +133,41 @@ class Server:
             if grpc is not None:
                 await grpc.start()
                 self.grpc_port = grpc.port
-            await asyncio.wait({loading, ending}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({loading, serving, ending}, return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
                 when_ready(self._url(listener))
-            await ending
+            await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             app.is_draining = True
             http.should_exit = True
             loading.cancel()
-            await asyncio.gather(serving, *([grpc.stop(self.settings.drain_seconds)] if grpc else []))
-            repository.close()
-            observer.close()
-            pool.shutdown(wait=False, cancel_futures=True)
+            ending.cancel()
+            try:
+                await asyncio.gather(serving, *([grpc.stop(self.settings.drain_seconds)] if grpc else []))
+            finally:
+                repository.close()
+                observer.close()
+                pool.shutdown(wait=False, cancel_futures=True)
 
-    def _listen_to_signals(self, http: _Http) -> None:
+    def _listen_to_signals(self, http: _Http, grpc: GrpcServer | None) -> None:
         """End at the first signal when all requests have ended, at the second one at once."""
         assert self._loop is not None
         assert self._end is not None
-        end = self._end
+        loop, end = self._loop, self._end
+        tasks: list[asyncio.Task[None]] = []
 
         def told() -> None:
-            http.force_exit = end.is_set()
+            if end.is_set():
+                http.force_exit = True
+                if grpc is not None:
+                    tasks.append(loop.create_task(grpc.stop(0)))
             end.set()
 
         with suppress(ValueError, NotImplementedError, RuntimeError):  # not in the main thread
             # Else a client that goes while it is answered would end the process.
             signal.signal(signal.SIGPIPE, signal.SIG_IGN)
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._loop.add_signal_handler(number, told)
+                loop.add_signal_handler(number, told)
 
     def _url(self, listener: socket.socket) -> str:
         host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
@@ -183,7 +191,23 @@ class Server:
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
         )
+        try:
+            config.load()
+        except OSError:  # which a fault of TLS is, too
+            raise OptionError(
+                "the certificate or its private key cannot be used",
+                path=settings.certificate,
+                place="certificate",
+                remedy="give both as PEM files that belong together",
+            ) from None
         return _Http(config)
+
+    def _grpc(self, inference: Inference) -> GrpcServer | None:
+        if self.settings.grpc_port is None:
+            return None
+        from educe.serve.grpc.server import GrpcServer
+
+        return GrpcServer(inference)
 
 
 def _routes(inference: Inference, observer: Observer) -> list[Route]:
