@@ -38,7 +38,8 @@ from educe.cli.app import SUBCOMMANDS, subcommand
 from educe.engines import engines
 from educe.generate.order import OPTIONS
 from educe.generate.stream import Completion, Output, Piece
-from educe.limits import DEFAULT_LIMITS, format_bytes
+from educe.limits import DEFAULT_LIMITS, Limits, format_bytes
+from educe.serve import ServerLimits
 from educe.tasks.answer import Answer, Prediction
 from tests.conftest import ROOT
 from tests.generate.test_embedding import bert, random_arrays
@@ -350,11 +351,16 @@ def test_every_public_name_is_documented() -> None:
 def test_every_keyword_and_limit_is_documented() -> None:
     table = rows(read("docs/python.md"))
     assert {field.name for field in fields(educe.Options)} <= table.keys()
-    limits = rows(chapters("docs/python.md")["Limits"])
-    assert limits.keys() == {field.name for field in fields(DEFAULT_LIMITS)}
-    for name, line in limits.items():
-        value = getattr(DEFAULT_LIMITS, name)
-        amount = format_bytes(value) if name.endswith("_bytes") else f"{value:,}"
+    check_bounds(rows(chapters("docs/python.md")["Limits"]), DEFAULT_LIMITS)
+    check_bounds(rows(chapters("docs/serving.md")["Safety"]), ServerLimits())
+
+
+def check_bounds(table: dict[str, str], bounds: Limits | ServerLimits) -> None:
+    """Check that a table has all fields with their defaults, and nothing else."""
+    assert table.keys() == {field.name for field in fields(bounds)}
+    for name, line in table.items():
+        value = getattr(bounds, name)
+        amount = format_bytes(value) if name.endswith("_bytes") else f"{value:,.0f}"
         assert f"| {amount} |" in line, name
 
 
