@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from educe.errors import OptionError
-from educe.serve import ModelSource
+from educe.serve import ModelSource, ServerSettings, opening, repository
+from educe.serve.faults import NotReady
+from educe.serve.repository import Repository
 from tests.conftest import ROOT
 from tests.serve.conftest import Client, serving
 
@@ -145,6 +149,115 @@ def test_a_model_that_cannot_be_loaded_does_not_keep_others_from_it(tmp_path: Pa
         assert status == 503
         assert str(tmp_path) not in found["error"]
         assert client.ask("GET", "/readyz")[0] == 503
+
+
+def test_statistics_load_no_model(tmp_path: Path) -> None:
+    scale(1, tmp_path / "model.onnx")
+    with serving(ModelSource("a", tmp_path), admin=True) as client:
+        assert client.ask("GET", "/v2/models/a/versions/1/stats")[0] == 200
+        assert client.ask("GET", "/v2/models/a/versions/2/stats")[0] == 404
+        client.json("POST", "/v2/repository/models/a/unload", {})
+        assert client.ask("GET", "/v2/models/a/versions/1/stats")[0] == 404
+        assert client.ask("GET", "/v2/models/a/stats")[0] == 200
+        assert client.ask("GET", "/v2/models/a/ready")[0] == 503
+
+
+class Opened:
+    """Counts how often models are opened, and lets that take until it is told otherwise."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.num, self.may_end = 0, threading.Event()
+        self._open = opening.open_model
+        monkeypatch.setattr(repository, "open_model", self)
+
+    def __call__(self, *arguments: Any) -> Any:
+        self.num += 1
+        assert self.may_end.wait(SECONDS)
+        return self._open(*arguments)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> Opened:
+    return Opened(monkeypatch)
+
+
+def test_a_load_outlasts_who_asked_for_it(tmp_path: Path, opened: Opened) -> None:
+    scale(1, tmp_path / "model.onnx")
+
+    async def ask(pool: Executor) -> None:
+        models = Repository([ModelSource("a", tmp_path)], ServerSettings(), pool)
+        first, second = (asyncio.create_task(models.use("a")) for _ in range(2))
+        await asyncio.sleep(0.1)
+        first.cancel()
+        await asyncio.wait({first})
+        assert models.entry("a").state == "LOADING"
+        opened.may_end.set()
+        assert (await second).version == "1"
+        assert models.entry("a").state == "READY"
+
+    with ThreadPoolExecutor(2) as pool:
+        asyncio.run(ask(pool))
+    assert opened.num == 1
+
+
+def test_all_who_wait_share_a_load_that_fails(tmp_path: Path, opened: Opened) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"nonsense")
+
+    async def ask(pool: Executor) -> None:
+        models = Repository([ModelSource("a", tmp_path)], ServerSettings(), pool)
+        asked = [asyncio.create_task(models.use("a")) for _ in range(5)]
+        await asyncio.sleep(0.1)
+        opened.may_end.set()
+        assert {type(each) for each in await asyncio.gather(*asked, return_exceptions=True)} == {NotReady}
+        assert models.entry("a").state == "UNAVAILABLE"
+
+    with ThreadPoolExecutor(2) as pool:
+        asyncio.run(ask(pool))
+    assert opened.num == 1
+
+
+def test_loads_at_once_stay_within_the_memory(tmp_path: Path, opened: Opened) -> None:
+    for name in "ab":
+        scale(1, tmp_path / name / "model.onnx")
+    size = (tmp_path / "a" / "model.onnx").stat().st_size
+    sources = [ModelSource(name, tmp_path / name) for name in "ab"]
+
+    async def ask(pool: Executor) -> None:
+        models = Repository(sources, ServerSettings(memory_bytes=size + size // 2), pool)
+        asked = [asyncio.create_task(models.use(name)) for name in "ab"]
+        await asyncio.sleep(0.1)
+        opened.may_end.set()
+        first, second = await asyncio.gather(*asked, return_exceptions=True)
+        assert not isinstance(first, BaseException)
+        assert isinstance(second, NotReady)
+        assert second.retry_after is not None
+        assert await models.use("b")
+        assert models.entry("a").deployment is None
+
+    with ThreadPoolExecutor(2) as pool:
+        asyncio.run(ask(pool))
+
+
+def test_what_fails_in_an_unforeseen_way_keeps_nothing_from_being_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("bad", "good"):
+        scale(1, tmp_path / name / "model.onnx")
+
+    def open_model(path: Path, *arguments: Any) -> Any:
+        if path.name == "bad":
+            raise RuntimeError("a secret")
+        return opening.open_model(path, *arguments)
+
+    monkeypatch.setattr(repository, "open_model", open_model)
+    with serving(*(ModelSource(name, tmp_path / name) for name in ("bad", "good"))) as client:
+        assert infer(client, "good")[0] == 200
+        status, found = infer(client, "bad")
+        assert status == 503
+        assert "secret" not in found["error"]
+        states = {entry["name"]: entry["state"] for entry in client.json("POST", "/v2/repository/index")}
+        assert states == {"bad": "UNAVAILABLE", "good": "READY"}
+    assert "a secret" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from educe.errors import EduceError
-from educe.limits import format_bytes
+from educe.limits import Limits, format_bytes
 from educe.serve import text_tensors
 from educe.serve.batcher import Batcher
 from educe.serve.faults import NotFound, NotReady
@@ -80,6 +80,8 @@ class Entry:
         deployment: What answers now.
         is_wanted: Whether it is to be ready: not if it was unloaded, or made room for another.
         statistics: What it has done, in all versions.
+        loading: What loads it now, for all who wait for it; it goes on when they have gone.
+        loading_bytes: The memory that is kept for it while it is loaded.
     """
 
     source: ModelSource
@@ -88,7 +90,8 @@ class Entry:
     is_wanted: bool = True
     deployment: Deployment | None = None
     statistics: ModelStatistics = field(default_factory=ModelStatistics)
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    loading: asyncio.Task[None] | None = None
+    loading_bytes: int = 0
 
 
 class Repository:
@@ -113,15 +116,17 @@ class Repository:
         """All models, by name."""
         return self._entries
 
-    def entry(self, name: str) -> Entry:
-        """Return a model.
+    def entry(self, name: str, version: str | None = None) -> Entry:
+        """Return a model, whether it is loaded or not.
 
         Raises:
-            NotFound: there is no such model.
+            NotFound: there is no such model, or it does not answer in the version.
         """
         entry = self._entries.get(name)
         if entry is None:
             raise NotFound(f"there is no model {name[:128]!r}", remedy="/v2/repository/index lists them")
+        if version is not None and (entry.deployment is None or entry.deployment.version != version):
+            raise NotFound(f"the model {name!r} has no version {version!r}", place="model_version")
         return entry
 
     def is_ready(self, name: str, version: str | None = None) -> bool:
@@ -137,20 +142,22 @@ class Repository:
             NotReady: it cannot be loaded now.
         """
         entry = self.entry(name)
-        deployment = entry.deployment or await self._load(entry)
-        if version not in (None, deployment.version):
-            raise NotFound(f"the model {name!r} has no version {version!r}", place="model_version")
+        while (deployment := entry.deployment) is None:  # which it may be again, if others needed its room
+            await self._load(entry)
+        self.entry(name, version)
         self._note_use(name)
         return deployment
 
-    async def load(self, name: str) -> Deployment:
+    async def load(self, name: str) -> None:
         """Load a model, or its newest version in place of the one that answers.
 
         Raises:
             NotFound: there is no such model.
             NotReady: it cannot be loaded; what answered before still does.
         """
-        return await self._load(self.entry(name), again=True)
+        entry = self.entry(name)
+        await _end_of_loading(entry)
+        await self._load(entry)
 
     async def unload(self, name: str) -> None:
         """Take a model out of use; requests that use it end first.
@@ -159,8 +166,8 @@ class Repository:
             NotFound: there is no such model.
         """
         entry = self.entry(name)
-        async with entry.lock:
-            self._drop(entry)
+        await _end_of_loading(entry)
+        self._drop(entry)
 
     async def load_all(self) -> None:
         """Load all models that fit into the memory, in their order; what is wrong with others is logged."""
@@ -173,32 +180,39 @@ class Repository:
     def close(self) -> None:
         """Take all models out of use."""
         for entry in self._entries.values():
+            if entry.loading is not None:
+                entry.loading.cancel()
             self._drop(entry)
 
-    async def _load(self, entry: Entry, again: bool = False) -> Deployment:
-        async with entry.lock:
-            if entry.deployment is not None and not again:
-                return entry.deployment
-            entry.state = "LOADING" if entry.deployment is None else "READY"
-            try:
-                self._make_room(entry)
-                version, path = entry.source.newest()
-                loop = asyncio.get_running_loop()
-                served = await loop.run_in_executor(
-                    self._pool, open_model, path, entry.source.options, self._settings.limits
-                )
-            except EduceError as error:
-                _LOG.warning("model %s cannot be loaded: %s", entry.source.name, error)
-                entry.state = "UNAVAILABLE" if entry.deployment is None else "READY"
-                entry.reason = error.cause
-                raise NotReady(f"the model {entry.source.name!r} cannot be loaded: {error.cause}") from None
-            old, entry.deployment = entry.deployment, self._deploy(entry, version, served)
-            self._note_use(entry.source.name)
-            entry.state, entry.reason, entry.is_wanted = "READY", "", True
-            if old is not None:
-                old.retire()
-            _LOG.info("model %s version %s is ready", entry.source.name, version)
-            return entry.deployment
+    async def _load(self, entry: Entry) -> None:
+        """Load a model, or wait until it is loaded if it is being loaded already."""
+        if entry.loading is None:
+            entry.loading = asyncio.create_task(self._loaded(entry))
+        await asyncio.shield(entry.loading)
+
+    async def _loaded(self, entry: Entry) -> None:
+        entry.state = "LOADING" if entry.deployment is None else "READY"
+        try:
+            self._make_room(entry)
+            loop = asyncio.get_running_loop()
+            version, served = await loop.run_in_executor(
+                self._pool, _open_newest, entry.source, self._settings.limits
+            )
+        except Exception as error:
+            entry.state = "UNAVAILABLE" if entry.deployment is None else "READY"
+            entry.reason = _cause(entry.source.name, error)
+            raise NotReady(
+                f"the model {entry.source.name!r} cannot be loaded: {entry.reason}",
+                retry_after=error.retry_after if isinstance(error, NotReady) else None,
+            ) from None
+        finally:
+            entry.loading, entry.loading_bytes = None, 0
+        old, entry.deployment = entry.deployment, self._deploy(entry, version, served)
+        self._note_use(entry.source.name)
+        entry.state, entry.reason, entry.is_wanted = "READY", "", True
+        if old is not None:
+            old.retire()
+        _LOG.info("model %s version %s is ready", entry.source.name, version)
 
     def _deploy(self, entry: Entry, version: str, served: Served) -> Deployment:
         settings = self._settings
@@ -219,15 +233,20 @@ class Repository:
     def _make_room(self, entry: Entry) -> None:
         """Take models out of use that were not used for longest, until there is room for one more."""
         needed = entry.source.size_bytes()
-        for name in list(self._recent):
-            other = self._entries[name]
-            if self._room() >= needed:
-                return
-            if other is not entry and other.deployment is not None and other.deployment.num_users == 0:
-                _LOG.info("model %s makes room for %s", name, entry.source.name)
-                self._drop(other)
-        if self._room() < needed:
+        others = [self._entries[name] for name in self._recent if name != entry.source.name]
+        idle = [
+            (other, other.deployment.memory_bytes)
+            for other in others
+            if other.deployment is not None and other.deployment.num_users == 0
+        ]
+        if self._room() + sum(size for _, size in idle) < needed:
             raise NotReady(f"{format_bytes(needed)} of memory are not free", retry_after=1.0)
+        for other, _ in idle:
+            if self._room() >= needed:
+                break
+            _LOG.info("model %s makes room for %s", other.source.name, entry.source.name)
+            self._drop(other)
+        entry.loading_bytes = needed
 
     def _note_use(self, name: str) -> None:
         self._recent.pop(name, None)
@@ -236,14 +255,15 @@ class Repository:
     def _has_room(self, entry: Entry) -> bool:
         try:
             return self._room() >= entry.source.size_bytes()
-        except EduceError:
+        except (EduceError, OSError):
             return True  # and loading it says what is wrong
 
     def _room(self) -> float:
         if self._settings.memory_bytes is None:
             return float("inf")
         used = sum(
-            entry.deployment.memory_bytes for entry in self._entries.values() if entry.deployment is not None
+            entry.loading_bytes + (0 if entry.deployment is None else entry.deployment.memory_bytes)
+            for entry in self._entries.values()
         )
         return self._settings.memory_bytes - used
 
@@ -253,3 +273,22 @@ class Repository:
         self._recent.pop(entry.source.name, None)
         if deployment is not None:
             deployment.retire()
+
+
+def _open_newest(source: ModelSource, limits: Limits) -> tuple[str, Served]:
+    version, path = source.newest()
+    return version, open_model(path, source.options, limits)
+
+
+async def _end_of_loading(entry: Entry) -> None:
+    while entry.loading is not None:
+        await asyncio.wait({entry.loading})
+
+
+def _cause(name: str, error: Exception) -> str:
+    """Return why a model cannot be loaded, as clients may know it; the log has more."""
+    if isinstance(error, EduceError):
+        _LOG.warning("model %s cannot be loaded: %s", name, error)
+        return error.cause
+    _LOG.error("model %s cannot be loaded", name, exc_info=error)
+    return "the server failed at it, and its log says more"

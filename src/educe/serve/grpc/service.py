@@ -139,9 +139,8 @@ class InferenceService:
     async def model_statistics(self, request: Any, call: Call) -> Any:
         """Say what a model has done, or what all have done."""
         repository = self.models.repository
-        if request.name and request.version:
-            await repository.use(request.name, request.version)
-        entries = [repository.entry(request.name)] if request.name else repository.entries.values()
+        one = [repository.entry(request.name, request.version or None)] if request.name else None
+        entries = one or repository.entries.values()
         found = [to_builtins(stats_of(entry)) for entry in entries]
         return inference("ModelStatisticsResponse")(model_stats=found)
 

@@ -114,10 +114,7 @@ class Statistics:
     async def one(self, request: Request) -> Response:
         """Return what a model has done."""
         name, version = request.params["model"], request.params.get("version")
-        repository = self.inference.repository
-        if version is not None:
-            await repository.use(name, version)
-        return _answer([repository.entry(name)])
+        return _answer([self.inference.repository.entry(name, version)])
 
 
 def _answer(entries: Iterable[Entry]) -> Response:
