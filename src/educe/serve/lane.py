@@ -41,6 +41,7 @@ class Lane:
         batcher: What plans the runs.
         pool: The threads.
         compile_seconds: How long a thread's runs so far have compiled, which is no cost of a run.
+        is_small: Says whether a content is so small that its rows tell how long it takes.
         statistics: Where requests and runs are counted; if absent, nobody reads them.
     """
 
@@ -50,12 +51,14 @@ class Lane:
         batcher: Batcher,
         pool: Executor,
         compile_seconds: Callable[[], float] = lambda: 0.0,
+        is_small: Callable[[Any], bool] = lambda content: False,
         statistics: ModelStatistics | None = None,
     ) -> None:
         self.batcher = batcher
         self.num_running = 0
         self._statistics = statistics or ModelStatistics()
         self._run, self._pool, self._compile_seconds = run, pool, compile_seconds
+        self._is_small = is_small
         self._loop = asyncio.get_running_loop()
         self._is_due = False
         self._is_running = False
@@ -83,7 +86,8 @@ class Lane:
             DeadlineExceeded: the deadline has passed, or would before its run.
         """
         now = self._loop.time()
-        if self.is_idle and 0 < self.batcher.cost.seconds(rows) < _TRIFLING_SECONDS:
+        is_trifle = 0 < self.batcher.cost.seconds(rows) < _TRIFLING_SECONDS
+        if is_trifle and self.is_idle and self._is_small(content):
             return self._run_alone(group, content, rows)
         ticket = _Waiting(
             group, rows, now, deadline, priority, content=content, future=self._loop.create_future()
@@ -148,7 +152,7 @@ class Lane:
         rows = sum(ticket.rows for ticket in batch)
         contents = [ticket.content for ticket in batch]
         expected = self.batcher.cost.seconds(rows)
-        if 0 < expected < BRIEF_SECONDS:  # not worth a thread's waking
+        if 0 < expected < BRIEF_SECONDS and all(map(self._is_small, contents)):  # not worth a thread's waking
             self._end(batch, now, rows, *self._timed(batch[0].group, contents))
             return
         work = self._loop.run_in_executor(self._pool, self._timed, batch[0].group, contents)

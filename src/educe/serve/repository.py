@@ -220,7 +220,7 @@ class Repository:
         lane = None
         if isinstance(served, PredictorModel):
             compile_seconds = served.predictor.executable.compile_seconds
-            lane = Lane(served.run, batcher, self._pool, compile_seconds, entry.statistics)
+            lane = Lane(served.run, batcher, self._pool, compile_seconds, served.is_small, entry.statistics)
         elif served.kind != "generator":
             lane = Lane(
                 lambda group, requests: text_tensors.run(served, requests),

@@ -22,6 +22,7 @@ Feeds: TypeAlias = "dict[str, np.ndarray]"
 LanguageModel: TypeAlias = "Generator | Embedder | Translator | Transcriber"
 
 _ANSWERS = "answers"
+_FEW_BYTES = 16 * 2**10
 
 
 class PredictorModel:
@@ -70,6 +71,12 @@ class PredictorModel:
             return object(), 1
         kinds = tuple([(feeds[name].dtype, feeds[name].shape[1:]) for name in self.signature.inputs])
         return kinds, max(1, rows[0])
+
+    def is_small(self, content: Any) -> bool:
+        """Say whether a request has few numbers, and no text: what it takes is known by its rows."""
+        return isinstance(content, dict) and all(
+            array.dtype.kind != "O" and array.nbytes <= _FEW_BYTES for array in content.values()
+        )
 
     def open(self, source: Any, most: int) -> list[Opened | Result]:
         """Return the items of a raw input; its last is an error's result if it cannot be read to its end.

@@ -1,0 +1,48 @@
+"""Where a lane runs what it is given."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+from collections.abc import Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+import educe
+from educe.serve.batcher import Batcher
+from educe.serve.lane import Lane
+from educe.serve.served import PredictorModel
+from tests.conftest import ROOT
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_only_what_is_small_runs_in_the_loop(at_once: int) -> None:
+    threads: dict[Any, int] = {}
+
+    def run(group: Hashable, contents: Sequence[Any]) -> Sequence[Any]:
+        threads.update(dict.fromkeys(contents, threading.get_ident()))
+        return contents
+
+    async def ask(pool: ThreadPoolExecutor) -> None:
+        lane = Lane(run, Batcher(8, 100), pool, is_small=lambda content: content > 0)
+        for content in (1, 2, 3, -1):
+            await asyncio.gather(
+                *(lane.submit("a", content * 10**n, 1, deadline=math.inf) for n in range(at_once))
+            )
+
+    with ThreadPoolExecutor(1) as pool:
+        asyncio.run(ask(pool))
+    assert threads[3] == threading.get_ident()
+    assert threads[-1] != threading.get_ident()
+
+
+def test_texts_and_long_rows_are_not_small() -> None:
+    served = PredictorModel(educe.predictor(ROOT / "zoo" / "breast_cancer"))
+    assert served.is_small({"features": np.zeros((8, 30), np.float32)})
+    assert not served.is_small({"features": np.zeros((1, 10_000), np.float32)})
+    assert not served.is_small({"features": np.array(["text"], object)})
+    assert not served.is_small([])
