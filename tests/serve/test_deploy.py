@@ -69,6 +69,8 @@ def test_every_setting_exists() -> None:
 def test_paths_that_are_copied_or_mounted_exist() -> None:
     for line in re.findall(r"^COPY (?!--from)(.*) \S+$", CONTAINERFILE, re.M):
         assert all((ROOT / name).exists() for name in line.split()), line
+        ignored = (DEPLOY / "Containerfile.dockerignore").read_text().splitlines()
+        assert {f"!{Path(name).name}" for name in line.split()} <= set(ignored), line
     build = COMPOSE["services"]["educe"]["build"]
     assert (DEPLOY / build["context"] / build["dockerfile"]).is_file()
     mounts = [volume for service in COMPOSE["services"].values() for volume in service["volumes"]]
