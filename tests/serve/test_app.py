@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
+import threading
 import zlib
 from collections.abc import Iterator
 from http.client import HTTPConnection
@@ -13,6 +15,7 @@ import pytest
 
 from educe.errors import OptionError
 from educe.serve import ServerLimits, ServerSettings
+from educe.serve.http.exchange import aside
 from tests.serve.conftest import Client, serving
 
 KEY = "a-key-of-some-length"
@@ -137,3 +140,12 @@ def test_a_connection_serves_many_requests(client: Client) -> None:
         assert answer.status == 200
         answer.read()
     connection.close()
+
+
+def test_large_bodies_are_read_beside_the_loop() -> None:
+    async def idents() -> list[int]:
+        return [await aside(size, threading.get_ident) for size in (100, 2**20)]
+
+    small, large = asyncio.run(idents())
+    assert small == threading.get_ident()
+    assert large != small

@@ -9,6 +9,7 @@ import re
 import secrets
 import zlib
 from collections.abc import Iterable, Mapping, MutableMapping
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -26,7 +27,7 @@ from educe.serve.faults import (
     refusal,
 )
 from educe.serve.http.connection import Body
-from educe.serve.http.exchange import Request, Response, encode
+from educe.serve.http.exchange import Request, Response, aside, encode
 from educe.serve.http.openai import types
 from educe.serve.http.openai.errors import error_of
 from educe.serve.http.routes import Family, Route, Router
@@ -177,7 +178,7 @@ class App:
         coding = headers.get(b"content-encoding")
         if coding is None or coding.lower() == b"identity":
             return content
-        return _decompressed(content, coding.lower(), most)
+        return await aside(len(content), partial(_decompressed, content, coding.lower(), most))
 
 
 def _decompressed(body: bytes, coding: bytes, most: int) -> bytes:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
@@ -12,6 +13,7 @@ import msgspec
 from educe.serve.faults import BadRequest, WrongMediaType
 
 _JSON = "application/json"
+_LARGE_BYTES = 2**18
 T = TypeVar("T")
 
 
@@ -83,6 +85,11 @@ class Response:
     media_type: str = _JSON
     status: int = 200
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+
+async def aside(size_bytes: int, work: Callable[[], T]) -> T:
+    """Return what `work` makes of so many bytes: in a thread, if others would have to wait for it long."""
+    return work() if size_bytes < _LARGE_BYTES else await asyncio.to_thread(work)
 
 
 _ENCODER = msgspec.json.Encoder(decimal_format="number")

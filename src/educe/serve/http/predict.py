@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from educe.serve.faults import BadRequest, refusal
-from educe.serve.http.exchange import Request, Response, decode, encode
+from educe.serve.http.exchange import Request, Response, aside, decode, encode
 from educe.serve.http.forms import FORM, read_form
 from educe.serve.http.routes import Route
 from educe.serve.inference import Inference
@@ -47,12 +47,13 @@ class Predict:
     async def predict(self, request: Request) -> Response:
         """Answer about a raw input."""
         name = request.params["model"]
-        content, media_type = _content(request, self.inference.settings.server_limits.num_parts)
+        most_parts, size = self.inference.settings.server_limits.num_parts, len(request.body)
+        content, media_type = await aside(size, lambda: _content(request, most_parts))
         if not content:
             raise BadRequest("the body is empty", remedy="send a file's content, or a form with one file")
         source: Any = content
         if media_type == "application/json" and await self.inference.task(name) in _TABLES:
-            source = decode(content, _ANY_JSON)
+            source = await aside(size, lambda: decode(content, _ANY_JSON))
             if not isinstance(source, dict | list) or not source:
                 raise BadRequest("expected a row as an object, or a list of rows")
         results, timing = await self.inference.answer(name, source, request.deadline)

@@ -10,16 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
+import numpy as np
 
 from educe import __version__
 from educe.model import ValueType
 from educe.serve import tensors
 from educe.serve.faults import BadRequest, NotReady
 from educe.serve.http import v2_types as types
-from educe.serve.http.exchange import Request, Response, decode, encode, json_response
+from educe.serve.http.exchange import Request, Response, aside, decode, encode, json_response
 from educe.serve.http.routes import Route
 from educe.serve.http.v2_tensors import read_inputs, write_outputs
-from educe.serve.inference import Inference
+from educe.serve.inference import Inference, Inferred
 from educe.serve.repository import Deployment
 
 _BINARY = "application/octet-stream"
@@ -149,36 +150,19 @@ class V2:
 
     async def infer(self, request: Request) -> Response:
         """Run a model."""
-        header, behind = _parts(request)
-        asked = decode(header, _INFER, "" if behind else request.media_type)
+        size = len(request.body)
+        asked, feeds = await aside(size, lambda: _read(request))
         name, version = _named(request)
         if asked.model_name not in (None, name):
             raise BadRequest("it is not the name in the path", place="model_name")
         parameters = dict(asked.parameters)
         all_binary, timed = (_flag(parameters, each) for each in ("binary_data_output", "timing"))
         call = self.inference.call(
-            name,
-            version,
-            read_inputs(asked.inputs, behind),
-            parameters,
-            latest=request.deadline,
-            tenant=request.tenant,
+            name, version, feeds, parameters, latest=request.deadline, tenant=request.tenant
         )
         done = await self.inference.infer(call)
-        outputs, parts = write_outputs(done.outputs, asked.outputs, all_binary)
-        answer = types.InferResponse(name, done.version, outputs, asked.id)
-        if timed:
-            answer.parameters = {
-                "queue_us": round(done.timing.queue * 1e6),
-                "run_us": round(done.timing.run * 1e6),
-                "batch_rows": done.timing.rows,
-            }
-        content = encode(answer)
-        headers = [(b"server-timing", done.timing.header())]
-        if not parts:
-            return Response(content, headers=headers)
-        headers.append((_HEADER_LENGTH, b"%d" % len(content)))
-        return Response([content, *parts], _BINARY, headers=headers)
+        size = sum(getattr(output, "nbytes", 0) for output in done.outputs.values())
+        return await aside(size, lambda: _written(asked, name, done, all_binary, timed))
 
     async def index(self, request: Request) -> Response:
         """List the models."""
@@ -227,6 +211,33 @@ def config_of(
 def _config_type(kind: ValueType) -> str:
     datatype, _ = tensors.describe(kind)
     return "TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}"
+
+
+def _read(request: Request) -> tuple[types.InferRequest, dict[str, np.ndarray]]:
+    """Return what a request for a run says, and its tensors."""
+    header, behind = _parts(request)
+    asked = decode(header, _INFER, "" if behind else request.media_type)
+    return asked, read_inputs(asked.inputs, behind)
+
+
+def _written(
+    asked: types.InferRequest, name: str, done: Inferred, all_binary: bool, is_timed: bool
+) -> Response:
+    """Return what a run gave, in the form that was asked for."""
+    outputs, parts = write_outputs(done.outputs, asked.outputs, all_binary)
+    answer = types.InferResponse(name, done.version, outputs, asked.id)
+    if is_timed:
+        answer.parameters = {
+            "queue_us": round(done.timing.queue * 1e6),
+            "run_us": round(done.timing.run * 1e6),
+            "batch_rows": done.timing.rows,
+        }
+    content = encode(answer)
+    headers = [(b"server-timing", done.timing.header())]
+    if not parts:
+        return Response(content, headers=headers)
+    headers.append((_HEADER_LENGTH, b"%d" % len(content)))
+    return Response([content, *parts], _BINARY, headers=headers)
 
 
 def _named(request: Request) -> tuple[str, str | None]:

@@ -15,7 +15,7 @@ from educe.generate.transcript import Transcript
 from educe.generate.transcription import SAMPLE_RATE, Transcriber
 from educe.media.audio import open_sound
 from educe.serve.faults import BadRequest
-from educe.serve.http.exchange import Request, Response, json_response
+from educe.serve.http.exchange import Request, Response, aside, json_response
 from educe.serve.http.forms import FORM, Part, read_form
 from educe.serve.http.openai import sse, types
 from educe.serve.http.openai.errors import in_words_of, naming_field
@@ -55,8 +55,7 @@ class Audio:
     async def transcribe(self, request: Request) -> Response:
         """Write down what is said in a sound."""
         most = self.inference.settings.server_limits.num_parts
-        loop = asyncio.get_running_loop()
-        asked = await loop.run_in_executor(self.inference.pool, _read, request, most)
+        asked = await aside(len(request.body), lambda: _read(request, most))
         if asked.stream:
             if asked.response_format != "json":
                 raise BadRequest("streams are of the form json", place="response_format")
