@@ -210,3 +210,18 @@ def test_options_of_vectors_are_checked(model) -> None:
         own.embed(["a"], truncat=True)
     with pytest.raises(OptionError, match=r"batch_tokens: .*from 1 to"):
         Embedder(model, batch_tokens=10**12)
+
+
+def test_a_text_that_is_too_long_costs_no_other(model) -> None:
+    embedder = Embedder(model)
+    found = embedder.batch(["a", "x " * 900, "b c"])
+    assert isinstance(found[1], InputError)
+    assert found[1].place == "texts[1]"
+    np.testing.assert_array_equal(np.stack([found[0], found[2]]), embedder.embed(["a", "b c"]))
+
+
+def test_a_closed_embedder_says_so(model) -> None:
+    with Embedder(model) as embedder:
+        assert repr(embedder).startswith("<Embedder bert ")
+    with pytest.raises(OptionError, match="the embedder is closed"):
+        embedder.embed(["a"])

@@ -320,9 +320,9 @@ def test_what_does_not_fit_is_refused_and_never_cut(writer: Generator) -> None:
         writer.chat([{"role": "user", "content": "Hello"}])
 
 
-@pytest.mark.parametrize("top", [0, -1, 2.0, "all"])
+@pytest.mark.parametrize("top", [0, -1, 21, 2.0, "all"])
 def test_how_many_likeliest_are_scored_is_a_number(writer: Generator, top: Any) -> None:
-    with pytest.raises(OptionError, match=r"top: .*is .*; it has to be a whole number of at least 1"):
+    with pytest.raises(OptionError, match=r"top: .*is .*; it has to be a whole number from 1 to 20"):
         writer.score("Tom had a", top=top)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -119,3 +121,39 @@ def test_a_weight_that_is_left_over_is_named(model: Checkpoint) -> None:
     extra = model.weights["head.bias"].renamed("attention.bias")
     with pytest.raises(UnsupportedModelError, match=r"attention\.bias"):
         Translator(dataclasses.replace(model, weights={**model.weights, "attention.bias": extra}))
+
+
+def test_a_text_that_cannot_be_translated_costs_no_other(translator: Translator) -> None:
+    texts = [PAIRS[0]["en"], "", PAIRS[1]["en"], "x" * 5000]
+    first, empty, second, long = translator.batch(texts)
+    assert (first, second) == (PAIRS[0]["fr"], PAIRS[1]["fr"])
+    for number, error in ((1, empty), (3, long)):
+        assert isinstance(error, InputError)
+        assert error.place == f"texts[{number}]"
+    assert translator.batch([]) == []
+    with pytest.raises(InputError, match="found one text"):
+        translator.batch("Go.")
+    with pytest.raises(OptionError, match="num_beams"):
+        translator.batch(texts, num_beams=0)
+
+
+def test_translations_are_bounded(translator: Translator) -> None:
+    text = PAIRS[0]["en"]
+    assert translator.translate([text], max_tokens=3) == [PAIRS[0]["fr"][:3].strip()]
+    assert translator.translate([text], max_tokens=10**9) == [PAIRS[0]["fr"]]
+    short, long = (translator.translate([text], num_beams=4, length_penalty=each)[0] for each in (-5, 5))
+    assert len(short) <= len(long)
+    for option in ({"max_tokens": 0}, {"max_tokens": 1.5}, {"length_penalty": 6}, {"length_penalty": "x"}):
+        with pytest.raises(OptionError, match=next(iter(option))):
+            translator.translate([text], **option)
+
+
+def test_a_closed_translator_says_so(model: Checkpoint) -> None:
+    with Translator(model) as translator:
+        assert repr(translator).startswith("<Translator lstm_translation ")
+        held = weakref.ref(translator._writer)
+    gc.collect()
+    assert held() is None
+    translator.close()
+    with pytest.raises(OptionError, match="the translator is closed"):
+        translator.translate(["Go."])

@@ -269,6 +269,7 @@ def test_what_no_text_has_is_never_chosen(settings: dict[str, int], rng: np.rand
         ("min_p", -0.5),
         ("typical_p", 0),
         ("repetition_penalty", 0),
+        ("repetition_penalty", 1e-300),
         ("presence_penalty", 3),
         ("frequency_penalty", float("inf")),
         ("logit_bias", {1: 500}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +18,7 @@ from educe.cli.options import given
 from educe.cli.saving import OutputFolder
 from educe.cli.screen import print_failure, print_json, shortened
 from educe.cli.tracking import progress_bar
-from educe.errors import EduceError, InputError
+from educe.errors import EduceError, UserError
 from educe.generate.translation import Translator
 
 EXAMPLES = """
@@ -42,6 +42,15 @@ def command(
     ] = None,
     target: Annotated[str | None, typer.Option("--to", metavar="CODE", help="The language written.")] = None,
     num_beams: options.NumBeamsOption = None,
+    length_penalty: Annotated[
+        float | None,
+        typer.Option(
+            "--length-penalty", metavar="X", help="Above 0 long texts are favoured; the model's own."
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", min=1, metavar="N", help="Most tokens of a translation.")
+    ] = None,
     save: options.SaveTextsOption = None,
     loading: CachingOptions,
     json: options.JsonOption = False,
@@ -50,7 +59,13 @@ def command(
 
     A translation stands in the line of its source; a line that cannot be translated costs no other.
     """
-    chosen = given(source=source, target=target, num_beams=num_beams)
+    chosen = given(
+        source=source,
+        target=target,
+        num_beams=num_beams,
+        length_penalty=length_penalty,
+        max_tokens=max_tokens,
+    )
     folder = None if save is None else OutputFolder(save, map(Path, filter(names_file, texts)))
     translator = open_translator(model, loading)
     # A fault of the options is one of the command, not of each line.
@@ -72,31 +87,15 @@ def command(
 
 def _results(
     translator: Translator, argument: str, chosen: dict[str, Any]
-) -> Iterator[tuple[Line, str | InputError]]:
+) -> Iterator[tuple[Line, str | UserError]]:
     """Yield the lines of an argument with their translations, or what is wrong with them."""
     lines = text_lines(argument)
     with progress_bar(not sys.stdout.isatty()) as progress:
         bar = progress.add_task("translating", total=num_lines(argument), rate=0.0)
         while group := list(islice(lines, _LINES_AT_ONCE)):
-            yield from zip(group, _translated(translator, [line.text for line in group], chosen), strict=True)
+            found = translator.batch([line.text for line in group], **chosen)
+            yield from zip(group, found, strict=True)
             progress.update(bar, advance=len(group), rate=progress.tasks[bar].speed or 0.0)
-
-
-def _translated(
-    translator: Translator, texts: Sequence[str], chosen: dict[str, Any]
-) -> list[str | InputError]:
-    """Return the translations of texts; those that cannot be translated are found by halving."""
-    try:
-        return list(translator.translate(texts, **chosen))
-    except InputError as error:
-        if len(texts) == 1:
-            return [error]
-        middle = len(texts) // 2
-        return [
-            part
-            for half in (texts[:middle], texts[middle:])
-            for part in _translated(translator, half, chosen)
-        ]
 
 
 class _Report:
@@ -113,18 +112,19 @@ class _Report:
         self.text = ""
         self.status = 0
 
-    def add(self, line: Line, result: str | InputError) -> None:
+    def add(self, line: Line, result: str | UserError) -> None:
         """Take what became of one line; where there is nothing, its line is empty."""
-        if isinstance(result, InputError):
+        if isinstance(result, UserError):
+            result.place = None  # its line is said
             self.fail(result, line.row)
-        translation = "" if isinstance(result, InputError) else " ".join(result.splitlines())
+        translation = "" if isinstance(result, UserError) else " ".join(result.splitlines())
         row = line.row or 0
         written = "\n" * (row - self._num_lines) + translation + "\n"
         self._num_lines = row + 1
         self.text += written
         if not self._json:
             write_text(written)
-        elif not isinstance(result, InputError):
+        elif not isinstance(result, UserError):
             place = given(input=self._name, row=line.row)
             print_json({**place, "text": result, "model": self._model})
 

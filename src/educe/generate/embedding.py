@@ -7,19 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from educe.errors import InputError, ModelFileError, OptionError, refuse_unknown
+from educe.errors import InputError, ModelFileError, OptionError, UserError, refuse_unknown
 from educe.formats.sentence_transformers import read_pooling
 from educe.generate import packing
 from educe.generate.architectures.bert import encoder
 from educe.generate.architectures.encoder import EncoderGraph
 from educe.generate.cache import CacheFormat, pools
+from educe.generate.closing import Closing
 from educe.generate.compiled import compiled
 from educe.generate.configuration import Configuration
 from educe.generate.options import check_number
 from educe.generate.packing import program_size
 from educe.generate.parameters import Progress
 from educe.generate.step import Slice
-from educe.generate.texts import listed, placed
+from educe.generate.texts import isolated, listed, placed
 from educe.limits import DEFAULT_LIMITS, Limits
 from educe.model.checkpoint import Checkpoint
 from educe.text.tokenizer import Tokenizer
@@ -28,8 +29,8 @@ _BLOCK = 32
 _MOST_BATCH_TOKENS = 1 << 20
 
 
-class Embedder:
-    """An encoder of texts, ready to run. It is used by one thread at a time.
+class Embedder(Closing):
+    """An encoder of texts, ready to run until it is closed. It is used by one thread at a time.
 
     What is made of an encoder's rows is what the folder's modules say, as Sentence Transformers has them; the
     mean of all tokens where there are none.
@@ -52,6 +53,8 @@ class Embedder:
         UnsupportedModelError: the encoder, or what is made of its rows, is of a kind that is not known.
         OptionError: `batch_tokens` is less than 1.
     """
+
+    _held = ("_executable", "_pools")
 
     def __init__(
         self,
@@ -97,7 +100,8 @@ class Embedder:
     ) -> np.ndarray:
         """Return the vectors of texts, f32[texts, dimensions], in their order.
 
-        A vector does not depend on the other texts; but a text that is too long costs all, unless it is cut.
+        A vector does not depend on the other texts; but a text that is too long costs all, unless it is cut:
+        see `batch`.
 
         Args:
             texts: Any texts.
@@ -106,7 +110,7 @@ class Embedder:
 
         Raises:
             InputError: `texts` is a single text; or one is too long, or is no text: its place says which.
-            OptionError: an option is unknown, or has a value that it does not take.
+            OptionError: an option is unknown, or has a value that it does not take; or it is closed.
         """
         refuse_unknown("option", unknown, ("truncate", "progress"))
         texts, ids = listed(texts), []
@@ -115,6 +119,19 @@ class Embedder:
                 ids.append(self.tokens(text, truncate=truncate))
         return self.embed_tokens(ids, progress=progress)
 
+    def batch(self, texts: Sequence[str], **options: Any) -> list[np.ndarray | UserError]:
+        """Return the vector of each text, f32[dimensions], in their order; or the error of one that has none.
+
+        Args:
+            texts: As those of `embed`.
+            **options: Those of `embed`.
+
+        Raises:
+            InputError: `texts` is a single text.
+            OptionError: an option is unknown, or has a value that it does not take.
+        """
+        return isolated(lambda part: self.embed(part, **options), texts)
+
     def embed_tokens(
         self,
         ids: Sequence[Sequence[int]],
@@ -122,6 +139,7 @@ class Embedder:
         progress: Callable[[int, int], object] = lambda done, total: None,
     ) -> np.ndarray:
         """Return the vectors of texts that `tokens` has cut; see `embed`."""
+        self._check_open()
         vectors = np.empty((len(ids), self.dimensions), np.float32)
         for first, last in self._batches(ids):
             vectors[first:last] = self._run(ids[first:last])

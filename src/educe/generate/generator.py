@@ -17,7 +17,7 @@ from educe.generate.blocks import BlockManager
 from educe.generate.capacity import MOST_DRAFT_TOKENS, MOST_SEQUENCES, context_length, num_blocks
 from educe.generate.draft_model import DraftModel
 from educe.generate.engine import Engine
-from educe.generate.options import check_number
+from educe.generate.options import MOST_LOGPROBS, check_number
 from educe.generate.order import OPTIONS, OrderReader
 from educe.generate.parameters import Progress
 from educe.generate.perplexity import Perplexity, Window, windows
@@ -234,13 +234,13 @@ class Generator:
         Args:
             text: The text, or its tokens, of which the first one is only read.
             after: The text before it.
-            top: How many of the likeliest tokens come with each token, from 1.
+            top: How many of the likeliest tokens come with each token, from 1 to 20.
 
         Raises:
             InputError: there is nothing to weigh, or it does not fit into the context.
-            OptionError: `top` is less than 1.
+            OptionError: `top` is out of range.
         """
-        check_number("top", top, 1, math.inf, True)
+        check_number("top", top, 1, MOST_LOGPROBS, True)
         if not isinstance(after, str):
             raise InputError(f"is a {type(after).__name__}, no text", place="after", remedy="give a text")
         if isinstance(text, str):

@@ -30,7 +30,7 @@ class SamplingOptions:
         min_p: Only tokens with at least this share of the likeliest token's probability.
         typical_p: Only the tokens of most typical information that hold this share (Meister et al., 2023).
         repetition_penalty: What a positive logit of a token of prompt or text is divided by, a negative
-            times.
+            times, from 0.01 to 100.
         presence_penalty: What is taken from the logit of a token that the text has.
         frequency_penalty: What is taken from it for each time.
         logit_bias: What is added to the logits of these tokens; one that spells nothing is not chosen for it.
@@ -78,7 +78,7 @@ class SamplingOptions:
         object.__setattr__(self, name, value)
 
     def _check_rest(self) -> None:
-        for name in ("top_p", "typical_p", "repetition_penalty"):
+        for name in ("top_p", "typical_p"):
             if getattr(self, name) <= 0:
                 raise _wrong(name, getattr(self, name), "more than 0", "1.0 leaves it out")
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
@@ -105,7 +105,7 @@ _REALS: dict[str, tuple[float, float]] = {
     "top_p": (0, 1),
     "min_p": (0, 1),
     "typical_p": (0, 1),
-    "repetition_penalty": (0, 100),
+    "repetition_penalty": (0.01, 100),
     "presence_penalty": (-2, 2),
     "frequency_penalty": (-2, 2),
 }

@@ -58,7 +58,7 @@ def windows(ids: Sequence[int], num_special: int, size: int, stride: int) -> Ite
         yield Window([*special, *body[end - room : end]], end - start)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Perplexity:
     """How well a text is foretold; infinity where the model holds a token for impossible, or nearly so.
 
@@ -69,6 +69,9 @@ class Perplexity:
 
     logprobs: np.ndarray
     num_bytes: int
+
+    def __repr__(self) -> str:
+        return f"<Perplexity {self.per_token:.4g} of {self.num_tokens:,} tokens>"
 
     @property
     def num_tokens(self) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from educe.errors import ModelFileError, OptionError, UnsupportedModelError, nearest
+from educe.generate.closing import Closing
 from educe.generate.configuration import Configuration
 from educe.generate.encoder_decoder import EncoderDecoder, Source
 from educe.generate.fallback import TEMPERATURES, Fallback, Written
@@ -49,8 +50,8 @@ class _Wanted:
     conditions: bool
 
 
-class Transcriber:
-    """A model of the type ``whisper``, ready to run. It is used by one thread at a time.
+class Transcriber(Closing):
+    """A model of the type ``whisper``, ready to run until it is closed. It is used by one thread at a time.
 
     A sound is heard in windows of 30 seconds; each begins where the last whole segment before it ends. The
     same sound gives the same transcript, also where tokens are drawn.
@@ -73,6 +74,8 @@ class Transcriber:
             a token that the model lacks.
         UnsupportedModelError: the model is of another type.
     """
+
+    _held = ("_model", "_writer")
 
     def __init__(
         self,
@@ -142,9 +145,10 @@ class Transcriber:
 
         Raises:
             InputError: the sound cannot be read.
-            OptionError: the language or the task is not known, or a number is out of range.
+            OptionError: the language or the task is not known, a number is out of range, or it is closed.
             LimitError: the sound is longer than `limits.audio_seconds`, or there are too many beams.
         """
+        self._check_open()
         self._check(task, language)
         fallback = Fallback(
             temperature=(temperature,) if isinstance(temperature, (int, float)) else temperature,

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
-from educe.errors import InputError, ModelFileError, refuse_unknown
+from educe.errors import InputError, ModelFileError, UserError, refuse_unknown
+from educe.generate.closing import Closing
 from educe.generate.configuration import Configuration
+from educe.generate.options import check_number
 from educe.generate.parameters import Progress
 from educe.generate.runners import encoder_decoder_for
 from educe.generate.search import SearchOptions
-from educe.generate.texts import listed, placed
+from educe.generate.texts import isolated, listed, placed
 from educe.generate.writer import Writer
 from educe.limits import DEFAULT_LIMITS, Limits
 from educe.model.checkpoint import Checkpoint, Vocabulary
@@ -19,10 +22,11 @@ from educe.text.languages import Direction, Languages
 from educe.text.tokenizer import Tokenizer
 
 _WORDS = "words"
+_OPTIONS = ("source", "target", "num_beams", "length_penalty", "max_tokens")
 
 
-class Translator:
-    """A translator, ready to run. It is used by one thread at a time.
+class Translator(Closing):
+    """A translator, ready to run until it is closed. It is used by one thread at a time.
 
     How texts are searched is what the model's generation_config.json says. A translation does not depend on
     what is translated beside it.
@@ -46,6 +50,8 @@ class Translator:
         ModelFileError: a file is missing or broken, weights are misshapen, or there is no tokenizer.
         UnsupportedModelError: the architecture, or a part of it, is not known.
     """
+
+    _held = ("_model", "_writer")
 
     def __init__(
         self,
@@ -90,23 +96,29 @@ class Translator:
         source: str | None = None,
         target: str | None = None,
         num_beams: int | None = None,
+        length_penalty: float | None = None,
+        max_tokens: int | None = None,
         **unknown: Any,
     ) -> list[str]:
-        """Return the translations of texts, in their order; one that cannot be translated costs all.
+        """Return the translations of texts, in their order; one that cannot be costs all: see `batch`.
 
         Args:
             texts: One sentence each, or as much as the model reads at once.
             source: The code of the language read, where the model is told.
             target: The code of the language written, where the model is told.
             num_beams: How many texts are continued side by side; as many as the model asks for if absent.
+            length_penalty: The power of its length that a text's score is divided by, from -5 to 5; the
+                model's own if absent. More than 0 favours long texts.
+            max_tokens: Most tokens of a translation; never more than the model's own number.
 
         Raises:
             InputError: `texts` is a single text; or one of them is empty or too long: its place says which.
             ModelFileError: a text has a token that the model lacks.
-            OptionError: a language is missing or not known, or `num_beams` is out of range.
+            OptionError: a language is missing or not known, a number is out of range, or it is closed.
             LimitError: a text is larger than `limits.text_bytes`, or there are too many beams.
         """
-        refuse_unknown("option", unknown, ("source", "target", "num_beams"))
+        refuse_unknown("option", unknown, _OPTIONS)
+        self._check_open()
         texts = listed(texts)
         direction = self._languages.direction(source, target)
         ids = []
@@ -116,6 +128,11 @@ class Translator:
         options, start = self.options, self._start
         if num_beams is not None:
             options = dataclasses.replace(options, num_beams=num_beams)
+        if length_penalty is not None:
+            options = dataclasses.replace(options, length_penalty=length_penalty)
+        if max_tokens is not None:
+            count = check_number("max_tokens", max_tokens, 1, math.inf, True)
+            options = dataclasses.replace(options, max_length=min(1 + count, options.max_length))
         if direction.forced is not None:
             options = dataclasses.replace(options, forced_bos_token_id=direction.forced)
 
@@ -124,6 +141,19 @@ class Translator:
 
         found = self._writer.write([len(each) for each in ids], read, [[start]] * len(ids), options)
         return [self._text(text.tokens[1:]) for text in found]
+
+    def batch(self, texts: Sequence[str], **options: Any) -> list[str | UserError]:
+        """Return the translations of texts, in their order; in place of one that cannot be, its error.
+
+        Args:
+            texts: As those of `translate`.
+            **options: Those of `translate`.
+
+        Raises:
+            InputError: `texts` is a single text.
+            OptionError: an option is unknown, or has a value that it does not take.
+        """
+        return isolated(lambda part: self.translate(part, **options), texts)
 
     def _ids(self, text: str, direction: Direction) -> list[int]:
         text = direction.prefix + text

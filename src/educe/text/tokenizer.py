@@ -78,6 +78,9 @@ class Tokenizer:
         """
         return cls(tokenizer_files.of_tables(vocabulary), limits=limits)
 
+    def __repr__(self) -> str:
+        return f"<Tokenizer of {self.vocabulary_size:,} tokens>"
+
     @property
     def vocabulary_size(self) -> int:
         """One more than the largest id."""
