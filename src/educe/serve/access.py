@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from hashlib import sha256
+from typing import Literal
 
 from educe.serve.faults import NotFound, Unauthorized
-from educe.serve.http.routes import Access
 from educe.serve.settings import ServerSettings
+
+Access = Literal["open", "key", "admin"]
+"""Who may ask: anyone, who has a key if keys are demanded, or such a one where models may be managed."""
 
 
 def tenant_of(settings: ServerSettings, access: Access, authorization: str | None) -> str:

@@ -5,9 +5,12 @@ A refusal's text is written for a stranger: it names nothing of this machine but
 
 from __future__ import annotations
 
+import logging
 from typing import ClassVar
 
 from educe.errors import EduceError, InternalError, LimitError, UserError
+
+_LOG = logging.getLogger("educe.serve")
 
 
 class Refusal(EduceError):  # noqa: N818
@@ -139,6 +142,14 @@ class Failed(Refusal):
 
     status = 500
     grpc = "INTERNAL"
+
+
+def logged(fault: Exception, asked: str) -> Refusal:
+    """Return a fault as a client may see it; one of ours goes into the log, with what was asked."""
+    refused = refusal(fault)
+    if isinstance(refused, Failed):
+        _LOG.error("%s failed", asked, exc_info=fault)
+    return refused
 
 
 def refusal(error: Exception) -> Refusal:

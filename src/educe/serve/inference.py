@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import Executor
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -154,14 +155,14 @@ class Inference:
             )
             return Inferred(deployment.version, outputs, timing)
 
-    async def stream(self, call: InferCall) -> AsyncIterator[Inferred]:
+    async def stream(self, call: InferCall) -> AsyncGenerator[Inferred, None]:
         """Yield what comes of a request: a generator's text in pieces, else all at once; see `infer`."""
         with await self.repository.use(call.model, call.version) as deployment:
             model = deployment.served.model if isinstance(deployment.served, LanguageModelServed) else None
             if isinstance(model, Generator):
-                pieces = text_tensors.stream(model, self._text_call(call), self.pool)
-                async for found, timing, is_last in pieces:
-                    yield Inferred(deployment.version, found, timing, is_last)
+                async with aclosing(text_tensors.stream(model, self._text_call(call), self.pool)) as pieces:
+                    async for found, timing, is_last in pieces:
+                        yield Inferred(deployment.version, found, timing, is_last)
                 return
         yield await self.infer(call)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -160,7 +160,7 @@ async def infer(
 
 async def stream(
     model: Generator, call: TextCall, pool: Executor
-) -> AsyncIterator[tuple[dict[str, np.ndarray], Timing, bool]]:
+) -> AsyncGenerator[tuple[dict[str, np.ndarray], Timing, bool], None]:
     """Yield the pieces of a text as they are written, and whether each is the last; `infer` has the rest.
 
     Raises:

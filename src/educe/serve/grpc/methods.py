@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from educe.serve.access import Access
 from educe.serve.grpc.messages import message, pool
-from educe.serve.http.routes import Access
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from educe.errors import MissingLibraryError, OptionError
 from educe.files import open_regular
 from educe.serve.access import tenant_of
-from educe.serve.faults import BadRequest, Failed, refusal
+from educe.serve.faults import BadRequest, logged
 from educe.serve.inference import Inference
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
     from educe.serve.grpc.methods import Call, Method
 
-_LOG = logging.getLogger("educe.serve")
 _CERTIFICATE_BYTES = 2**20
 # A client that has gone without a word is noticed within so long.
 _PING_MILLISECONDS = 20_000
@@ -165,9 +163,7 @@ class GrpcServer:
         return Call(end, settings.timeout_seconds, tenant)
 
     async def _refuse(self, fault: Exception, context: Any, method: Method) -> None:
-        refused = refusal(fault)
-        if isinstance(refused, Failed):
-            _LOG.error("a call of %s failed", method.path, exc_info=fault)
+        refused = logged(fault, f"a call of {method.path}")
         metadata: tuple[tuple[str, str], ...] = ()
         if refused.retry_after is not None:
             # How long clients with a policy of retries wait, as gRPC has it.

@@ -5,8 +5,8 @@ Source: the protocol's gRPC specification, and its extensions as Triton and KSer
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from msgspec import to_builtins
 
 from educe import __version__
 from educe.serve import tensors
-from educe.serve.faults import BadRequest, Failed, NotReady, refusal
+from educe.serve.faults import BadRequest, NotReady, logged
 from educe.serve.grpc.contents import read_inputs, read_parameters, write_outputs, write_parameters
 from educe.serve.grpc.messages import INFERENCE, inference
 from educe.serve.grpc.methods import Call, Method
@@ -22,7 +22,6 @@ from educe.serve.http.statistics import stats_of
 from educe.serve.http.v2 import config_of
 from educe.serve.inference import InferCall, Inference, Inferred
 
-_LOG = logging.getLogger("educe.serve")
 _EXTENSIONS = ("model_configuration", "model_repository", "parameters", "statistics")
 _FINAL = "triton_final_response"
 _EMPTY_FINAL = "triton_enable_empty_final_response"
@@ -123,15 +122,13 @@ class InferenceService:
             try:
                 parameters = read_parameters(request.parameters)
                 _flag(parameters, _EMPTY_FINAL)
-                pieces = self.models.stream(self._asked(request, parameters, call))
-                async for done in pieces:
-                    response = _response(request, done)
-                    write_parameters(response.parameters, {_FINAL: done.is_last})
-                    yield kind(infer_response=response)
+                async with aclosing(self.models.stream(self._asked(request, parameters, call))) as pieces:
+                    async for done in pieces:
+                        response = _response(request, done)
+                        write_parameters(response.parameters, {_FINAL: done.is_last})
+                        yield kind(infer_response=response)
             except Exception as fault:
-                refused = refusal(fault)
-                if isinstance(refused, Failed):
-                    _LOG.error("request %r failed", request.id[:128], exc_info=fault)
+                refused = logged(fault, f"request {request.id[:128]!r}")
                 failed = inference("ModelInferResponse")(id=request.id, model_name=request.model_name)
                 write_parameters(failed.parameters, {_FINAL: True})
                 yield kind(error_message=str(refused), infer_response=failed)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import re
 import secrets
 import zlib
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, Iterable, Mapping, MutableMapping
+from contextlib import aclosing
 from functools import partial
 from itertools import count
 from typing import Any
@@ -16,24 +16,19 @@ from typing import Any
 from educe.serve.access import tenant_of
 from educe.serve.faults import (
     BadRequest,
-    Failed,
     Forbidden,
     MethodNotAllowed,
-    Refusal,
     TooLarge,
     Unauthorized,
     WrongHost,
     WrongMediaType,
-    refusal,
+    logged,
 )
 from educe.serve.http.connection import Body
 from educe.serve.http.exchange import Request, Response, aside, encode
-from educe.serve.http.openai import types
-from educe.serve.http.openai.errors import error_of
 from educe.serve.http.routes import Family, Route, Router
 from educe.serve.settings import ServerSettings
 
-_LOG = logging.getLogger("educe.serve")
 _ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _SAFE_METHODS = ("GET", "HEAD")
 
@@ -54,11 +49,19 @@ class App:
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         """Answer one request; any fault becomes an answer, too."""
+        scope["connection"].task = asyncio.current_task()
+        try:
+            await self._answer(scope, send)
+        except asyncio.CancelledError:
+            return  # the client has gone, and nobody reads an answer
+        finally:
+            scope["connection"].task = None
+
+    async def _answer(self, scope: MutableMapping[str, Any], send: Any) -> None:
         headers = dict(scope["headers"])
         request_id = self._request_id(headers)
         path: str = scope["path"]
-        family: Family = "openai" if path.startswith("/v1/") else "v2"
-        scope["connection"].task = asyncio.current_task()
+        family = self.router.family(path)
         try:
             self._check_host(scope["headers"], scope["scheme"])
             route, params = self.router.find(scope["method"], path)
@@ -77,12 +80,9 @@ class App:
                 params,
             )
             response = await route.handle(request)
-        except asyncio.CancelledError:
-            return  # the client has gone, and nobody reads an answer
         except Exception as fault:
             response = self._failure(fault, family, request_id)
         finally:
-            scope["connection"].task = None
             scope["body"].release()
         await self._send(response, request_id, send, scope)
 
@@ -108,21 +108,15 @@ class App:
             await send({"type": "http.response.body", "body": b""})
             return
         await send({"type": "http.response.start", "status": response.status, "headers": fields})
-        scope["connection"].task = asyncio.current_task()
-        try:
-            async for part in body:  # type: ignore[union-attr]
+        assert isinstance(body, AsyncGenerator)
+        async with aclosing(body) as parts:
+            async for part in parts:
                 await send({"type": "http.response.body", "body": part, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
-        except asyncio.CancelledError:
-            return
-        finally:
-            scope["connection"].task = None
+        await send({"type": "http.response.body", "body": b""})
 
     def _failure(self, fault: Exception, family: Family, request_id: str) -> Response:
-        refused = refusal(fault)
-        if isinstance(refused, Failed):
-            _LOG.error("request %s failed", request_id, exc_info=fault)
-        response = Response(encode(_error_body(refused, family)), status=refused.status)
+        refused = logged(fault, f"request {request_id}")
+        response = Response(encode(family.body_of(refused)), status=refused.status)
         if refused.retry_after is not None:
             response.headers.append((b"retry-after", b"%d" % max(1, round(refused.retry_after))))
         if isinstance(refused, Unauthorized):
@@ -199,9 +193,3 @@ def _decompressed(body: bytes, coding: bytes, most: int) -> bytes:
 
 def _too_large(most: int) -> TooLarge:
     return TooLarge(f"the body has more than {most} bytes")
-
-
-def _error_body(refused: Refusal, family: Family) -> Any:
-    if family == "v2":
-        return {"error": str(refused)}
-    return types.ErrorAnswer(error_of(refused))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
@@ -81,7 +81,7 @@ class Response:
         headers: More header fields, their names in small letters.
     """
 
-    body: bytes | Sequence[bytes | memoryview] | AsyncIterator[bytes] = b""
+    body: bytes | Sequence[bytes | memoryview] | AsyncGenerator[bytes, None] = b""
     media_type: str = _JSON
     status: int = 200
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)

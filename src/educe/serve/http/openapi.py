@@ -16,8 +16,7 @@ import numpy as np
 
 from educe import __version__
 from educe.serve.http.exchange import Request, Response, encode
-from educe.serve.http.openai.types import ErrorAnswer
-from educe.serve.http.routes import Content, Family, Route
+from educe.serve.http.routes import Content, Route
 from educe.serve.http.v2_types import V2Error
 from educe.serve.settings import ServerSettings
 from educe.tasks.answer import TensorSummary
@@ -45,9 +44,6 @@ probes and the page's own files demand one. Bodies may be compressed with gzip o
 Inference-Header-Content-Length, tensors may lie behind the JSON of an inference, as bytes."""
 
 Json: TypeAlias = "dict[str, Any]"
-
-
-_ERRORS: dict[Family, type] = {"v2": V2Error, "openai": ErrorAnswer}
 
 
 class OpenApi:
@@ -85,7 +81,8 @@ def describe(routes: Sequence[Route], is_locked: bool) -> Json:
     types = {kind for route in routes for _, kind in (*_contents(route.takes), *_contents(route.gives))} - {
         None
     }
-    known = sorted(types | {V2Error, ErrorAnswer, TensorSummary}, key=str)
+    types |= {route.family.error for route in routes}
+    known = sorted(types | {V2Error, TensorSummary}, key=str)
     schemas, components = msgspec.json.schema_components(
         known, schema_hook=_array_schema, ref_template=_SCHEMAS
     )
@@ -129,7 +126,7 @@ def _operation(route: Route, schema_of: dict[Any, Json], is_locked: bool) -> Jso
 
 
 def _responses(route: Route, schema_of: dict[Any, Json], is_locked: bool) -> Json:
-    error_type = schema_of[_ERRORS[route.family]]
+    error_type = schema_of[route.family.error]
     contents: dict[int, dict[str, list[Json]]] = {}
     for status in route.statuses:
         contents[status] = _given(route, schema_of)

@@ -10,6 +10,7 @@ import msgspec
 from educe.serve.faults import BadRequest, refusal
 from educe.serve.http.exchange import Request, Response, aside, decode, encode
 from educe.serve.http.forms import FORM, read_form
+from educe.serve.http.openai.errors import OPENAI
 from educe.serve.http.routes import Route
 from educe.serve.inference import Inference
 from educe.tasks.answer import Answer
@@ -40,7 +41,7 @@ class Predict:
                 "Answer about a picture, video, sound, text, table or any file; a line for each item in it.",
                 takes=("application/octet-stream", FORM, "application/json", "text/plain", "text/csv"),
                 gives=(Answer, _LINES),
-                family="openai",
+                family=OPENAI,
             )
         ]
 

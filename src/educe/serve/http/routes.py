@@ -4,18 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
-from educe.serve.faults import MethodNotAllowed, NotFound
+from educe.serve.access import Access
+from educe.serve.faults import MethodNotAllowed, NotFound, Refusal
 from educe.serve.http.exchange import Request, Response
+from educe.serve.http.v2_types import V2Error
 
 Handle: TypeAlias = "Callable[[Request], Awaitable[Response]]"
 
-Access = Literal["open", "key", "admin"]
-"""Who may ask: anyone, who has a key if keys are demanded, or such a one where models may be managed."""
 
-Family = Literal["v2", "openai"]
-"""In whose form errors are answered: the Open Inference Protocol's, or the OpenAI API's."""
+@dataclass(frozen=True)
+class Family:
+    """Routes whose errors have one form.
+
+    Attributes:
+        error: The type of an error's body.
+        body_of: Returns such a body for a refusal.
+    """
+
+    error: type
+    body_of: Callable[[Refusal], Any]
+
+
+OPEN_INFERENCE = Family(V2Error, lambda refused: V2Error(str(refused)))
+"""The errors of the Open Inference Protocol, which all routes have that belong to nothing else."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +68,7 @@ class Route:
     takes: Any = None
     gives: Any = None
     access: Access = "key"
-    family: Family = "v2"
+    family: Family = OPEN_INFERENCE
     statuses: tuple[int, ...] = (200,)
 
 
@@ -70,6 +83,7 @@ class Router:
         self.routes = tuple(routes)
         self._static: dict[str, dict[str, Route]] = {}
         self._tree: dict[str, Any] = {}
+        self._families = {route.path.split("/")[1]: route.family for route in self.routes}
         for route in self.routes:
             if "{" not in route.path:
                 self._static.setdefault(route.path, {})[route.method] = route
@@ -78,6 +92,10 @@ class Router:
             for segment in route.path.split("/")[1:]:
                 node = node.setdefault("*" if segment.startswith("{") else segment, {})
             node.setdefault("", {})[route.method] = route
+
+    def family(self, path: str) -> Family:
+        """Return the family of the routes that begin as a path does, whether there is one of it or not."""
+        return self._families.get(path.split("/")[1] if path.startswith("/") else "", OPEN_INFERENCE)
 
     def find(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
         """Return the route of a request, with what its path has in the places of names.

@@ -5,8 +5,7 @@ Source: the generate extension in the documents of the Triton Inference Server.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -14,12 +13,11 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from educe.serve.faults import BadRequest, Failed, refusal
+from educe.serve.faults import BadRequest, logged
 from educe.serve.http.exchange import Request, Response, encode, json_response
 from educe.serve.http.routes import Route
 from educe.serve.inference import InferCall, Inference, Inferred
 
-_LOG = logging.getLogger("educe.serve")
 _EVENTS = "text/event-stream"
 _TEXT = "text_input"
 
@@ -159,19 +157,16 @@ def _response(asked: GenerateRequest, model: str, done: Inferred) -> GenerateRes
 
 
 async def _events(
-    asked: GenerateRequest, first: GenerateResponse, rest: AsyncIterator[Inferred], request_id: str
-) -> AsyncIterator[bytes]:
+    asked: GenerateRequest, first: GenerateResponse, rest: AsyncGenerator[Inferred, None], request_id: str
+) -> AsyncGenerator[bytes, None]:
     try:
         yield _event(first)
         async for each in rest:
             yield _event(_response(asked, first.model_name, each))
     except Exception as fault:
-        refused = refusal(fault)
-        if isinstance(refused, Failed):
-            _LOG.error("request %s failed", request_id, exc_info=fault)
-        yield _event({"error": str(refused)})
+        yield _event({"error": str(logged(fault, f"request {request_id}"))})
     finally:
-        await rest.aclose()  # type: ignore[attr-defined]
+        await rest.aclose()
 
 
 def _event(value: Any) -> bytes:

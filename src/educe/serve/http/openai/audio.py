@@ -18,7 +18,7 @@ from educe.serve.faults import BadRequest
 from educe.serve.http.exchange import Request, Response, aside, json_response
 from educe.serve.http.forms import FORM, Part, read_form
 from educe.serve.http.openai import sse, types
-from educe.serve.http.openai.errors import in_words_of, naming_field
+from educe.serve.http.openai.errors import OPENAI, in_words_of, naming_field
 from educe.serve.http.openai.writing import deployed, language_model
 from educe.serve.http.routes import Content, Route
 from educe.serve.inference import Inference
@@ -48,7 +48,7 @@ class Audio:
                 "Write down what is said in a sound; events if it is to stream.",
                 takes=Content(FORM, types.TranscriptionForm),
                 gives=(types.Transcription | types.VerboseTranscription, _PLAIN, _VTT, sse.MEDIA_TYPE),
-                family="openai",
+                family=OPENAI,
             )
         ]
 

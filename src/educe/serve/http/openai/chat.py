@@ -18,7 +18,7 @@ from educe.serve.faults import BadRequest
 from educe.serve.http.exchange import Request, Response
 from educe.serve.http.openai import chat_types as chats
 from educe.serve.http.openai import logprobs, sse, types
-from educe.serve.http.openai.errors import read
+from educe.serve.http.openai.errors import OPENAI, read
 from educe.serve.http.openai.writing import (
     Written,
     answer_of,
@@ -63,7 +63,7 @@ class Chat:
                 "Answer in a conversation; events if it is to stream.",
                 takes=chats.ChatRequest,
                 gives=(chats.ChatAnswer, sse.MEDIA_TYPE),
-                family="openai",
+                family=OPENAI,
             )
         ]
 

@@ -20,7 +20,7 @@ from educe.serve.http.exchange import Request, Response
 from educe.serve.http.openai import completion_types as completions
 from educe.serve.http.openai import logprobs, sse
 from educe.serve.http.openai.chat import Texts
-from educe.serve.http.openai.errors import in_words_of, read
+from educe.serve.http.openai.errors import OPENAI, in_words_of, read
 from educe.serve.http.openai.writing import (
     Written,
     answer_of,
@@ -57,7 +57,7 @@ class Completions:
                 "Continue texts; events if it is to stream.",
                 takes=completions.CompletionRequest,
                 gives=(completions.CompletionAnswer, sse.MEDIA_TYPE),
-                family="openai",
+                family=OPENAI,
             )
         ]
 

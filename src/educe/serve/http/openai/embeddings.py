@@ -16,7 +16,7 @@ from educe.serve.faults import BadRequest
 from educe.serve.http.exchange import Request, Response, json_response
 from educe.serve.http.openai import types
 from educe.serve.http.openai.completions import prompts_of
-from educe.serve.http.openai.errors import in_words_of, read
+from educe.serve.http.openai.errors import OPENAI, in_words_of, read
 from educe.serve.http.openai.writing import deployed, language_model
 from educe.serve.http.routes import Route
 from educe.serve.inference import Inference
@@ -47,7 +47,7 @@ class Embeddings:
                 "Make vectors of texts.",
                 takes=types.EmbeddingRequest,
                 gives=types.EmbeddingAnswer,
-                family="openai",
+                family=OPENAI,
             )
         ]
 

@@ -13,6 +13,7 @@ from educe.errors import InputError, LimitError, UserError
 from educe.serve.faults import BadRequest, NotFound, Refusal, Unauthorized
 from educe.serve.http.exchange import Request
 from educe.serve.http.openai import types
+from educe.serve.http.routes import Family
 
 T = TypeVar("T")
 
@@ -23,19 +24,23 @@ _OF_LENGTH = re.compile(r" has [\d,]+ tokens, and|tokens of prompt")
 _PLACE = re.compile(r"(?P<name>[a-z_]+)(?P<rest>.*)", re.DOTALL)
 
 
+def error_of(refused: Refusal) -> types.Error:
+    """Return a refusal as the API has it."""
+    kind = _TYPES.get(refused.status, "invalid_request_error" if refused.status < 500 else "server_error")
+    code = "invalid_api_key" if isinstance(refused, Unauthorized) else _snake(type(refused).__name__)
+    return types.Error(str(refused), kind, refused.place, code)
+
+
+OPENAI = Family(types.ErrorAnswer, lambda refused: types.ErrorAnswer(error_of(refused)))
+"""The errors of the OpenAI API."""
+
+
 class ContextLengthExceeded(BadRequest):
     """Prompt and text do not fit into what the model reads at once."""
 
 
 class ModelNotFound(NotFound):
     """No such model."""
-
-
-def error_of(refused: Refusal) -> types.Error:
-    """Return a refusal as the API has it."""
-    kind = _TYPES.get(refused.status, "invalid_request_error" if refused.status < 500 else "server_error")
-    code = "invalid_api_key" if isinstance(refused, Unauthorized) else _snake(type(refused).__name__)
-    return types.Error(str(refused), kind, refused.place, code)
 
 
 def read(request: Request, decoder: msgspec.json.Decoder[T]) -> T:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from educe.serve.faults import NotFound
 from educe.serve.http.exchange import Request, Response, json_response
 from educe.serve.http.openai import types
-from educe.serve.http.openai.errors import ModelNotFound
+from educe.serve.http.openai.errors import OPENAI, ModelNotFound
 from educe.serve.http.routes import Route
 from educe.serve.inference import Inference
 
@@ -34,7 +34,7 @@ class Models:
                 self.index,
                 "The models that the server knows.",
                 gives=types.ModelList,
-                family="openai",
+                family=OPENAI,
             ),
             Route(
                 "GET",
@@ -42,7 +42,7 @@ class Models:
                 self.model,
                 "A model that the server knows.",
                 gives=types.Model,
-                family="openai",
+                family=OPENAI,
             ),
         ]
 

@@ -18,7 +18,7 @@ from educe.serve.http.openai import chat_types as chats
 from educe.serve.http.openai import response_types as responses
 from educe.serve.http.openai import sse, types
 from educe.serve.http.openai.chat import Texts, refuse_serial_calls
-from educe.serve.http.openai.errors import read
+from educe.serve.http.openai.errors import OPENAI, read
 from educe.serve.http.openai.response_events import ResponseWriter, whole
 from educe.serve.http.openai.writing import (
     Written,
@@ -64,7 +64,7 @@ class Responses:
                 "Respond to items; events if it is to stream.",
                 takes=responses.ResponseRequest,
                 gives=(responses.ResponseAnswer, sse.MEDIA_TYPE),
-                family="openai",
+                family=OPENAI,
             )
         ]
 

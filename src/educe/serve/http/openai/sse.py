@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
-from educe.serve.faults import Failed, refusal
+from educe.serve.faults import logged
 from educe.serve.http.exchange import Response, encode
 from educe.serve.http.openai import types
 from educe.serve.http.openai.errors import error_of
-
-_LOG = logging.getLogger("educe.serve")
 
 MEDIA_TYPE = "text/event-stream"
 DONE = b"data: [DONE]\n\n"
@@ -53,9 +50,6 @@ async def _guarded(
             async for each in events:
                 yield each
         except Exception as fault:
-            refused = refusal(fault)
-            if isinstance(refused, Failed):
-                _LOG.error("request %s failed", request_id, exc_info=fault)
-            for each in on_fault(error_of(refused)):
+            for each in on_fault(error_of(logged(fault, f"request {request_id}"))):
                 yield each
         yield DONE
