@@ -179,6 +179,16 @@ def test_what_is_wrong_with_a_completion_is_named(server: Client, changes: Any, 
 # Embeddings ----------------------------------------------------------------------------------------------
 
 
+def test_parts_of_a_request_that_is_refused_do_not_run(folders: Path) -> None:
+    source = ModelSource("reader", folders / "reader")
+    with serving(source, max_batch=1, max_waiting=3) as found:
+        body = {"model": "reader", "input": ["a"] * 10}
+        assert found.ask("POST", "/v1/embeddings", body)[0] == 503
+        assert found.ask("POST", "/v1/embeddings", {**body, "input": "a"})[0] == 200
+        (statistics,) = found.json("GET", "/v2/models/reader/stats")["model_stats"]
+        assert statistics["execution_count"] <= 2
+
+
 def test_vectors_are_those_of_the_embedder(api_client: openai.OpenAI, folders: Path) -> None:
     texts = ["a", "b c d", "", "q r s t"]
     model = api.embedder(folders / "reader")

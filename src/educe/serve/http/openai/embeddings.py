@@ -104,12 +104,22 @@ async def _vectors(
     size = inference.settings.max_batch
     parts = [ids[first : first + size] for first in range(0, len(ids), size)]
     runs = [
-        deployment.lane.submit(
-            _TOKENS, Work(part, {}, Embedder.embed_tokens), len(part), deadline=deadline, priority=priority
+        asyncio.ensure_future(
+            deployment.lane.submit(
+                _TOKENS,
+                Work(part, {}, Embedder.embed_tokens),
+                len(part),
+                deadline=deadline,
+                priority=priority,
+            )
         )
         for part in parts
     ]
-    return np.concatenate([vectors for vectors, _ in await asyncio.gather(*runs)])
+    try:
+        return np.concatenate([vectors for vectors, _ in await asyncio.gather(*runs)])
+    finally:
+        for run in runs:  # the others, if one has failed
+            run.cancel()
 
 
 def _written(vector: np.ndarray, form: str) -> Any:
