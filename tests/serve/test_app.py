@@ -64,6 +64,36 @@ def test_pages_of_other_origins_are_refused(client: Client, origin: str) -> None
     assert client.ask("POST", INFER, ROW, {"origin": own})[0] == 200
 
 
+def test_pages_of_known_origins_may_ask_and_read() -> None:
+    page = "https://page.example"
+    with serving("breast_cancer", origins=(page,), api_keys=(KEY,)) as found:
+        wanted = {
+            "origin": page,
+            "access-control-request-method": "POST",
+            "access-control-request-headers": "authorization,content-type",
+        }
+        status, headers, body = found.ask("OPTIONS", INFER, None, wanted)
+        assert (status, body) == (200, b"")
+        assert headers["access-control-allow-origin"] == page
+        assert "POST" in headers["access-control-allow-methods"]
+        assert headers["access-control-allow-headers"] == "authorization, *"
+        for key, status in ((KEY, 200), ("no-key-of-this-server", 401)):
+            answer = found.ask("POST", INFER, ROW, {"origin": page, "authorization": f"Bearer {key}"})
+            assert answer[0] == status
+            assert answer[1]["access-control-allow-origin"] == page
+            assert answer[1]["vary"] == "origin"
+        status, headers, _ = found.ask("OPTIONS", INFER, None, {**wanted, "origin": "https://evil.example"})
+        assert status == 403
+        assert not [name for name in headers if name.startswith("access-control")]
+        assert "access-control-allow-origin" not in found.ask("GET", "/livez")[1]
+
+
+def test_hosts_are_known_by_name_in_any_case_and_by_address() -> None:
+    assert ServerSettings(host_names=("Models.Example",)).accepts_host("models.example:8000")
+    assert ServerSettings(host="2001:db8::1", insecure=True).accepts_host("[2001:DB8::1]:8000")
+    assert not ServerSettings(host_names=("models.example",)).accepts_host("other.example")
+
+
 def test_errors_say_what_and_where_in_each_family(client: Client) -> None:
     status, headers, body = client.ask("POST", INFER, {"inputs": [{"name": 3}]})
     assert status == 400

@@ -136,4 +136,6 @@ class ServerSettings:
     def accepts_host(self, host: str) -> bool:
         """Say whether a request's ``Host`` names this server, whatever its port."""
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-        return name.lower() in {"localhost", "127.0.0.1", "[::1]", self.host.lower(), *self.host_names}
+        own = f"[{self.host}]" if ":" in self.host else self.host
+        known = ("localhost", "127.0.0.1", "[::1]", own, *self.host_names)
+        return name.lower() in {each.lower() for each in known}

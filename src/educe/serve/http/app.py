@@ -31,6 +31,12 @@ from educe.serve.settings import ServerSettings
 
 _ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _SAFE_METHODS = ("GET", "HEAD")
+_PREFLIGHT = (
+    (b"access-control-allow-methods", b"GET, HEAD, POST"),
+    # A star would leave out the key.
+    (b"access-control-allow-headers", b"authorization, *"),
+    (b"access-control-max-age", b"600"),
+)
 
 
 class App:
@@ -60,31 +66,42 @@ class App:
     async def _answer(self, scope: MutableMapping[str, Any], send: Any) -> None:
         headers = dict(scope["headers"])
         request_id = self._request_id(headers)
-        path: str = scope["path"]
-        family = self.router.family(path)
+        cross: list[tuple[bytes, bytes]] = []
         try:
             self._check_host(scope["headers"], scope["scheme"])
-            route, params = self.router.find(scope["method"], path)
-            scope["route"], family = route, route.family
-            tenant = self._tenant(route, headers)
-            body = b"" if scope["method"] in _SAFE_METHODS else await self._body(headers, scope["body"])
-            request = Request(
-                scope["method"],
-                path,
-                scope["query_string"],
-                headers,
-                body,
-                request_id,
-                self._deadline(headers),
-                tenant,
-                params,
-            )
-            response = await route.handle(request)
+            cross = self._cross_origin(headers)
+            if cross and scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
+                response = Response(b"", "", headers=[*_PREFLIGHT])
+            else:
+                response = await self._routed(scope, headers, request_id)
         except Exception as fault:
+            route: Route | None = scope.get("route")
+            family = self.router.family(scope["path"]) if route is None else route.family
             response = self._failure(fault, family, request_id)
         finally:
             scope["body"].release()
+        response.headers += cross
         await self._send(response, request_id, send, scope)
+
+    async def _routed(
+        self, scope: MutableMapping[str, Any], headers: dict[bytes, bytes], request_id: str
+    ) -> Response:
+        route, params = self.router.find(scope["method"], scope["path"])
+        scope["route"] = route
+        tenant = self._tenant(route, headers)
+        body = b"" if scope["method"] in _SAFE_METHODS else await self._body(headers, scope["body"])
+        request = Request(
+            scope["method"],
+            scope["path"],
+            scope["query_string"],
+            headers,
+            body,
+            request_id,
+            self._deadline(headers),
+            tenant,
+            params,
+        )
+        return await route.handle(request)
 
     async def _send(self, response: Response, request_id: str, send: Any, scope: Mapping[str, Any]) -> None:
         fields = [(b"x-request-id", request_id.encode()), *response.headers]
@@ -145,6 +162,17 @@ class App:
                 origin = value.decode("latin-1")
                 if origin != f"{scheme}://{host}" and origin not in self.settings.origins:
                     raise Forbidden("pages of this origin may not call this server")
+
+    def _cross_origin(self, headers: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+        """Return the header fields that let a page of another origin read the answer, if it may."""
+        origin = headers.get(b"origin")
+        if origin is None or origin.decode("latin-1") not in self.settings.origins:
+            return []
+        return [
+            (b"access-control-allow-origin", origin),
+            (b"access-control-expose-headers", b"*"),
+            (b"vary", b"origin"),
+        ]
 
     def _tenant(self, route: Route, headers: Mapping[bytes, bytes]) -> str:
         authorization = headers.get(b"authorization")
