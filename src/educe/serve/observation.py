@@ -35,6 +35,14 @@ class Timing:
     run: float
     rows: int
 
+    def parameters(self) -> dict[str, int]:
+        """Return it as the parameters of an answer of the Open Inference Protocol, in microseconds."""
+        return {
+            "queue_us": round(self.queue * 1e6),
+            "run_us": round(self.run * 1e6),
+            "batch_rows": self.rows,
+        }
+
     def header(self) -> bytes:
         """Return it as a ``Server-Timing`` header has it, in milliseconds."""
         return b"queue;dur=%.3f, run;dur=%.3f, rows;desc=%d" % (self.queue * 1e3, self.run * 1e3, self.rows)

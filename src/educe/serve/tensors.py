@@ -105,6 +105,18 @@ def refuse_parameters(given: Iterable[str], known: Collection[str], place: str) 
             raise BadRequest(f"unknown parameter {name[:50]!r}", place=f"{place}.parameters", remedy=remedy)
 
 
+def take_flag(parameters: dict[str, Any], name: str) -> bool:
+    """Take a bool out of a request's parameters; false if it has none.
+
+    Raises:
+        BadRequest: it is no bool.
+    """
+    value = parameters.pop(name, False)
+    if not isinstance(value, bool):
+        raise BadRequest("expected true or false", place=f"parameters.{name}")
+    return value
+
+
 def element_count(shape: list[int], place: str) -> int:
     """Return how many elements a tensor of `shape` has.
 

@@ -106,13 +106,11 @@ class InferenceService:
     async def model_infer(self, request: Any, call: Call) -> Any:
         """Run a model."""
         parameters = read_parameters(request.parameters)
-        is_timed = _flag(parameters, "timing")
+        is_timed = tensors.take_flag(parameters, "timing")
         done = await self.models.infer(self._asked(request, parameters, call))
         response = _response(request, done)
         if is_timed:
-            timing = done.timing
-            found = {"queue_us": timing.queue * 1e6, "run_us": timing.run * 1e6, "batch_rows": timing.rows}
-            write_parameters(response.parameters, {name: round(value) for name, value in found.items()})
+            write_parameters(response.parameters, done.timing.parameters())
         return response
 
     async def model_stream_infer(self, requests: AsyncIterator[Any], call: Call) -> AsyncIterator[Any]:
@@ -121,7 +119,7 @@ class InferenceService:
         async for request in requests:
             try:
                 parameters = read_parameters(request.parameters)
-                _flag(parameters, _EMPTY_FINAL)
+                tensors.take_flag(parameters, _EMPTY_FINAL)
                 async with aclosing(self.models.stream(self._asked(request, parameters, call))) as pieces:
                     async for done in pieces:
                         response = _response(request, done)
@@ -192,14 +190,6 @@ def _response(request: Any, done: Inferred) -> Any:
 
 def _described(kinds: Any) -> dict[str, tuple[str, list[int]]]:
     return {name: tensors.describe(kind) for name, kind in kinds.items()}
-
-
-def _flag(parameters: dict[str, Any], name: str) -> bool:
-    """Take a bool out of a request's parameters; false if it has none."""
-    value = parameters.pop(name, False)
-    if not isinstance(value, bool):
-        raise BadRequest("expected true or false", place=f"parameters.{name}")
-    return value
 
 
 def _check_nothing(request: Any) -> None:

@@ -156,7 +156,7 @@ class V2:
         if asked.model_name not in (None, name):
             raise BadRequest("it is not the name in the path", place="model_name")
         parameters = dict(asked.parameters)
-        all_binary, timed = (_flag(parameters, each) for each in ("binary_data_output", "timing"))
+        all_binary, timed = (tensors.take_flag(parameters, each) for each in ("binary_data_output", "timing"))
         call = self.inference.call(
             name, version, feeds, parameters, latest=request.deadline, tenant=request.tenant
         )
@@ -227,11 +227,7 @@ def _written(
     outputs, parts = write_outputs(done.outputs, asked.outputs, all_binary)
     answer = types.InferResponse(name, done.version, outputs, asked.id)
     if is_timed:
-        answer.parameters = {
-            "queue_us": round(done.timing.queue * 1e6),
-            "run_us": round(done.timing.run * 1e6),
-            "batch_rows": done.timing.rows,
-        }
+        answer.parameters = {**done.timing.parameters()}
     content = encode(answer)
     headers = [(b"server-timing", done.timing.header())]
     if not parts:
@@ -253,14 +249,6 @@ def _parts(request: Request) -> tuple[bytes | memoryview, memoryview]:
         raise BadRequest("it is no number of bytes of this body", place="Inference-Header-Content-Length")
     whole = memoryview(request.body)
     return whole[: int(length)], whole[int(length) :]
-
-
-def _flag(parameters: types.Parameters, name: str) -> bool:
-    """Take a bool out of a request's parameters; false if it has none."""
-    value = parameters.pop(name, False)
-    if not isinstance(value, bool):
-        raise BadRequest("expected true or false", place=f"parameters.{name}")
-    return value
 
 
 def _check_nothing(request: Request) -> None:
