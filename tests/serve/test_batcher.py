@@ -103,8 +103,8 @@ def test_a_deadline_that_cannot_be_kept_is_refused_at_once() -> None:
 
 
 def test_who_would_wait_longer_than_the_target_is_refused() -> None:
-    planned = learnt({1: 0.04}, target_seconds=0.1)
-    for _ in range(3):
+    planned = learnt({1: 0.04}, target_seconds=0.2)
+    for _ in range(4):
         planned.offer(ticket(), 0.0)
     with pytest.raises(Overloaded):
         planned.offer(ticket(), 0.0)
@@ -181,3 +181,39 @@ def test_the_first_run_of_a_size_does_not_spoil_it() -> None:
     for _ in range(60):
         curve.learn(8, 0.002)
     assert curve.seconds(8) == pytest.approx(0.002, rel=0.05)
+
+
+def test_inputs_that_are_being_read_count_as_waiting() -> None:
+    planned = learnt({1: 0.010}, target_seconds=0.065)
+    planned.read(0.010)
+    planned.num_reading = 2
+    assert planned.admit(0.0, 1) == pytest.approx(0.040)
+    planned.num_reading = 3
+    with pytest.raises(Overloaded):
+        planned.admit(0.0, 1)
+    full = learnt({1: 0.010}, max_waiting=2)
+    full.num_reading = 2
+    with pytest.raises(Overloaded):
+        full.admit(0.0, 1)
+
+
+def test_an_idle_engine_takes_a_request_whatever_the_target() -> None:
+    planned = learnt({1: 0.5}, target_seconds=0.05)
+    planned.offer(ticket(), 0.0)
+    assert planned.take(0.0)
+
+
+def test_expected_waits_follow_those_that_were_met() -> None:
+    planned = learnt({1: 0.010}, max_rows=1)
+    now = 0.0
+    for _ in range(60):  # each request waits twice as long as its run is known to take
+        planned.offer(ticket(arrival=now), now)
+        planned.take(now)
+        planned.offer(ticket(arrival=now), now)
+        expected = planned.waiting[0].expected_seconds
+        now += 0.020
+        planned.ended(1, 0.010)
+        planned.take(now)
+        now += 0.010
+        planned.ended(1, 0.010)
+    assert expected == pytest.approx(0.020, rel=0.1)

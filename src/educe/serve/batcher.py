@@ -19,6 +19,10 @@ BRIEF_SECONDS = 0.0003
 """A run that is expected to be shorter costs less than what comes with any run."""
 
 _SHARE = 0.1
+# How much of a latency may be spent in the queue and the run; the rest is for receiving and sending.
+_SHARE_OF_RUNS = 0.8
+# Requests never wait longer than so many times what their runs take: more is a machine that was stopped.
+_MOST_PATIENCE = 4.0
 
 
 @dataclass(slots=True, eq=False)
@@ -31,6 +35,7 @@ class Ticket:
         arrival: When it came, in seconds of the caller's clock.
         deadline: When its answer is of no use any more.
         priority: Lower numbers go first.
+        expected_seconds: How long it was expected to wait when it came.
     """
 
     group: Hashable
@@ -38,6 +43,7 @@ class Ticket:
     arrival: float
     deadline: float = math.inf
     priority: int = 0
+    expected_seconds: float = 0.0
 
 
 @dataclass(slots=True)
@@ -50,6 +56,7 @@ class Batcher:
         target_seconds: Within which time answers are wanted; None if as soon as may be.
         cost: What runs cost.
         waiting: The requests, in the order in which they run.
+        num_reading: How many requests are admitted, but their inputs are still being read.
         running_until: When the present run is expected to end; None if there is none.
     """
 
@@ -58,7 +65,10 @@ class Batcher:
     target_seconds: float | None = None
     cost: CostCurve = field(default_factory=CostCurve)
     waiting: list[Ticket] = field(default_factory=list)
+    num_reading: int = 0
     running_until: float | None = None
+    _read_seconds: float = 0.0
+    _patience: float = 1.0
     _last_arrival: float | None = None
     _gap_seconds: float = math.inf
 
@@ -70,18 +80,33 @@ class Batcher:
             DeadlineExceeded: its deadline will have passed before it can have run.
         """
         self._note_arrival(now)
-        wait = self.wait_seconds(now, ticket.priority)
-        if len(self.waiting) >= self.max_waiting:
-            raise Overloaded(f"{len(self.waiting)} requests wait for this model", retry_after=wait)
-        end = now + wait + self.cost.seconds(ticket.rows)
-        if end > ticket.deadline:
-            raise DeadlineExceeded("the request cannot be answered in its time", retry_after=wait)
-        if self.target_seconds is not None and wait > self.target_seconds:
-            raise Overloaded("requests wait longer than the target for the latency", retry_after=wait)
+        ticket.expected_seconds = self.admit(now, ticket.rows, ticket.deadline, ticket.priority)
         place = len(self.waiting)
         while place and self.waiting[place - 1].priority > ticket.priority:
             place -= 1
         self.waiting.insert(place, ticket)
+
+    def admit(self, now: float, rows: int, deadline: float = math.inf, priority: int = 0) -> float:
+        """Return how long a request that came now would wait before its run.
+
+        Raises:
+            Overloaded: too many wait already, or its answer would come later than the target allows.
+            DeadlineExceeded: its deadline would have passed by then.
+        """
+        wait = self.wait_seconds(now, priority)
+        if len(self.waiting) + self.num_reading >= self.max_waiting:
+            raise Overloaded(f"{self.max_waiting} requests wait for this model", retry_after=wait)
+        seconds = wait + self.cost.seconds(rows)
+        if now + seconds > deadline:
+            raise DeadlineExceeded("the request cannot be answered in its time", retry_after=wait)
+        if self.target_seconds is not None and wait > 0 and seconds > _SHARE_OF_RUNS * self.target_seconds:
+            raise Overloaded("requests wait longer than the target for the latency", retry_after=wait)
+        return wait
+
+    def read(self, seconds: float) -> None:
+        """Take note of how much of all cores' time the reading of an input took."""
+        known = self._read_seconds
+        self._read_seconds = seconds if not known else known + _SHARE * (seconds - known)
 
     def withdraw(self, ticket: Ticket) -> None:
         """Forget a request, if it still waits."""
@@ -92,7 +117,9 @@ class Batcher:
         """Return how long a request that came now would wait before its run."""
         rows = sum(ticket.rows for ticket in self.waiting if ticket.priority <= priority)
         running = 0.0 if self.running_until is None else max(0.0, self.running_until - now)
-        return running + rows * self.cost.least_row_seconds()
+        row_seconds = self.cost.least_row_seconds()
+        read = self.num_reading * (row_seconds + self._read_seconds)
+        return self._patience * (running + rows * row_seconds + read)
 
     def start_at(self, now: float) -> float | None:
         """Return when the next run should start: now, a little later if waiting pays, None if none waits."""
@@ -119,6 +146,7 @@ class Batcher:
             taken = set(map(id, batch))
             self.waiting = [ticket for ticket in self.waiting if id(ticket) not in taken]
         self.running_until = now + self.cost.seconds(sum(ticket.rows for ticket in batch))
+        self._note_waits(batch, now)
         return batch
 
     def ended(self, rows: int, seconds: float) -> None:
@@ -154,6 +182,14 @@ class Batcher:
             return self.cost.seconds(math.ceil(count * rows)) * (math.ceil(len(sizes) / count) + 1) / 2
 
         return min(sorted(counts, reverse=True), key=mean_end)
+
+    def _note_waits(self, batch: Sequence[Ticket], now: float) -> None:
+        """Learn by how much requests wait longer than was expected, whatever the reason is."""
+        for ticket in batch:
+            if ticket.expected_seconds > BRIEF_SECONDS:
+                ratio = (now - ticket.arrival) / ticket.expected_seconds * self._patience
+                ratio = min(max(ratio, 1.0), _MOST_PATIENCE)
+                self._patience += _SHARE * (ratio - self._patience)
 
     def _note_arrival(self, now: float) -> None:
         if self._last_arrival is not None:

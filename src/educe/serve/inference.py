@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -200,11 +201,8 @@ class Inference:
                 raise Unprocessable(f"the model {model!r} answers to text, not to files")
             if is_video(served.task, source):
                 return await self._video(served, lane, source, deadline)
-            loop = asyncio.get_running_loop()
             most = self.settings.server_limits.num_items
-            items = await loop.run_in_executor(self.pool, served.open, Named("input", source), most)
-            if loop.time() > deadline:
-                raise DeadlineExceeded("the request's time passed while its input was read")
+            items = await lane.read(partial(served.open, Named("input", source), most), self.pool, deadline)
             if not items:
                 raise BadRequest("the input holds nothing to answer about")
             return await lane.submit(served.item_group(), items, len(items), deadline=deadline)

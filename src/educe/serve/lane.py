@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
+from educe.machine import usable_cores
 from educe.serve.batcher import BRIEF_SECONDS, Batcher, Ticket
 from educe.serve.faults import DeadlineExceeded
 from educe.serve.observation import Timing, note_timing
@@ -17,6 +18,8 @@ from educe.serve.statistics import ModelStatistics
 
 Run = Callable[[Hashable, Sequence[Any]], Sequence[Any]]
 """Runs requests of one group: their contents to their results, each of which may be an exception."""
+
+T = TypeVar("T")
 
 
 # A run that is expected to be shorter costs less than waiting for companions.
@@ -106,6 +109,29 @@ class Lane:
             if timer is not None:
                 timer.cancel()
 
+    async def read(self, read: Callable[[], T], pool: Executor, deadline: float) -> T:
+        """Return what the reading of a request's input gives, which takes a place in the queue meanwhile.
+
+        Args:
+            read: Reads it; called in a thread.
+            pool: The threads.
+            deadline: When the answer is of no use any more.
+
+        Raises:
+            Overloaded: too many requests wait; nothing is read.
+            DeadlineExceeded: the deadline would have passed before its run, or has.
+        """
+        self.batcher.admit(self._loop.time(), 1, deadline)
+        self.batcher.num_reading += 1
+        try:
+            found, seconds = await self._loop.run_in_executor(pool, _with_cpu_seconds, read)
+        finally:
+            self.batcher.num_reading -= 1
+        self.batcher.read(seconds / usable_cores())
+        if self._loop.time() > deadline:
+            raise DeadlineExceeded("the request's time passed while its input was read")
+        return found
+
     def _give_up(self, ticket: _Waiting) -> None:
         self.batcher.withdraw(ticket)
         _fail(ticket, DeadlineExceeded("the request's time has passed"))
@@ -182,6 +208,13 @@ class Lane:
         except Exception as fault:
             results = [fault] * len(contents)
         return results, time.perf_counter() - start - (self._compile_seconds() - compiled)
+
+
+def _with_cpu_seconds(call: Callable[[], T]) -> tuple[T, float]:
+    """Return what a call gives, and the seconds that it computed."""
+    start = time.thread_time()
+    found = call()
+    return found, time.thread_time() - start
 
 
 def _fail(ticket: Any, error: Exception) -> None:
