@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import signal
+import subprocess
+import sys
 import time
 import weakref
 from collections.abc import Callable
@@ -217,3 +220,49 @@ def test_a_completion_is_a_message_and_json() -> None:
     found = json.loads(json.dumps(caller.to_dict()))
     assert found["outputs"][0]["tool_calls"] == [{"id": "a", "name": "weather", "arguments": "{}"}]
     assert found["seconds"]["total"] == 1.0
+
+
+INTERRUPTED = """
+import sys, threading, time
+import educe
+
+generator = educe.generator(sys.argv[1])
+busy = threading.Thread(target=lambda: [generator.generate("Tom", max_tokens=40) for _ in range(3)])
+busy.start()
+try:
+    while True:
+        print("writing", flush=True)
+        if sys.argv[2] == "generate":
+            generator.generate("Once upon a time", max_tokens=400, ignore_eos=True)
+        else:
+            for piece in generator.stream("Once upon a time", max_tokens=400, ignore_eos=True):
+                pass
+except KeyboardInterrupt:
+    busy.join()
+    end = time.monotonic() + 20
+    while (found := generator.statistics()).num_running and time.monotonic() < end:
+        time.sleep(0.01)
+    print("left", found.num_running, found.num_used_blocks, flush=True)
+"""
+
+
+@pytest.mark.parametrize("way", ["generate", "stream"])
+def test_a_signal_of_the_keyboard_ends_what_it_interrupts(way: str) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, str(STORIES), way]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, restore_signals=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        lines = process.communicate(timeout=60)[0].splitlines()
+    assert lines[-1] == "left 0 0"
+
+
+def test_requests_that_end_with_their_generator_are_cancelled_ones() -> None:
+    generator = educe.generator(STORIES)
+    stream = generator.stream("Once upon a time", max_tokens=400, ignore_eos=True)
+    next(stream)
+    generator.close()
+    assert stream.result().finish_reason == "cancelled"
+    found = generator.statistics()
+    assert (found.num_cancelled, found.num_completed, found.num_running) == (1, 0, 0)
