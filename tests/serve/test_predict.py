@@ -105,6 +105,35 @@ def test_a_text_is_never_the_name_of_a_file(client: Client) -> None:
         assert json.loads(found)["task"] == "text-classification"
 
 
+@pytest.mark.parametrize("value", ["win a prize", {"text": "win a prize"}, ["win a prize"] * 2])
+def test_texts_may_be_json(client: Client, value: Any) -> None:
+    path = "/v1/models/comment_spam/predict"
+    plainly = client.ask("POST", path, "win a prize", {"content-type": "text/plain"})[2]
+    expected = json.loads(plainly)["predictions"]
+    status, _, found = client.ask("POST", path, json.dumps(value), {"content-type": "application/json"})
+    assert status == 200
+    num_texts = len(value) if isinstance(value, list) else 1
+    assert [json.loads(line)["predictions"] for line in found.splitlines()] == [expected] * num_texts
+
+
+@pytest.mark.parametrize(
+    ("model", "value"),
+    [
+        ("comment_spam", value)
+        for value in (1, None, [], [1], "", {"txt": "x"}, {"text": 1}, {"text": "x", "y": 1})
+    ]
+    + [("mobilenet_v2", "x")],
+)
+def test_other_json_is_refused(client: Client, model: str, value: Any) -> None:
+    fields = {"content-type": "application/json"}
+    assert client.ask("POST", f"/v1/models/{model}/predict", json.dumps(value), fields)[0] == 400
+
+
+def test_unknown_query_parameters_are_refused(client: Client) -> None:
+    status, _, found = client.ask("POST", "/v1/models/comment_spam/predict?top=1", "x")
+    assert (status, b"unknown query parameter" in bytes(found)) == (400, True)
+
+
 def test_pictures_that_come_at_once_are_answered_as_if_alone() -> None:
     names = ["zebra.jpeg", "bee.jpeg", "fox.jpeg", "kitten.jpg"]
     with serving("mobilenet_v2") as client:

@@ -18,6 +18,8 @@ from educe.tasks.predictor import Result
 
 _LINES = "application/x-ndjson"
 _ANY_JSON = msgspec.json.Decoder(Any)
+_ANY_FILE = "file-type"
+_TEXTS = "text-classification"
 _TABLES = ("tabular-classification", "tabular-regression")
 
 
@@ -47,17 +49,23 @@ class Predict:
 
     async def predict(self, request: Request) -> Response:
         """Answer about a raw input."""
+        for option in request.queries():
+            raise BadRequest("unknown query parameter", place=option[:50], remedy="this route takes none")
         name = request.params["model"]
         most_parts, size = self.inference.settings.server_limits.num_parts, len(request.body)
         content, media_type = await aside(size, lambda: _content(request, most_parts))
         if not content:
             raise BadRequest("the body is empty", remedy="send a file's content, or a form with one file")
         source: Any = content
-        if media_type == "application/json" and await self.inference.task(name) in _TABLES:
-            source = await aside(size, lambda: decode(content, _ANY_JSON))
-            if not isinstance(source, dict | list) or not source:
-                raise BadRequest("expected a row as an object, or a list of rows")
+        num_texts = 1
+        if media_type == "application/json":
+            task = await self.inference.task(name)
+            if task != _ANY_FILE:
+                source = await aside(size, lambda: _json_source(task, content))
+                num_texts = source.count(b"\n") + 1 if task == _TEXTS and content.lstrip()[:1] == b"[" else 1
         results, timing = await self.inference.answer(name, source, request.deadline)
+        if num_texts > 1 and len(results) != num_texts:
+            raise BadRequest("the model takes one text at a time", remedy="send each in a request")
         headers = [(b"server-timing", timing.header())]
         if len(results) == 1:
             (result,) = results
@@ -74,6 +82,27 @@ def _plain(result: Result) -> dict[str, Any]:
     refused = refusal(result.error)
     fault = {"kind": result.error.kind, "cause": refused.cause, "place": refused.place}
     return {"input": result.input, "error": fault}
+
+
+def _json_source(task: str, content: bytes) -> Any:
+    """Return what a body of JSON says: rows of a table, or texts as the lines of a file."""
+    if task not in (*_TABLES, _TEXTS):
+        raise BadRequest("the model takes no JSON", remedy="send a file's content and its own media type")
+    value = decode(content, _ANY_JSON)
+    if task in _TABLES:
+        if not isinstance(value, dict | list) or not value:
+            raise BadRequest("expected a row as an object, or a list of rows")
+        return value
+    if isinstance(value, dict) and value.keys() == {"text"}:
+        value = value["text"]
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        raise BadRequest('expected a text, a list of texts, or {"text": …}')
+    if not all(text.strip() for text in texts):
+        raise BadRequest("a text is empty")
+    if isinstance(value, str):
+        return value.encode()
+    return "\n".join(" ".join(text.splitlines()) for text in texts).encode()
 
 
 def _content(request: Request, most_parts: int) -> tuple[bytes, str]:
