@@ -118,6 +118,10 @@ def test_models_not_used_for_longest_make_room_and_come_back(tmp_path: Path) -> 
         assert infer(client, "c")[1]["outputs"][0]["data"] == [3, 6, 9, 12]
         states = {entry["name"]: entry["state"] for entry in client.json("POST", "/v2/repository/index")}
         assert states == {"a": "READY", "b": "UNAVAILABLE", "c": "READY"}
+        reasons = {
+            entry["name"]: entry.get("reason") for entry in client.json("POST", "/v2/repository/index")
+        }
+        assert reasons["b"] == "evicted: loads when it is asked for"
         assert infer(client, "b")[1]["outputs"][0]["data"] == [2, 4, 6, 8]
 
 
@@ -129,11 +133,15 @@ def test_a_model_that_never_fits_is_refused_and_told(tmp_path: Path) -> None:
         assert "memory" in found["error"]
 
 
-def test_unloaded_models_are_loaded_when_they_are_wanted(tmp_path: Path) -> None:
+def test_unloaded_models_stay_so_until_they_are_loaded(tmp_path: Path) -> None:
     scale(1, tmp_path / "model.onnx")
     with serving(ModelSource("a", tmp_path), admin=True) as client:
         client.json("POST", "/v2/repository/models/a/unload", {})
         assert client.ask("GET", "/v2/models/a/ready")[0] == 503
+        assert infer(client, "a")[0] == 503
+        (told,) = client.json("POST", "/v2/repository/index")
+        assert (told["state"], told["reason"]) == ("UNAVAILABLE", "unloaded")
+        client.json("POST", "/v2/repository/models/a/load", {})
         assert infer(client, "a")[0] == 200
         assert client.ask("GET", "/v2/models/a/ready")[0] == 200
         assert client.ask("POST", "/v2/repository/models/nix/load", {})[0] == 404

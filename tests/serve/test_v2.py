@@ -139,7 +139,7 @@ def test_models_are_loaded_and_unloaded_by_admins_alone(client, managed) -> None
     unload = "/v2/repository/models/breast_cancer/unload"
     managed.json("POST", unload, {"parameters": {"unload_dependents": False}})
     assert managed.json("POST", "/v2/repository/index", {}) == [
-        {"name": "breast_cancer", "version": "", "state": "UNAVAILABLE", "reason": ""}
+        {"name": "breast_cancer", "version": "", "state": "UNAVAILABLE", "reason": "unloaded"}
     ]
     assert managed.json("POST", "/v2/repository/index", {"ready": True}) == []
     status, _, content = managed.ask("GET", "/v2/models/breast_cancer/ready")

@@ -144,7 +144,7 @@ def command(
         name: tuple(value) if isinstance(value, list) else value for name, value in serving.keywords().items()
     }
     settings = ServerSettings(**given)
-    if not settings.is_local and settings.insecure:
+    if not settings.is_local and settings.insecure and not settings.api_keys:
         print_warning(f"anyone who reaches {settings.host} can use the models")
     server = Server([ModelSource.parse(text) for text in models], settings)
     with errors().status("loading the models") as status:

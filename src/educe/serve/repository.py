@@ -24,6 +24,8 @@ from educe.serve.statistics import ModelStatistics
 
 _LOG = logging.getLogger("educe.serve")
 
+_EVICTED = "evicted: loads when it is asked for"
+
 State = Literal["UNAVAILABLE", "LOADING", "READY"]
 
 
@@ -76,9 +78,10 @@ class Entry:
     Attributes:
         source: Where it is.
         state: Whether it is loaded.
-        reason: Why it is not, if loading it failed.
+        reason: Why it is not.
         deployment: What answers now.
         is_wanted: Whether it is to be ready: not if it was unloaded, or made room for another.
+        is_unloaded: Whether it was unloaded on purpose, and waits until it is loaded so.
         statistics: What it has done, in all versions.
         loading: What loads it now, for all who wait for it; it goes on when they have gone.
         loading_bytes: The memory that is kept for it while it is loaded.
@@ -88,6 +91,7 @@ class Entry:
     state: State = "UNAVAILABLE"
     reason: str = ""
     is_wanted: bool = True
+    is_unloaded: bool = False
     deployment: Deployment | None = None
     statistics: ModelStatistics = field(default_factory=ModelStatistics)
     loading: asyncio.Task[None] | None = None
@@ -135,14 +139,16 @@ class Repository:
         return deployment is not None and version in (None, deployment.version)
 
     async def use(self, name: str, version: str | None = None) -> Deployment:
-        """Return a model for a request, which has to hold it at once; it is loaded if it is not.
+        """Return a model for a request, which has to hold it at once; what made room for others is loaded.
 
         Raises:
             NotFound: there is no such model or version.
-            NotReady: it cannot be loaded now.
+            NotReady: it was unloaded, or cannot be loaded now.
         """
         entry = self.entry(name)
         while (deployment := entry.deployment) is None:  # which it may be again, if others needed its room
+            if entry.is_unloaded and entry.loading is None:
+                raise NotReady(f"the model {name!r} was unloaded", remedy="ask the server's admin to load it")
             await self._load(entry)
         self.entry(name, version)
         self._note_use(name)
@@ -167,7 +173,8 @@ class Repository:
         """
         entry = self.entry(name)
         await _end_of_loading(entry)
-        self._drop(entry)
+        self._drop(entry, "unloaded")
+        entry.is_unloaded = True
 
     async def load_all(self) -> None:
         """Load all models that fit into the memory, in their order; what is wrong with others is logged."""
@@ -176,13 +183,15 @@ class Repository:
                 entry.is_wanted = self._has_room(entry)
                 if entry.is_wanted:
                     await self._load(entry)
+                else:
+                    entry.reason = _EVICTED
 
     def close(self) -> None:
         """Take all models out of use."""
         for entry in self._entries.values():
             if entry.loading is not None:
                 entry.loading.cancel()
-            self._drop(entry)
+            self._drop(entry, "the server ends")
 
     async def _load(self, entry: Entry) -> None:
         """Load a model, or wait until it is loaded if it is being loaded already."""
@@ -210,6 +219,7 @@ class Repository:
         old, entry.deployment = entry.deployment, self._deploy(entry, version, served)
         self._note_use(entry.source.name)
         entry.state, entry.reason, entry.is_wanted = "READY", "", True
+        entry.is_unloaded = False
         if old is not None:
             old.retire()
         _LOG.info("model %s version %s is ready", entry.source.name, version)
@@ -245,7 +255,7 @@ class Repository:
             if self._room() >= needed:
                 break
             _LOG.info("model %s makes room for %s", other.source.name, entry.source.name)
-            self._drop(other)
+            self._drop(other, _EVICTED)
         entry.loading_bytes = needed
 
     def _note_use(self, name: str) -> None:
@@ -267,9 +277,9 @@ class Repository:
         )
         return self._settings.memory_bytes - used
 
-    def _drop(self, entry: Entry) -> None:
+    def _drop(self, entry: Entry, reason: str) -> None:
         deployment, entry.deployment = entry.deployment, None
-        entry.state, entry.is_wanted = "UNAVAILABLE", False
+        entry.state, entry.reason, entry.is_wanted = "UNAVAILABLE", reason, False
         self._recent.pop(entry.source.name, None)
         if deployment is not None:
             deployment.retire()
