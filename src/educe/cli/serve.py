@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,6 +151,9 @@ def command(
     with errors().status("loading the models") as status:
 
         def announce(url: str) -> None:
+            # What the models are made of stays: collections need not look at it again and again.
+            gc.collect()
+            gc.freeze()
             status.stop()
             also = "" if server.grpc_port is None else f", and gRPC at port {server.grpc_port}"
             errors().print(f"[bold]{escape(url)}[/] answers{also}; Ctrl-C ends it")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import math
 import os
 import signal
@@ -136,9 +135,6 @@ class Server:
                 self.grpc_port = grpc.port
             await asyncio.wait({loading, serving, ending}, return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
-                # What the models are made of stays: collections need not look at it again and again.
-                gc.collect()
-                gc.freeze()
                 when_ready(self._url(listener))
             await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
         finally:
