@@ -16,9 +16,7 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,13 +24,14 @@ import numpy as np
 from educe.errors import EduceError
 from educe.generate.embedding import Embedder
 from educe.generate.generator import Generator
-from educe.generate.stream import Completion, Piece, Stream
+from educe.generate.stream import Stream
 from educe.generate.transcription import Transcriber
 from educe.model import TensorType, ValueType
-from educe.serve.faults import BadRequest, DeadlineExceeded, Overloaded, TooLarge
+from educe.serve.faults import BadRequest, TooLarge
 from educe.serve.lane import Lane
-from educe.serve.observation import Timing, note_text
+from educe.serve.observation import Timing
 from educe.serve.served import LanguageModelServed
+from educe.serve.writing import Writing
 
 SAMPLING = (
     "temperature",
@@ -172,18 +171,12 @@ async def stream(
     options = _options("generator", call.parameters)
     loop = asyncio.get_running_loop()
     start = loop.time()
-    with (
-        await _begin(model, items[0], options, call, pool) as written,
-        _Bound(written, call.deadline) as bound,
-    ):
-        async for piece in written:
+    with Writing(model, call.deadline, call.most_waiting, pool) as written:
+        async for piece in written.pieces(await _begun(written, items[0], options, call)):
             is_last = piece.finish_reason is not None
-            if is_last:
-                bound.check(piece)
             if piece.text or is_last:
                 timing = Timing(0.0, loop.time() - start, 1)
                 yield {"text_output": _texts([piece.text], shape)}, timing, is_last
-        note_text(written.result())
 
 
 def group(kind: str, options: Mapping[str, Any]) -> Hashable:
@@ -213,72 +206,21 @@ def _run(model: Any, items: Sequence[Any], **options: Any) -> Any:
     return model.translate(items, **options)
 
 
-class _Bound:
-    """Ends a text at a deadline."""
-
-    def __init__(self, written: Stream, deadline: float) -> None:
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_at(deadline, self._end) if math.isfinite(deadline) else None
-        self._written, self._has_passed = written, False
-
-    def __enter__(self) -> _Bound:
-        return self
-
-    def __exit__(self, *fault: object) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def check(self, end: Piece | Completion) -> None:
-        """Raise DeadlineExceeded if the text was ended before its end."""
-        if end.finish_reason == "cancelled":
-            raise DeadlineExceeded("the request's time has passed")
-
-    def _end(self) -> None:
-        self._written.cancel()
-
-
 async def _write(
     model: Generator, texts: Sequence[str], options: Mapping[str, Any], call: TextCall, pool: Executor
 ) -> tuple[list[str], Timing]:
     loop = asyncio.get_running_loop()
     start = loop.time()
-    streams: list[Stream] = []
-    written: list[str] = []
-    queue = 0.0
-    try:
+    with Writing(model, call.deadline, call.most_waiting, pool) as written:
         for text in texts:
-            streams.append(await _begin(model, text, options, call, pool))
-        for each in streams:
-            with _Bound(each, call.deadline) as bound:
-                done = await each
-                bound.check(done)
-            note_text(done)
-            written.append(done.text)
-            queue = max(queue, done.seconds.start)
-    finally:
-        for each in streams:
-            each.cancel()
-    return written, Timing(queue, loop.time() - start - queue, len(texts))
+            await _begun(written, text, options, call)
+        done = [await written.completion(stream) for stream in written.streams]
+    queue = max(each.seconds.start for each in done)
+    return [each.text for each in done], Timing(queue, loop.time() - start - queue, len(texts))
 
 
-async def _begin(
-    model: Generator, text: str, options: Mapping[str, Any], call: TextCall, pool: Executor
-) -> Stream:
-    """Return a text's stream; reading the prompt may take a while, and is done in a thread."""
-    if model.statistics().num_waiting >= call.most_waiting:
-        raise Overloaded(f"{call.most_waiting} texts wait for this model", retry_after=1.0)
-    begin = partial(model.stream, text, priority=call.priority, salt=call.tenant, **options)
-    work = asyncio.get_running_loop().run_in_executor(pool, begin)
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        work.add_done_callback(_abandon)
-        raise
-
-
-def _abandon(work: asyncio.Future[Stream]) -> None:
-    with suppress(asyncio.CancelledError, Exception):
-        work.result().cancel()
+async def _begun(written: Writing, text: str, options: Mapping[str, Any], call: TextCall) -> Stream:
+    return await written.begin(text, priority=call.priority, salt=call.tenant, **options)
 
 
 def _items(kind: str, call: TextCall) -> tuple[list[Any], tuple[int, ...]]:

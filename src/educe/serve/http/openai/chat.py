@@ -20,7 +20,6 @@ from educe.serve.http.openai import chat_types as chats
 from educe.serve.http.openai import logprobs, sse, types
 from educe.serve.http.openai.errors import OPENAI, read
 from educe.serve.http.openai.writing import (
-    Written,
     answer_of,
     bounded,
     check_stream_options,
@@ -31,6 +30,7 @@ from educe.serve.http.openai.writing import (
 )
 from educe.serve.http.routes import Route
 from educe.serve.inference import Inference
+from educe.serve.writing import Writing
 
 _CHAT = msgspec.json.Decoder(chats.ChatRequest)
 _FORMS = ("response_format", "regex", "choice", "grammar", "tools")
@@ -85,7 +85,7 @@ class Chat:
             return answer_of(answer.whole(written, completion), [completion])
 
 
-Texts: TypeAlias = "Callable[[], AbstractAsyncContextManager[Written]]"
+Texts: TypeAlias = "Callable[[], AbstractAsyncContextManager[Writing]]"
 """Begins the texts of a request."""
 
 
@@ -97,7 +97,7 @@ class _Answer:
     id: str
     created: int
 
-    def whole(self, written: Written, completion: Completion) -> chats.ChatAnswer:
+    def whole(self, written: Writing, completion: Completion) -> chats.ChatAnswer:
         choices = [
             chats.ChatChoice(
                 index, _message(output), output.finish_reason, self._logprobs(output.logprobs, written)
@@ -110,7 +110,7 @@ class _Answer:
         delta = chats.Delta(role="assistant", content="")
         return [self._chunk([chats.ChunkChoice(index, delta)]) for index in range(self.asked.n or 1)]
 
-    def chunk(self, piece: Piece, written: Written) -> chats.ChatChunk | None:
+    def chunk(self, piece: Piece, written: Writing) -> chats.ChatChunk | None:
         calls = [_call_delta(delta) for delta in lasting(piece.tool_calls) if not delta.withdrawn]
         found = self._logprobs(piece.logprobs, written) if piece.logprobs else None
         if not (piece.text or calls or found or piece.finish_reason):
@@ -129,7 +129,7 @@ class _Answer:
         told = usage if self._tells_usage else UNSET
         return chats.ChatChunk(self.id, self.created, self.asked.model, choices, told)
 
-    def _logprobs(self, choices: Sequence[Any], written: Written) -> chats.ChatLogprobs | None:
+    def _logprobs(self, choices: Sequence[Any], written: Writing) -> chats.ChatLogprobs | None:
         if not self.asked.logprobs:
             return None
         return logprobs.of_chat(choices, written.model.tokenizer, self.asked.top_logprobs or 0)

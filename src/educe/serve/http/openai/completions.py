@@ -22,7 +22,6 @@ from educe.serve.http.openai import logprobs, sse
 from educe.serve.http.openai.chat import Texts
 from educe.serve.http.openai.errors import OPENAI, in_words_of, read
 from educe.serve.http.openai.writing import (
-    Written,
     answer_of,
     bounded,
     check_stream_options,
@@ -32,6 +31,7 @@ from educe.serve.http.openai.writing import (
 )
 from educe.serve.http.routes import Route
 from educe.serve.inference import Inference
+from educe.serve.writing import Writing
 
 _FORMS = ("json_schema", "json_object", "regex", "choice", "grammar")
 _COMPLETION = msgspec.json.Decoder(completions.CompletionRequest)
@@ -110,7 +110,7 @@ class _Answer:
     created: int
 
     async def whole(
-        self, written: Written, prompts: Sequence[str | list[int]]
+        self, written: Writing, prompts: Sequence[str | list[int]]
     ) -> tuple[completions.CompletionAnswer, list[Completion]]:
         found = self._part([])
         ended: list[Completion] = []
@@ -174,7 +174,7 @@ class _Answer:
         return bool(self.asked.stream_options and self.asked.stream_options.include_usage)
 
     def _logprobs(
-        self, choices: Sequence[Choice | int], written: Written, offset: int
+        self, choices: Sequence[Choice | int], written: Writing, offset: int
     ) -> completions.CompletionLogprobs | None:
         if self.asked.logprobs is None:
             return None

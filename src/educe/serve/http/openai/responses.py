@@ -21,7 +21,6 @@ from educe.serve.http.openai.chat import Texts, refuse_serial_calls
 from educe.serve.http.openai.errors import OPENAI, read
 from educe.serve.http.openai.response_events import ResponseWriter, whole
 from educe.serve.http.openai.writing import (
-    Written,
     answer_of,
     bounded,
     check_stream_options,
@@ -30,6 +29,7 @@ from educe.serve.http.openai.writing import (
 )
 from educe.serve.http.routes import Route
 from educe.serve.inference import Inference
+from educe.serve.writing import Writing
 
 _RESPONSE = msgspec.json.Decoder(responses.ResponseRequest)
 _FORMS = ("text", "regex", "choice", "grammar", "tools")
@@ -200,7 +200,7 @@ def _options(asked: responses.ResponseRequest) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _answer(asked: responses.ResponseRequest, written: Written) -> responses.ResponseAnswer:
+def _answer(asked: responses.ResponseRequest, written: Writing) -> responses.ResponseAnswer:
     """Return a response of which nothing is written; options that are not given are the model's."""
     names = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
     defaults = {**{name: getattr(SamplingOptions, name) for name in names}, **written.model.defaults}

@@ -1,28 +1,24 @@
-"""Texts that a request has written: begun off the event loop, ended when nobody waits for them any more."""
+"""Texts that a request of the OpenAI API has written: its options, and what comes with them."""
 
 from __future__ import annotations
 
-import asyncio
-import math
 from collections.abc import AsyncIterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from msgspec import Struct
 
-from educe.errors import EduceError
 from educe.generate.generator import Generator
-from educe.generate.stream import Completion, Piece, Stream
-from educe.serve.faults import BadRequest, DeadlineExceeded, NotFound, NotReady, Overloaded, Unprocessable
+from educe.generate.stream import Completion
+from educe.serve.faults import BadRequest, NotFound, Unprocessable
 from educe.serve.http.exchange import Request, Response, json_response
 from educe.serve.http.openai import types
 from educe.serve.http.openai.errors import ModelNotFound, in_words_of
 from educe.serve.inference import Inference
-from educe.serve.observation import Timing, note_text
+from educe.serve.observation import Timing
 from educe.serve.repository import Deployment
 from educe.serve.served import LanguageModelServed
+from educe.serve.writing import Writing
 from educe.text.prompt import Prompt
 from educe.text.tool_calls import ToolCallDelta
 
@@ -31,7 +27,6 @@ _OWN_NAMES = (
     *("repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias"),
     *("seed", "min_tokens", "ignore_eos", "regex", "choice", "grammar", "priority"),
 )
-_RETRY_SECONDS = 1.0
 
 
 async def deployed(inference: Inference, name: str) -> Deployment:
@@ -121,48 +116,6 @@ def bounded(asked: types.TextRequest, forms: Sequence[str], text: str) -> dict[s
     return {"": text, "grammar_bytes": form, "grammar_depth": form, "grammar_rules": form}
 
 
-@dataclass(frozen=True)
-class Written:
-    """Texts that are being written.
-
-    Attributes:
-        model: What writes them.
-        streams: One for each prompt.
-        is_late: Says whether the time for them has passed.
-    """
-
-    model: Generator
-    streams: Sequence[Stream]
-    is_late: Sequence[bool]
-
-    async def pieces(self, stream: Stream) -> AsyncIterator[Piece]:
-        """Yield the pieces of a stream.
-
-        Raises:
-            DeadlineExceeded: the time has passed.
-            NotReady: the model is taken out of use.
-            EduceError: the engine failed.
-        """
-        async for piece in stream:
-            if piece.finish_reason == "cancelled":
-                raise self._interrupted()
-            yield piece
-        note_text(stream.result())
-
-    async def completion(self, stream: Stream) -> Completion:
-        """Return the whole of a stream; see `pieces` for what it raises."""
-        found = await stream
-        if any(output.finish_reason == "cancelled" for output in found.outputs):
-            raise self._interrupted()
-        note_text(found)
-        return found
-
-    def _interrupted(self) -> EduceError:
-        if self.is_late:
-            return DeadlineExceeded("the request's time has passed")
-        return NotReady("the model is being taken out of use", retry_after=_RETRY_SECONDS)
-
-
 @asynccontextmanager
 async def writing(
     inference: Inference,
@@ -171,8 +124,8 @@ async def writing(
     prompts: Sequence[Prompt],
     options: Mapping[str, Any],
     fields: Mapping[str, str],
-) -> AsyncIterator[Written]:
-    """Have texts written as long as the block lasts; what is not finished then is cancelled.
+) -> AsyncIterator[Writing]:
+    """Have texts written as long as the block lasts.
 
     Args:
         inference: The models.
@@ -186,53 +139,11 @@ async def writing(
         BadRequest: prompt or options are not what the model takes.
         Overloaded: too many texts wait.
     """
-    loop = asyncio.get_running_loop()
-    streams: list[Stream] = []
-    late: list[bool] = []
-
-    def expire() -> None:
-        late.append(True)
-        for stream in streams:
-            stream.cancel()
-
+    most = inference.settings.max_waiting
     with await deployed(inference, name) as deployment:
         model: Generator = language_model(deployment, "generator")
-        timer = loop.call_at(request.deadline, expire) if math.isfinite(request.deadline) else None
-        try:
+        with Writing(model, request.deadline, most, inference.pool) as written:
             with in_words_of(fields):
                 for prompt in prompts:
-                    streams.append(await _begun(inference, model, prompt, options))
-                    if late:
-                        raise DeadlineExceeded("the request's time passed before its text was begun")
-            yield Written(model, streams, late)
-        except BaseException:
-            for stream in streams:
-                stream.cancel()
-            raise
-        finally:
-            if timer is not None:
-                timer.cancel()
-
-
-async def _begun(
-    inference: Inference, model: Generator, prompt: Prompt, options: Mapping[str, Any]
-) -> Stream:
-    """Return a stream that a thread begins, since it renders and cuts the prompt, and compiles schemas."""
-    most = inference.settings.max_waiting
-
-    def begin() -> Stream:
-        if model.statistics().num_waiting >= most:
-            raise Overloaded(f"{most} texts wait for this model", retry_after=_RETRY_SECONDS)
-        return model.stream(prompt, **options)
-
-    future = inference.pool.submit(begin)
-    try:
-        return await asyncio.wrap_future(future)
-    except asyncio.CancelledError:
-        future.add_done_callback(_abandon)
-        raise
-
-
-def _abandon(begun: Future[Stream]) -> None:
-    if not begun.cancelled() and begun.exception() is None:
-        begun.result().cancel()
+                    await written.begin(prompt, **options)
+            yield written
