@@ -6,6 +6,7 @@ Source: the generate extension in the documents of the Triton Inference Server.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -13,12 +14,12 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from educe.serve.faults import BadRequest, logged
-from educe.serve.http.exchange import Request, Response, encode, json_response
+from educe.serve.faults import BadRequest
+from educe.serve.http import sse
+from educe.serve.http.exchange import Request, Response, json_response
 from educe.serve.http.routes import Route
 from educe.serve.inference import InferCall, Inference, Inferred
 
-_EVENTS = "text/event-stream"
 _TEXT = "text_input"
 
 Count = Annotated[int, Meta(ge=0)]
@@ -109,7 +110,7 @@ class Generate:
                     self.generate_stream,
                     "Continue a text, and send it in pieces as server-sent events.",
                     takes=GenerateRequest,
-                    gives=_EVENTS,
+                    gives=sse.MEDIA_TYPE,
                 ),
             )
         ]
@@ -129,11 +130,11 @@ class Generate:
         """Continue a text, in pieces."""
         asked = request.json(_GENERATE)
         call, _ = self._call(asked, request)
-        pieces = self.inference.stream(call)
+        events = _events(asked, call.model, self.inference.stream(call))
         # What is wrong with the request is answered as such, not as an event.
-        first = _response(asked, call.model, await anext(pieces))
-        headers = [(b"cache-control", b"no-cache")]
-        return Response(_events(asked, first, pieces, request.id), _EVENTS, headers=headers)
+        first = await anext(events)
+        parts = sse.guarded(first, events, request.id, lambda refused: [sse.event({"error": str(refused)})])
+        return Response(parts, sse.MEDIA_TYPE, headers=[(b"cache-control", b"no-cache")])
 
     def _call(self, asked: GenerateRequest, request: Request) -> tuple[InferCall, bool]:
         parameters = asked.given() | (asked.parameters.given() if asked.parameters else {})
@@ -157,17 +158,8 @@ def _response(asked: GenerateRequest, model: str, done: Inferred) -> GenerateRes
 
 
 async def _events(
-    asked: GenerateRequest, first: GenerateResponse, rest: AsyncGenerator[Inferred, None], request_id: str
+    asked: GenerateRequest, model: str, pieces: AsyncGenerator[Inferred, None]
 ) -> AsyncGenerator[bytes, None]:
-    try:
-        yield _event(first)
-        async for each in rest:
-            yield _event(_response(asked, first.model_name, each))
-    except Exception as fault:
-        yield _event({"error": str(logged(fault, f"request {request_id}"))})
-    finally:
-        await rest.aclose()
-
-
-def _event(value: Any) -> bytes:
-    return b"data: " + encode(value) + b"\n\n"
+    async with aclosing(pieces):
+        async for each in pieces:
+            yield sse.event(_response(asked, model, each))

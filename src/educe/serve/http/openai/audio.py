@@ -15,10 +15,12 @@ from educe.generate.transcript import Transcript
 from educe.generate.transcription import SAMPLE_RATE, Transcriber
 from educe.media.audio import open_sound
 from educe.serve.faults import BadRequest
+from educe.serve.http import sse
 from educe.serve.http.exchange import Request, Response, aside, json_response
 from educe.serve.http.forms import FORM, Part, read_form
-from educe.serve.http.openai import sse, types
+from educe.serve.http.openai import types
 from educe.serve.http.openai.errors import OPENAI, in_words_of, naming_field
+from educe.serve.http.openai.streaming import streamed
 from educe.serve.http.openai.writing import deployed, language_model
 from educe.serve.http.routes import Content, Route
 from educe.serve.inference import Inference
@@ -59,7 +61,7 @@ class Audio:
         if asked.stream:
             if asked.response_format != "json":
                 raise BadRequest("streams are of the form json", place="response_format")
-            return await sse.streamed(self._events(request, asked), request.id)
+            return await streamed(self._events(request, asked), request.id)
         samples, transcript = await self._transcript(request, asked)
         return _answer(asked.response_format, len(samples) / SAMPLE_RATE, transcript)
 

@@ -15,10 +15,12 @@ from msgspec import UNSET
 
 from educe.generate.stream import Completion, Output, Piece
 from educe.serve.faults import BadRequest
+from educe.serve.http import sse
 from educe.serve.http.exchange import Request, Response
 from educe.serve.http.openai import chat_types as chats
-from educe.serve.http.openai import logprobs, sse, types
+from educe.serve.http.openai import logprobs, types
 from educe.serve.http.openai.errors import OPENAI, read
+from educe.serve.http.openai.streaming import streamed
 from educe.serve.http.openai.writing import (
     answer_of,
     bounded,
@@ -79,7 +81,7 @@ class Chat:
         texts = partial(writing, self.inference, request, asked.model, [prompt], options, fields)
         answer = _Answer(asked, f"chatcmpl-{secrets.token_hex(12)}", int(time.time()))
         if asked.stream:
-            return await sse.streamed(_chunks(texts, answer), request.id)
+            return await streamed(_chunks(texts, answer), request.id)
         async with texts() as written:
             completion = await written.completion(written.streams[0])
             return answer_of(answer.whole(written, completion), [completion])

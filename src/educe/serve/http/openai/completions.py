@@ -16,11 +16,13 @@ from educe.generate.generator import Generator
 from educe.generate.sampling import Choice
 from educe.generate.stream import Completion
 from educe.serve.faults import BadRequest
+from educe.serve.http import sse
 from educe.serve.http.exchange import Request, Response
 from educe.serve.http.openai import completion_types as completions
-from educe.serve.http.openai import logprobs, sse
+from educe.serve.http.openai import logprobs
 from educe.serve.http.openai.chat import Texts
 from educe.serve.http.openai.errors import OPENAI, in_words_of, read
+from educe.serve.http.openai.streaming import streamed
 from educe.serve.http.openai.writing import (
     answer_of,
     bounded,
@@ -71,7 +73,7 @@ class Completions:
         texts = partial(writing, self.inference, request, asked.model, prompts, options, fields)
         answer = _Answer(self.inference, asked, f"cmpl-{secrets.token_hex(12)}", int(time.time()))
         if asked.stream:
-            return await sse.streamed(answer.chunks(texts, prompts), request.id)
+            return await streamed(answer.chunks(texts, prompts), request.id)
         async with texts() as written:
             return answer_of(*await answer.whole(written, prompts))
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from educe.generate.stream import Completion, Piece
-from educe.serve.http.openai import logprobs, sse, types
+from educe.serve.http import sse
+from educe.serve.http.openai import logprobs, types
 from educe.serve.http.openai import response_types as responses
 from educe.serve.http.openai.chat_types import TokenLogprob
 from educe.serve.http.openai.writing import lasting

@@ -13,13 +13,15 @@ import msgspec
 
 from educe.generate.options import SamplingOptions
 from educe.serve.faults import BadRequest
+from educe.serve.http import sse
 from educe.serve.http.exchange import Request, Response
 from educe.serve.http.openai import chat_types as chats
 from educe.serve.http.openai import response_types as responses
-from educe.serve.http.openai import sse, types
+from educe.serve.http.openai import types
 from educe.serve.http.openai.chat import Texts, refuse_serial_calls
 from educe.serve.http.openai.errors import OPENAI, read
 from educe.serve.http.openai.response_events import ResponseWriter, whole
+from educe.serve.http.openai.streaming import streamed
 from educe.serve.http.openai.writing import (
     answer_of,
     bounded,
@@ -78,7 +80,7 @@ class Responses:
         texts = partial(writing, self.inference, request, asked.model, [prompt], options, fields)
         if asked.stream:
             stream = _Stream(asked, texts)
-            return await sse.streamed(stream.events(), request.id, stream.failed)
+            return await streamed(stream.events(), request.id, stream.failed)
         async with texts() as written:
             completion = await written.completion(written.streams[0])
             answer = whole(_answer(asked, written), completion, written.model.tokenizer, _num_top(asked))
