@@ -19,9 +19,13 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+Fault = TypeVar("Fault", bound="EduceError")
 
 
 class EduceError(Exception):
@@ -90,7 +94,19 @@ class ModelFileError(UserError):
 
 
 class LimitError(UserError):
-    """A file that is larger than the limits allow."""
+    """A file that is larger than the limits allow; `limit` names the one of `Limits`, if it is one."""
+
+    def __init__(
+        self,
+        cause: str,
+        *,
+        limit: str | None = None,
+        path: str | os.PathLike[str] | None = None,
+        place: str | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        super().__init__(cause, path=path, place=place, remedy=remedy)
+        self.limit = limit
 
 
 class UnsupportedError(EduceError):
@@ -166,3 +182,26 @@ def refuse_unknown(what: str, given: Iterable[str], known: Iterable[str]) -> Non
     for name in given:
         if name not in names:
             raise OptionError(f"unknown {what} {name!r}", remedy=nearest(name, names))
+
+
+def each_or_error(
+    run: Callable[[Sequence[Item]], Iterable[Found]],
+    items: Sequence[Item],
+    kinds: type[Fault] | tuple[type[Fault], ...],
+) -> list[Found | Fault]:
+    """Return what a run of items at once makes of each, in their order; the error of one that is at fault.
+
+    One bad item must not cost its neighbours their results: where a run fails, each half is run by itself.
+
+    Args:
+        run: Makes a result of each item, or raises an error.
+        items: The items.
+        kinds: The errors that an item can be at fault for; others are raised.
+    """
+    try:
+        return [*run(items)]
+    except kinds as error:
+        if len(items) == 1:
+            return [error]
+    middle = len(items) // 2
+    return [*each_or_error(run, items[:middle], kinds), *each_or_error(run, items[middle:], kinds)]

@@ -62,6 +62,7 @@ class Limits:
             unit = name.rsplit("_", 1)[-1]
             raise LimitError(
                 f"{_quantity(found, unit)} found, the limit {name} is {_quantity(allowed, unit)}",
+                limit=name,
                 path=path,
                 remedy=f"use a smaller file, or raise it: educe.Limits({name}={found})",
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any, TypeAlias
 
@@ -24,18 +24,6 @@ def split(request: Request) -> tuple[Prompt, dict[str, Any]]:
     if len(found) != 1:
         raise InputError(f"has {len(found)} prompts", remedy='give one, under "prompt" or "messages"')
     return found[0], own
-
-
-def each_of(prompts: object) -> Iterable[Request]:
-    """Return many prompts as they are.
-
-    Raises:
-        InputError: it is a single one, or none at all.
-    """
-    if isinstance(prompts, (str, bytes, Mapping)) or not isinstance(prompts, Iterable):
-        found = "one text" if isinstance(prompts, str) else f"a {type(prompts).__name__}"
-        raise InputError(f"expected many prompts, found {found}", remedy='give a list, such as ["text"]')
-    return prompts
 
 
 class Batch(Iterator["Completion | EduceError"]):

@@ -12,7 +12,7 @@ import numpy as np
 
 from educe.errors import EduceError, InputError, ModelFileError, OptionError, refuse_unknown
 from educe.generate import sequence as texts
-from educe.generate.batch import Batch, Request, each_of, split
+from educe.generate.batch import Batch, Request, split
 from educe.generate.blocks import BlockManager
 from educe.generate.capacity import MOST_DRAFT_TOKENS, MOST_SEQUENCES, context_length, num_blocks
 from educe.generate.draft_model import DraftModel
@@ -25,6 +25,7 @@ from educe.generate.runners import runner_for
 from educe.generate.scheduler import Scheduler
 from educe.generate.statistics import Statistics
 from educe.generate.stream import Completion, Score, Stream
+from educe.generate.texts import several
 from educe.limits import DEFAULT_LIMITS, Limits, format_bytes
 from educe.model.checkpoint import Checkpoint
 from educe.text.prompt import Message, Prompt, PromptReader, is_conversation
@@ -215,7 +216,7 @@ class Generator:
         """
         refuse_unknown("option", options, OPTIONS)
         most = 2 * self._engine.max_sequences
-        return Batch((self._attempt(prompt, options) for prompt in each_of(prompts)), most)
+        return Batch((self._attempt(prompt, options) for prompt in several(prompts, "many prompts")), most)
 
     # Reading -------------------------------------------------------------------------------------------
 

@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from educe.errors import InputError, OptionError, UserError
+from educe.errors import CardError, InputError, LimitError, ModelFileError, UserError, each_or_error
 
 Result = TypeVar("Result")
+
+# What a text can be at fault for: all of a user's errors but wrong options.
+_OF_A_TEXT = (InputError, LimitError, CardError, ModelFileError)
 
 
 def listed(texts: object) -> list[str]:
@@ -17,7 +20,7 @@ def listed(texts: object) -> list[str]:
     Raises:
         InputError: it is one text, or something that holds none.
     """
-    found_texts = _listed(texts)
+    found_texts = list(several(texts, "a list of texts"))
     for number, text in enumerate(found_texts):
         if not isinstance(text, str):
             raise InputError(
@@ -28,17 +31,24 @@ def listed(texts: object) -> list[str]:
     return found_texts
 
 
-def _listed(texts: object) -> list[Any]:
-    if isinstance(texts, (str, bytes, Mapping)) or not isinstance(texts, Iterable):
-        found = "one text" if isinstance(texts, str) else f"a {type(texts).__name__}"
-        raise InputError(f"expected a list of texts, found {found}", remedy='give a list, such as ["text"]')
-    return list(texts)
+def several(given: object, what: str) -> Iterable[Any]:
+    """Return what holds several things, as it is.
+
+    Args:
+        given: What may hold them.
+        what: What they are, for the error.
+
+    Raises:
+        InputError: it is a single thing, or none at all.
+    """
+    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
+        found = "one text" if isinstance(given, str) else f"a {type(given).__name__}"
+        raise InputError(f"expected {what}, found {found}", remedy='give a list, such as ["text"]')
+    return given
 
 
-def isolated(run: Callable[[list[str]], Iterable[Result]], texts: object) -> list[Result | UserError]:
+def isolated(run: Callable[[Sequence[str]], Iterable[Result]], texts: object) -> list[Result | UserError]:
     """Return the results of texts, in their order; one that cannot be read has its error there.
-
-    Which texts these are is found by halving.
 
     Args:
         run: Makes results of texts, or raises an error before it makes any.
@@ -48,23 +58,11 @@ def isolated(run: Callable[[list[str]], Iterable[Result]], texts: object) -> lis
         InputError: `texts` is no list of texts.
         OptionError: an option is at fault, rather than a text.
     """
-    found_texts = _listed(texts)
-    found: dict[int, Result | UserError] = {}
-    waiting: list[Sequence[int]] = [range(len(found_texts))]
-    while waiting:
-        part = waiting.pop()
-        try:
-            found.update(zip(part, run([found_texts[number] for number in part]), strict=True))
-        except OptionError:
-            raise
-        except UserError as error:
-            if len(part) == 1:
-                error.place = f"texts[{part[0]}]"
-                found[part[0]] = error
-            else:
-                middle = len(part) // 2
-                waiting += [part[:middle], part[middle:]]
-    return [found[number] for number in range(len(found_texts))]
+    found = each_or_error(run, list(several(texts, "a list of texts")), _OF_A_TEXT)
+    for number, each in enumerate(found):
+        if isinstance(each, UserError):
+            each.place = f"texts[{number}]"
+    return found
 
 
 @contextmanager

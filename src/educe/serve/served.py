@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from educe.errors import EduceError, LimitError
+from educe.errors import EduceError, LimitError, each_or_error
 from educe.generate.embedding import Embedder
 from educe.generate.generator import Generator
 from educe.generate.transcription import Transcriber
@@ -96,7 +96,7 @@ class PredictorModel:
     def run(self, group: Hashable, contents: Sequence[Any]) -> Sequence[Any]:
         """Return the results of some requests of one group, an error in the place of one that has none."""
         if isinstance(contents[0], dict):
-            return self._infer(contents)
+            return each_or_error(self._infer, contents, EduceError)
         return self._answer(contents)
 
     def close(self) -> None:
@@ -104,15 +104,9 @@ class PredictorModel:
 
     def _infer(self, requests: Sequence[Feeds]) -> Sequence[Any]:
         executable = self.predictor.executable
-        try:
-            if len(requests) == 1:
-                return [executable.run(requests[0])]
-            outputs = executable.run(joined(requests))
-        except EduceError as error:
-            if len(requests) == 1:
-                return [error]
-            middle = len(requests) // 2
-            return [*self._infer(requests[:middle]), *self._infer(requests[middle:])]
+        if len(requests) == 1:
+            return [executable.run(requests[0])]
+        outputs = executable.run(joined(requests))
         ends = np.cumsum([len(next(iter(feeds.values()))) for feeds in requests])[:-1]
         parts = {name: np.split(array, ends) for name, array in outputs.items()}
         return [{name: part[index] for name, part in parts.items()} for index in range(len(requests))]

@@ -17,11 +17,12 @@ import math
 from collections.abc import AsyncGenerator, Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from educe.errors import EduceError
+from educe.errors import EduceError, each_or_error
 from educe.generate.embedding import Embedder
 from educe.generate.generator import Generator
 from educe.generate.stream import Stream
@@ -186,14 +187,12 @@ def group(kind: str, options: Mapping[str, Any]) -> Hashable:
 
 def run(served: LanguageModelServed, requests: Sequence[Work]) -> list[Any]:
     """Return the results of some requests of one group, an error in the place of one that has none."""
+    return each_or_error(partial(_run_together, served.model), requests, EduceError)
+
+
+def _run_together(model: Any, requests: Sequence[Work]) -> list[Any]:
     items = [item for request in requests for item in request.items]
-    try:
-        found = (requests[0].method or _run)(served.model, items, **requests[0].options)
-    except EduceError as error:
-        if len(requests) == 1:
-            return [error]
-        middle = len(requests) // 2
-        return [*run(served, requests[:middle]), *run(served, requests[middle:])]
+    found = (requests[0].method or _run)(model, items, **requests[0].options)
     ends = np.cumsum([len(request.items) for request in requests])
     return [found[end - len(request.items) : end] for request, end in zip(requests, ends, strict=True)]
 

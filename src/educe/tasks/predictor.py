@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from educe.engines.base import Executable
-from educe.errors import EduceError, InputError, OptionError
+from educe.errors import EduceError, InputError, OptionError, each_or_error
 from educe.model import TensorType
 from educe.tasks.answer import Answer, CardId, ModelId, StageSeconds
 from educe.tasks.base import Feeds, Findings, Item, Outputs, Task
@@ -171,19 +171,11 @@ class Predictor:
         """Yield what becomes of some items, which are run at once, in their order."""
         if not batch:
             return
-        try:
-            answers = self._answers(batch)
-        except EduceError as error:
-            if len(batch) == 1:
-                yield Result(batch[0].name, batch[0].item, None, _located(error, batch[0].name))
-                return
-            # One bad item must not cost its neighbours their answers: each half is run by itself.
-            middle = len(batch) // 2
-            yield from self.answer(batch[:middle])
-            yield from self.answer(batch[middle:])
-            return
-        for opened, answer in zip(batch, answers, strict=True):
-            yield Result(opened.name, opened.item, answer, None)
+        for opened, found in zip(batch, each_or_error(self._answers, batch, EduceError), strict=True):
+            if isinstance(found, EduceError):
+                yield Result(opened.name, opened.item, None, _located(found, opened.name))
+            else:
+                yield Result(opened.name, opened.item, found, None)
 
     def _answers(self, batch: Sequence[Opened]) -> list[Answer]:
         items = [opened.item for opened in batch]

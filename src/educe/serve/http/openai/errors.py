@@ -19,7 +19,6 @@ T = TypeVar("T")
 
 _TYPES = {401: "authentication_error", 403: "permission_error"}
 _UNKNOWN_FIELD = re.compile(r"Object (?:contains unknown|missing required) field `(?P<name>.*)`")
-_LIMIT = re.compile(r"the limit (?P<name>\w+) is")
 _OF_LENGTH = re.compile(r" has [\d,]+ tokens, and|tokens of prompt")
 _PLACE = re.compile(r"(?P<name>[a-z_]+)(?P<rest>.*)", re.DOTALL)
 
@@ -82,8 +81,7 @@ def in_words_of(fields: Mapping[str, str]) -> Iterator[None]:
         raise
     except UserError as fault:
         if isinstance(fault, LimitError):
-            limit = _LIMIT.search(fault.cause)
-            named = fields.get(limit["name"] if limit else "", fields.get(""))
+            named = fields.get(fault.limit or "", fields.get(""))
             raise BadRequest(fault.cause, place=fault.place or named) from None
         found = _PLACE.fullmatch(fault.place or "")
         if found is not None:
