@@ -14,7 +14,7 @@ from educe.errors import EduceError
 from educe.limits import Limits, format_bytes
 from educe.serve import text_tensors
 from educe.serve.batcher import Batcher
-from educe.serve.faults import NotFound, NotReady
+from educe.serve.faults import BadRequest, NotFound, NotReady
 from educe.serve.lane import Lane
 from educe.serve.observation import note_model
 from educe.serve.opening import ModelSource, open_model
@@ -97,6 +97,11 @@ class Entry:
     loading: asyncio.Task[None] | None = None
     loading_bytes: int = 0
 
+    @property
+    def version(self) -> str:
+        """The version that answers; empty if there is none."""
+        return "" if self.deployment is None else self.deployment.version
+
 
 class Repository:
     """The models of a server. It belongs to one event loop.
@@ -133,6 +138,10 @@ class Repository:
             raise NotFound(f"the model {name!r} has no version {version!r}", place="model_version")
         return entry
 
+    def listed(self, ready_only: bool) -> list[Entry]:
+        """Return all models, or those that answer at once."""
+        return [entry for entry in self._entries.values() if entry.state == "READY" or not ready_only]
+
     def is_ready(self, name: str, version: str | None = None) -> bool:
         """Say whether a model, in a version if one is given, answers at once."""
         deployment = self.entry(name).deployment
@@ -159,11 +168,14 @@ class Repository:
 
         Raises:
             NotFound: there is no such model.
-            NotReady: it cannot be loaded; what answered before still does.
+            BadRequest: it cannot be loaded; what answered before still does.
         """
         entry = self.entry(name)
         await _end_of_loading(entry)
-        await self._load(entry)
+        try:
+            await self._load(entry)
+        except NotReady as fault:
+            raise BadRequest(fault.cause) from None
 
     async def unload(self, name: str) -> None:
         """Take a model out of use; requests that use it end first.

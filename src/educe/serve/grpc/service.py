@@ -14,7 +14,7 @@ from msgspec import to_builtins
 
 from educe import __version__
 from educe.serve import tensors
-from educe.serve.faults import BadRequest, NotReady, logged
+from educe.serve.faults import BadRequest, logged
 from educe.serve.grpc.contents import read_inputs, read_parameters, write_outputs, write_parameters
 from educe.serve.grpc.messages import INFERENCE, inference
 from educe.serve.grpc.methods import Call, Method
@@ -143,24 +143,15 @@ class InferenceService:
         """List the models."""
         kind = inference("RepositoryIndexResponse")
         models = [
-            kind.ModelIndex(
-                name=name,
-                version="" if entry.deployment is None else entry.deployment.version,
-                state=entry.state,
-                reason=entry.reason,
-            )
-            for name, entry in self.models.repository.entries.items()
-            if entry.state == "READY" or not request.ready
+            kind.ModelIndex(name=each.source.name, version=each.version, state=each.state, reason=each.reason)
+            for each in self.models.repository.listed(request.ready)
         ]
         return kind(models=models)
 
     async def repository_model_load(self, request: Any, call: Call) -> Any:
         """Load a model."""
         _check_nothing(request)
-        try:
-            await self.models.repository.load(request.model_name)
-        except NotReady as fault:
-            raise BadRequest(fault.cause) from None
+        await self.models.repository.load(request.model_name)
         return inference("RepositoryModelLoadResponse")(model_name=request.model_name, isLoaded=True)
 
     async def repository_model_unload(self, request: Any, call: Call) -> Any:

@@ -24,7 +24,7 @@ from educe.serve.faults import (
     WrongMediaType,
     logged,
 )
-from educe.serve.http.connection import Body
+from educe.serve.http.connection import Body, body_too_large
 from educe.serve.http.exchange import Request, Response, aside, encode
 from educe.serve.http.routes import Family, Route, Router
 from educe.serve.settings import ServerSettings
@@ -192,14 +192,11 @@ class App:
 
     async def _body(self, headers: Mapping[bytes, bytes], body: Body) -> bytes:
         """Return the body, decompressed, within the limits."""
-        most = self.settings.server_limits.body_bytes
-        length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length[:19]) > most:
-            raise _too_large(most)
         content = await body.whole()
         coding = headers.get(b"content-encoding")
         if coding is None or coding.lower() == b"identity":
             return content
+        most = self.settings.server_limits.body_bytes
         return await aside(len(content), partial(_decompressed, content, coding.lower(), most))
 
 
@@ -213,11 +210,7 @@ def _decompressed(body: bytes, coding: bytes, most: int) -> bytes:
     except zlib.error:
         raise BadRequest("the body is not compressed as it says") from None
     if len(content) > most:
-        raise _too_large(most)
+        raise body_too_large(most)
     if not stream.eof or stream.unused_data:
         raise BadRequest("the compressed body is cut off, or something lies behind it")
     return content
-
-
-def _too_large(most: int) -> TooLarge:
-    return TooLarge(f"the body has more than {most} bytes")

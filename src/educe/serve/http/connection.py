@@ -73,6 +73,11 @@ class Body:
         self._refused: Refusal | None = None
         self._waiter: asyncio.Future[None] | None = None
 
+    def expect(self, size_bytes: int) -> None:
+        """Know how large it is said to be."""
+        if size_bytes > self._server.bounds.body_bytes:
+            self._refuse(body_too_large(self._server.bounds.body_bytes))
+
     def add(self, part: bytes) -> None:
         """Take a part of it, unless nobody wants it any more."""
         if self._is_released:
@@ -81,7 +86,7 @@ class Body:
         self._size_bytes += len(part)
         self._server.bodies_bytes += len(part)
         if self._size_bytes > self._server.bounds.body_bytes:
-            self._refuse(TooLarge(f"the body has more than {self._server.bounds.body_bytes} bytes"))
+            self._refuse(body_too_large(self._server.bounds.body_bytes))
         elif self._server.bodies_bytes > self._server.bounds.bodies_bytes:
             self._refuse(Overloaded("the requests that are there fill the memory for them", retry_after=1.0))
 
@@ -119,6 +124,11 @@ class Body:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def body_too_large(most: int) -> TooLarge:
+    """Return the error of a body that has more bytes than it may have."""
+    return TooLarge(f"the body has more than {most} bytes")
 
 
 class Connection(HttpToolsProtocol):
@@ -210,6 +220,8 @@ class Connection(HttpToolsProtocol):
             return
         self._body = Body(self.loop, type(self))
         self.scope["connection"], self.scope["body"] = self, self._body  # type: ignore[typeddict-unknown-key]
+        if (size_bytes := self._declared_bytes()) is not None:
+            self._body.expect(size_bytes)
         if self.expect_100_continue:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.expect_100_continue = False
@@ -243,9 +255,13 @@ class Connection(HttpToolsProtocol):
     def _seconds_left(self) -> float:
         if not self._has_head:
             return self.bounds.header_seconds
+        size, most = self._declared_bytes(), self.bounds.body_bytes
+        return self.bounds.body_seconds + min(most if size is None else size, most) / _BYTES_PER_SECOND
+
+    def _declared_bytes(self) -> int | None:
+        """Return the size that the request says its body has; None if it says none."""
         length = next((value for name, value in self.headers if name == b"content-length"), b"")
-        size = int(length) if length.isdigit() and len(length) < 19 else self.bounds.body_bytes
-        return self.bounds.body_seconds + min(size, self.bounds.body_bytes) / _BYTES_PER_SECOND
+        return int(length[:19]) if length.isdigit() else None
 
     def _expect(self, seconds: float) -> None:
         self._timer = self.loop.call_later(seconds, self._refuse, 408, b"the request did not come in time")

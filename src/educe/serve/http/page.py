@@ -62,7 +62,7 @@ class PageModel(Struct):
         title: What its card calls it.
         version: Its version; empty while it is not loaded.
         state: Whether it is loaded.
-        reason: Why it is not, if loading it failed.
+        reason: Why it is not.
         kind: What it is, such as ``predictor`` or ``generator``; empty while it is not loaded.
         task: What it is for; empty while it is not loaded.
         columns: The columns of the table that it takes.

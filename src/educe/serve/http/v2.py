@@ -15,7 +15,7 @@ import numpy as np
 from educe import __version__
 from educe.model import ValueType
 from educe.serve import tensors
-from educe.serve.faults import BadRequest, NotReady
+from educe.serve.faults import BadRequest
 from educe.serve.http import v2_types as types
 from educe.serve.http.exchange import Request, Response, aside, decode, encode, json_response
 from educe.serve.http.routes import Route
@@ -167,22 +167,15 @@ class V2:
     async def index(self, request: Request) -> Response:
         """List the models."""
         asked = request.json(_INDEX) if request.body else types.IndexRequest()
-        entries = [
-            types.IndexEntry(
-                name, "" if entry.deployment is None else entry.deployment.version, entry.state, entry.reason
-            )
-            for name, entry in self.inference.repository.entries.items()
-            if entry.state == "READY" or not asked.ready
-        ]
-        return json_response(entries)
+        entries = self.inference.repository.listed(asked.ready)
+        return json_response(
+            [types.IndexEntry(each.source.name, each.version, each.state, each.reason) for each in entries]
+        )
 
     async def load(self, request: Request) -> Response:
         """Load a model."""
         _check_nothing(request)
-        try:
-            await self.inference.repository.load(request.params["model"])
-        except NotReady as fault:
-            raise BadRequest(fault.cause) from None
+        await self.inference.repository.load(request.params["model"])
         return json_response(types.Nothing())
 
     async def unload(self, request: Request) -> Response:
