@@ -46,12 +46,7 @@ def _bars(rows: Sequence[tuple[str, float, str]]) -> list[tuple[str, float, str,
 
 def _svg(title: str, rows: Sequence[tuple[str, float, str]]) -> str:
     width, height = _size(rows)
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-        'font-family="sans-serif" font-size="12">',
-        f'<rect width="100%" height="100%" fill="{_COLORS["back"]}"/>',
-        f'<text x="{_MARGIN}" y="{_MARGIN + 12}" font-size="15" font-weight="bold">{escape(title)}</text>',
-    ]
+    lines: list[str] = []
     for label, length, text, top in _bars(rows):
         start = _MARGIN + _LABEL
         lines += [
@@ -60,7 +55,18 @@ def _svg(title: str, rows: Sequence[tuple[str, float, str]]) -> str:
             f'fill="{_COLORS["bar"]}"/>',
             f'<text x="{start + length + 6:.1f}" y="{top + 14}">{escape(text)}</text>',
         ]
-    return "\n".join([*lines, "</svg>", ""])
+    return svg_document(width, height, title, lines)
+
+
+def svg_document(width: int, height: int, title: str, lines: Sequence[str]) -> str:
+    """Return a picture as SVG: a title on a white ground, and elements below it."""
+    head = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        'font-family="sans-serif" font-size="12">',
+        f'<rect width="100%" height="100%" fill="{_COLORS["back"]}"/>',
+        f'<text x="{_MARGIN}" y="{_MARGIN + 12}" font-size="15" font-weight="bold">{escape(title)}</text>',
+    ]
+    return "\n".join([*head, *lines, "</svg>", ""])
 
 
 def _save_png(path: Path, title: str, rows: Sequence[tuple[str, float, str]]) -> None:

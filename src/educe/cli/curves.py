@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from educe.cli.chart import SUFFIXES
-
-__all__ = ["SUFFIXES", "save_curves"]
+from educe.cli.chart import svg_document
 
 Point = tuple[float, float]
 
@@ -55,7 +53,7 @@ def save_curves(path: Path, title: str, curves: Mapping[str, Sequence[Point]]) -
     """Write a chart of curves, the heights by powers of ten.
 
     Args:
-        path: A file whose name ends in one of `SUFFIXES`.
+        path: A file whose name ends in one of `chart.SUFFIXES`.
         title: What stands above.
         curves: The points of each curve, by its name.
     """
@@ -78,12 +76,7 @@ def _grid(scale: _Scale) -> list[tuple[Point, Point, str, bool]]:
 
 
 def _svg(title: str, curves: Mapping[str, Sequence[Point]], scale: _Scale) -> str:
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}" '
-        'font-family="sans-serif" font-size="12">',
-        f'<rect width="100%" height="100%" fill="{_BACK}"/>',
-        f'<text x="16" y="28" font-size="15" font-weight="bold">{escape(title)}</text>',
-    ]
+    lines: list[str] = []
     for (x1, y1), (x2, y2), text, goes_across in _grid(scale):
         where = f'x="{x1 - 6}" y="{y1 + 4:.1f}" text-anchor="end"'
         if not goes_across:
@@ -101,7 +94,7 @@ def _svg(title: str, curves: Mapping[str, Sequence[Point]], scale: _Scale) -> st
         if places:
             x, y = places[-1]
             lines.append(f'<text x="{x + 8:.1f}" y="{y + 4:.1f}" fill="{color}">{escape(name)}</text>')
-    return "\n".join([*lines, "</svg>", ""])
+    return svg_document(_WIDTH, _HEIGHT, title, lines)
 
 
 def _save_png(path: Path, title: str, curves: Mapping[str, Sequence[Point]], scale: _Scale) -> None:

@@ -14,7 +14,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from educe.cli import options
-from educe.cli.curves import SUFFIXES, save_curves
+from educe.cli.chart import SUFFIXES
+from educe.cli.curves import save_curves
 from educe.cli.options import OptionGroup
 from educe.cli.remote import ApiKeyOption, UrlArgument, address_of
 from educe.cli.screen import counted, errors, format_seconds, output, print_json, print_table, working

@@ -36,10 +36,18 @@ def address_of(url: str, api_key_file: Path | None) -> Address:
     """
     from educe.bench.load_targets import Address
 
-    if api_key_file is None:
-        return Address(url)
-    with open_regular(api_key_file, error=OptionError) as file:
-        lines = file.read(_KEY_BYTES).decode("utf-8", "replace").split()
-    if not lines:
-        raise OptionError("the file has no key", path=api_key_file, remedy="write it into the first line")
-    return Address(url, lines[0])
+    return Address(url) if api_key_file is None else Address(url, read_keys(api_key_file)[0])
+
+
+def read_keys(path: Path) -> tuple[str, ...]:
+    """Return the keys in a file, one a line.
+
+    Raises:
+        OptionError: the file has no key.
+    """
+    with open_regular(path, error=OptionError) as file:
+        lines = file.read(_KEY_BYTES).decode("utf-8", "replace").splitlines()
+    keys = tuple(line.strip() for line in lines if line.strip())
+    if not keys:
+        raise OptionError("the file has no key", path=path, remedy="write one a line")
+    return keys

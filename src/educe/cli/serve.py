@@ -13,9 +13,8 @@ from rich.markup import escape
 
 from educe.cli.loading import size_bytes
 from educe.cli.options import OptionGroup, named_path
+from educe.cli.remote import read_keys
 from educe.cli.screen import errors, print_warning
-from educe.errors import OptionError
-from educe.files import open_regular
 from educe.serve import ModelSource, Server, ServerSettings
 
 EXAMPLES = """
@@ -25,18 +24,10 @@ educe serve digits=zoo/mnist/model.onnx --port 9000 --target-latency-ms 50\n
 curl localhost:8000/v1/models/mobilenet_v2/predict --data-binary @zoo/images/zebra.jpeg
 """
 
-_KEY_BYTES = 64 * 2**10
-
 
 def _keys(text: str) -> tuple[str, ...]:
     """Return the keys in the file that `text` names."""
-    path = named_path(text)
-    with open_regular(path, error=OptionError) as file:
-        lines = file.read(_KEY_BYTES).decode("utf-8", "replace").splitlines()
-    keys = tuple(line.strip() for line in lines if line.strip())
-    if not keys:
-        raise OptionError("the file has no key", path=path, remedy="write one a line")
-    return keys
+    return read_keys(named_path(text))
 
 
 def _seconds(text: str) -> float:
