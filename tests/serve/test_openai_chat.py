@@ -529,17 +529,23 @@ def test_a_deadline_ends_a_text(server: Client, stream: bool) -> None:
     assert json.loads(last)["error"]["code"] == "deadline_exceeded"
 
 
+def fail_at_the_fourth(monkeypatch: pytest.MonkeyPatch, model: Generator) -> list[int]:
+    """Have a model's fourth step fail; return the number of its steps, which may be set."""
+
+    def failing(rows: Any) -> Any:
+        steps[0] += 1
+        if steps[0] == 4:
+            raise EngineError("the secret reason")
+        return run(rows)
+
+    run, steps = model._engine._runner.run, [0]
+    monkeypatch.setattr(model._engine._runner, "run", failing)
+    return steps
+
+
 def test_a_fault_in_the_middle_is_told_and_ends_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving_generator() as (server, model), connect(server) as client:
-        run, steps = model._engine._runner.run, [0]
-
-        def failing(rows: Any) -> Any:
-            steps[0] += 1
-            if steps[0] == 4:
-                raise EngineError("the secret reason")
-            return run(rows)
-
-        monkeypatch.setattr(model._engine._runner, "run", failing)
+        steps = fail_at_the_fourth(monkeypatch, model)
         asked: Any = {"model": "writer", "messages": MESSAGES, "stream": True, "max_tokens": 50}
         with pytest.raises(openai.APIError, match="server failed") as failed:
             list(client.chat.completions.create(**asked))

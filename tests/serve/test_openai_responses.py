@@ -10,7 +10,6 @@ import openai
 import pytest
 
 from educe import api
-from educe.errors import EngineError
 from educe.generate.stream import Completion, Output, Piece, Seconds
 from educe.serve.http.openai.response_events import ResponseWriter
 from educe.serve.http.openai.response_types import ResponseAnswer, TextConfig
@@ -22,6 +21,7 @@ from tests.serve.test_openai_chat import (
     TOWNS,
     chat_source,
     connect,
+    fail_at_the_fourth,
     serving_generator,
 )
 
@@ -246,15 +246,7 @@ def test_what_is_wrong_is_a_bad_request_that_names_it(server: Client, changes: A
 
 def test_a_fault_in_the_middle_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving_generator() as (server, model), connect(server) as client:
-        run, steps = model._engine._runner.run, [0]
-
-        def failing(rows: Any) -> Any:
-            steps[0] += 1
-            if steps[0] == 4:
-                raise EngineError("the secret reason")
-            return run(rows)
-
-        monkeypatch.setattr(model._engine._runner, "run", failing)
+        steps = fail_at_the_fourth(monkeypatch, model)
         found = events_of(server, ASKED)
         assert [event["type"] for event in found[-2:]] == ["error", "response.failed"]
         assert found[-2]["error"]["type"] == "server_error"

@@ -295,7 +295,12 @@ def test_a_reader_that_goes_ends_its_text() -> None:
             options = {"max_tokens": 400, "min_tokens": 400, "ignore_eos": True}
             feeds = {"text_input": np.array([PROMPT], object)}
             call = inference.call("writer", None, feeds, options)
-            for read in (inference.infer(call), anext(inference.stream(call))):
+
+            async def read_pieces() -> None:
+                async for _ in inference.stream(call):
+                    pass
+
+            for read in (inference.infer(call), read_pieces()):
                 task = asyncio.ensure_future(read)
                 deployment = await repository.use("writer")
                 model = deployment.served.model
