@@ -234,6 +234,8 @@ def test_vectors_translations_and_transcripts(open_page: Callable[..., Any], ser
 
 def test_everything_can_be_done_with_the_keyboard(open_page: Callable[..., Any]) -> None:
     page = open_page("mobilenet_v2")
+    # Playwright begins to watch for choosers without waiting until the browser knows it.
+    page.on("filechooser", lambda chooser: None)
     page.keyboard.press("Tab")
     assert page.inner_text(":focus") == "Skip to the model"
     page.keyboard.press("Enter")
