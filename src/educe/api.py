@@ -186,11 +186,8 @@ def predictor(
     own = ("task", "engine", "batch", "top", "threshold", "limits")
     refuse_unknown("keyword", options, (*own, *OPTION_NAMES))
     _check_limits(limits)
-    if top is not None and (not isinstance(top, int) or top < 1):
-        raise OptionError(f"top={top!r} is not a positive integer", remedy="use 1 or more")
-    if threshold is not None and not (isinstance(threshold, (int, float)) and 0 <= threshold <= 1):
-        raise OptionError(f"threshold={threshold!r} is not within 0 and 1", remedy="use a score such as 0.5")
-    chosen = task_for(_loaded(model, limits), task, TaskOptions(top, threshold, limits))
+    asked = TaskOptions(top, threshold, limits)
+    chosen = task_for(_loaded(model, limits), task, asked)
     return Predictor(chosen, engines.compile(chosen.model, engine, **options), batch)
 
 

@@ -129,9 +129,84 @@ def test_other_json_is_refused(client: Client, model: str, value: Any) -> None:
     assert client.ask("POST", f"/v1/models/{model}/predict", json.dumps(value), fields)[0] == 400
 
 
-def test_unknown_query_parameters_are_refused(client: Client) -> None:
-    status, _, found = client.ask("POST", "/v1/models/comment_spam/predict?top=1", "x")
-    assert (status, b"unknown query parameter" in bytes(found)) == (400, True)
+@pytest.mark.parametrize(
+    ("model", "name", "options"),
+    [
+        ("mobilenet_v2", "images/zebra.jpeg", {"top": 2}),
+        ("mobilenet_v2", "images/zebra.jpeg", {"threshold": 0.5}),
+        ("breast_cancer", "breast_cancer/inputs/patients.csv", {"top": 1, "threshold": 0.9}),
+    ],
+)
+def test_options_of_answers_are_query_parameters(
+    client: Client, model: str, name: str, options: dict[str, Any]
+) -> None:
+    predictor = educe.predictor(str(ZOO / model), **options)
+    expected = [plain(answer.to_dict()) for answer in predictor.stream(ZOO / name)]
+    query = "&".join(f"{option}={value}" for option, value in options.items())
+    path = f"/v1/models/{model}/predict?{query}"
+    status, _, found = client.ask("POST", path, (ZOO / name).read_bytes())
+    assert status == 200, found
+    assert [plain(json.loads(line)) for line in found.splitlines()] == json.loads(json.dumps(expected))
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("best=1", "best: unknown query parameter (known: top, threshold)"),
+        ("top=0", "top: Expected `int` >= 1"),
+        ("top=many", "top: Expected `int`"),
+        ("threshold=2", "threshold: Expected `float` <= 1"),
+        ("threshold=nan", "threshold: Expected `float`"),
+    ],
+)
+def test_options_that_are_none_are_named(client: Client, query: str, message: str) -> None:
+    status, _, found = client.ask("POST", f"/v1/models/comment_spam/predict?{query}", "x")
+    assert status == 400
+    assert message in json.loads(found)["error"]["message"]
+
+
+def test_options_are_in_the_document(client: Client) -> None:
+    operation = client.json("GET", "/openapi.json")["paths"]["/v1/models/{model}/predict"]["post"]
+    found = {each["name"]: each["schema"] for each in operation["parameters"] if each["in"] == "query"}
+    assert found == {
+        "top": {"type": "integer", "minimum": 1},
+        "threshold": {"type": "number", "minimum": 0, "maximum": 1},
+    }
+
+
+WEB_FORM = {"content-type": "application/x-www-form-urlencoded"}
+
+
+@pytest.mark.parametrize("fields", [WEB_FORM, {}])
+def test_bodies_whose_type_says_nothing_are_recognised(client: Client, fields: dict[str, str]) -> None:
+    def ask(model: str, body: bytes | str) -> Any:
+        status, _, found = client.ask("POST", f"/v1/models/{model}/predict", body, fields)
+        return status, json.loads(found.splitlines()[0])
+
+    lines = (ZOO / "breast_cancer" / "inputs" / "patients.csv").read_text().splitlines()
+    row = dict(zip(lines[0].split(","), lines[1].split(","), strict=True))
+    for body in ("\n".join(lines[:2]), json.dumps(row), json.dumps([row])):
+        assert ask("breast_cancer", body)[0] == 200
+    status, found = ask("breast_cancer", '{"radius": 1,}')
+    assert (status, "byte 13" in found["error"]["message"]) == (400, True)
+    expected = ask("comment_spam", "win a prize")[1]["predictions"]
+    assert ask("comment_spam", '{"text": "win a prize"}')[1]["predictions"] == expected
+    assert ask("comment_spam", "[no json] at all")[0] == 200
+    assert ask("mobilenet_v2", (ZOO / "images" / "zebra.jpeg").read_bytes())[0] == 200
+
+
+def test_a_table_without_its_line_ends_says_how_to_send_it(client: Client) -> None:
+    content = (ZOO / "breast_cancer" / "inputs" / "patients.csv").read_text().replace("\n", "")
+    status, _, found = client.ask("POST", "/v1/models/breast_cancer/predict", content, WEB_FORM)
+    assert (status, b"--data-binary" in bytes(found)) == (400, True)
+
+
+def test_a_column_that_is_missing_is_named(client: Client) -> None:
+    status, _, found = client.ask("POST", "/v1/models/breast_cancer/predict", {"radius": 1})
+    assert status == 400
+    message = json.loads(found)["error"]["message"]
+    assert "has no column" in message
+    assert "'radius'" in message
 
 
 def test_pictures_that_come_at_once_are_answered_as_if_alone() -> None:

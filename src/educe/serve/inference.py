@@ -7,7 +7,7 @@ import math
 from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import Executor
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,7 +23,7 @@ from educe.serve.faults import BadRequest, DeadlineExceeded, Unprocessable
 from educe.serve.lane import Lane
 from educe.serve.observation import Timing
 from educe.serve.repository import Deployment, Repository
-from educe.serve.served import LanguageModelServed, PredictorModel
+from educe.serve.served import Asked, LanguageModelServed, PredictorModel
 from educe.serve.settings import ServerSettings
 from educe.serve.videos import is_video, store
 from educe.tasks.predictor import Named, Result
@@ -182,7 +182,9 @@ class Inference:
         """Return the name of a model's task."""
         return (await self.repository.use(model)).served.task
 
-    async def answer(self, model: str, source: Any, deadline: float) -> tuple[list[Result], Timing]:
+    async def answer(
+        self, model: str, source: Any, deadline: float, options: Mapping[str, Any]
+    ) -> tuple[list[Result], Timing]:
         """Return the answers about a raw input: one for each item in it.
 
         Args:
@@ -190,25 +192,29 @@ class Inference:
             source: The content of a file; or of a table a row, or a list of rows. Never a str, which would
                 be taken for the name of a file.
             deadline: When the answer is of no use any more.
+            options: What is asked of the answers, in place of the model's own: `TaskOptions` by name.
 
         Raises:
             InputError: the input cannot be read.
+            OptionError: an option does not take its value.
             Unprocessable: the model takes no such input.
         """
         with await self.repository.use(model) as deployment:
             served, lane = deployment.served, deployment.lane
             if not isinstance(served, PredictorModel) or lane is None:
                 raise Unprocessable(f"the model {model!r} answers to text, not to files")
+            asked = Asked(served.options(options), ())
             if is_video(served.task, source):
-                return await self._video(served, lane, source, deadline)
+                return await self._video(served, lane, source, asked, deadline)
             most = self.settings.server_limits.num_items
             items = await lane.read(partial(served.open, Named("input", source), most), self.pool, deadline)
             if not items:
                 raise BadRequest("the input holds nothing to answer about")
-            return await lane.submit(served.item_group(), items, len(items), deadline=deadline)
+            asked = replace(asked, items=items)
+            return await lane.submit(served.asked_group(asked), asked, len(items), deadline=deadline)
 
     async def _video(
-        self, served: PredictorModel, lane: Lane, content: bytes, deadline: float
+        self, served: PredictorModel, lane: Lane, content: bytes, asked: Asked, deadline: float
     ) -> tuple[list[Result], Timing]:
         """Return the answers about a video's frames, of which some are in memory at once."""
         loop, most = asyncio.get_running_loop(), self.settings.server_limits.num_items
@@ -221,7 +227,9 @@ class Inference:
                     raise DeadlineExceeded("the request's time passed while its frames were read")
                 if len(found) + len(items) > most:
                     raise LimitError(f"the video has more than {most:,} frames", remedy="send it in parts")
-                results, timing = await lane.submit(served.item_group(), items, len(items), deadline=deadline)
+                part = replace(asked, items=items)
+                group = served.asked_group(part)
+                results, timing = await lane.submit(group, part, len(items), deadline=deadline)
                 found += results
                 total = Timing(total.queue + timing.queue, total.run + timing.run, timing.rows)
         return found, total

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, ClassVar, TypeAlias
 
@@ -16,13 +16,26 @@ from educe.generate.transcription import Transcriber
 from educe.generate.translation import Translator
 from educe.model import Signature
 from educe.serve.rows import joined, rows_are_independent
+from educe.tasks.base import TaskOptions
 from educe.tasks.predictor import Opened, Predictor, Result
 
 Feeds: TypeAlias = "dict[str, np.ndarray]"
 LanguageModel: TypeAlias = "Generator | Embedder | Translator | Transcriber"
 
-_ANSWERS = "answers"
 _FEW_BYTES = 16 * 2**10
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request for answers about the items of a raw input.
+
+    Attributes:
+        options: What is asked of the answers.
+        items: The items, or errors in their places.
+    """
+
+    options: TaskOptions
+    items: Sequence[Opened | Result]
 
 
 class PredictorModel:
@@ -89,9 +102,17 @@ class PredictorModel:
             raise LimitError(f"the input holds more than {most:,} items", remedy="send it in parts")
         return items
 
-    def item_group(self) -> Hashable:
-        """Return what raw inputs have in common that can run together."""
-        return _ANSWERS if self.most_items is None else object()
+    def options(self, given: Mapping[str, Any]) -> TaskOptions:
+        """Return the task's options with those in place that are `given`.
+
+        Raises:
+            OptionError: one does not take its value.
+        """
+        return replace(self.predictor.task.options, **given)
+
+    def asked_group(self, asked: Asked) -> Hashable:
+        """Return what requests have in common that can run together."""
+        return asked.options if self.most_items is None else object()
 
     def run(self, group: Hashable, contents: Sequence[Any]) -> Sequence[Any]:
         """Return the results of some requests of one group, an error in the place of one that has none."""
@@ -111,17 +132,19 @@ class PredictorModel:
         parts = {name: np.split(array, ends) for name, array in outputs.items()}
         return [{name: part[index] for name, part in parts.items()} for index in range(len(requests))]
 
-    def _answer(self, requests: Sequence[list[Opened | Result]]) -> Sequence[list[Result]]:
-        items = [item for request in requests for item in request if isinstance(item, Opened)]
-        answered = iter(self._in_parts(items))
+    def _answer(self, requests: Sequence[Asked]) -> Sequence[list[Result]]:
+        items = [item for asked in requests for item in asked.items if isinstance(item, Opened)]
+        answered = self._in_parts(items, requests[0].options)
         return [
-            [next(answered) if isinstance(item, Opened) else item for item in request] for request in requests
+            [next(answered) if isinstance(item, Opened) else item for item in asked.items]
+            for asked in requests
         ]
 
-    def _in_parts(self, items: Sequence[Opened]) -> Iterator[Result]:
+    def _in_parts(self, items: Sequence[Opened], options: TaskOptions) -> Iterator[Result]:
+        predictor = self.predictor.with_options(options)
         size = self.most_items or max(len(items), 1)
         for first in range(0, len(items), size):
-            yield from self.predictor.answer(items[first : first + size])
+            yield from predictor.answer(items[first : first + size])
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,21 @@ A task is immutable and may be shared between threads. The life of an input::
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
-from educe.errors import CardError
+from educe.errors import CardError, OptionError
 from educe.limits import DEFAULT_LIMITS, Limits
 from educe.model import Model, TensorType
 from educe.tasks.answer import Prediction
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Feeds = dict[str, Any]
 Outputs = Mapping[str, Any]
@@ -31,11 +35,23 @@ class TaskOptions:
         top: Most predictions in an answer, best first; the task's own default if absent.
         threshold: Lowest score of a prediction; the card's own if absent.
         limits: The bounds on input files.
+
+    Raises:
+        OptionError: `top` is no positive integer, or `threshold` not within 0 and 1.
     """
 
     top: int | None = None
     threshold: float | None = None
     limits: Limits = DEFAULT_LIMITS
+
+    def __post_init__(self) -> None:
+        top, threshold = self.top, self.threshold
+        if top is not None and (not isinstance(top, int) or top < 1):
+            raise OptionError(f"top={top!r} is not a positive integer", remedy="use 1 or more")
+        if threshold is not None and not (isinstance(threshold, (int, float)) and 0 <= threshold <= 1):
+            raise OptionError(
+                f"threshold={threshold!r} is not within 0 and 1", remedy="use a score such as 0.5"
+            )
 
 
 _TOP_CLASSES = 5
@@ -107,6 +123,12 @@ class Task(ABC, Generic[ContentT]):
         self.model = model
         self.card = model.card
         self.options = options
+
+    def with_options(self, options: TaskOptions) -> Self:
+        """Return the same task with other options, which only say what becomes of outputs."""
+        changed = copy.copy(self)
+        changed.options = options
+        return changed
 
     @abstractmethod
     def open(self, source: Any) -> Iterator[Item[ContentT]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,7 +16,7 @@ from educe.engines.base import Executable
 from educe.errors import EduceError, InputError, OptionError, each_or_error
 from educe.model import TensorType
 from educe.tasks.answer import Answer, CardId, ModelId, StageSeconds
-from educe.tasks.base import Feeds, Findings, Item, Outputs, Task
+from educe.tasks.base import Feeds, Findings, Item, Outputs, Task, TaskOptions
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,12 @@ class Predictor:
         origin = task.model.card_origin
         self._model_id = ModelId(task.model.name, task.model.sha256)
         self._card_id = CardId(origin.source, origin.guessed)
+
+    def with_options(self, options: TaskOptions) -> Predictor:
+        """Return a predictor of the same executable whose answers have other options."""
+        changed = copy.copy(self)
+        changed.task = self.task.with_options(options)
+        return changed
 
     @property
     def most_items(self) -> int | None:

@@ -35,11 +35,15 @@ class VoiceActivity(SoundTask):
             CardError: the card has no ``[audio]``, or does not fit the model.
         """
         super().__init__(model, options)
-        self.rules: VoiceOutput = self.card.voice
-        if options.threshold is not None:
-            self.rules = msgspec.structs.replace(self.rules, score_threshold=options.threshold)
         self.window_seconds = self.audio.window_samples / self.audio.sample_rate
         self._check_card()
+
+    @property
+    def rules(self) -> VoiceOutput:
+        """What makes segments of probabilities: the card's rules, with the threshold that was asked for."""
+        if self.options.threshold is None:
+            return self.card.voice
+        return msgspec.structs.replace(self.card.voice, score_threshold=self.options.threshold)
 
     def preprocess(self, items: Sequence[Item[np.ndarray]]) -> Feeds:
         """Return the windows of the one item, f32[steps, 1, context + window], as a read-only view."""

@@ -15,6 +15,7 @@ from educe.serve.faults import BadRequest, WrongMediaType
 _JSON = "application/json"
 _LARGE_BYTES = 2**18
 T = TypeVar("T")
+S = TypeVar("S", bound=msgspec.Struct)
 
 
 @dataclass(slots=True)
@@ -59,6 +60,23 @@ class Request:
         except ValueError:
             raise BadRequest("what follows the question mark is not encoded as it should be") from None
         return dict(pairs)
+
+    def options(self, kind: type[S]) -> S:
+        """Return what follows the question mark as what a Struct's fields say.
+
+        Raises:
+            BadRequest: it names none of them, or one does not take its value.
+        """
+        given, known = self.queries(), kind.__struct_fields__
+        for name in given:
+            if name not in known:
+                raise BadRequest(
+                    "unknown query parameter", place=name[:50], remedy=f"known: {', '.join(known)}"
+                )
+        try:
+            return msgspec.convert(given, kind, strict=False)
+        except msgspec.ValidationError as fault:
+            raise _invalid(fault) from None
 
     def json(self, decoder: msgspec.json.Decoder[T]) -> T:
         """Return the body as what `decoder` makes of it.
@@ -117,10 +135,17 @@ def decode(content: bytes | memoryview, decoder: msgspec.json.Decoder[T], media_
     try:
         return decoder.decode(content)
     except msgspec.ValidationError as fault:
-        reason, _, path = str(fault).partition(" - at `")
-        raise BadRequest(reason, place=_pointer(path)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise BadRequest("the body is no JSON of a reasonable depth", remedy="check its syntax") from None
+        raise _invalid(fault) from None
+    except RecursionError:
+        raise BadRequest("the body is JSON that is nested too deep") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as fault:
+        where = str(fault).removeprefix("JSON is malformed: ")
+        raise BadRequest(f"the body is no JSON: {where}", remedy="check its syntax") from None
+
+
+def _invalid(fault: msgspec.ValidationError) -> BadRequest:
+    reason, _, path = str(fault).partition(" - at `")
+    return BadRequest(reason, place=_pointer(path))
 
 
 def _pointer(path: str) -> str | None:

@@ -112,7 +112,7 @@ def _operation(route: Route, schema_of: dict[Any, Json], is_locked: bool) -> Jso
         "operationId": _operation_id(route),
         "summary": route.summary,
         "tags": [_tag(route.path)],
-        "parameters": [*_path_parameters(route.path), _TIMEOUT],
+        "parameters": [*_path_parameters(route.path), *_query_parameters(route.queries), _TIMEOUT],
         "responses": _responses(route, schema_of, is_locked),
     }
     if route.takes is not None:
@@ -224,6 +224,21 @@ def _path_parameters(path: str) -> list[Json]:
             "schema": {"type": "string", "pattern": patterns.get(name, "^[^/]+$")},
         }
         for name in names
+    ]
+
+
+def _query_parameters(kind: type[msgspec.Struct] | None) -> list[Json]:
+    if kind is None:
+        return []
+    _, components = msgspec.json.schema_components([kind], ref_template=_SCHEMAS)
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "description": schema["description"],
+            "schema": {rule: value for rule, value in schema.items() if rule != "description"},
+        }
+        for name, schema in components[kind.__name__]["properties"].items()
     ]
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import UNSET, Meta, UnsetType
 
 from educe.serve.faults import BadRequest, refusal
 from educe.serve.http.exchange import Request, Response, aside, decode, encode
@@ -21,6 +22,18 @@ _ANY_JSON = msgspec.json.Decoder(Any)
 _ANY_FILE = "file-type"
 _TEXTS = "text-classification"
 _TABLES = ("tabular-classification", "tabular-regression")
+_JSON = "application/json"
+# What curl says of any body that it is told nothing of.
+_WEB_FORM = "application/x-www-form-urlencoded"
+
+
+class PredictOptions(msgspec.Struct, frozen=True):
+    """What may be asked of answers."""
+
+    top: Annotated[int, Meta(ge=1, description="Most predictions in an answer.")] | UnsetType = UNSET
+    threshold: Annotated[float, Meta(ge=0, le=1, description="Lowest score of a prediction.")] | UnsetType = (
+        UNSET
+    )
 
 
 @dataclass(frozen=True)
@@ -43,28 +56,26 @@ class Predict:
                 "Answer about a picture, video, sound, text, table or any file; a line for each item in it.",
                 takes=("application/octet-stream", FORM, "application/json", "text/plain", "text/csv"),
                 gives=(Answer, _LINES),
+                queries=PredictOptions,
                 family=OPENAI,
             )
         ]
 
     async def predict(self, request: Request) -> Response:
         """Answer about a raw input."""
-        for option in request.queries():
-            raise BadRequest("unknown query parameter", place=option[:50], remedy="this route takes none")
+        options = msgspec.to_builtins(request.options(PredictOptions))
         name = request.params["model"]
         most_parts, size = self.inference.settings.server_limits.num_parts, len(request.body)
         content, media_type = await aside(size, lambda: _content(request, most_parts))
         if not content:
             raise BadRequest("the body is empty", remedy="send a file's content, or a form with one file")
         source: Any = content
-        num_texts = 1
-        if media_type == "application/json":
+        if media_type in (_JSON, _WEB_FORM, ""):
             task = await self.inference.task(name)
-            if task != _ANY_FILE:
-                source = await aside(size, lambda: _json_source(task, content))
-                num_texts = source.count(b"\n") + 1 if task == _TEXTS and content.lstrip()[:1] == b"[" else 1
-        results, timing = await self.inference.answer(name, source, request.deadline)
-        if num_texts > 1 and len(results) != num_texts:
+            source = await aside(size, lambda: _source(task, content, media_type))
+        asked = source.lines if isinstance(source, _Texts) else source
+        results, timing = await self.inference.answer(name, asked, request.deadline, options)
+        if isinstance(source, _Texts) and len(results) != source.count:
             raise BadRequest("the model takes one text at a time", remedy="send each in a request")
         headers = [(b"server-timing", timing.header())]
         if len(results) == 1:
@@ -84,8 +95,40 @@ def _plain(result: Result) -> dict[str, Any]:
     return {"input": result.input, "error": fault}
 
 
+@dataclass(frozen=True)
+class _Texts:
+    """Texts as the lines of a file."""
+
+    count: int
+    lines: bytes
+
+
+def _source(task: str, content: bytes, media_type: str) -> Any:
+    """Return what a body says that may be JSON: it is for some tasks where its type says nothing."""
+    if task == _ANY_FILE:
+        return content
+    is_json = media_type == _JSON or (task in (*_TABLES, _TEXTS) and content.lstrip()[:1] in (b"{", b"["))
+    if is_json and task == _TEXTS and media_type != _JSON:
+        is_json = _decodes(content)
+    if is_json:
+        return _json_source(task, content)
+    if task in _TABLES and media_type == _WEB_FORM and b"\n" not in content.rstrip():
+        raise BadRequest(
+            "the table is one line: curl's -d takes line ends out", remedy="send it with --data-binary @FILE"
+        )
+    return content
+
+
+def _decodes(content: bytes) -> bool:
+    try:
+        _ANY_JSON.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
 def _json_source(task: str, content: bytes) -> Any:
-    """Return what a body of JSON says: rows of a table, or texts as the lines of a file."""
+    """Return what a body of JSON says: rows of a table, or texts."""
     if task not in (*_TABLES, _TEXTS):
         raise BadRequest("the model takes no JSON", remedy="send a file's content and its own media type")
     value = decode(content, _ANY_JSON)
@@ -102,7 +145,7 @@ def _json_source(task: str, content: bytes) -> Any:
         raise BadRequest("a text is empty")
     if isinstance(value, str):
         return value.encode()
-    return "\n".join(" ".join(text.splitlines()) for text in texts).encode()
+    return _Texts(len(texts), "\n".join(" ".join(text.splitlines()) for text in texts).encode())
 
 
 def _content(request: Request, most_parts: int) -> tuple[bytes, str]:

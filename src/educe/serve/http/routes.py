@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import msgspec
+
 from educe.serve.access import Access
 from educe.serve.faults import MethodNotAllowed, NotFound, Refusal
 from educe.serve.http.exchange import Request, Response
@@ -56,6 +58,7 @@ class Route:
         takes: The type of the body if it is JSON, a `Content`, a media type, or a tuple of these; None for no
             body.
         gives: The same of the answer.
+        queries: The type whose fields what follows the question mark may name; None where it is not read.
         access: Who may ask.
         family: In whose form errors are answered.
         statuses: Statuses of answers that are none of the errors that all routes have.
@@ -67,6 +70,7 @@ class Route:
     summary: str
     takes: Any = None
     gives: Any = None
+    queries: type[msgspec.Struct] | None = None
     access: Access = "key"
     family: Family = OPEN_INFERENCE
     statuses: tuple[int, ...] = (200,)
