@@ -169,7 +169,7 @@ def test_costs_are_finite_and_positive_once_anything_is_known(
     found = curve.seconds(rows)
     assert math.isfinite(found)
     assert (found > 0) == bool(runs)
-    assert curve.least_row_seconds() <= curve.seconds(1) or not runs
+    assert curve.least_row_seconds <= curve.seconds(1) or not runs
 
 
 def test_the_first_run_of_a_size_does_not_spoil_it() -> None:

@@ -117,7 +117,7 @@ class Batcher:
         """Return how long a request that came now would wait before its run."""
         rows = sum(ticket.rows for ticket in self.waiting if ticket.priority <= priority)
         running = 0.0 if self.running_until is None else max(0.0, self.running_until - now)
-        row_seconds = self.cost.least_row_seconds()
+        row_seconds = self.cost.least_row_seconds
         read = self.num_reading * (row_seconds + self._read_seconds)
         return self._patience * (running + rows * row_seconds + read)
 

@@ -15,11 +15,15 @@ class CostCurve:
     """The seconds of a run, as a function of its rows: a moving mean for each size, and lines between them.
 
     Numbers are enough to plan with from the first run on; before it, nothing is known and all costs 0.
+
+    Attributes:
+        least_row_seconds: What a row costs in runs of the size that costs least for each.
     """
 
     def __init__(self) -> None:
         self._rows: list[int] = []
         self._seconds: list[float] = []
+        self.least_row_seconds = 0.0
 
     def learn(self, rows: int, seconds: float) -> None:
         """Take note of how long a run of `rows` rows took."""
@@ -34,6 +38,8 @@ class CostCurve:
             most = self._seconds[index - 1] * place / self._rows[index - 1] if index else seconds
             self._rows.insert(index, place)
             self._seconds.insert(index, min(seconds, most))
+        pairs = zip(self._rows, self._seconds, strict=True)
+        self.least_row_seconds = min(each / count for count, each in pairs)
 
     def seconds(self, rows: int) -> float:
         """Return how long a run of `rows` rows is expected to take."""
@@ -47,8 +53,3 @@ class CostCurve:
         left, right = self._rows[index - 1], self._rows[index]
         share = (rows - left) / (right - left)
         return self._seconds[index - 1] + share * (self._seconds[index] - self._seconds[index - 1])
-
-    def least_row_seconds(self) -> float:
-        """Return what a row costs in runs of the size that costs least for each."""
-        pairs = zip(self._rows, self._seconds, strict=True)
-        return min((seconds / rows for rows, seconds in pairs), default=0.0)

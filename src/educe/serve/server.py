@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import signal
 import socket
+import ssl
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
-
-import uvicorn
 
 from educe.errors import OptionError
 from educe.machine import usable_cores
 from educe.serve.http.app import App
-from educe.serve.http.connection import Connection
-from educe.serve.http.observing import Observing
+from educe.serve.http.listener import Listener
 from educe.serve.http.openai.family import OpenAI
 from educe.serve.http.openapi import OpenApi
 from educe.serve.http.page import Page
@@ -30,7 +27,7 @@ from educe.serve.http.statistics import Statistics
 from educe.serve.http.v2 import V2
 from educe.serve.http.v2_generate import Generate
 from educe.serve.inference import Inference
-from educe.serve.observation import Observer
+from educe.serve.observer import Observer
 from educe.serve.opening import ModelSource
 from educe.serve.repository import Repository
 from educe.serve.settings import ServerSettings
@@ -38,19 +35,6 @@ from educe.serve.tracing import tracer_from_environment
 
 if TYPE_CHECKING:
     from educe.serve.grpc.server import GrpcServer
-
-_POLL_SECONDS = 0.005
-# Longer than clients keep connections that they do not use: who closes last never meets a request on its way.
-_KEEP_ALIVE_SECONDS = 75
-
-
-class _Http(uvicorn.Server):
-    """HTTP alone: signals are the business of `Server`."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals alone."""
-        yield
 
 
 class Server:
@@ -120,36 +104,33 @@ class Server:
         repository = Repository(self.sources, self.settings, pool)
         observer = Observer(sys.stderr if self.settings.log_requests else None, tracer_from_environment())
         inference = Inference(repository, self.settings, pool)
-        app = App(_routes(inference, observer), self.settings)
-        http = self._http(Observing(app, observer))
+        app = App(_routes(inference, observer), self.settings, observer)
+        http = Listener(app, self.settings.server_limits, self._tls())
         grpc = self._grpc(inference)
         self._listen_to_signals(http, grpc)
-        serving = asyncio.create_task(http.serve([listener]))
         loading = asyncio.create_task(repository.load_all())
         ending = asyncio.create_task(self._end.wait())
         try:
-            while not http.started and not serving.done():
-                await asyncio.sleep(_POLL_SECONDS)
+            await http.start(listener)
             if grpc is not None:
                 await grpc.start()
                 self.grpc_port = grpc.port
-            await asyncio.wait({loading, serving, ending}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({loading, ending}, return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
                 when_ready(self._url(listener))
-            await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
+            await ending
         finally:
-            app.is_draining = True
-            http.should_exit = True
             loading.cancel()
             ending.cancel()
+            drain = self.settings.drain_seconds
             try:
-                await asyncio.gather(serving, *([grpc.stop(self.settings.drain_seconds)] if grpc else []))
+                await asyncio.gather(http.stop(drain), *([grpc.stop(drain)] if grpc else []))
             finally:
                 repository.close()
                 observer.close()
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _listen_to_signals(self, http: _Http, grpc: GrpcServer | None) -> None:
+    def _listen_to_signals(self, http: Listener, grpc: GrpcServer | None) -> None:
         """End at the first signal when all requests have ended, at the second one at once."""
         assert self._loop is not None
         assert self._end is not None
@@ -158,7 +139,7 @@ class Server:
 
         def told() -> None:
             if end.is_set():
-                http.force_exit = True
+                http.hurry()
                 if grpc is not None:
                     tasks.append(loop.create_task(grpc.stop(0)))
             end.set()
@@ -174,25 +155,13 @@ class Server:
         scheme = "http" if self.settings.certificate is None else "https"
         return f"{scheme}://{host}:{listener.getsockname()[1]}"
 
-    def _http(self, app: Observing) -> _Http:
+    def _tls(self) -> ssl.SSLContext | None:
         settings = self.settings
-        bounds = {"bounds": settings.server_limits}
-        config = uvicorn.Config(
-            app,
-            http=type("BoundConnection", (Connection,), bounds),
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            ssl_certfile=settings.certificate,
-            ssl_keyfile=settings.private_key,
-            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
-        )
+        if settings.certificate is None:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         try:
-            config.load()
+            context.load_cert_chain(settings.certificate, settings.private_key)
         except OSError:  # which a fault of TLS is, too
             raise OptionError(
                 "the certificate or its private key cannot be used",
@@ -200,7 +169,7 @@ class Server:
                 place="certificate",
                 remedy="give both as PEM files that belong together",
             ) from None
-        return _Http(config)
+        return context
 
     def _grpc(self, inference: Inference) -> GrpcServer | None:
         if self.settings.grpc_port is None:

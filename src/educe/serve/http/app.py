@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-import re
-import secrets
 import zlib
-from collections.abc import AsyncGenerator, Iterable, Mapping, MutableMapping
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
-from itertools import count
-from typing import Any
+from typing import TypeAlias
 
 from educe.serve.access import tenant_of
 from educe.serve.faults import (
@@ -24,13 +20,16 @@ from educe.serve.faults import (
     WrongMediaType,
     logged,
 )
-from educe.serve.http.connection import Body, body_too_large
-from educe.serve.http.exchange import Request, Response, aside, encode
+from educe.serve.http.body import Body, body_too_large
+from educe.serve.http.exchange import Head, Request, Response, aside, encode
 from educe.serve.http.routes import Family, Route, Router
+from educe.serve.observation import Observed, RequestIds
+from educe.serve.observer import Observer
 from educe.serve.settings import ServerSettings
 
-_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _SAFE_METHODS = ("GET", "HEAD")
+_CLIENT_GONE = 499
+_MOST_KNOWN_HOSTS = 100
 _PREFLIGHT = (
     (b"access-control-allow-methods", b"GET, HEAD, POST"),
     # A star would leave out the key.
@@ -39,97 +38,87 @@ _PREFLIGHT = (
 )
 
 
+Send: TypeAlias = "Callable[[Response], Awaitable[None]]"
+"""Sends an answer to where the request has come from."""
+
+
 class App:
-    """The server as ASGI knows it.
+    """What answers requests, whatever brings them.
 
     Args:
         routes: What it answers.
         settings: Who may ask, and how much.
+        observer: What sees every request begin and end.
     """
 
-    def __init__(self, routes: Iterable[Route], settings: ServerSettings) -> None:
+    def __init__(self, routes: Iterable[Route], settings: ServerSettings, observer: Observer) -> None:
         self.router = Router(routes)
         self.settings = settings
-        self.is_draining = False
-        self._prefix, self._numbers = secrets.token_hex(6), count()
+        self._observer = observer
+        self._known_hosts: set[bytes] = set()
+        self._ids = RequestIds()
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
-        """Answer one request; any fault becomes an answer, too."""
-        scope["connection"].task = asyncio.current_task()
+    async def __call__(self, head: Head, body: Body, send: Send) -> None:
+        """Answer one request; any fault becomes an answer, too.
+
+        Args:
+            head: What stands before its body.
+            body: The body, while it comes.
+            send: Takes the answer, and returns when all of it is sent.
+        """
+        observed = self._observer.begin(head.method)
+        given = head.fields.get(b"x-request-id")
+        observed.id = self._ids.of(None if given is None else given.decode("latin-1"))
         try:
-            await self._answer(scope, send)
+            response = await self._response(head, body, observed)
+            observed.status = response.status
+            await send(response)
         except asyncio.CancelledError:
-            return  # the client has gone, and nobody reads an answer
+            observed.status = _CLIENT_GONE
+            raise
         finally:
-            scope["connection"].task = None
+            if self._observer.is_tracing:
+                observed.traceparent = head.field(b"traceparent")
+                observed.tracestate = head.field(b"tracestate")
+            self._observer.end(observed)
 
-    async def _answer(self, scope: MutableMapping[str, Any], send: Any) -> None:
-        headers = dict(scope["headers"])
-        request_id = self._request_id(headers)
+    async def _response(self, head: Head, body: Body, observed: Observed) -> Response:
         cross: list[tuple[bytes, bytes]] = []
+        family: Family | None = None
         try:
-            self._check_host(scope["headers"], scope["scheme"])
-            cross = self._cross_origin(headers)
-            if cross and scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
+            self._check_host(head)
+            cross = self._cross_origin(head)
+            if cross and head.method == "OPTIONS" and b"access-control-request-method" in head.fields:
                 response = Response(b"", "", headers=[*_PREFLIGHT])
             else:
-                response = await self._routed(scope, headers, request_id)
+                route, params = self.router.find(head.method, head.path)
+                observed.route, family = route.path, route.family
+                response = await route.handle(await self._request(head, body, route, params, observed.id))
         except Exception as fault:
-            route: Route | None = scope.get("route")
-            family = self.router.family(scope["path"]) if route is None else route.family
-            response = self._failure(fault, family, request_id)
+            response = self._failure(fault, family or self.router.family(head.path), observed.id)
         finally:
-            scope["body"].release()
-        response.headers += cross
-        await self._send(response, request_id, send, scope)
+            body.release()
+        response.headers = [(b"x-request-id", observed.id.encode()), *response.headers, *cross]
+        if response.media_type:
+            response.headers.append((b"content-type", response.media_type.encode()))
+        return response
 
-    async def _routed(
-        self, scope: MutableMapping[str, Any], headers: dict[bytes, bytes], request_id: str
-    ) -> Response:
-        route, params = self.router.find(scope["method"], scope["path"])
-        scope["route"] = route
-        tenant = self._tenant(route, headers)
-        body = b"" if scope["method"] in _SAFE_METHODS else await self._body(headers, scope["body"])
-        request = Request(
-            scope["method"],
-            scope["path"],
-            scope["query_string"],
-            headers,
-            body,
+    async def _request(
+        self, head: Head, body: Body, route: Route, params: Mapping[str, str], request_id: str
+    ) -> Request:
+        tenant = tenant_of(self.settings, route.access, _authorization(head))
+        content = b"" if head.method in _SAFE_METHODS else await self._body(head.fields, body)
+        return Request(
+            head.method,
+            head.path,
+            head.query,
+            head.fields,
+            content,
             request_id,
-            self._deadline(headers),
+            self._deadline(head.fields),
             tenant,
             params,
         )
-        return await route.handle(request)
-
-    async def _send(self, response: Response, request_id: str, send: Any, scope: Mapping[str, Any]) -> None:
-        fields = [(b"x-request-id", request_id.encode()), *response.headers]
-        if response.media_type:
-            fields.append((b"content-type", response.media_type.encode()))
-        if self.is_draining:
-            fields.append((b"connection", b"close"))
-        body = response.body
-        if scope["method"] != "HEAD" and isinstance(body, bytes | list | tuple):
-            scope["connection"].hold_head()
-        if isinstance(body, bytes):
-            fields.append((b"content-length", b"%d" % len(body)))
-            await send({"type": "http.response.start", "status": response.status, "headers": fields})
-            await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
-            return
-        if isinstance(body, list | tuple):
-            fields.append((b"content-length", b"%d" % sum(map(len, body))))
-            await send({"type": "http.response.start", "status": response.status, "headers": fields})
-            for part in body:
-                await send({"type": "http.response.body", "body": part, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
-            return
-        await send({"type": "http.response.start", "status": response.status, "headers": fields})
-        assert isinstance(body, AsyncGenerator)
-        async with aclosing(body) as parts:
-            async for part in parts:
-                await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
 
     def _failure(self, fault: Exception, family: Family, request_id: str) -> Response:
         refused = logged(fault, f"request {request_id}")
@@ -139,45 +128,36 @@ class App:
         if isinstance(refused, Unauthorized):
             response.headers.append((b"www-authenticate", b"Bearer"))
         if isinstance(refused, TooLarge):
-            response.headers.append((b"connection", b"close"))
+            response.closes = True
         if isinstance(refused, MethodNotAllowed):
             response.headers.append((b"allow", ", ".join(refused.allowed).encode()))
         return response
 
-    def _request_id(self, headers: Mapping[bytes, bytes]) -> str:
-        given = headers.get(b"x-request-id")
-        if given is not None and _ID.fullmatch(given):
-            return given.decode()
-        return f"{self._prefix}-{next(self._numbers)}"
-
-    def _check_host(self, fields: Iterable[tuple[bytes, bytes]], scheme: str) -> None:
+    def _check_host(self, head: Head) -> None:
         """Refuse requests that a page of another origin has made, or that were meant for another host."""
-        hosts = [value for name, value in fields if name == b"host"]
-        if len(hosts) != 1 or not self.settings.accepts_host(host := hosts[0].decode("latin-1")):
-            raise WrongHost(
-                "this server does not go by the name in the Host header", remedy="add it with --host-name"
-            )
-        for name, value in fields:
-            if name == b"origin":
-                origin = value.decode("latin-1")
-                if origin != f"{scheme}://{host}" and origin not in self.settings.origins:
-                    raise Forbidden("pages of this origin may not call this server")
+        host = head.fields.get(b"host", b"")
+        if host not in self._known_hosts or b"host" in head.repeated:
+            if b"host" in head.repeated or not self.settings.accepts_host(host.decode("latin-1")):
+                raise WrongHost(
+                    "this server does not go by the name in the Host header", remedy="add it with --host-name"
+                )
+            if len(self._known_hosts) < _MOST_KNOWN_HOSTS:
+                self._known_hosts.add(host)
+        if b"origin" in head.fields:
+            origin = head.field(b"origin")
+            own = f"{head.scheme}://{head.field(b'host')}"
+            if b"origin" in head.repeated or (origin != own and origin not in self.settings.origins):
+                raise Forbidden("pages of this origin may not call this server")
 
-    def _cross_origin(self, headers: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+    def _cross_origin(self, head: Head) -> list[tuple[bytes, bytes]]:
         """Return the header fields that let a page of another origin read the answer, if it may."""
-        origin = headers.get(b"origin")
-        if origin is None or origin.decode("latin-1") not in self.settings.origins:
+        if b"origin" not in head.fields or head.field(b"origin") not in self.settings.origins:
             return []
         return [
-            (b"access-control-allow-origin", origin),
+            (b"access-control-allow-origin", head.fields[b"origin"]),
             (b"access-control-expose-headers", b"*"),
             (b"vary", b"origin"),
         ]
-
-    def _tenant(self, route: Route, headers: Mapping[bytes, bytes]) -> str:
-        authorization = headers.get(b"authorization")
-        text = None if authorization is None else authorization.decode("latin-1")
-        return tenant_of(self.settings, route.access, text)
 
     def _deadline(self, headers: Mapping[bytes, bytes]) -> float:
         seconds = self.settings.timeout_seconds
@@ -198,6 +178,12 @@ class App:
             return content
         most = self.settings.server_limits.body_bytes
         return await aside(len(content), partial(_decompressed, content, coding.lower(), most))
+
+
+def _authorization(head: Head) -> str | None:
+    if b"authorization" not in head.fields or b"authorization" in head.repeated:
+        return None
+    return head.field(b"authorization")
 
 
 def _decompressed(body: bytes, coding: bytes, most: int) -> bytes:

@@ -1,284 +1,388 @@
-"""A connection that does not wait for ever: bounds on headers, on the time of a request, and of its reader.
+"""A connection over which requests follow each other, and which does not wait for ever.
 
-What uvicorn's own connection leaves open: it has no bound on header fields, none on the time that a request
-takes to come or its answer to be read, and it does not tell the application at once when a client has gone.
+The syntax is read by httptools. Source: RFC 9110 and RFC 9112.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, ClassVar, cast
+import math
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from functools import partial
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import unquote
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+import httptools
 
-from educe.serve.faults import Overloaded, Refusal, TooLarge
-from educe.serve.settings import ServerLimits
+from educe.serve.faults import logged
+from educe.serve.http.body import Body
+from educe.serve.http.exchange import Head, Response
 
+if TYPE_CHECKING:
+    from educe.serve.http.listener import Listener
+
+_STATUS_LINES = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in HTTPStatus}
 _BYTES_PER_SECOND = 2**20
 _READER_SECONDS = 30.0
+_LINGER_SECONDS = 2.0
+# Longer than clients keep connections that they do not use: who closes last never meets a request on its way.
+_KEEP_ALIVE_SECONDS = 75.0
+# What the framing of a body's chunks may take, for each of its bytes.
+_MOST_FRAMING = 8
+_SMALL_BYTES = 2**16
 
 
-class _Corked:
-    """A transport that sends an answer's header fields together with what follows them, in one packet."""
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._head: bytes | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def hold(self) -> None:
-        """Keep what is written next until something follows it."""
-        self._head = b""
-
-    def write(self, content: bytes | memoryview) -> None:
-        """Write, or keep."""
-        head = self._head
-        if head is None:
-            self._transport.write(content)
-        elif not head:
-            self._head = bytes(content)
-        else:
-            self._head = None
-            self._transport.writelines((head, content))
-
-    def close(self) -> None:
-        """Write what is kept, and close."""
-        head, self._head = self._head, None
-        if head:
-            self._transport.write(head)
-        self._transport.close()
+class _RefusedError(Exception):
+    """The request is answered by the connection itself."""
 
 
-class Body:
-    """The body of a request, while it comes.
+class _Exchange:
+    """A request and its answer.
+
+    Attributes:
+        head: What stands before the request's body.
+        body: The body.
+        keeps_alive: Whether another request may follow.
+        is_begun: Whether the answer has begun.
+    """
+
+    __slots__ = ("body", "head", "is_begun", "keeps_alive")
+
+    def __init__(self, head: Head, body: Body, keeps_alive: bool) -> None:
+        self.head, self.body, self.keeps_alive = head, body, keeps_alive
+        self.is_begun = False
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection.
+
+    What takes too long is ended by the listener, which calls `expire` when `deadline` has passed.
 
     Args:
         loop: The server's event loop.
-        server: The connections of one server, whose bodies are bounded together.
-    """
-
-    __slots__ = (
-        *("_content", "_is_released", "_loop", "_parts"),
-        *("_refused", "_server", "_size_bytes", "_waiter"),
-    )
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, server: type[Connection]) -> None:
-        self._loop, self._server = loop, server
-        self._parts: list[bytes] = []
-        self._size_bytes = 0
-        self._is_released = False
-        self._content: bytes | None = None
-        self._refused: Refusal | None = None
-        self._waiter: asyncio.Future[None] | None = None
-
-    def expect(self, size_bytes: int) -> None:
-        """Know how large it is said to be."""
-        if size_bytes > self._server.bounds.body_bytes:
-            self._refuse(body_too_large(self._server.bounds.body_bytes))
-
-    def add(self, part: bytes) -> None:
-        """Take a part of it, unless nobody wants it any more."""
-        if self._is_released:
-            return
-        self._parts.append(part)
-        self._size_bytes += len(part)
-        self._server.bodies_bytes += len(part)
-        if self._size_bytes > self._server.bounds.body_bytes:
-            self._refuse(body_too_large(self._server.bounds.body_bytes))
-        elif self._server.bodies_bytes > self._server.bounds.bodies_bytes:
-            self._refuse(Overloaded("the requests that are there fill the memory for them", retry_after=1.0))
-
-    def end(self) -> None:
-        """Know that all of it has come."""
-        self._content = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        self._parts = []
-        self._wake()
-
-    def release(self) -> None:
-        """Forget it, with what is still to come of it."""
-        self._is_released = True
-        self._server.bodies_bytes -= self._size_bytes
-        self._size_bytes, self._parts, self._content = 0, [], None
-
-    async def whole(self) -> bytes:
-        """Return it, when all of it has come.
-
-        Raises:
-            TooLarge: it is larger than the limit.
-            Overloaded: the bodies of all requests are.
-        """
-        if self._content is None and self._refused is None:
-            self._waiter = self._loop.create_future()
-            await self._waiter
-        if self._refused is not None:
-            raise self._refused
-        return self._content or b""
-
-    def _refuse(self, reason: Refusal) -> None:
-        self.release()
-        self._refused = reason
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-
-def body_too_large(most: int) -> TooLarge:
-    """Return the error of a body that has more bytes than it may have."""
-    return TooLarge(f"the body has more than {most} bytes")
-
-
-class Connection(HttpToolsProtocol):
-    """One client's connection, over which requests follow each other.
+        listener: What has accepted it.
 
     Attributes:
-        bounds: The bounds on what the client may send; a subclass has a server's own.
-        bodies_bytes: The bodies of all requests that are there now, of all connections.
-        task: What answers the present request; it is cancelled when the client goes.
+        deadline: Until when it is waited for the client, by the loop's clock; infinite while it waits for us.
     """
 
-    bounds: ClassVar[ServerLimits] = ServerLimits()
-    bodies_bytes: ClassVar[int] = 0
+    def __init__(self, loop: asyncio.AbstractEventLoop, listener: Listener) -> None:
+        self.deadline = math.inf
+        self._loop, self._listener, self._limits = loop, listener, listener.limits
+        self._transport: asyncio.Transport
+        self._parser = httptools.HttpRequestParser(self)
+        self._target = b""
+        self._fields: dict[bytes, bytes] = {}
+        self._repeated: set[bytes] = set()
+        self._num_fields = 0
+        self._chunk_bytes = self._head_bytes = self._framing_bytes = 0
+        self._is_in_head = False
+        self._receiving: _Exchange | None = None
+        self._answering: _Exchange | None = None
+        self._following: deque[_Exchange] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self._is_closing = False
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.task: asyncio.Task[Any] | None = None
-        self._head_bytes = 0
-        self._is_receiving = False
-        self._has_head = False
-        self._is_refused = False
-        self._body = Body(self.loop, type(self))
-        self._timer: asyncio.TimerHandle | None = None
-        self._reader_timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to count the time until the first request has come."""
-        self._corked = _Corked(transport)
-        super().connection_made(cast("asyncio.Transport", self._corked))
-        if len(self.connections) > self.bounds.num_connections:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wait for the first request."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._listener.connections.add(self)
+        self.deadline = self._loop.time() + self._limits.header_seconds
+        if len(self._listener.connections) > self._limits.num_connections:
             self._refuse(503, b"too many connections")
-            return
-        self._is_receiving = True
-        self._expect(self.bounds.header_seconds)
-
-    def hold_head(self) -> None:
-        """Send the header fields of the answer, which are written next, together with its body."""
-        self._corked.hold()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End what the client does not wait for any more."""
-        for timer in (self._timer, self._reader_timer):
-            if timer is not None:
-                timer.cancel()
-        for cycle, _ in self.pipeline:
-            cycle.scope["body"].release()  # type: ignore[typeddict-item]
-        task, self.task = self.task, None
-        unanswered = self.cycle is not None and not self.cycle.response_complete
-        super().connection_lost(exc)
-        if task is not None and unanswered:
-            task.cancel()
+        self._is_closing = True
+        self._listener.connections.discard(self)
+        if self._task is not None:
+            self._task.cancel()
+        for exchange in (*self._following, self._receiving):
+            if exchange is not None:
+                exchange.body.release()
+        self._resume()
 
     def data_received(self, data: bytes) -> None:
-        """Take what has come, and note how much of a request is still to come."""
-        if self._is_refused:
+        """Take what has come, unless the connection only waits to be closed."""
+        if self._is_closing:
             return
-        super().data_received(data)
-        if self._head_bytes > self.bounds.header_bytes:
-            self._refuse(431, b"the header fields are too large")
-        elif self._is_receiving and self._timer is None and not self._is_refused:
-            self._expect(self._seconds_left())
-
-    def on_message_begin(self) -> None:
-        """Begin a request."""
-        super().on_message_begin()
-        self._head_bytes = 0
-        self._is_receiving, self._has_head = True, False
-
-    def on_url(self, url: bytes) -> None:
-        """Take a part of the request's target."""
-        self._head_bytes += len(url)
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header field; of one behind the body only its size."""
-        self._head_bytes += len(name) + len(value) + 4
-        if not self._has_head:
-            super().on_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        """Start the answer, unless the header is refused."""
-        self._settle()
-        self._has_head = True
-        if self._head_bytes > self.bounds.header_bytes or len(self.headers) > self.bounds.num_headers:
-            self._refuse(431, b"the header fields are too many or too large")
-        elif not self.url.startswith(b"/") and self.url != b"*":
-            self._refuse(400, b"the request's target is no path")
-        if self._is_refused:
+        self._chunk_bytes = len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:  # which is not offered: the answer is the last
+            self._transport.pause_reading()
+        except httptools.HttpParserError:
+            if not self._is_closing:
+                self._refuse(400, b"the request is no HTTP")
             return
-        self._body = Body(self.loop, type(self))
-        self.scope["connection"], self.scope["body"] = self, self._body  # type: ignore[typeddict-unknown-key]
-        if (size_bytes := self._declared_bytes()) is not None:
-            self._body.expect(size_bytes)
-        if self.expect_100_continue:
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self.expect_100_continue = False
-        super().on_headers_complete()
-
-    def on_body(self, body: bytes) -> None:
-        """Take a part of the body."""
-        if not self._is_refused:
-            self._body.add(body)
-
-    def on_message_complete(self) -> None:
-        """Know that the request has come."""
-        self._settle()
-        self._is_receiving = False
-        if not self._is_refused:
-            self._body.end()
-            super().on_message_complete()
+        if self._is_in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > self._limits.header_bytes:
+                self._refuse(431, b"the header fields are too large")
+        elif self._receiving is not None:
+            self._framing_bytes += len(data)
+            most = self._limits.header_bytes + (1 + _MOST_FRAMING) * self._receiving.body.size_bytes
+            if self._framing_bytes > most + self._chunk_bytes:
+                self._refuse(400, b"the body is in too many parts")
 
     def pause_writing(self) -> None:
-        """Begin to count the time that the client takes to read."""
-        super().pause_writing()
-        self._reader_timer = self.loop.call_later(_READER_SECONDS, self.transport.abort)
+        """Write no more until the client has read, for which it has some time."""
+        self._drained = self._loop.create_future()
+        self.deadline = self._loop.time() + _READER_SECONDS
 
     def resume_writing(self) -> None:
         """Know that the client reads."""
-        super().resume_writing()
-        if self._reader_timer is not None:
-            self._reader_timer.cancel()
-            self._reader_timer = None
+        self._resume()
+        self.deadline = math.inf if self._receiving is None else self._loop.time() + self._body_seconds()
 
-    def _seconds_left(self) -> float:
-        if not self._has_head:
-            return self.bounds.header_seconds
-        size, most = self._declared_bytes(), self.bounds.body_bytes
-        return self.bounds.body_seconds + min(most if size is None else size, most) / _BYTES_PER_SECOND
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        self._target, self._fields, self._num_fields = b"", {}, 0
+        self._head_bytes, self._is_in_head = 0, True
+        self.deadline = self._loop.time() + self._limits.header_seconds
 
-    def _declared_bytes(self) -> int | None:
-        """Return the size that the request says its body has; None if it says none."""
-        length = next((value for name, value in self.headers if name == b"content-length"), b"")
-        return int(length[:19]) if length.isdigit() else None
+    def on_url(self, url: bytes) -> None:
+        """Take a part of the request's target."""
+        self._target += url
 
-    def _expect(self, seconds: float) -> None:
-        self._timer = self.loop.call_later(seconds, self._refuse, 408, b"the request did not come in time")
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header field; none of those that stand behind a body."""
+        if self._is_in_head:
+            name = name.lower()
+            if name in self._fields:
+                self._repeated.add(name)
+                self._head_bytes += len(name) + len(value) + 4
+            self._fields[name] = value
+            self._num_fields += 1
+            return
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > self._limits.header_bytes:
+            self._refuse(431, b"the fields behind the body are too large")
+            raise _RefusedError
 
-    def _settle(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def on_headers_complete(self) -> None:
+        """Start the answer, unless the header is refused."""
+        target, fields, limits = self._target, self._fields, self._limits
+        self._is_in_head = False
+        if self._num_fields > limits.num_headers or self._is_head_large():
+            self._refuse(431, b"the header fields are too many or too large")
+            raise _RefusedError
+        if not target.isascii() or b"#" in target or not (target.startswith(b"/") or target == b"*"):
+            self._refuse(400, b"the request's target is no path")
+            raise _RefusedError
+        path, _, query = target.partition(b"?")
+        name = path.decode("ascii")
+        head = Head(
+            self._parser.get_method().decode("ascii"),
+            unquote(name) if "%" in name else name,
+            query,
+            fields,
+            self._listener.scheme,
+            frozenset(self._repeated) if self._repeated else frozenset(),
+        )
+        if self._repeated:
+            self._repeated = set()
+        body = Body(self._loop, self._listener.room)
+        keeps_alive = self._parser.should_keep_alive() and not self._parser.should_upgrade()
+        exchange = _Exchange(head, body, keeps_alive)
+        self._receiving, self._framing_bytes = exchange, 0
+        if (size_bytes := _declared_bytes(fields)) is not None:
+            body.expect(size_bytes)
+        is_awaited = self._answering is None and body.is_wanted
+        if is_awaited and fields.get(b"expect", b"").lower() == b"100-continue":
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if self._answering is None:
+            self._start(exchange)
+        else:
+            self._following.append(exchange)
+        self.deadline = self._loop.time() + self._body_seconds()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        assert self._receiving is not None
+        self._receiving.body.add(body)
+
+    def on_message_complete(self) -> None:
+        """Know that the request has come."""
+        assert self._receiving is not None
+        exchange, self._receiving = self._receiving, None
+        exchange.body.end()
+        self.deadline = math.inf
+        if self._answering is None:
+            self._await_request()
+        elif exchange is not self._answering:
+            self._transport.pause_reading()
+
+    def expire(self) -> None:
+        """End what the client has left waiting."""
+        if self._is_closing or self._drained is not None:
+            self._transport.abort()
+        elif self._is_in_head or self._receiving is not None or not self._target:
+            self._refuse(408, b"the request did not come in time")
+        else:
+            self._transport.close()
+
+    def drain(self) -> None:
+        """Close behind the answers that are waited for."""
+        if self._answering is None and self._receiving is None and not self._is_in_head:
+            self._transport.close()
+
+    def abandon(self) -> None:
+        """Close at once; an answer that has not begun is one that says so."""
+        self._refuse(503, b"the server ends")
+
+    def _start(self, exchange: _Exchange) -> None:
+        self._answering = exchange
+        self._task = self._loop.create_task(self._answer(exchange))
+
+    async def _answer(self, exchange: _Exchange) -> None:
+        try:
+            await self._listener.app(exchange.head, exchange.body, partial(self._send, exchange))
+        except asyncio.CancelledError:
+            return  # nobody reads the answer
+        except Exception as fault:
+            logged(fault, "an answer")
+            self._task = None
+            self._refuse(500, b"internal error")
+        finally:
+            self._task = self._answering = None
+            exchange.body.release()
+        self._go_on(exchange)
+
+    def _go_on(self, exchange: _Exchange) -> None:
+        """Take up the next request, or close."""
+        if self._is_closing:
+            return
+        if not exchange.keeps_alive:
+            self._close()
+        elif self._following:
+            following = self._following.popleft()
+            self._start(following)
+            if not self._following:
+                self._transport.resume_reading()
+        elif self._receiving is None:
+            self._await_request()
+
+    def _await_request(self) -> None:
+        if not self._is_in_head:
+            self.deadline = self._loop.time() + _KEEP_ALIVE_SECONDS
+            if self._listener.is_draining:
+                self._transport.close()
+
+    async def _send(self, exchange: _Exchange, response: Response) -> None:
+        """Send an answer; a body that is made meanwhile part by part."""
+        body = response.body
+        if isinstance(body, AsyncGenerator):
+            await self._stream(exchange, response, body)
+            return
+        parts = (body,) if isinstance(body, bytes) else tuple(body)
+        size_bytes = sum(map(len, parts))
+        head = self._head(exchange, response, b"content-length: %d\r\n" % size_bytes)
+        if exchange.head.method == "HEAD":
+            self._write(head)
+        elif size_bytes < _SMALL_BYTES:
+            self._write(b"".join((head, *parts)))
+        elif not self._is_closing:
+            self._transport.writelines((head, *parts))
+        await self._written()
+
+    async def _stream(
+        self, exchange: _Exchange, response: Response, body: AsyncGenerator[bytes, None]
+    ) -> None:
+        is_chunked = self._parser.get_http_version() != "1.0"
+        exchange.keeps_alive = exchange.keeps_alive and is_chunked
+        framing = b"transfer-encoding: chunked\r\n" if is_chunked else b""
+        async with aclosing(body) as parts:
+            self._write(self._head(exchange, response, framing))
+            if exchange.head.method == "HEAD":
+                return
+            try:
+                async for part in parts:
+                    if part:
+                        self._write(b"%x\r\n%b\r\n" % (len(part), part) if is_chunked else part)
+                        await self._written()
+            except Exception:
+                self._transport.abort()  # so that the client does not take it for the whole
+                raise
+        if is_chunked:
+            self._write(b"0\r\n\r\n")
+
+    def _head(self, exchange: _Exchange, response: Response, framing: bytes) -> bytes:
+        """Return the status and the header fields of an answer."""
+        exchange.is_begun = True
+        if response.closes or self._listener.is_draining:
+            exchange.keeps_alive = False
+        lines = [_STATUS_LINES[response.status], self._listener.date]
+        for name, value in response.headers:
+            lines += (name, b": ", value, b"\r\n")
+        if not exchange.keeps_alive:
+            lines.append(b"connection: close\r\n")
+        lines += (framing, b"\r\n")
+        head = b"".join(lines)
+        if head.count(b"\n") != 3 + len(response.headers) + (not exchange.keeps_alive) + bool(framing):
+            raise ValueError("a header field holds the end of a line")
+        return head
+
+    def _write(self, content: bytes) -> None:
+        if not self._is_closing:
+            self._transport.write(content)
+
+    async def _written(self) -> None:
+        """Wait until the client has read enough."""
+        if self._drained is not None:
+            await self._drained
+
+    def _resume(self) -> None:
+        drained, self._drained = self._drained, None
+        if drained is not None and not drained.done():
+            drained.set_result(None)
 
     def _refuse(self, status: int, reason: bytes) -> None:
         """Answer in place of the application, unless it has begun to, and close."""
-        self._is_refused = True
-        self._settle()
-        if self.transport.is_closing():
+        if self._is_closing:
             return
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            body = b'{"error":"' + reason + b'"}'
-            fields = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
-            self.transport.write(STATUS_LINE[status] + fields % len(body) + body)
-        self.transport.close()
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+        if self._answering is not None and self._answering.is_begun:
+            self._is_closing = True
+            self._transport.abort()
+            return
+        body = b'{"error":"%b"}' % reason
+        fields = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(
+            body
+        )
+        self._transport.write(b"".join((_STATUS_LINES[status], self._listener.date, fields, body)))
+        self._close()
+
+    def _close(self) -> None:
+        """Close; if the client still sends, not before it has had time to read the answer."""
+        self._is_closing = True
+        is_sending = self._receiving is not None or self._is_in_head or not self._target
+        if is_sending and self._transport.can_write_eof() and not self._transport.is_closing():
+            self._transport.write_eof()
+            self.deadline = self._loop.time() + _LINGER_SECONDS
+            self._transport.resume_reading()
+        else:
+            self._transport.close()
+
+    def _is_head_large(self) -> bool:
+        most = self._limits.header_bytes
+        if self._head_bytes + self._chunk_bytes <= most:
+            return False
+        size = len(self._target) + sum(len(name) + len(value) + 4 for name, value in self._fields.items())
+        return size > most or self._head_bytes > most
+
+    def _body_seconds(self) -> float:
+        size, most = _declared_bytes(self._fields), self._limits.body_bytes
+        return self._limits.body_seconds + min(most if size is None else size, most) / _BYTES_PER_SECOND
+
+
+def _declared_bytes(fields: dict[bytes, bytes]) -> int | None:
+    """Return the size that a request says its body has; None if it says none."""
+    length: Any = fields.get(b"content-length", b"")
+    return int(length[:19]) if length.isdigit() else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
@@ -16,6 +16,31 @@ _JSON = "application/json"
 _LARGE_BYTES = 2**18
 T = TypeVar("T")
 S = TypeVar("S", bound=msgspec.Struct)
+
+
+@dataclass(slots=True)
+class Head:
+    """What stands before a request's body.
+
+    Attributes:
+        method: The method.
+        path: The path, decoded.
+        query: What follows the question mark, undecoded.
+        fields: The header fields, their names in small letters; of those that stand twice the last.
+        scheme: ``http`` or ``https``.
+        repeated: The names of those that stand twice.
+    """
+
+    method: str
+    path: str
+    query: bytes
+    fields: dict[bytes, bytes]
+    scheme: str
+    repeated: frozenset[bytes] = frozenset()
+
+    def field(self, name: bytes) -> str:
+        """Return a header field; empty if there is none."""
+        return self.fields.get(name, b"").decode("latin-1")
 
 
 @dataclass(slots=True)
@@ -42,7 +67,7 @@ class Request:
     id: str
     deadline: float
     tenant: str = ""
-    params: dict[str, str] = field(default_factory=dict)
+    params: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def media_type(self) -> str:
@@ -97,12 +122,14 @@ class Response:
         media_type: The body's type; empty if there is no body.
         status: The status.
         headers: More header fields, their names in small letters.
+        closes: Whether no other request can follow on the same connection.
     """
 
     body: bytes | Sequence[bytes | memoryview] | AsyncGenerator[bytes, None] = b""
     media_type: str = _JSON
     status: int = 200
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    closes: bool = False
 
 
 async def aside(size_bytes: int, work: Callable[[], T]) -> T:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -14,6 +14,9 @@ from educe.serve.http.exchange import Request, Response
 from educe.serve.http.v2_types import V2Error
 
 Handle: TypeAlias = "Callable[[Request], Awaitable[Response]]"
+
+
+_MOST_KNOWN = 1000
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class Router:
         self.routes = tuple(routes)
         self._static: dict[str, dict[str, Route]] = {}
         self._tree: dict[str, Any] = {}
+        self._known: dict[tuple[str, str], tuple[Route, dict[str, str]]] = {}
         self._families = {route.path.split("/")[1]: route.family for route in self.routes}
         for route in self.routes:
             if "{" not in route.path:
@@ -101,13 +105,21 @@ class Router:
         """Return the family of the routes that begin as a path does, whether there is one of it or not."""
         return self._families.get(path.split("/")[1] if path.startswith("/") else "", OPEN_INFERENCE)
 
-    def find(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
+    def find(self, method: str, path: str) -> tuple[Route, Mapping[str, str]]:
         """Return the route of a request, with what its path has in the places of names.
 
         Raises:
             NotFound: there is none.
             MethodNotAllowed: there are only such of other methods.
         """
+        known = self._known.get((method, path))
+        if known is None:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            known = self._known[method, path] = self._find(method, path)
+        return known
+
+    def _find(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
         values: tuple[str, ...] = ()
         found = self._static.get(path)
         if found is None:

@@ -1,0 +1,109 @@
+"""`Body`: the body of a request, while it comes."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from educe.serve.faults import Overloaded, Refusal, TooLarge
+from educe.serve.settings import ServerLimits
+
+
+@dataclass(slots=True)
+class BodyRoom:
+    """The room that a server has for the bodies of all requests that are there.
+
+    Attributes:
+        limits: How large one may be, and all together.
+        used_bytes: How large they are now.
+    """
+
+    limits: ServerLimits
+    used_bytes: int = 0
+
+
+class Body:
+    """The body of a request, while it comes.
+
+    Args:
+        loop: The server's event loop.
+        room: The room that it shares with others.
+
+    Attributes:
+        size_bytes: How much of it has come.
+    """
+
+    __slots__ = ("_content", "_is_released", "_loop", "_parts", "_refused", "_room", "_waiter", "size_bytes")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, room: BodyRoom) -> None:
+        self.size_bytes = 0
+        self._loop, self._room = loop, room
+        self._parts: list[bytes] = []
+        self._is_released = False
+        self._content: bytes | None = None
+        self._refused: Refusal | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether what is still to come of it is of use."""
+        return not self._is_released
+
+    def expect(self, size_bytes: int) -> None:
+        """Know how large it is said to be."""
+        if size_bytes > self._room.limits.body_bytes:
+            self._refuse(body_too_large(self._room.limits.body_bytes))
+
+    def add(self, part: bytes) -> None:
+        """Take a part of it, unless nobody wants it any more."""
+        self.size_bytes += len(part)
+        if self._is_released:
+            return
+        self._parts.append(part)
+        self._room.used_bytes += len(part)
+        if self.size_bytes > self._room.limits.body_bytes:
+            self._refuse(body_too_large(self._room.limits.body_bytes))
+        elif self._room.used_bytes > self._room.limits.bodies_bytes:
+            self._refuse(Overloaded("the requests that are there fill the memory for them", retry_after=1.0))
+
+    def end(self) -> None:
+        """Know that all of it has come."""
+        if not self._is_released:
+            self._content = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+            self._parts = []
+            self._wake()
+
+    def release(self) -> None:
+        """Forget it, with what is still to come of it."""
+        if not self._is_released:
+            self._is_released = True
+            self._room.used_bytes -= self.size_bytes
+            self._parts, self._content = [], None
+
+    async def whole(self) -> bytes:
+        """Return it, when all of it has come.
+
+        Raises:
+            TooLarge: it is larger than the limit.
+            Overloaded: the bodies of all requests are.
+        """
+        if self._content is None and self._refused is None:
+            self._waiter = self._loop.create_future()
+            await self._waiter
+        if self._refused is not None:
+            raise self._refused
+        return self._content or b""
+
+    def _refuse(self, reason: Refusal) -> None:
+        self.release()
+        self._refused = reason
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+def body_too_large(most: int) -> TooLarge:
+    """Return the error of a body that has more bytes than it may have."""
+    return TooLarge(f"the body has more than {most} bytes")

@@ -1,0 +1,88 @@
+"""`Listener`: all connections of a server, from the first that is accepted to the last that is closed."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import time
+from email.utils import formatdate
+
+from educe.serve.http.app import App
+from educe.serve.http.body import BodyRoom
+from educe.serve.http.connection import Connection
+from educe.serve.settings import ServerLimits
+
+_TICK_SECONDS = 0.1
+_BACKLOG = 2048
+
+
+class Listener:
+    """The connections of a server.
+
+    Args:
+        app: What answers.
+        limits: The bounds on what clients may send.
+        tls: How connections are encrypted; None if they are not.
+
+    Attributes:
+        app: The same.
+        limits: The same.
+        scheme: ``http`` or ``https``.
+        connections: Those that are open.
+        room: The room for the bodies of all requests that are there.
+        date: The ``date`` field of answers.
+        is_draining: Whether connections are closed behind the answers that they wait for.
+    """
+
+    def __init__(self, app: App, limits: ServerLimits, tls: ssl.SSLContext | None = None) -> None:
+        self.app, self.limits = app, limits
+        self.scheme = "http" if tls is None else "https"
+        self.connections: set[Connection] = set()
+        self.room = BodyRoom(limits)
+        self.is_draining = False
+        self.date = b""
+        self._tls = tls
+        self._server: asyncio.Server | None = None
+        self._ticking: asyncio.Task[None] | None = None
+        self._is_hurried = False
+
+    async def start(self, listener: socket.socket) -> None:
+        """Accept connections at a bound socket, which is closed with this."""
+        self._tick()
+        loop = asyncio.get_running_loop()
+        self._ticking = loop.create_task(self._tick_on())
+        self._server = await loop.create_server(
+            lambda: Connection(loop, self), sock=listener, ssl=self._tls, backlog=_BACKLOG
+        )
+
+    async def stop(self, seconds: float) -> None:
+        """Accept no more, and return when all requests are answered, or after some seconds, or by `hurry`."""
+        self.is_draining = True
+        if self._server is None or self._ticking is None:
+            return
+        self._server.close()
+        for connection in list(self.connections):
+            connection.drain()
+        end = time.monotonic() + seconds
+        while self.connections and time.monotonic() < end and not self._is_hurried:
+            await asyncio.sleep(_TICK_SECONDS / 10)
+        for connection in list(self.connections):
+            connection.abandon()
+        self._ticking.cancel()
+
+    def hurry(self) -> None:
+        """Let `stop` wait for nothing."""
+        self._is_hurried = True
+
+    async def _tick_on(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            self._tick()
+
+    def _tick(self) -> None:
+        """Tell the time, and end what has waited for its client for too long."""
+        self.date = b"date: " + formatdate(time.time(), usegmt=True).encode() + b"\r\n"
+        now = asyncio.get_running_loop().time()
+        for connection in [each for each in self.connections if each.deadline < now]:
+            connection.expire()
