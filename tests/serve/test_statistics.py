@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextvars import copy_context
+from http.client import HTTPConnection
 from typing import Any
 
 import pytest
@@ -17,7 +18,8 @@ from educe.generate.stream import Completion, Output, Seconds
 from educe.serve import server
 from educe.serve.faults import Overloaded
 from educe.serve.metrics import COUNTERS, HISTOGRAMS
-from educe.serve.observation import Observer, Timing, note_model, note_text, note_timing
+from educe.serve.observation import Timing, note_model, note_text, note_timing
+from educe.serve.observer import Observer
 from educe.serve.statistics import Histogram, ModelStatistics
 from educe.serve.tracing import Tracer, tracer_from_environment
 from tests.conftest import ROOT
@@ -219,6 +221,30 @@ def test_requests_are_logged_only_if_that_is_wanted(capfd: pytest.CaptureFixture
         lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
         assert [line["id"] for line in lines] == (["mine"] if wanted else [])
     assert (lines[0]["model"], lines[0]["status"]) == ("comment_spam", 200)
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_a_client_that_goes_is_logged_by_its_id(capfd: pytest.CaptureFixture[str], is_stream: bool) -> None:
+    asked = {"model": "stories260K", "prompt": "Once upon a time", "max_tokens": 490, "stream": is_stream}
+    asked |= {"min_tokens": 490, "ignore_eos": True}
+    with serving("stories260K", log_requests=True) as client:
+        connection = HTTPConnection(client.address, timeout=60)
+        fields = {"content-type": "application/json", "x-request-id": "mine"}
+        connection.request("POST", "/v1/completions", json.dumps(asked), fields)
+        if is_stream:
+            assert connection.getresponse().read1(10)
+        else:
+            wait_until_running(client)
+        connection.close()
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
+    (line,) = [line for line in lines if line["route"] == "/v1/completions"]
+    assert (line["id"], line["status"]) == ("mine", 499)
+
+
+def wait_until_running(client: Client) -> None:
+    end = time.monotonic() + 60
+    while not metrics(client)["educe_running_requests", "stories260K"] and time.monotonic() < end:
+        time.sleep(0.001)
 
 
 def spans_of(**extra: str) -> list[Any]:

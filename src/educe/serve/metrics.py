@@ -11,7 +11,8 @@ from prometheus_client.registry import Collector
 
 from educe.generate.generator import Generator
 from educe.generate.statistics import Statistics as GeneratorStatistics
-from educe.serve.observation import Observer
+from educe.serve.observation import GRPC
+from educe.serve.observer import Observer
 from educe.serve.repository import Entry
 from educe.serve.served import LanguageModelServed
 from educe.serve.statistics import Histogram, ModelStatistics
@@ -133,17 +134,26 @@ class _Collected(Collector):
     def _http(self) -> Iterator[Metric]:
         labels = ("method", "route", "status")
         requests = CounterMetricFamily("educe_http_requests", "Requests over HTTP.", labels=labels)
+        calls = CounterMetricFamily("educe_grpc_requests", "Calls over gRPC.", labels=("route", "status"))
         for (method, route, status), count in self._observer.requests.items():
-            requests.add_metric((method, route, str(status)), count)
-        yield requests
+            if method == GRPC:
+                calls.add_metric((route, str(status)), count)
+            else:
+                requests.add_metric((method, route, str(status)), count)
+        yield from (requests, calls)
         seconds = HistogramMetricFamily(
             "educe_http_request_seconds",
             "From a request's header to the end of its answer.",
             labels=("route",),
         )
-        for route, histogram in self._observer.seconds.items():
-            _add(seconds, (route,), histogram)
-        yield seconds
+        call_seconds = HistogramMetricFamily(
+            "educe_grpc_request_seconds",
+            "From a call's message to the end of its answer.",
+            labels=("route",),
+        )
+        for (is_grpc, route), histogram in self._observer.seconds.items():
+            _add(call_seconds if is_grpc else seconds, (route,), histogram)
+        yield from (seconds, call_seconds)
 
 
 def _add(family: HistogramMetricFamily, labels: tuple[str, ...], histogram: Histogram) -> None:

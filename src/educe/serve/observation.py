@@ -1,4 +1,4 @@
-"""`Observer`: what is counted, logged and traced of each request, whatever interface it came through.
+"""`Observed`: what is known of a request, for those who count, log and trace it.
 
 A request's `Observed` is in a context variable while it is answered, so that what answers it can add what
 it knows, however deep it lies: `note_model`, `note_timing` and `note_text`.
@@ -6,19 +6,36 @@ it knows, however deep it lies: `note_model`, `note_timing` and `note_text`.
 
 from __future__ import annotations
 
+import re
+import secrets
 import time
-from collections import Counter
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TextIO
+from itertools import count
+from typing import TYPE_CHECKING
 
-import msgspec
-
-from educe.serve.statistics import Histogram, ModelStatistics
+from educe.serve.statistics import ModelStatistics
 
 if TYPE_CHECKING:
     from educe.generate.stream import Completion
-    from educe.serve.tracing import Tracer
+
+GRPC = "gRPC"
+"""What stands in the place of HTTP's method for a call of gRPC."""
+
+_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+class RequestIds:
+    """What names requests in answers and in the log."""
+
+    def __init__(self) -> None:
+        self._prefix, self._numbers = secrets.token_hex(6), count()
+
+    def of(self, given: str | None) -> str:
+        """Return the name that a request has given itself, if it is a decent one, else a new one."""
+        if given is not None and _ID.fullmatch(given):
+            return given
+        return f"{self._prefix}-{next(self._numbers)}"
 
 
 @dataclass(slots=True)
@@ -53,10 +70,11 @@ class Observed:
     """What is known of a request.
 
     Attributes:
-        method: Its method.
-        route: Its route, with names in braces; empty if there is none.
+        method: Its method in HTTP, or `GRPC`.
+        route: Its route, with names in braces, or the method in gRPC; empty if there is none.
         id: What names it in answers and in the log.
-        status: The status of the answer; 499 if the client went before.
+        status: The status of the answer, in gRPC by its name; 499 and ``CANCELLED`` if the client went before
+            its end.
         model: The model that it has used; empty if none.
         version: The model's version.
         statistics: Where what the model does is counted; None if it has used none.
@@ -71,7 +89,7 @@ class Observed:
     method: str
     route: str = ""
     id: str = ""
-    status: int = 499
+    status: int | str = 499
     model: str = ""
     version: str = ""
     statistics: ModelStatistics | None = None
@@ -84,6 +102,11 @@ class Observed:
 
 
 _CURRENT: ContextVar[Observed | None] = ContextVar("observed", default=None)
+
+
+def observe(observed: Observed) -> None:
+    """Make a request the present one, in the context in which it is answered."""
+    _CURRENT.set(observed)
 
 
 def note_model(name: str, version: str, statistics: ModelStatistics) -> None:
@@ -109,82 +132,3 @@ def note_text(completion: Completion) -> None:
     observed.statistics.wrote(completion)
     seconds = completion.seconds
     note_timing(Timing(seconds.start, seconds.total - seconds.start, len(completion.outputs)))
-
-
-class Observer:
-    """What sees every request begin and end.
-
-    Args:
-        log: Where a line for each request goes; None if nowhere.
-        tracer: Where spans go; None if nowhere.
-
-    Attributes:
-        requests: How many there were, by method, route and status.
-        seconds: How long they took, by route.
-    """
-
-    def __init__(self, log: TextIO | None = None, tracer: Tracer | None = None) -> None:
-        self.requests: Counter[tuple[str, str, int]] = Counter()
-        self.seconds: dict[str, Histogram] = {}
-        self._log, self._tracer = log, tracer
-
-    @property
-    def is_tracing(self) -> bool:
-        """Whether spans are wanted."""
-        return self._tracer is not None
-
-    def begin(self, method: str) -> Observed:
-        """Begin a request, in the context in which it is answered."""
-        observed = Observed(method)
-        _CURRENT.set(observed)
-        return observed
-
-    def end(self, observed: Observed) -> None:
-        """End a request."""
-        seconds = time.perf_counter() - observed.began
-        # A method that no route has may be any word, and there would be no end of them.
-        method = observed.method if observed.route else ""
-        self.requests[method, observed.route, observed.status] += 1
-        histogram = self.seconds.get(observed.route)
-        if histogram is None:
-            histogram = self.seconds[observed.route] = Histogram()
-        histogram.add(seconds)
-        if self._log is not None:
-            write = _readable if self._log.isatty() else _json_line
-            self._log.write(write(observed, seconds) + "\n")
-            self._log.flush()
-        if self._tracer is not None:
-            self._tracer.trace(observed, seconds)
-
-    def close(self) -> None:
-        """Send what is not sent yet."""
-        if self._tracer is not None:
-            self._tracer.close()
-
-
-def _json_line(observed: Observed, seconds: float) -> str:
-    timing = observed.timing
-    fields = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(observed.start_ns / 1e9))
-        + f".{observed.start_ns // 1_000_000 % 1000:03}Z",
-        "id": observed.id,
-        "method": observed.method,
-        "route": observed.route,
-        "model": observed.model or None,
-        "version": observed.version or None,
-        "status": observed.status,
-        "seconds": round(seconds, 6),
-        "queue_seconds": None if timing is None else round(timing.queue, 6),
-        "run_seconds": None if timing is None else round(timing.run, 6),
-        "batch_rows": None if timing is None else timing.rows,
-    }
-    return msgspec.json.encode({name: value for name, value in fields.items() if value is not None}).decode()
-
-
-def _readable(observed: Observed, seconds: float) -> str:
-    moment = time.strftime("%H:%M:%S", time.localtime(observed.start_ns / 1e9))
-    words = [moment, str(observed.status), observed.method, observed.route or "-", observed.model]
-    words.append(f"{seconds * 1e3:.2f} ms")
-    if observed.timing is not None:
-        words.append(f"(queue {observed.timing.queue * 1e3:.2f}, run {observed.timing.run * 1e3:.2f})")
-    return " ".join(word for word in (*words, observed.id) if word)

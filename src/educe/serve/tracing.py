@@ -7,15 +7,15 @@ names. Nothing of OpenTelemetry is imported unless it is asked for.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from educe.errors import MissingLibraryError, OptionError
-
-if TYPE_CHECKING:
-    from educe.serve.observation import Observed
+from educe.serve.observation import GRPC, Observed
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _FAILED = 500
+# The codes that are an error of the server by the conventions.
+_FAILED_CALLS = ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS")
 
 
 def tracer_from_environment() -> Tracer | None:
@@ -78,13 +78,14 @@ class Tracer:
 
         carrier = {"traceparent": observed.traceparent, "tracestate": observed.tracestate}
         span = self._tracer.start_span(
-            f"{observed.method} {observed.route}".strip(),
+            _name(observed),
             self._propagator.extract({name: value for name, value in carrier.items() if value}),
             SpanKind.SERVER,
             _attributes(observed),
             start_time=observed.start_ns,
         )
-        if observed.status >= _FAILED:
+        status = observed.status
+        if status in _FAILED_CALLS or (isinstance(status, int) and status >= _FAILED):
             span.set_status(Status(StatusCode.ERROR))
         if observed.timing is not None:
             context = set_span_in_context(span)
@@ -104,11 +105,32 @@ class Tracer:
 def _attributes(observed: Observed) -> dict[str, str | int]:
     """Return what is said of a request, by the names of OpenTelemetry's conventions."""
     found: dict[str, str | int] = {
-        "http.request.method": observed.method,
-        "http.route": observed.route,
-        "http.response.status_code": observed.status,
+        **_protocol(observed),
         "educe.request_id": observed.id,
         "educe.model": observed.model,
         "educe.model_version": observed.version,
     }
     return {name: value for name, value in found.items() if value != ""}
+
+
+def _protocol(observed: Observed) -> dict[str, str | int]:
+    if observed.method != GRPC:
+        return {
+            "http.request.method": observed.method,
+            "http.route": observed.route,
+            "http.response.status_code": observed.status,
+        }
+    service, _, method = observed.route.strip("/").partition("/")
+    return {
+        "rpc.system": "grpc",
+        "rpc.service": service,
+        "rpc.method": method,
+        "rpc.response.status_code": observed.status,
+    }
+
+
+def _name(observed: Observed) -> str:
+    """Return the name of a request's span."""
+    if observed.method == GRPC:
+        return observed.route.strip("/") or GRPC
+    return f"{observed.method} {observed.route}".strip()

@@ -18,9 +18,8 @@ from educe.serve.faults import BadRequest, logged
 from educe.serve.grpc.contents import read_inputs, read_parameters, write_outputs, write_parameters
 from educe.serve.grpc.messages import INFERENCE, inference
 from educe.serve.grpc.methods import Call, Method
-from educe.serve.http.statistics import stats_of
-from educe.serve.http.v2 import config_of
 from educe.serve.inference import InferCall, Inference, Inferred
+from educe.serve.protocol import config_of, stats_of
 
 _EXTENSIONS = ("model_configuration", "model_repository", "parameters", "statistics")
 _FINAL = "triton_final_response"

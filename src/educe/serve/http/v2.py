@@ -6,14 +6,12 @@ statistics, as Triton and KServe have them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
 import numpy as np
 
 from educe import __version__
-from educe.model import ValueType
 from educe.serve import tensors
 from educe.serve.faults import BadRequest
 from educe.serve.http import v2_types as types
@@ -21,7 +19,7 @@ from educe.serve.http.exchange import Request, Response, aside, decode, encode, 
 from educe.serve.http.routes import Route
 from educe.serve.http.v2_tensors import read_inputs, write_outputs
 from educe.serve.inference import Inference, Inferred
-from educe.serve.repository import Deployment
+from educe.serve.protocol import ModelConfig, config_of
 
 _BINARY = "application/octet-stream"
 _HEADER_LENGTH = b"inference-header-content-length"
@@ -50,9 +48,7 @@ class V2:
             for path in (model, version)
             for route in (
                 Route("GET", path, self.metadata, "A model's inputs and outputs.", gives=types.ModelMetadata),
-                Route(
-                    "GET", f"{path}/config", self.config, "A model as Triton has it.", gives=types.ModelConfig
-                ),
+                Route("GET", f"{path}/config", self.config, "A model as Triton has it.", gives=ModelConfig),
                 Route(
                     "GET",
                     f"{path}/ready",
@@ -183,27 +179,6 @@ class V2:
         _check_nothing(request)
         await self.inference.repository.unload(request.params["model"])
         return json_response(types.Nothing())
-
-
-def config_of(
-    deployment: Deployment, inputs: Mapping[str, ValueType], outputs: Mapping[str, ValueType]
-) -> types.ModelConfig:
-    """Return a model's configuration as Triton has it."""
-    given, found = (
-        [
-            types.TensorConfig(name, _config_type(kind), tensors.describe(kind)[1])
-            for name, kind in kinds.items()
-        ]
-        for kinds in (inputs, outputs)
-    )
-    kind = deployment.served.kind
-    policy = types.TransactionPolicy(kind == "generator")
-    return types.ModelConfig(deployment.name, f"educe_{kind}", "educe", 0, given, found, policy)
-
-
-def _config_type(kind: ValueType) -> str:
-    datatype, _ = tensors.describe(kind)
-    return "TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}"
 
 
 def _read(request: Request) -> tuple[types.InferRequest, dict[str, np.ndarray]]:

@@ -77,35 +77,6 @@ class ModelMetadata(Struct):
     outputs: list[TensorMetadata]
 
 
-class TensorConfig(Struct):
-    """An input or output of a model, as Triton's configuration has it."""
-
-    name: str
-    data_type: str
-    dims: list[int]
-
-
-class TransactionPolicy(Struct):
-    """Whether a request can have several answers."""
-
-    decoupled: bool
-
-
-class ModelConfig(Struct):
-    """What Triton's clients ask of a model beyond its metadata.
-
-    The largest batch is given as 0: the sizes of inputs and outputs have the axis of the batch.
-    """
-
-    name: str
-    platform: str
-    backend: str
-    max_batch_size: int
-    input: list[TensorConfig]
-    output: list[TensorConfig]
-    model_transaction_policy: TransactionPolicy
-
-
 class ServerMetadata(Struct):
     """What the server is."""
 
