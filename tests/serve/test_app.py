@@ -15,7 +15,7 @@ import pytest
 
 from educe.errors import OptionError
 from educe.serve import ServerLimits, ServerSettings
-from educe.serve.http.exchange import aside
+from educe.serve.threads import aside
 from tests.serve.conftest import Client, serving
 
 KEY = "a-key-of-some-length"

@@ -21,11 +21,12 @@ from educe.serve.faults import (
     logged,
 )
 from educe.serve.http.body import Body, body_too_large
-from educe.serve.http.exchange import Head, Request, Response, aside, encode
+from educe.serve.http.exchange import Head, Request, Response, encode
 from educe.serve.http.routes import Family, Route, Router
 from educe.serve.observation import Observed, RequestIds
 from educe.serve.observer import Observer
 from educe.serve.settings import ServerSettings
+from educe.serve.threads import aside
 
 _SAFE_METHODS = ("GET", "HEAD")
 _CLIENT_GONE = 499

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
@@ -13,7 +12,6 @@ import msgspec
 from educe.serve.faults import BadRequest, WrongMediaType
 
 _JSON = "application/json"
-_LARGE_BYTES = 2**18
 T = TypeVar("T")
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -130,11 +128,6 @@ class Response:
     status: int = 200
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     closes: bool = False
-
-
-async def aside(size_bytes: int, work: Callable[[], T]) -> T:
-    """Return what `work` makes of so many bytes: in a thread, if others would have to wait for it long."""
-    return work() if size_bytes < _LARGE_BYTES else await asyncio.to_thread(work)
 
 
 _ENCODER = msgspec.json.Encoder(decimal_format="number")

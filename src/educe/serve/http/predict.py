@@ -9,11 +9,12 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from educe.serve.faults import BadRequest, refusal
-from educe.serve.http.exchange import Request, Response, aside, decode, encode
+from educe.serve.http.exchange import Request, Response, decode, encode
 from educe.serve.http.forms import FORM, read_form
 from educe.serve.http.openai.errors import OPENAI
 from educe.serve.http.routes import Route
 from educe.serve.inference import Inference
+from educe.serve.threads import aside
 from educe.tasks.answer import Answer
 from educe.tasks.predictor import Result
 

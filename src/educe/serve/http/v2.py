@@ -15,11 +15,12 @@ from educe import __version__
 from educe.serve import tensors
 from educe.serve.faults import BadRequest
 from educe.serve.http import v2_types as types
-from educe.serve.http.exchange import Request, Response, aside, decode, encode, json_response
+from educe.serve.http.exchange import Request, Response, decode, encode, json_response
 from educe.serve.http.routes import Route
 from educe.serve.http.v2_tensors import read_inputs, write_outputs
 from educe.serve.inference import Inference, Inferred
 from educe.serve.protocol import ModelConfig, config_of
+from educe.serve.threads import aside
 
 _BINARY = "application/octet-stream"
 _HEADER_LENGTH = b"inference-header-content-length"

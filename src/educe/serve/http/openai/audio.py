@@ -16,7 +16,7 @@ from educe.generate.transcription import SAMPLE_RATE, Transcriber
 from educe.media.audio import open_sound
 from educe.serve.faults import BadRequest
 from educe.serve.http import sse
-from educe.serve.http.exchange import Request, Response, aside, json_response
+from educe.serve.http.exchange import Request, Response, json_response
 from educe.serve.http.forms import FORM, Part, read_form
 from educe.serve.http.openai import types
 from educe.serve.http.openai.errors import OPENAI, in_words_of, naming_field
@@ -25,6 +25,7 @@ from educe.serve.http.openai.writing import deployed, language_model
 from educe.serve.http.routes import Content, Route
 from educe.serve.inference import Inference
 from educe.serve.text_tensors import Work
+from educe.serve.threads import aside
 
 _PLAIN = "text/plain; charset=utf-8"
 _VTT = "text/vtt; charset=utf-8"
