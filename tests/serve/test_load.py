@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+import subprocess
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -263,3 +265,29 @@ def test_curves_of_any_points_are_drawn(tmp_path: Path, suffix: str, points: lis
     else:
         assert "a &lt;title&gt;" in path.read_text()
         assert path.read_text().count("<circle") == len(points)
+
+
+def test_a_server_of_its_own_certificate_is_asked_with_a_key_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    files = ["-days", "1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*made, *names, *files], check=True, capture_output=True, timeout=60)
+    secret = "a-key-of-sixteen-characters"
+    settings: dict[str, Any] = {"certificate": certificate, "private_key": key, "api_keys": (secret,)}
+    with serving("breast_cancer", **settings) as client:
+        line = ("load", client.url, "--rate", "20", "--seconds", "0.2", "--warmup", "0", "--json")
+        with monkeypatch.context() as patch:
+            patch.setenv("EDUCE_API_KEY", secret)
+            done = educe(*line, "--tls-ca", str(certificate))
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["errors"] == {}
+        done = educe("top", client.url, "--once", "--tls-ca", str(certificate), "--api-key", secret)
+        assert "breast_cancer" in done.stdout, done.stderr
+        done = educe("top", client.url, "--once", "--tls-ca", str(ZEBRA))
+        assert (done.returncode, "cannot be used as certificates" in done.stderr) == (2, True)
+        assert "certificate" in educe("top", client.url, "--once").stderr

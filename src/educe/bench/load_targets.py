@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -36,10 +37,12 @@ class Address:
     Attributes:
         url: The URL, without a path.
         api_key: The key to send; empty for none.
+        authorities: A file of certificates to trust, in PEM; those of the system if absent.
     """
 
     url: str
     api_key: str = field(default="", repr=False)
+    authorities: Path | None = None
 
     @property
     def host(self) -> str:
@@ -85,8 +88,7 @@ class Address:
         Raises:
             InputError: the server cannot be reached, or does not answer this.
         """
-        kind = HTTPSConnection if self.is_secure else HTTPConnection
-        connection = kind(self.host, self.port, timeout=_SECONDS)
+        connection = self._connection()
         try:
             headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
             connection.request(method, path, headers=headers)
@@ -114,8 +116,22 @@ class Address:
 
     def target(self, requests: Sequence[bytes], *, streams: bool = False) -> Target:
         """Return these requests to this server."""
-        tls = ssl.create_default_context() if self.is_secure else None
-        return Target(self.host, self.port, requests, tls, streams)
+        return Target(self.host, self.port, requests, self._tls() if self.is_secure else None, streams)
+
+    def _connection(self) -> HTTPConnection:
+        if self.is_secure:
+            return HTTPSConnection(self.host, self.port, timeout=_SECONDS, context=self._tls())
+        return HTTPConnection(self.host, self.port, timeout=_SECONDS)
+
+    def _tls(self) -> ssl.SSLContext:
+        try:
+            return ssl.create_default_context(cafile=self.authorities)
+        except OSError as fault:  # which a fault of TLS is, too
+            raise OptionError(
+                f"cannot be used as certificates: {fault.strerror or fault}",
+                path=self.authorities,
+                remedy="give a file in PEM",
+            ) from None
 
 
 def only_model(address: Address) -> str:

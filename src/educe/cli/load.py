@@ -17,7 +17,7 @@ from educe.cli import options
 from educe.cli.chart import SUFFIXES
 from educe.cli.curves import save_curves
 from educe.cli.options import OptionGroup
-from educe.cli.remote import ApiKeyOption, UrlArgument, address_of
+from educe.cli.remote import RemoteOptions, UrlArgument
 from educe.cli.screen import counted, errors, format_seconds, output, print_json, print_table, working
 from educe.errors import InputError, OptionError
 
@@ -116,7 +116,7 @@ def command(
     ] = None,
     planned: PlanOptions,
     asked: RequestOptions,
-    api_key_file: ApiKeyOption = None,
+    remote: RemoteOptions,
     plot: Annotated[
         Path | None,
         typer.Option(
@@ -133,7 +133,7 @@ def command(
         raise OptionError("--file and --prompt exclude each other", place="--prompt")
     if plot is not None and plot.suffix not in SUFFIXES:
         raise OptionError(f"a chart is {' or '.join(SUFFIXES)}", place="--plot", path=plot)
-    address = address_of(url, api_key_file)
+    address = remote.address(url)
     name = model or only_model(address)
     target = asked.target(address, name, planned.seed)
     found: list[Load] = []

@@ -66,8 +66,8 @@ class CachingOptions(LoadingOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoringOptions(CachingOptions):
-    """Those of generators that read."""
+class ReadingOptions(OptionGroup):
+    """What bounds the texts of generators, and what is kept of them."""
 
     cache: Annotated[
         str | None,
@@ -78,8 +78,13 @@ class ScoringOptions(CachingOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WritingOptions(ScoringOptions):
-    """Those of generators that write."""
+class ScoringOptions(ReadingOptions, CachingOptions):
+    """Those of generators that read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuessingOptions(OptionGroup):
+    """How generators write."""
 
     chat_template: Annotated[
         Path | None,
@@ -91,14 +96,22 @@ class WritingOptions(ScoringOptions):
         ),
     ] = None
     lookup: Annotated[
-        bool,
-        typer.Option("--lookup/--no-lookup", help="Guess tokens from what stood before, and verify them."),
-    ] = True
+        bool | None,
+        typer.Option(
+            "--lookup/--no-lookup",
+            help="Guess tokens from what stood before, and verify them; yes if absent.",
+        ),
+    ] = None
     draft: Annotated[
         Path | None,
         typer.Option("--draft", parser=named_path, metavar="MODEL", help="A smaller model, which guesses."),
     ] = None
     num_draft_tokens: Annotated[int | None, number("How many tokens it guesses.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WritingOptions(GuessingOptions, ScoringOptions):
+    """Those of generators that write."""
 
 
 def open_generator(model: Path, options: ScoringOptions = ScoringOptions()) -> Generator:

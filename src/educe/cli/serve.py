@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,16 +12,19 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from educe.cli.loading import size_bytes
-from educe.cli.options import OptionGroup, named_path
-from educe.cli.remote import read_keys
+from educe.cli.loading import GuessingOptions, LoadingOptions, ReadingOptions, size_bytes
+from educe.cli.options import EngineOption, OptionGroup, given, named_path
+from educe.cli.remote import API_KEY, read_keys
 from educe.cli.screen import errors, print_warning
+from educe.errors import OptionError
 from educe.serve import ModelSource, Server, ServerSettings
+from educe.serve.opening import with_options
 
 EXAMPLES = """
 [bold]Examples[/]\n
 educe serve zoo/mobilenet_v2 zoo/stories260K\n
 educe serve digits=zoo/mnist/model.onnx --port 9000 --target-latency-ms 50\n
+educe serve ./models --memory 8GiB\n
 curl localhost:8000/v1/models/mobilenet_v2/predict --data-binary @zoo/images/zebra.jpeg
 """
 
@@ -33,9 +37,12 @@ def _keys(text: str) -> tuple[str, ...]:
 def _seconds(text: str) -> float:
     """Return the seconds of as many milliseconds as `text` says."""
     try:
-        return float(text) / 1000
+        seconds = float(text) / 1000
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is no number of milliseconds") from None
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise typer.BadParameter(f"expected milliseconds, more than 0; found {text!r}")
+    return seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +71,15 @@ class ServingOptions(OptionGroup):
     host_names: Annotated[
         list[str] | None,
         typer.Option("--host-name", metavar="NAME", help="A name by which clients call this server."),
+    ] = None
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--api-key",
+            envvar=API_KEY,
+            metavar="KEY",
+            help="Requests need this key. Lists of processes show it: a file or the environment does not.",
+        ),
     ] = None
     api_keys: Annotated[
         Any,
@@ -99,6 +115,12 @@ class ServingOptions(OptionGroup):
             help="Wait for more requests within this time, and refuse those that would wait longer.",
         ),
     ] = None
+    timeout_seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--timeout-s", metavar="X", help="Longest time for a request, in seconds; 600 if absent."
+        ),
+    ] = None
     max_batch: Annotated[
         int | None, typer.Option("--max-batch", min=1, metavar="N", help="Most rows of a run; 64 if absent.")
     ] = None
@@ -121,24 +143,58 @@ class ServingOptions(OptionGroup):
         ),
     ] = None
 
+    def keywords(self) -> dict[str, Any]:
+        """Return the options that were given, as `ServerSettings` takes them."""
+        found = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in super().keywords().items()
+        }
+        keys = (*found.pop("api_key", ()), *found.get("api_keys", ()))
+        return {**found, **({"api_keys": keys} if keys else {})}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpeningOptions(GuessingOptions, ReadingOptions, LoadingOptions):
+    """How models are opened: each option is for those whose kind takes it."""
+
+    engine: EngineOption = None
+    kv_memory: Annotated[
+        int | None,
+        typer.Option(
+            "--kv-memory",
+            parser=size_bytes,
+            metavar="SIZE",
+            help="Memory of keys and values, of each language model: 2GiB, 500MB.",
+        ),
+    ] = None
+
+    def keywords(self) -> dict[str, Any]:
+        """Return the options that were given, as the doors in `educe.api` take them."""
+        found = super().keywords()
+        for name in ("chat_template", "draft"):
+            if name in found and not found[name].exists():
+                raise OptionError(f"there is no {str(found[name])!r}", place=name)
+        return {**found, **given(memory_bytes=found.pop("kv_memory", None))}
+
 
 def command(
     models: Annotated[
         list[str],
-        typer.Argument(metavar="[NAME=]MODEL", help="Model files or folders; a folder may hold versions."),
+        typer.Argument(
+            metavar="[NAME=]MODEL", help="Model files or folders; a folder may hold versions, or models."
+        ),
     ],
     *,
     serving: ServingOptions,
+    opening: OpeningOptions,
 ) -> None:
     """Put MODELs behind HTTP: the Open Inference Protocol, the OpenAI API, and a page to try them."""
     logging.getLogger("educe.serve").setLevel(logging.INFO)
-    given: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in serving.keywords().items()
-    }
-    settings = ServerSettings(**given)
+    settings = ServerSettings(**serving.keywords())
     if not settings.is_local and settings.insecure and not settings.api_keys:
         print_warning(f"anyone who reaches {settings.host} can use the models")
-    server = Server([ModelSource.parse(text) for text in models], settings)
+    sources = [source for text in models for source in ModelSource.find(text)]
+    server = Server(with_options(sources, opening.keywords()), settings)
     with errors().status("loading the models") as status:
 
         def announce(url: str) -> None:

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from educe.cli.remote import ApiKeyOption, UrlArgument, address_of
+from educe.cli.remote import RemoteOptions, UrlArgument
 from educe.cli.screen import format_seconds, output, print_table
 from educe.errors import InputError
 from educe.limits import format_bytes
@@ -40,10 +40,10 @@ def command(
         float, typer.Option("--interval", min=0.1, metavar="X", help="Seconds between looks; 1 if absent.")
     ] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Print one table, and end.")] = False,
-    api_key_file: ApiKeyOption = None,
+    remote: RemoteOptions,
 ) -> None:
     """Show what the server at URL does: requests, times, batches, tokens, memory; Ctrl-C ends it."""
-    address = address_of(url, api_key_file)
+    address = remote.address(url)
 
     def look() -> Look:
         return read(address.read("GET", "/metrics").decode("utf-8", "replace"), url)

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from educe import api
-from educe.errors import ModelFileError, OptionError
-from educe.formats import checkpoint
+from educe.engines import OPTION_NAMES
+from educe.errors import EduceError, ModelFileError, OptionError
+from educe.files import open_regular
+from educe.formats import FORMATS, checkpoint
+from educe.formats.sniff import HEAD_BYTES, refuse
 from educe.generate.doors import door_of
 from educe.limits import DEFAULT_LIMITS, Limits
 from educe.serve.served import LanguageModelServed, PredictorModel, Served
 
+_LOG = logging.getLogger("educe.serve")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_KEYWORDS: dict[str, frozenset[str]] = {
+    "predictor": frozenset(("engine", *OPTION_NAMES)),
+    "generator": api.GeneratorOptions.__optional_keys__ | {"chat_template", "draft"},
+    "translator": api.ReaderOptions.__optional_keys__,
+    "transcriber": api.ReaderOptions.__optional_keys__,
+    "embedder": api.EmbedderOptions.__optional_keys__,
+}
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,40 @@ class ModelSource:
             )
         return cls(name, path)
 
+    @classmethod
+    def find(cls, text: str) -> list[ModelSource]:
+        """Return the sources that ``NAME=PATH`` or ``PATH`` stands for: a model, or each model in a folder.
+
+        What is found is seen by names and first bytes alone; that it can be loaded is not said.
+
+        Raises:
+            ModelFileError: there is nothing at the path, or no model.
+            UnsupportedFormatError: it is a file of another kind.
+            OptionError: a name is none that a path in a URL can have, or one name is given to a folder of
+                models.
+        """
+        source = cls.parse(text)
+        _, path = source.newest()
+        if path != source.path or not path.is_dir() or _holds_model(path):
+            _check_model(path)
+            return [source]
+        inside = [cls.parse(str(entry)) for entry in sorted(path.iterdir()) if _is_visible_folder(entry)]
+        found = [each for each in inside if _holds_model(each.newest()[1])]
+        if not found:
+            raise ModelFileError(
+                "the folder holds no model, no versions, and no folders of models",
+                path=path,
+                remedy="name a model's file or folder",
+            )
+        if "=" in text:
+            raise OptionError(
+                f"{path} holds {len(found)} models, and {source.name!r} can name one",
+                remedy="leave the name out, or give the path of one model",
+            )
+        if others := [each.name for each in inside if each not in found]:
+            _LOG.warning("%s: not served, for they hold no model: %s", path, ", ".join(others))
+        return found
+
     def newest(self) -> tuple[str, Path]:
         """Return the newest version's number and path; a path that has no versions is version 1.
 
@@ -87,6 +133,63 @@ def open_model(path: Path, options: Mapping[str, Any], limits: Limits = DEFAULT_
     door = door_of(checkpoint.load(path, limits))
     kind = "generator" if door is None else door.name
     return LanguageModelServed(kind, getattr(api, kind)(path, limits=limits, **options))
+
+
+def with_options(sources: Sequence[ModelSource], options: Mapping[str, Any]) -> list[ModelSource]:
+    """Return models, each with those options that models of its kind take.
+
+    Raises:
+        OptionError: no model takes an option.
+    """
+    if not options:
+        return list(sources)
+    kinds = [_kind(source.newest()[1]) for source in sources]
+    for name in options:
+        if not any(name in _KEYWORDS[kind] for kind in kinds):
+            takers = sorted(kind for kind, names in _KEYWORDS.items() if name in names)
+            raise OptionError(
+                "no model that is served takes this option",
+                place=name,
+                remedy=f"it is for a {' or '.join(takers)}",
+            )
+    return [
+        replace(source, options={name: value for name, value in options.items() if name in _KEYWORDS[kind]})
+        for source, kind in zip(sources, kinds, strict=True)
+    ]
+
+
+def _kind(path: Path) -> str:
+    """Return the name of the door that opens a model; one that cannot be read is left to what loads it."""
+    if not checkpoint.recognises(path):
+        return "predictor"
+    try:
+        door = door_of(checkpoint.load(path))
+    except EduceError:
+        door = None
+    return "generator" if door is None else door.name
+
+
+def _holds_model(folder: Path) -> bool:
+    graphs = (*folder.glob("*.onnx"), *folder.glob("onnx/*.onnx"))
+    return bool(graphs) or checkpoint.recognises(folder)
+
+
+def _check_model(path: Path) -> None:
+    """Raise the error of a path that, by names and first bytes, holds no model."""
+    if path.is_dir():
+        if not _holds_model(path):
+            raise ModelFileError(
+                "the folder holds no model", path=path, remedy="name a model's file or folder"
+            )
+        return
+    with open_regular(path, error=ModelFileError) as file:
+        head = file.read(HEAD_BYTES)
+    if not any(each.sniff(head) for each in FORMATS) and not checkpoint.recognises(path):
+        raise refuse(head, path)
+
+
+def _is_visible_folder(entry: Path) -> bool:
+    return entry.is_dir() and not entry.name.startswith((".", "_"))
 
 
 def _is_version(entry: Path) -> bool:

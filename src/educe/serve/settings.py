@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-import math
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -63,7 +62,7 @@ class ServerSettings:
         admin: Whether models may be loaded and unloaded by request.
         target_seconds: Within which time answers are wanted: idle engines may wait for more requests, and
             those that would have to wait longer are refused. None to answer as soon as may be.
-        timeout_seconds: Longest time for a request that names none.
+        timeout_seconds: Longest time for a request, whatever longer one it names.
         max_batch: Most rows of a run.
         max_waiting: Most requests that wait for one model.
         memory_bytes: Memory for the weights of all models; None for as much as they take.
@@ -87,7 +86,7 @@ class ServerSettings:
     origins: tuple[str, ...] = ()
     admin: bool = False
     target_seconds: float | None = None
-    timeout_seconds: float = math.inf
+    timeout_seconds: float = 600.0
     max_batch: int = 64
     max_waiting: int = 1024
     memory_bytes: int | None = None
@@ -116,7 +115,8 @@ class ServerSettings:
                 f"{self.host} can be reached from other machines, and there is "
                 + ("no key" if not self.api_keys else "no certificate"),
                 place="host",
-                remedy="give api keys and a certificate, or say that it is to be insecure",
+                remedy="give keys and a certificate, with --api-key-file, --tls-cert and --tls-key; "
+                "or accept it, with --insecure",
             )
 
     @property
