@@ -7,7 +7,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from urllib.parse import urlsplit
 
 import pytest
@@ -148,3 +148,81 @@ def test_requests_may_follow_each_other_before_the_answers(bounded: Client) -> N
     said = reply(bounded, (one + b"\r\n") * 4 + one + b"Connection: close\r\n\r\n")
     assert said.count(b"HTTP/1.1 200 OK") == 5
     assert said.count(json.dumps({"live": True}, separators=(",", ":")).encode()) == 5
+
+
+def test_who_still_sends_can_read_why_it_is_refused(bounded: Client) -> None:
+    head = b"POST /v2/models/breast_cancer/infer HTTP/1.1\r\n" + HOST + b"Content-Length: 4000000\r\n\r\n"
+    with raw(bounded) as connection:
+        connection.sendall(head + b"x" * 1_000_000)
+        time.sleep(0.5)
+        with suppress(OSError):  # how much the server takes that it does not want is its own matter
+            connection.sendall(b"x" * 100_000)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_body_in_many_small_parts_is_refused(bounded: Client) -> None:
+    head = b"POST /v2/models/breast_cancer/infer HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
+    part = b"1;" + b"e" * 1000 + b"\r\n{\r\n"
+    with raw(bounded) as connection:
+        connection.sendall(head)
+        for _ in range(40):
+            connection.sendall(part)
+            time.sleep(0.002)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 400 ")
+
+
+def test_bodies_that_follow_each_other_in_pieces_are_kept_apart(bounded: Client) -> None:
+    head = b"POST /v2/repository/index HTTP/1.1\r\n" + HOST + b"Content-Length: 14\r\n\r\n"
+    whole = (head + b'{"ready":true}') * 3 + b"GET /livez HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
+    said = reply(bounded, *(whole[first : first + 7] for first in range(0, len(whole), 7)))
+    assert said.count(b"HTTP/1.1 200 OK") == 4
+    assert said.count(b'"state":"READY"') == 3
+
+
+def test_a_client_is_told_to_send_only_what_is_wanted(bounded: Client) -> None:
+    head = b"POST /v2/repository/index HTTP/1.1\r\n" + HOST + b"Expect: 100-continue\r\n"
+    with raw(bounded) as connection:
+        connection.sendall(head + b"Content-Length: 2\r\n\r\n")
+        assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(b"{}")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+    assert reply(bounded, head + b"Content-Length: 6000\r\n\r\n").startswith(b"HTTP/1.1 413 ")
+
+
+def test_another_protocol_is_not_spoken(bounded: Client) -> None:
+    upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n"
+    said = reply(bounded, b"GET /livez HTTP/1.1\r\n" + HOST + upgrade)
+    assert said.startswith(b"HTTP/1.1 200 ")
+    assert b"connection: close" in said
+
+
+def test_old_clients_read_until_the_end(client: Client) -> None:
+    for path in (b"/livez", b"/v2/models/breast_cancer"):
+        said = reply(client, b"GET " + path + b" HTTP/1.0\r\n" + HOST + b"\r\n")
+        assert said.startswith(b"HTTP/1.1 200 ")
+        assert b"connection: close" in said
+
+
+def test_a_stream_is_chunked_only_for_who_knows_it() -> None:
+    body = b'{"text_input": "Once upon a time", "parameters": {"max_tokens": 4}}'
+    length = b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body)
+    with serving("stories260K") as client:
+        path = b"POST /v2/models/stories260K/generate_stream HTTP/1."
+        new, old = (reply(client, path + minor + b"\r\n" + HOST + length + body) for minor in (b"1", b"0"))
+    assert b"transfer-encoding: chunked" in new
+    assert new.endswith(b"0\r\n\r\n")
+    assert b"transfer-encoding" not in old
+    assert old.count(b"data: ") == new.count(b"data: ") > 1
+
+
+def test_too_many_connections_are_told_so() -> None:
+    with serving("breast_cancer", server_limits=ServerLimits(num_connections=3)) as client:
+        with ExitStack() as stack:
+            for _ in range(3):
+                stack.enter_context(raw(client)).sendall(b"GET /livez HTTP/1.1\r\n")
+            time.sleep(0.3)
+            assert reply(client, b"GET /livez HTTP/1.1\r\n" + HOST + b"\r\n").startswith(b"HTTP/1.1 503 ")
+        end = time.monotonic() + SECONDS
+        while client.ask("GET", "/livez")[0] != 200:
+            assert time.monotonic() < end
+            time.sleep(0.05)
