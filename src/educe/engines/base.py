@@ -170,7 +170,12 @@ class Executable:
     def _check(self, feeds: dict[str, Value]) -> None:
         for name, plain, expected in self._inputs:
             if name not in feeds:
-                raise InputError(f"input {name!r} is missing", remedy=f"give {name}: {expected}")
+                strange = next((repr(each) for each in feeds if each not in self.signature.inputs), "")
+                raise InputError(
+                    f"input {name!r} is missing"
+                    + (f", and the model has no {strange[:100]}" if strange else ""),
+                    remedy=f"give {name}: {expected}",
+                )
             value = feeds[name]
             if plain is None or type(value) is not np.ndarray:
                 feeds[name] = _fitted(value, expected, f"input {name!r}")

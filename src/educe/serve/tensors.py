@@ -93,7 +93,8 @@ def chosen(outputs: Mapping[str, Any], names: Sequence[str]) -> Mapping[str, Any
     for number, name in enumerate(names):
         if name not in outputs or name in names[:number]:
             cause = "is named twice" if name in outputs else "is none of the model's"
-            raise BadRequest(f"{name[:100]!r} {cause}", place=f"outputs[{number}]")
+            known = f"the model gives {', '.join(outputs)}"
+            raise BadRequest(f"{name[:100]!r} {cause}", place=f"outputs[{number}]", remedy=known)
     return {name: outputs[name] for name in names}
 
 

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from educe.serve.faults import BadRequest, WrongMediaType
+from educe.serve.http.invalid import invalid
 
 _JSON = "application/json"
 T = TypeVar("T")
@@ -99,7 +100,7 @@ class Request:
         try:
             return msgspec.convert(given, kind, strict=False)
         except msgspec.ValidationError as fault:
-            raise _invalid(fault) from None
+            raise invalid(fault, kind) from None
 
     def json(self, decoder: msgspec.json.Decoder[T]) -> T:
         """Return the body as what `decoder` makes of it.
@@ -155,19 +156,9 @@ def decode(content: bytes | memoryview, decoder: msgspec.json.Decoder[T], media_
     try:
         return decoder.decode(content)
     except msgspec.ValidationError as fault:
-        raise _invalid(fault) from None
+        raise invalid(fault, decoder.type) from None
     except RecursionError:
         raise BadRequest("the body is JSON that is nested too deep") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as fault:
         where = str(fault).removeprefix("JSON is malformed: ")
         raise BadRequest(f"the body is no JSON: {where}", remedy="check its syntax") from None
-
-
-def _invalid(fault: msgspec.ValidationError) -> BadRequest:
-    reason, _, path = str(fault).partition(" - at `")
-    return BadRequest(reason, place=_pointer(path))
-
-
-def _pointer(path: str) -> str | None:
-    """Return a path as clients know it: ``inputs[0].shape``."""
-    return path.rstrip("`").rpartition("$")[2].removeprefix(".") or None

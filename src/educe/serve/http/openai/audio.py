@@ -18,8 +18,9 @@ from educe.serve.faults import BadRequest
 from educe.serve.http import sse
 from educe.serve.http.exchange import Request, Response, json_response
 from educe.serve.http.forms import FORM, Part, read_form
+from educe.serve.http.invalid import invalid
 from educe.serve.http.openai import types
-from educe.serve.http.openai.errors import OPENAI, in_words_of, naming_field
+from educe.serve.http.openai.errors import OPENAI, in_words_of
 from educe.serve.http.openai.streaming import streamed
 from educe.serve.http.openai.writing import deployed, language_model
 from educe.serve.http.routes import Content, Route
@@ -115,8 +116,7 @@ def _read(request: Request, most_parts: int) -> types.TranscriptionForm:
     try:
         return msgspec.convert(fields, types.TranscriptionForm, strict=False, builtin_types=(bytes,))
     except msgspec.ValidationError as fault:
-        reason, _, path = str(fault).partition(" - at `$.")
-        raise naming_field(BadRequest(reason, place=path.rstrip("`") or None)) from None
+        raise invalid(fault, types.TranscriptionForm) from None
 
 
 def _text(part: Part) -> str:

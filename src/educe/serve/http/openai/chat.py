@@ -19,7 +19,7 @@ from educe.serve.http import sse
 from educe.serve.http.exchange import Request, Response
 from educe.serve.http.openai import chat_types as chats
 from educe.serve.http.openai import logprobs, types
-from educe.serve.http.openai.errors import OPENAI, read
+from educe.serve.http.openai.errors import OPENAI
 from educe.serve.http.openai.streaming import streamed
 from educe.serve.http.openai.writing import (
     answer_of,
@@ -71,7 +71,7 @@ class Chat:
 
     async def chat(self, request: Request) -> Response:
         """Answer in a conversation."""
-        asked = read(request, _CHAT)
+        asked = request.json(_CHAT)
         _check(asked, self.inference.settings.server_limits.num_inputs)
         prompt = [message_of(message) for message in asked.messages]
         options = {**own_options(asked, request.tenant), **_options(asked)}

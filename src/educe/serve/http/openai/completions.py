@@ -21,7 +21,7 @@ from educe.serve.http.exchange import Request, Response
 from educe.serve.http.openai import completion_types as completions
 from educe.serve.http.openai import logprobs
 from educe.serve.http.openai.chat import Texts
-from educe.serve.http.openai.errors import OPENAI, in_words_of, read
+from educe.serve.http.openai.errors import OPENAI, in_words_of
 from educe.serve.http.openai.streaming import streamed
 from educe.serve.http.openai.writing import (
     answer_of,
@@ -65,7 +65,7 @@ class Completions:
 
     async def complete(self, request: Request) -> Response:
         """Continue texts."""
-        asked = read(request, _COMPLETION)
+        asked = request.json(_COMPLETION)
         prompts = prompts_of(asked.prompt, "prompt")
         _check(asked, len(prompts), self.inference.settings.server_limits.num_texts)
         options = {**own_options(asked, request.tenant), **_options(asked)}

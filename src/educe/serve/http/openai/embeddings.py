@@ -16,7 +16,7 @@ from educe.serve.faults import BadRequest
 from educe.serve.http.exchange import Request, Response, json_response
 from educe.serve.http.openai import types
 from educe.serve.http.openai.completions import prompts_of
-from educe.serve.http.openai.errors import OPENAI, in_words_of, read
+from educe.serve.http.openai.errors import OPENAI, in_words_of
 from educe.serve.http.openai.writing import deployed, language_model
 from educe.serve.http.routes import Route
 from educe.serve.inference import Inference
@@ -53,7 +53,7 @@ class Embeddings:
 
     async def embed(self, request: Request) -> Response:
         """Make vectors of texts."""
-        asked = read(request, _EMBEDDING)
+        asked = request.json(_EMBEDDING)
         texts = prompts_of(asked.input, "input")
         most = self.inference.settings.server_limits.num_inputs
         if len(texts) > most:

@@ -5,20 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
-
-import msgspec
 
 from educe.errors import InputError, LimitError, UserError
 from educe.serve.faults import BadRequest, NotFound, Refusal, Unauthorized
-from educe.serve.http.exchange import Request
 from educe.serve.http.openai import types
 from educe.serve.http.routes import Family
 
-T = TypeVar("T")
-
 _TYPES = {401: "authentication_error", 403: "permission_error"}
-_UNKNOWN_FIELD = re.compile(r"Object (?:contains unknown|missing required) field `(?P<name>.*)`")
 _OF_LENGTH = re.compile(r" has [\d,]+ tokens, and|tokens of prompt")
 _PLACE = re.compile(r"(?P<name>[a-z_]+)(?P<rest>.*)", re.DOTALL)
 
@@ -40,28 +33,6 @@ class ContextLengthExceeded(BadRequest):
 
 class ModelNotFound(NotFound):
     """No such model."""
-
-
-def read(request: Request, decoder: msgspec.json.Decoder[T]) -> T:
-    """Return a request's body; the error for a field that is unknown or missing names it.
-
-    Raises:
-        WrongMediaType: it is no JSON.
-        BadRequest: it is not of the form that the route takes.
-    """
-    try:
-        return request.json(decoder)
-    except BadRequest as fault:
-        raise naming_field(fault) from None
-
-
-def naming_field(fault: BadRequest) -> BadRequest:
-    """Return the error of a body, with the field that it lacks or has too many as its place."""
-    found = _UNKNOWN_FIELD.fullmatch(fault.cause)
-    if found is None:
-        return fault
-    place = found["name"] if fault.place is None else f"{fault.place}.{found['name']}"
-    return BadRequest(fault.cause, place=place)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from educe.serve.http.openai import chat_types as chats
 from educe.serve.http.openai import response_types as responses
 from educe.serve.http.openai import types
 from educe.serve.http.openai.chat import Texts, refuse_serial_calls
-from educe.serve.http.openai.errors import OPENAI, read
+from educe.serve.http.openai.errors import OPENAI
 from educe.serve.http.openai.response_events import ResponseWriter, whole
 from educe.serve.http.openai.streaming import streamed
 from educe.serve.http.openai.writing import (
@@ -72,7 +72,7 @@ class Responses:
 
     async def respond(self, request: Request) -> Response:
         """Respond to items."""
-        asked = read(request, _RESPONSE)
+        asked = request.json(_RESPONSE)
         _check(asked, self.inference.settings.server_limits.num_inputs)
         options = {**own_options(asked, request.tenant), **_options(asked)}
         fields = {**_FIELDS, **bounded(asked, _FORMS, "input")}
