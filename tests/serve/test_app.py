@@ -30,7 +30,15 @@ def locked() -> Iterator[Client]:
 
 
 def test_a_key_is_demanded_on_all_routes_but_probes(locked: Client) -> None:
-    paths = ["/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/breast_cancer", "/openapi.json"]
+    paths = [
+        "/v2",
+        "/health",
+        "/docs",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/v2/models/breast_cancer",
+        "/openapi.json",
+    ]
     variants = ["//v2", "/V2", "/v2/", "/%76%32", "/v2;a", "/./v2", "/livez/../v2", "/v2%2f", "/nothing"]
     for path in (*paths, *variants, INFER, "/v2/repository/models/breast_cancer/load"):
         for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
@@ -40,6 +48,32 @@ def test_a_key_is_demanded_on_all_routes_but_probes(locked: Client) -> None:
                 assert status in (401, 404, 405), (method, path, status, body)
     for path in ("/livez", "/readyz"):
         assert locked.ask("GET", path)[0] == 200
+
+
+def test_a_slash_at_the_end_makes_no_difference(client: Client) -> None:
+    for path in ("/v2", "/v1/models", "/v2/models/breast_cancer", "/livez", "/docs"):
+        assert client.ask("GET", f"{path}/")[0] == 200, path
+    assert client.ask("POST", f"{INFER}/", ROW)[0] == 200
+    assert client.ask("GET", "/v2//")[0] == 404
+
+
+def test_names_that_other_servers_have(client: Client) -> None:
+    assert client.ask("GET", "/health")[0] == 200
+    assert client.ask("GET", "/docs")[2] == client.ask("GET", "/openapi.json")[2]
+
+
+@pytest.mark.parametrize(
+    ("path", "near"),
+    [
+        ("/v1/chat/completion", "/v1/chat/completions"),
+        ("/v1/models/breast_cancer/predikt", "/v1/models/{model}/predict"),
+        ("/v2/models/breast_cancer/inference", "/v2/models/{model}/infer"),
+    ],
+)
+def test_a_route_that_is_none_names_the_nearest(client: Client, path: str, near: str) -> None:
+    status, _, found = client.ask("POST", path, {})
+    assert status == 404
+    assert f"did you mean {near}? /openapi.json lists all" in found.decode()
 
 
 def test_every_key_opens_every_route(locked: Client) -> None:

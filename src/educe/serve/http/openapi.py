@@ -40,7 +40,7 @@ _TIMEOUT: dict[str, Any] = {
 _DESCRIPTION = """Machine-learning models of any kind, behind the Open Inference Protocol and the OpenAI API.
 
 Every answer has an X-Request-Id, that of the request if it has one. Where keys are set, all but the
-probes and the page's own files demand one. Bodies may be compressed with gzip or deflate. With a header
+probes demand one. Bodies may be compressed with gzip or deflate. With a header
 Inference-Header-Content-Length, tensors may lie behind the JSON of an inference, as bytes."""
 
 Json: TypeAlias = "dict[str, Any]"
@@ -60,7 +60,10 @@ class OpenApi:
 
     def routes(self) -> list[Route]:
         """Return the route."""
-        return [Route("GET", "/openapi.json", self.document, "This document.", gives=dict[str, Any])]
+        return [
+            Route("GET", path, self.document, "This document.", gives=dict[str, Any])
+            for path in ("/openapi.json", "/docs")
+        ]
 
     async def document(self, request: Request) -> Response:
         """Return the document."""
@@ -102,7 +105,10 @@ def describe(routes: Sequence[Route], is_locked: bool) -> Json:
         "paths": paths,
         "components": {
             "schemas": {name: _polished(schema) for name, schema in sorted(components.items())},
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer"},
+                "password": {"type": "http", "scheme": "basic", "description": "Any name, and the key."},
+            },
         },
     }
 
@@ -121,7 +127,8 @@ def _operation(route: Route, schema_of: dict[Any, Json], is_locked: bool) -> Jso
             "content": _taken(route, schema_of),
         }
     if route.access != "open":
-        operation["security"] = [{"key": []}] if is_locked else [{}, {"key": []}]
+        ways: list[Json] = [{"key": []}, {"password": []}] if route.access == "page" else [{"key": []}]
+        operation["security"] = ways if is_locked else [{}, *ways]
     return operation
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from educe.serve.http.exchange import Request, Response
 from educe.serve.http.routes import Route
@@ -23,17 +23,20 @@ class Probes:
 
     def routes(self) -> list[Route]:
         """Return the routes."""
+        ready = Route(
+            "GET",
+            "/readyz",
+            self.ready,
+            "Whether all models answer at once.",
+            gives=_PLAIN,
+            access="open",
+            statuses=(200, 503),
+        )
         return [
             Route("GET", "/livez", self.live, "Whether the process lives.", gives=_PLAIN, access="open"),
-            Route(
-                "GET",
-                "/readyz",
-                self.ready,
-                "Whether all models answer at once.",
-                gives=_PLAIN,
-                access="open",
-                statuses=(200, 503),
-            ),
+            ready,
+            # By the name that vLLM's clients know; but the probes alone are open to anyone.
+            replace(ready, path="/health", access="key"),
         ]
 
     async def live(self, request: Request) -> Response:

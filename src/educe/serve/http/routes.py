@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, TypeAlias
 
 import msgspec
@@ -12,6 +13,10 @@ from educe.serve.access import Access
 from educe.serve.faults import MethodNotAllowed, NotFound, Refusal
 from educe.serve.http.exchange import Request, Response
 from educe.serve.http.v2_types import V2Error
+
+_ALL_ROUTES = "/openapi.json lists all"
+# Of longer ones the comparison with routes would take too long.
+_LONGEST_PATH = 100
 
 Handle: TypeAlias = "Callable[[Request], Awaitable[Response]]"
 
@@ -92,6 +97,7 @@ class Router:
         self._tree: dict[str, Any] = {}
         self._known: dict[tuple[str, str], tuple[Route, dict[str, str]]] = {}
         self._families = {route.path.split("/")[1]: route.family for route in self.routes}
+        self._paths = sorted({route.path for route in self.routes})
         for route in self.routes:
             if "{" not in route.path:
                 self._static.setdefault(route.path, {})[route.method] = route
@@ -108,6 +114,8 @@ class Router:
     def find(self, method: str, path: str) -> tuple[Route, Mapping[str, str]]:
         """Return the route of a request, with what its path has in the places of names.
 
+        A slash at a path's end makes no difference.
+
         Raises:
             NotFound: there is none.
             MethodNotAllowed: there are only such of other methods.
@@ -121,9 +129,9 @@ class Router:
 
     def _find(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
         values: tuple[str, ...] = ()
-        found = self._static.get(path)
+        found = self._static.get(path) or self._static.get(path.removesuffix("/"))
         if found is None:
-            found, values = self._walk(path)
+            found, values = self._walk(path.removesuffix("/"))
         route = found.get(method) or (found.get("GET") if method == "HEAD" else None)
         if route is None:
             raise MethodNotAllowed(tuple(sorted(found)))
@@ -141,9 +149,16 @@ class Router:
                 following = node.get("*")
                 values.append(segment)
             if following is None or not segment:
-                raise NotFound("there is no such route", remedy="/openapi.json lists them")
+                raise self._not_found(path)
             node = following
         routes: dict[str, Route] | None = node.get("")
         if routes is None:
-            raise NotFound("there is no such route", remedy="/openapi.json lists them")
+            raise self._not_found(path)
         return routes, tuple(values)
+
+    def _not_found(self, path: str) -> NotFound:
+        near = get_close_matches(path[:_LONGEST_PATH], self._paths, n=1)
+        return NotFound(
+            "there is no such route",
+            remedy=" ".join([f"did you mean {each}?" for each in near] + [_ALL_ROUTES]),
+        )
