@@ -26,7 +26,7 @@ from tests.test_cli import educe
 
 ZEBRA = ROOT / "zoo" / "images" / "zebra.jpeg"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
+BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 4\r\n\r\nbusy"
 
 Answer = Callable[[int, asyncio.StreamWriter], Awaitable[None]]
 
@@ -122,6 +122,7 @@ def test_refusals_errors_and_requests_without_an_answer_are_told_apart() -> None
     assert found.errors.keys() == {"503", "connection", "timeout"}
     assert sum(found.errors.values()) + found.num_ok == found.num_requests
     assert found.num_retry_after == found.errors["503"]
+    assert found.messages == {"503": "busy"}
     assert found.refusal["p50"] > 0
 
 
@@ -253,6 +254,16 @@ def test_options_that_are_wrong_are_named(own: Client, options: tuple[str, ...],
     done = educe("load", own.url, *options)
     assert done.returncode == 2
     assert message in " ".join(done.stderr.split())
+
+
+def test_a_load_without_any_success_fails_and_says_why_once(own: Client) -> None:
+    line = ("load", own.url, "--seconds", "0.5", "--rate", "20", "--warmup", "0")
+    done = educe(*line, "--model", "mobilenet_v2", "--file", str(ROOT / "README.md"))
+    assert done.returncode == 1
+    assert done.stdout.count("400 says: ") == 1
+    done = educe(*line, "--model", "stories260K", "--prompt", "x", "--max-tokens", "100000")
+    assert done.returncode == 1
+    assert "max_tokens" in done.stdout
 
 
 @pytest.mark.parametrize("suffix", [".svg", ".png"])

@@ -16,7 +16,7 @@ import ssl
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +26,8 @@ import msgspec
 import numpy as np
 
 _TOKEN = re.compile(rb'"(?:content|text)":\s*"(?!")')
+_MESSAGE = re.compile(rb'"(?:message|error)":\s*("(?:[^"\\]|\\.)*")')
+_TEXT_BYTES = 1000
 _REFUSALS = (429, 503)
 _QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
 
@@ -84,6 +86,7 @@ class Load(msgspec.Struct, frozen=True):
         goodput: Those of them a second that came within the bound.
         latency: Quantiles of their times.
         errors: The others by status, ``timeout`` or ``connection``.
+        messages: What the server said to the first of each status.
         refusal: Quantiles of the times of answers 429 and 503.
         num_retry_after: How many of these said when to come again.
         late: Quantiles of how much later than intended requests were sent.
@@ -100,6 +103,7 @@ class Load(msgspec.Struct, frozen=True):
     goodput: float
     latency: dict[str, float]
     errors: dict[str, int]
+    messages: dict[str, str]
     refusal: dict[str, float]
     num_retry_after: int
     late: dict[str, float]
@@ -135,6 +139,7 @@ class _Sent:
     status: int = 0
     fault: str = ""
     retry_after: bool = False
+    text: bytes = b""
     first_token: float = 0.0
     last_token: float = 0.0
     gaps: list[float] = field(default_factory=list)
@@ -180,6 +185,9 @@ class _Connection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         if self._generator.target.streams:
             self._num_tokens += len(_TOKEN.findall(body))
+        request, status = self._request, self._parser.get_status_code()
+        if request is not None and not _is_ok(status) and status not in self._generator.texts:
+            request.text += body[: _TEXT_BYTES - len(request.text)]
 
     def _time_tokens(self) -> None:
         """Take note of when the tokens came that are new; several that came at once share the time."""
@@ -201,6 +209,8 @@ class _Connection(asyncio.Protocol):
         if request is None:
             return
         request.status, request.end = parser.get_status_code(), time.monotonic()
+        if request.text:
+            self._generator.texts.setdefault(request.status, request.text)
         self._request = self._parser = None
         if parser.should_keep_alive():
             self._generator.ended(request, self)
@@ -230,6 +240,7 @@ class _Generator:
 
     def __init__(self, target: Target, plan: Plan) -> None:
         self.target, self.plan = target, plan
+        self.texts: dict[int, bytes] = {}
         self._idle: list[_Connection] = []
         self._waiting: deque[_Sent] = deque()
         self._requests: list[_Sent] = []
@@ -264,7 +275,7 @@ class _Generator:
             clock.close()
             for connection in self._idle:
                 connection.close()
-        return summary([each for each in self._requests if each.counts], self.plan)
+        return summary([each for each in self._requests if each.counts], self.plan, self.texts)
 
     async def _probe(self) -> None:
         """Open a first connection, so that a server that is not there is an error and not a result."""
@@ -397,14 +408,20 @@ class _Clock:
             self._came.set_result(None)
 
 
-def summary(requests: Sequence[_Sent], plan: Plan) -> Load:
-    """Return what came of requests that have all ended."""
-    good = [each for each in requests if not each.fault and 200 <= each.status < 300]
+def summary(requests: Sequence[_Sent], plan: Plan, texts: Mapping[int, bytes]) -> Load:
+    """Return what came of requests that have all ended.
+
+    Args:
+        requests: The requests.
+        plan: What was planned.
+        texts: What the server said to the first of each status.
+    """
+    good = [each for each in requests if not each.fault and _is_ok(each.status)]
     refused = [each for each in requests if not each.fault and each.status in _REFUSALS]
     times = [each.end - each.intended for each in good]
     errors: Counter[str] = Counter()
     for each in requests:
-        if each.fault or not 200 <= each.status < 300:
+        if each.fault or not _is_ok(each.status):
             errors[each.fault or str(each.status)] += 1
     sent = [each for each in requests if each.sent]
     return Load(
@@ -416,6 +433,7 @@ def summary(requests: Sequence[_Sent], plan: Plan) -> Load:
         goodput=sum(seconds <= plan.within_seconds for seconds in times) / plan.seconds,
         latency=quantiles(times),
         errors=dict(errors.most_common()),
+        messages={str(status): _message(text) for status, text in texts.items() if errors[str(status)]},
         refusal=quantiles([each.end - each.intended for each in refused]),
         num_retry_after=sum(each.retry_after for each in refused),
         late=quantiles([each.sent - each.intended for each in sent]),
@@ -423,6 +441,19 @@ def summary(requests: Sequence[_Sent], plan: Plan) -> Load:
         between_tokens=quantiles([gap for each in good for gap in each.gaps]),
         num_tokens=sum(len(each.gaps) + bool(each.first_token) for each in good),
     )
+
+
+def _is_ok(status: int) -> bool:
+    return 200 <= status < 300
+
+
+def _message(text: bytes) -> str:
+    """Return what an error's body says, without the JSON of the two protocols around it."""
+    found = _MESSAGE.search(text)
+    try:
+        return str(msgspec.json.decode(found[1])) if found else text.decode("utf-8", "replace")
+    except msgspec.DecodeError:
+        return text.decode("utf-8", "replace")
 
 
 def quantiles(values: Sequence[float]) -> dict[str, float]:

@@ -149,6 +149,8 @@ def command(
         _print(name, found, planned.within_ms)
     if plot is not None:
         _plot(plot, name, found)
+    if not any(each.num_ok for each in found):
+        raise typer.Exit(1)
 
 
 def _content(path: Path) -> bytes:
@@ -189,6 +191,7 @@ def _remarks(found: Load) -> list[str]:
     lines = []
     if found.errors:
         lines.append(", ".join(f"{kind}: {count:,}" for kind, count in found.errors.items()))
+        lines += [f"{kind} says: {text}" for kind, text in found.messages.items()]
     if found.refusal:
         often = counted(found.num_retry_after, "time")
         lines.append(f"refused in {_middle(found.refusal)}, {often} with Retry-After")
