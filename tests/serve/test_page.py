@@ -294,7 +294,8 @@ def test_dark_mode_and_reduced_motion_are_heeded(open_page: Callable[..., Any]) 
 
 def test_a_key_is_asked_for_and_kept_for_the_tab(browser: Any) -> None:
     with serving("mnist", api_keys=(KEY,)) as client:
-        page = browser.new_page()
+        context = browser.new_context(http_credentials={"username": "", "password": KEY})
+        page = context.new_page()
         page.goto(client.url)
         page.wait_for_selector("[role=alert]")
         assert "key is needed" in page.inner_text("[role=alert]")
@@ -307,7 +308,7 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(browser: Any) -> None:
         assert KEY not in page.content()
         page.reload()
         page.wait_for_selector("main h1")
-        page.close()
+        context.close()
 
 
 def test_a_fault_is_told_in_words(browser: Any, server: Client) -> None:

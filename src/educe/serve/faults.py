@@ -47,10 +47,18 @@ class BadRequest(Refusal):
 
 
 class Unauthorized(Refusal):
-    """No key, or a wrong one."""
+    """No key, or a wrong one.
+
+    Attributes:
+        challenge: How HTTP asks for one.
+    """
 
     status = 401
     grpc = "UNAUTHENTICATED"
+
+    def __init__(self, cause: str, *, remedy: str | None = None, challenge: str = "Bearer") -> None:
+        super().__init__(cause, remedy=remedy)
+        self.challenge = challenge
 
 
 class Forbidden(Refusal):
@@ -80,6 +88,13 @@ class MethodNotAllowed(Refusal):
     def __init__(self, allowed: tuple[str, ...]) -> None:
         super().__init__("this route does not take the method", remedy=f"use {' or '.join(allowed)}")
         self.allowed = allowed
+
+
+class Unimplemented(Refusal):
+    """A method of gRPC that there is not."""
+
+    status = 404
+    grpc = "UNIMPLEMENTED"
 
 
 class TooSlow(Refusal):

@@ -106,7 +106,7 @@ class Server:
         inference = Inference(repository, self.settings, pool)
         app = App(_routes(inference, observer), self.settings, observer)
         http = Listener(app, self.settings.server_limits, self._tls())
-        grpc = self._grpc(inference)
+        grpc = self._grpc(inference, observer)
         self._listen_to_signals(http, grpc)
         loading = asyncio.create_task(repository.load_all())
         ending = asyncio.create_task(self._end.wait())
@@ -171,12 +171,12 @@ class Server:
             ) from None
         return context
 
-    def _grpc(self, inference: Inference) -> GrpcServer | None:
+    def _grpc(self, inference: Inference, observer: Observer) -> GrpcServer | None:
         if self.settings.grpc_port is None:
             return None
         from educe.serve.grpc.server import GrpcServer
 
-        return GrpcServer(inference)
+        return GrpcServer(inference, observer)
 
 
 def _routes(inference: Inference, observer: Observer) -> list[Route]:

@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from educe.serve.access import Access
@@ -54,17 +55,18 @@ class Method:
         """The method as requests name it."""
         return f"/{self.service}/{self.name}"
 
-    @property
+    @cached_property
     def description(self) -> Any:
         """The method's description."""
         return pool().FindServiceByName(self.service).methods_by_name[self.name]
 
-    @property
+    @cached_property
     def takes(self) -> Any:
         """The class of its requests."""
         return message(self.description.input_type.full_name)
 
-    @property
-    def gives(self) -> Any:
-        """The class of its responses."""
-        return message(self.description.output_type.full_name)
+    @cached_property
+    def write(self) -> Callable[[Any], bytes]:
+        """What makes bytes of its responses."""
+        write: Callable[[Any], bytes] = message(self.description.output_type.full_name).SerializeToString
+        return write

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from educe.errors import MissingLibraryError, OptionError
 from educe.files import open_regular
 from educe.serve.access import tenant_of
-from educe.serve.faults import BadRequest, logged
+from educe.serve.faults import BadRequest, Overloaded, Refusal, Unimplemented, logged
 from educe.serve.inference import Inference
+from educe.serve.observation import GRPC, RequestIds
+from educe.serve.observer import Observer
+from educe.serve.threads import aside
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,22 +34,23 @@ class GrpcServer:
 
     Args:
         inference: What runs the models.
+        observer: What sees every call begin and end.
 
     Attributes:
-        methods: All that is answered.
         port: The port; 0 before it is listened at.
 
     Raises:
         MissingLibraryError: gRPC is not installed.
     """
 
-    def __init__(self, inference: Inference) -> None:
+    def __init__(self, inference: Inference, observer: Observer) -> None:
         try:
             import grpc.aio
 
             from educe.serve.grpc.messages import REFLECTIONS
         except ImportError:
             raise MissingLibraryError("grpcio", extra="grpc", purpose="gRPC") from None
+        from educe.serve.grpc.methods import Call
         from educe.serve.grpc.service import InferenceService
         from educe.serve.grpc.standard import Health, Reflection
 
@@ -53,20 +58,16 @@ class GrpcServer:
         self.port = 0
         self._is_ending = False
         health = Health(lambda: inference.is_ready, lambda: self._is_ending)
-        reflections = [Reflection(service) for service in REFLECTIONS]
-        self.methods: list[Method] = [*InferenceService(inference).methods(), *health.methods()]
-        for reflection in reflections:
-            self.methods += reflection.methods()
-        self._grpc = grpc
+        methods = [*InferenceService(inference).methods(), *health.methods()]
+        methods += [method for name in REFLECTIONS for method in Reflection(name).methods()]
+        self._methods = {method.path: method for method in methods}
+        self._observer, self._ids = observer, RequestIds()
+        self._messages_bytes = 0
+        self._grpc, self._kind = grpc, Call
         self._server = grpc.aio.server(
             options=self._options(), maximum_concurrent_rpcs=self.settings.server_limits.num_connections
         )
-        services: dict[str, dict[str, Any]] = {}
-        for method in self.methods:
-            services.setdefault(method.service, {})[method.name] = self._rpc(method)
-        self._server.add_generic_rpc_handlers(
-            tuple(grpc.method_handlers_generic_handler(name, rpcs) for name, rpcs in services.items())
-        )
+        self._server.add_generic_rpc_handlers((self,))
 
     async def start(self) -> None:
         """Listen.
@@ -110,65 +111,118 @@ class GrpcServer:
             ("grpc.http2.min_ping_interval_without_data_ms", _LEAST_PING_MILLISECONDS),
         ]
 
-    def _rpc(self, method: Method) -> Any:
-        """Return a method as gRPC knows it; what a message says is read when it is known who sends it."""
-        description, gives = method.description, method.gives.SerializeToString
-        if not description.server_streaming:
-            return self._grpc.unary_unary_rpc_method_handler(self._unary(method), None, gives)
-        if not description.client_streaming:
-            return self._grpc.unary_stream_rpc_method_handler(self._stream(method), None, gives)
-        return self._grpc.stream_stream_rpc_method_handler(self._stream(method), None, gives)
+    def service(self, details: Any) -> Any:
+        """Return what answers a call, as gRPC asks for it before it reads the call's message."""
+        method, fields = self._methods.get(details.method), dict(details.invocation_metadata)
+        try:
+            authorization = fields.get("authorization")
+            if sum(name == "authorization" for name, _ in details.invocation_metadata) > 1:
+                authorization = None
+            access = "key" if method is None else method.access
+            tenant = tenant_of(self.settings, access, authorization)
+            if method is None:
+                raise Unimplemented("there is no such method", remedy="reflection lists them")
+        except Refusal as fault:
+            return self._refusing(fault, method, fields)
+        return self._answering(method, tenant, fields)
 
-    def _unary(self, method: Method) -> Any:
-        takes = method.takes
+    def _refusing(self, fault: Refusal, method: Method | None, fields: Mapping[str, str]) -> Any:
+        """Return what refuses a call without a look at its messages."""
+
+        async def answer(contents: Any, context: Any) -> None:
+            async with self._seen(context, method, fields):
+                raise fault
+
+        return self._grpc.stream_stream_rpc_method_handler(answer)
+
+    def _answering(self, method: Method, tenant: str, fields: Mapping[str, str]) -> Any:
+        """Return a method as gRPC knows it, for one call."""
+        description, takes = method.description, method.takes
+
+        async def read(content: bytes) -> Any:
+            return await aside(len(content), lambda: _read(takes, content))
+
+        async def read_all(contents: AsyncIterator[bytes]) -> AsyncGenerator[Any, None]:
+            async for content in contents:
+                with self._holding(content):
+                    yield await read(content)
 
         async def answer(content: bytes, context: Any) -> Any:
-            try:
-                call = self._call(method, context)
-                return await method.handle(_read(takes, content), call)
-            except Exception as fault:
-                await self._refuse(fault, context, method)
+            async with self._seen(context, method, fields):
+                with self._holding(content):
+                    return await method.handle(await read(content), self._call(context, tenant))
 
-        return answer
+        async def stream(content: bytes, context: Any) -> None:
+            async with self._seen(context, method, fields):
+                with self._holding(content):
+                    await _write(method.handle(await read(content), self._call(context, tenant)), context)
 
-    def _stream(self, method: Method) -> Any:
-        takes = method.takes
+        async def converse(contents: AsyncIterator[bytes], context: Any) -> None:
+            async with self._seen(context, method, fields), aclosing(read_all(contents)) as requests:
+                await _write(method.handle(requests, self._call(context, tenant)), context)
 
-        async def read(contents: AsyncIterator[bytes]) -> AsyncIterator[Any]:
-            async for content in contents:
-                yield _read(takes, content)
+        if description.client_streaming:
+            return self._grpc.stream_stream_rpc_method_handler(converse, None, method.write)
+        if description.server_streaming:
+            return self._grpc.unary_stream_rpc_method_handler(stream, None, method.write)
+        return self._grpc.unary_unary_rpc_method_handler(answer, None, method.write)
 
-        async def answer(given: Any, context: Any) -> AsyncIterator[Any]:
-            try:
-                call = self._call(method, context)
-                asked = _read(takes, given) if isinstance(given, bytes) else read(given)
-                async for response in method.handle(asked, call):
-                    yield response
-            except Exception as fault:
-                await self._refuse(fault, context, method)
-
-        return answer
-
-    def _call(self, method: Method, context: Any) -> Call:
-        from educe.serve.grpc.methods import Call
-
-        settings = self.settings
-        authorization = None
-        for name, value in context.invocation_metadata():
-            if name == "authorization":
-                authorization = value
-        tenant = tenant_of(settings, method.access, authorization)
+    def _call(self, context: Any, tenant: str) -> Call:
         left = context.time_remaining()
         end = math.inf if left is None else asyncio.get_running_loop().time() + left
-        return Call(end, settings.timeout_seconds, tenant)
+        return self._kind(end, self.settings.timeout_seconds, tenant)
 
-    async def _refuse(self, fault: Exception, context: Any, method: Method) -> None:
-        refused = logged(fault, f"a call of {method.path}")
-        metadata: tuple[tuple[str, str], ...] = ()
-        if refused.retry_after is not None:
-            # How long clients with a policy of retries wait, as gRPC has it.
-            metadata = (("grpc-retry-pushback-ms", str(max(1, round(refused.retry_after * 1000)))),)
-        await context.abort(self._grpc.StatusCode[refused.grpc], str(refused), metadata)
+    @contextmanager
+    def _holding(self, content: bytes) -> Iterator[None]:
+        """Count a message that has come, as long as it is answered.
+
+        Raises:
+            Overloaded: the messages that are there fill the memory for them.
+        """
+        self._messages_bytes += len(content)
+        try:
+            if self._messages_bytes > self.settings.server_limits.bodies_bytes:
+                raise Overloaded("the requests that are there fill the memory for them", retry_after=1.0)
+            yield
+        finally:
+            self._messages_bytes -= len(content)
+
+    @asynccontextmanager
+    async def _seen(
+        self, context: Any, method: Method | None, fields: Mapping[str, str]
+    ) -> AsyncIterator[None]:
+        """Have a call observed; what is raised becomes its status."""
+        observed = self._observer.begin(GRPC)
+        observed.route = "" if method is None else method.path
+        observed.id, observed.status = self._ids.of(fields.get("x-request-id")), "CANCELLED"
+        if self._observer.is_tracing:
+            observed.traceparent = fields.get("traceparent", "")
+            observed.tracestate = fields.get("tracestate", "")
+        metadata: tuple[tuple[str, str], ...] = (("x-request-id", observed.id),)
+        context.set_trailing_metadata(metadata)
+        try:
+            yield
+            observed.status = "OK"
+        except asyncio.CancelledError:
+            if context.time_remaining() == 0:
+                observed.status = "DEADLINE_EXCEEDED"
+            raise
+        except Exception as fault:
+            refused = logged(fault, f"request {observed.id}")
+            observed.status = refused.grpc
+            if refused.retry_after is not None:
+                # How long clients with a policy of retries wait, as gRPC has it.
+                milliseconds = max(1, round(refused.retry_after * 1000))
+                metadata += (("grpc-retry-pushback-ms", str(milliseconds)),)
+            await context.abort(self._grpc.StatusCode[refused.grpc], str(refused), metadata)
+        finally:
+            self._observer.end(observed)
+
+
+async def _write(responses: AsyncGenerator[Any, None], context: Any) -> None:
+    async with aclosing(responses):
+        async for response in responses:
+            await context.write(response)
 
 
 def _read(kind: Any, content: bytes) -> Any:

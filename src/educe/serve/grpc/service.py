@@ -5,7 +5,7 @@ Source: the protocol's gRPC specification, and its extensions as Triton and KSer
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +15,18 @@ from msgspec import to_builtins
 from educe import __version__
 from educe.serve import tensors
 from educe.serve.faults import BadRequest, logged
-from educe.serve.grpc.contents import read_inputs, read_parameters, write_outputs, write_parameters
+from educe.serve.grpc.contents import (
+    bytes_to_read,
+    read_inputs,
+    read_parameters,
+    write_outputs,
+    write_parameters,
+)
 from educe.serve.grpc.messages import INFERENCE, inference
 from educe.serve.grpc.methods import Call, Method
 from educe.serve.inference import InferCall, Inference, Inferred
 from educe.serve.protocol import config_of, stats_of
+from educe.serve.threads import aside
 
 _EXTENSIONS = ("model_configuration", "model_repository", "parameters", "statistics")
 _FINAL = "triton_final_response"
@@ -106,22 +113,23 @@ class InferenceService:
         """Run a model."""
         parameters = read_parameters(request.parameters)
         is_timed = tensors.take_flag(parameters, "timing")
-        done = await self.models.infer(self._asked(request, parameters, call))
-        response = _response(request, done)
+        done = await self.models.infer(await self._asked(request, parameters, call))
+        response = await _response(request, done)
         if is_timed:
             write_parameters(response.parameters, done.timing.parameters())
         return response
 
-    async def model_stream_infer(self, requests: AsyncIterator[Any], call: Call) -> AsyncIterator[Any]:
+    async def model_stream_infer(self, requests: AsyncIterator[Any], call: Call) -> AsyncGenerator[Any, None]:
         """Run a model for each request of a stream, one after the other; one that fails ends no other."""
         kind = inference("ModelStreamInferResponse")
         async for request in requests:
             try:
                 parameters = read_parameters(request.parameters)
                 tensors.take_flag(parameters, _EMPTY_FINAL)
-                async with aclosing(self.models.stream(self._asked(request, parameters, call))) as pieces:
+                asked = await self._asked(request, parameters, call)
+                async with aclosing(self.models.stream(asked)) as pieces:
                     async for done in pieces:
-                        response = _response(request, done)
+                        response = await _response(request, done)
                         write_parameters(response.parameters, {_FINAL: done.is_last})
                         yield kind(infer_response=response)
             except Exception as fault:
@@ -159,22 +167,24 @@ class InferenceService:
         await self.models.repository.unload(request.model_name)
         return inference("RepositoryModelUnloadResponse")(model_name=request.model_name, isUnloaded=True)
 
-    def _asked(self, request: Any, parameters: dict[str, Any], call: Call) -> InferCall:
+    async def _asked(self, request: Any, parameters: dict[str, Any], call: Call) -> InferCall:
         return self.models.call(
             request.model_name,
             request.model_version or None,
-            read_inputs(request),
+            await aside(bytes_to_read(request), lambda: read_inputs(request)),
             parameters,
             latest=call.deadline(),
             tenant=call.tenant,
         )
 
 
-def _response(request: Any, done: Inferred) -> Any:
+async def _response(request: Any, done: Inferred) -> Any:
     response = inference("ModelInferResponse")(
         model_name=request.model_name, model_version=done.version, id=request.id
     )
-    write_outputs(done.outputs, request.outputs, len(request.raw_input_contents) > 0, response)
+    is_raw = len(request.raw_input_contents) > 0
+    size = 0 if is_raw else sum(getattr(output, "nbytes", 0) for output in done.outputs.values())
+    await aside(size, lambda: write_outputs(done.outputs, request.outputs, is_raw, response))
     return response
 
 

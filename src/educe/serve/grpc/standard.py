@@ -1,4 +1,4 @@
-"""The services that gRPC's own tools ask for: health, which is open to anyone, and reflection.
+"""The services that gRPC's own tools ask for: health, whose `Check` is open to anyone, and reflection.
 
 Source: https://grpc.io/docs/guides/health-checking and https://grpc.io/docs/guides/reflection.
 """
@@ -6,7 +6,7 @@ Source: https://grpc.io/docs/guides/health-checking and https://grpc.io/docs/gui
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ class Health:
 
     def methods(self) -> list[Method]:
         """Return the methods."""
-        return [Method(HEALTH, "Check", self.check, "open"), Method(HEALTH, "Watch", self.watch, "open")]
+        return [Method(HEALTH, "Check", self.check, "open"), Method(HEALTH, "Watch", self.watch)]
 
     async def check(self, request: Any, call: Call) -> Any:
         """Say whether a service answers."""
@@ -42,7 +42,7 @@ class Health:
             raise NotFound("there is no such service")
         return message("grpc.health.v1.HealthCheckResponse")(status=status)
 
-    async def watch(self, request: Any, call: Call) -> AsyncIterator[Any]:
+    async def watch(self, request: Any, call: Call) -> AsyncGenerator[Any, None]:
         """Say whether a service answers, and again at each change."""
         said = None
         while True:
@@ -74,7 +74,7 @@ class Reflection:
         """Return the methods."""
         return [Method(self.service, "ServerReflectionInfo", self.describe)]
 
-    async def describe(self, requests: AsyncIterator[Any], call: Call) -> AsyncIterator[Any]:
+    async def describe(self, requests: AsyncIterator[Any], call: Call) -> AsyncGenerator[Any, None]:
         """Describe services and messages, one request after the other."""
         kind = message(f"{self.service.rpartition('.')[0]}.ServerReflectionResponse")
         async for request in requests:

@@ -127,7 +127,7 @@ class App:
         if refused.retry_after is not None:
             response.headers.append((b"retry-after", b"%d" % max(1, round(refused.retry_after))))
         if isinstance(refused, Unauthorized):
-            response.headers.append((b"www-authenticate", b"Bearer"))
+            response.headers.append((b"www-authenticate", refused.challenge.encode()))
         if isinstance(refused, TooLarge):
             response.closes = True
         if isinstance(refused, MethodNotAllowed):

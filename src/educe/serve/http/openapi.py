@@ -40,8 +40,9 @@ _TIMEOUT: dict[str, Any] = {
 _DESCRIPTION = """Machine-learning models of any kind, behind the Open Inference Protocol and the OpenAI API.
 
 Every answer has an X-Request-Id, that of the request if it has one. Where keys are set, all but the
-probes demand one. Bodies may be compressed with gzip or deflate. With a header
-Inference-Header-Content-Length, tensors may lie behind the JSON of an inference, as bytes."""
+probes demand one; a browser may send it as its password for the page's own files. Bodies may be
+compressed with gzip or deflate. With a header Inference-Header-Content-Length, tensors may lie behind the
+JSON of an inference, as bytes."""
 
 Json: TypeAlias = "dict[str, Any]"
 
@@ -105,10 +106,7 @@ def describe(routes: Sequence[Route], is_locked: bool) -> Json:
         "paths": paths,
         "components": {
             "schemas": {name: _polished(schema) for name, schema in sorted(components.items())},
-            "securitySchemes": {
-                "key": {"type": "http", "scheme": "bearer"},
-                "password": {"type": "http", "scheme": "basic", "description": "Any name, and the key."},
-            },
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
 
@@ -127,8 +125,7 @@ def _operation(route: Route, schema_of: dict[Any, Json], is_locked: bool) -> Jso
             "content": _taken(route, schema_of),
         }
     if route.access != "open":
-        ways: list[Json] = [{"key": []}, {"password": []}] if route.access == "page" else [{"key": []}]
-        operation["security"] = ways if is_locked else [{}, *ways]
+        operation["security"] = [{"key": []}] if is_locked else [{}, {"key": []}]
     return operation
 
 

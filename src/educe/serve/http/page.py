@@ -88,7 +88,7 @@ class PageModels(Struct):
 
 
 class Page:
-    """The page's routes. Its files tell nothing of the models, and are open to anyone.
+    """The page's routes. Its files tell nothing of the models.
 
     Args:
         inference: What runs the models.
@@ -121,7 +121,7 @@ def _file_route(name: str) -> Route:
         _sender(name),
         "The page to try the models." if name == "index.html" else f"The page's {name}.",
         gives=_media_type(name),
-        access="open",
+        access="page",
         statuses=(200, 304),
     )
 
