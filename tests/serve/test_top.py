@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from rich.console import Console
 
 from educe.cli.top import quantile, read, table_of
 from educe.errors import InputError
@@ -51,10 +53,23 @@ def test_rates_are_those_between_two_looks() -> None:
     table = table_of(now, before)
     cells = {str(column.header): next(iter(column.cells)) for column in table.columns}
     assert cells["model"] == "mnist"
-    assert (cells["asked/s"], cells["errors/s"]) == ("100.0", "10.0")
+    assert (cells["ok/s"], cells["errors/s"]) == ("100", "10")
     assert cells["rows"] == "4.0"
-    assert cells["p50"] == "55.00 ms"
+    assert cells["p50"] == "55 ms"
     assert cells["memory"] == "1.0 MiB"
+
+
+def test_the_table_fits_into_80_columns() -> None:
+    text = TEXT.replace('"mnist"', '"mobilenet_v2_quantized"').replace("1048576", "1072693248")
+    text += '# TYPE educe_tokens counter\neduce_tokens_total{{model="mobilenet_v2_quantized"}} {ok}\n'
+    before = read(text.format(ready=1, ok=0, errors=0, fast=0, runs=0), "a")
+    now = read(text.format(ready=1, ok=123_456, errors=34_567, fast=100_000, runs=12_345), "a")
+    object.__setattr__(now, "moment", before.moment + 1.0)
+    console = Console(width=80, file=io.StringIO())
+    console.print(table_of(now, before))
+    lines = console.file.getvalue().splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert any(line.startswith("mobilenet_v2_") and line.rstrip().endswith("1023.0 MiB") for line in lines)
 
 
 def test_a_model_that_is_not_loaded_is_said_to_be() -> None:

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from educe.cli.remote import RemoteOptions, UrlArgument
-from educe.cli.screen import format_seconds, output, print_table
+from educe.cli.screen import format_count, output, print_table
 from educe.errors import InputError
 from educe.limits import format_bytes
 
@@ -29,8 +29,8 @@ educe top localhost:8000 --once
 Samples = dict[str, dict[tuple[str, ...], float]]
 """Numbers by their metric's name, and the values of their labels but the bounds of histograms' classes."""
 
-_COLUMNS = ("asked", "errors", "p50", "p99", "rows", "wait", "run", "tokens", "memory")
-_RATES = ("asked", "errors", "tokens")
+_COLUMNS = ("ok", "errors", "p50", "p99", "rows", "wait", "run", "tokens", "memory")
+_RATES = ("ok", "errors", "tokens")
 
 
 def command(
@@ -115,7 +115,7 @@ def table_of(now: Look, before: Look) -> Table:
     Rates are those of that time; if the first look is an empty one, there are counts since the server began
     in their place.
     """
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=0, show_edge=False)
     table.add_column("model", overflow="fold")
     for column in _COLUMNS:
         per = "/s" if before.samples and column in _RATES else ""
@@ -136,7 +136,7 @@ def _cells(name: str, now: Look, before: Look) -> Iterable[str]:
         return now.value(metric, name, *labels) - before.value(metric, name, *labels)
 
     def rate(number: float) -> str:
-        return f"{number / seconds:,.1f}" if before.samples else f"{number:,.0f}"
+        return format_count(number / seconds if before.samples else number)
 
     outcomes = [key for key in now.samples.get("educe_requests_total", {}) if key[0] == name]
     errors = sum(growth("educe_requests_total", outcome) for _, outcome in outcomes if outcome != "ok")
@@ -146,12 +146,18 @@ def _cells(name: str, now: Look, before: Look) -> Iterable[str]:
     yield rate(errors)
     for share in (0.5, 0.99):
         found = quantile(_classes("educe_request_seconds_bucket", name, now, before), share)
-        yield "-" if found is None else format_seconds(found)
+        yield "-" if found is None else _brief(found)
     yield f"{growth('educe_batch_rows_sum') / runs:.1f}" if runs else "-"
     yield f"{now.value('educe_waiting_requests', name):.0f}"
     yield f"{now.value('educe_running_requests', name):.0f}"
     yield rate(growth("educe_tokens_total")) if generates else "-"
     yield format_bytes(round(now.value("educe_model_memory_bytes", name)))
+
+
+def _brief(seconds: float) -> str:
+    """Return a time with three digits, so that a table fits into 80 columns."""
+    factor, unit = (1e6, "µs") if seconds < 1e-3 else (1e3, "ms") if seconds < 1 else (1.0, "s")
+    return f"{float(f'{seconds * factor:.3g}'):g} {unit}"
 
 
 def _classes(metric: str, name: str, now: Look, before: Look) -> dict[float, float]:
