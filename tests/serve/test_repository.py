@@ -309,3 +309,14 @@ def test_sequences_of_rows_do_not_share_runs(tmp_path: Path) -> None:
         for thread in threads:
             thread.join(SECONDS)
         assert [each[1]["outputs"][0]["data"] for each in found] == [[1, 1, 1, 1]] * 20
+
+
+def test_a_model_that_takes_long_to_load_is_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(repository, "_NOTICED_SECONDS", 0.0)
+    caplog.set_level("INFO", "educe.serve")
+    with serving("mnist"):
+        pass
+    assert "model mnist is compiling" in caplog.text
+    assert "model mnist version 1 is ready after" in caplog.text

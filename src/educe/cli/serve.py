@@ -29,6 +29,14 @@ curl localhost:8000/v1/models/mobilenet_v2/predict --data-binary @zoo/images/zeb
 """
 
 
+class _Progress(logging.Handler):
+    """Prints what the server does that is no warning, such as that a model is compiling."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno < logging.WARNING:
+            errors().print(f"[dim]{escape(record.getMessage())}[/]")
+
+
 def _keys(text: str) -> tuple[str, ...]:
     """Return the keys in the file that `text` names."""
     return read_keys(named_path(text))
@@ -121,6 +129,9 @@ class ServingOptions(OptionGroup):
             "--timeout-s", metavar="X", help="Longest time for a request, in seconds; 600 if absent."
         ),
     ] = None
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, metavar="N", help="Processes that answer; 1 if absent.")
+    ] = None
     max_batch: Annotated[
         int | None, typer.Option("--max-batch", min=1, metavar="N", help="Most rows of a run; 64 if absent.")
     ] = None
@@ -189,7 +200,9 @@ def command(
     opening: OpeningOptions,
 ) -> None:
     """Put MODELs behind HTTP: the Open Inference Protocol, the OpenAI API, and a page to try them."""
-    logging.getLogger("educe.serve").setLevel(logging.INFO)
+    log = logging.getLogger("educe.serve")
+    log.setLevel(logging.INFO)
+    log.addHandler(_Progress(logging.INFO))
     settings = ServerSettings(**serving.keywords())
     if not settings.is_local and settings.insecure and not settings.api_keys:
         print_warning(f"anyone who reaches {settings.host} can use the models")

@@ -14,6 +14,7 @@ from educe.errors import EduceError
 from educe.limits import Limits, format_bytes
 from educe.serve import text_tensors
 from educe.serve.batcher import Batcher
+from educe.serve.cache import ModelCache, ResponseCache, is_deterministic
 from educe.serve.faults import BadRequest, NotFound, NotReady
 from educe.serve.lane import Lane
 from educe.serve.observation import note_model
@@ -24,6 +25,9 @@ from educe.serve.statistics import ModelStatistics
 
 _LOG = logging.getLogger("educe.serve")
 
+# What takes longer is worth a word.
+_NOTICED_SECONDS = 1.0
+_COMPILING = "model %s is compiling: what comes of it is kept, and the next start is quick"
 _EVICTED = "evicted: loads when it is asked for"
 
 State = Literal["UNAVAILABLE", "LOADING", "READY"]
@@ -40,6 +44,7 @@ class Deployment:
         lane: The way of requests to it; None if it plans its own runs.
         memory_bytes: What it counts against the budget.
         statistics: What it has done, in other versions, too.
+        cache: Where its answers are kept; None if they are not.
         num_users: Requests that use it now.
     """
 
@@ -49,6 +54,7 @@ class Deployment:
     lane: Lane | None
     memory_bytes: int
     statistics: ModelStatistics = field(default_factory=ModelStatistics)
+    cache: ModelCache | None = None
     num_users: int = 0
     is_retired: bool = False
 
@@ -67,6 +73,8 @@ class Deployment:
     def retire(self) -> None:
         """Return its memory as soon as no request uses it."""
         self.is_retired = True
+        if self.cache is not None:
+            self.cache.drop()
         if self.num_users == 0:
             self.served.close()
 
@@ -117,6 +125,7 @@ class Repository:
 
     def __init__(self, sources: Sequence[ModelSource], settings: ServerSettings, pool: Executor) -> None:
         self._settings, self._pool = settings, pool
+        self._cache = None if settings.cache_bytes is None else ResponseCache(settings.cache_bytes)
         self._entries = {source.name: Entry(source) for source in sources}
         self._recent: dict[str, None] = {}
 
@@ -141,6 +150,11 @@ class Repository:
     def listed(self, ready_only: bool) -> list[Entry]:
         """Return all models, or those that answer at once."""
         return [entry for entry in self._entries.values() if entry.state == "READY" or not ready_only]
+
+    @property
+    def are_ready(self) -> bool:
+        """Whether all models are loaded, but those that were unloaded on purpose."""
+        return all(entry.state == "READY" or not entry.is_wanted for entry in self._entries.values())
 
     def is_ready(self, name: str, version: str | None = None) -> bool:
         """Say whether a model, in a version if one is given, answers at once."""
@@ -192,10 +206,10 @@ class Repository:
         """Load all models that fit into the memory, in their order; what is wrong with others is logged."""
         for entry in self._entries.values():
             with suppress(NotReady):
-                entry.is_wanted = self._has_room(entry)
+                entry.is_wanted = not entry.is_unloaded and self._has_room(entry)
                 if entry.is_wanted:
                     await self._load(entry)
-                else:
+                elif not entry.is_unloaded:
                     entry.reason = _EVICTED
 
     def close(self) -> None:
@@ -213,9 +227,13 @@ class Repository:
 
     async def _loaded(self, entry: Entry) -> None:
         entry.state = "LOADING" if entry.deployment is None else "READY"
+        loop = asyncio.get_running_loop()
+        start, noticed = (
+            loop.time(),
+            loop.call_later(_NOTICED_SECONDS, _LOG.info, _COMPILING, entry.source.name),
+        )
         try:
             self._make_room(entry)
-            loop = asyncio.get_running_loop()
             version, served = await loop.run_in_executor(
                 self._pool, _open_newest, entry.source, self._settings.limits
             )
@@ -227,6 +245,7 @@ class Repository:
                 retry_after=error.retry_after if isinstance(error, NotReady) else None,
             ) from None
         finally:
+            noticed.cancel()
             entry.loading, entry.loading_bytes = None, 0
         old, entry.deployment = entry.deployment, self._deploy(entry, version, served)
         self._note_use(entry.source.name)
@@ -234,7 +253,9 @@ class Repository:
         entry.is_unloaded = False
         if old is not None:
             old.retire()
-        _LOG.info("model %s version %s is ready", entry.source.name, version)
+        seconds = loop.time() - start
+        level = logging.DEBUG if old is None and seconds < _NOTICED_SECONDS else logging.INFO
+        _LOG.log(level, "model %s version %s is ready after %.1f s", entry.source.name, version, seconds)
 
     def _deploy(self, entry: Entry, version: str, served: Served) -> Deployment:
         settings = self._settings
@@ -250,7 +271,21 @@ class Repository:
                 self._pool,
                 statistics=entry.statistics,
             )
-        return Deployment(entry.source.name, version, served, lane, served.memory_bytes, entry.statistics)
+        return Deployment(
+            entry.source.name,
+            version,
+            served,
+            lane,
+            served.memory_bytes,
+            entry.statistics,
+            self._cache_of(entry, served),
+        )
+
+    def _cache_of(self, entry: Entry, served: Served) -> ModelCache | None:
+        if self._cache is None or not isinstance(served, PredictorModel):
+            return None
+        is_kept = is_deterministic(served.predictor.task.model)
+        return ModelCache(self._cache, entry.statistics) if is_kept else None
 
     def _make_room(self, entry: Entry) -> None:
         """Take models out of use that were not used for longest, until there is room for one more."""
