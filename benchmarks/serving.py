@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +43,7 @@ BODY = {
     ]
 }
 PATH = "/v2/models/model/infer"
+REQUEST = (PATH, json.dumps(BODY).encode(), {"content-type": "application/json"})
 READY_SECONDS = 60
 UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
@@ -111,12 +112,22 @@ def measure(run: Run, url: str, clients: int, seconds: int, script: Path) -> Non
 
 
 @contextmanager
-def running(command: Sequence[str]) -> Iterator[str]:
-    """Run a server until it was measured."""
+def running(
+    command: Sequence[str],
+    more: Mapping[str, str] | None = None,
+    request: tuple[str, bytes, Mapping[str, str]] = REQUEST,
+) -> Iterator[str]:
+    """Run a server until it was measured.
+
+    Args:
+        command: What starts it, but for the port.
+        more: Of its environment, beside this process'.
+        request: What it answers when it is ready: a path, a body, and header fields.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1] % 20_000 + 10_000
-    environment = {**os.environ, "MODEL_PATH": str(MODEL), "MODEL_SIZES": f"{NUM_FEATURES},2"}
+    environment = {**os.environ, "MODEL_PATH": str(MODEL), "MODEL_SIZES": f"{NUM_FEATURES},2", **(more or {})}
     process = subprocess.Popen(
         [*command, str(port)],
         env=environment,
@@ -127,7 +138,7 @@ def running(command: Sequence[str]) -> Iterator[str]:
     )
     url = f"http://127.0.0.1:{port}"
     try:
-        wait_for(url, process)
+        wait_for(url, process, request)
         yield url
     finally:
         with suppress(ProcessLookupError):
@@ -139,15 +150,15 @@ def running(command: Sequence[str]) -> Iterator[str]:
             process.wait()
 
 
-def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+def wait_for(
+    url: str, process: subprocess.Popen[bytes], request: tuple[str, bytes, Mapping[str, str]]
+) -> None:
     """Wait until a server answers the request that it will be measured with."""
     end = time.monotonic() + READY_SECONDS
     while True:
         try:
-            request = urllib.request.Request(
-                url + PATH, json.dumps(BODY).encode(), {"content-type": "application/json"}
-            )
-            urllib.request.urlopen(request, timeout=5).read()
+            path, body, fields = request
+            urllib.request.urlopen(urllib.request.Request(url + path, body, dict(fields)), timeout=5).read()
             return
         except OSError as fault:
             if process.poll() is not None or time.monotonic() > end:

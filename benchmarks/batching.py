@@ -1,0 +1,230 @@
+"""Educe's batches against those of others: photos to MobileNetV2, which come when they come.
+
+Each peer's batcher is tuned first: of several sizes and delays the pair counts whose 99 % of the answers are
+fastest at 70 % of what the best peer can do. Then, round after round, all take turns: the times at that rate,
+and how many answers a second come within 50 ms at the rate at which most do. Peers need interpreters that have
+them::
+
+    python -m benchmarks.batching --peer fastapi=/path/to/python --peer triton=/path/to/python
+
+Server files are in `benchmarks/servers`. All run on all cores, and read the photos themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import itertools
+import json
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException
+
+from benchmarks.serving import ROOT, SERVERS, running
+from educe.bench.load import Load, Plan, Target, run_load
+from educe.bench.load_targets import Address
+from educe.machine import usable_cores
+
+PHOTO = (ROOT / "zoo" / "images" / "zebra.jpeg").read_bytes()
+MODEL = ROOT / "zoo" / "mobilenet_v2"
+BOUND_SECONDS = 0.05
+SHARE = 0.7
+BATCHES, DELAYS_MS = (4, 16), (2, 10)
+CLIENTS = 16
+STEPS = (0.8, 1.0, 1.2, 1.4, 1.7, 2.1, 2.6)
+
+
+def _json(value: object) -> tuple[bytes, dict[str, str]]:
+    return json.dumps(value).encode(), {"Content-Type": "application/json"}
+
+
+def _triton() -> tuple[bytes, dict[str, str]]:
+    size = len(PHOTO)
+    photo = {"name": "photo", "shape": [1, size], "datatype": "UINT8"}
+    head = json.dumps({"inputs": [{**photo, "parameters": {"binary_data_size": size}}]}).encode()
+    return head + PHOTO, {"Inference-Header-Content-Length": str(len(head))}
+
+
+_BASE64 = base64.b64encode(PHOTO).decode()
+REQUESTS: Mapping[str, tuple[str, Callable[[], tuple[bytes, dict[str, str]]]]] = {
+    "educe": ("/v1/models/model/predict", lambda: (PHOTO, {"Content-Type": "image/jpeg"})),
+    "fastapi": ("/classify", lambda: (PHOTO, {"Content-Type": "image/jpeg"})),
+    "litserve": ("/classify", lambda: _json({"photo": _BASE64})),
+    "bentoml": ("/classify", lambda: _json({"photos": [_BASE64]})),
+    "triton": ("/v2/models/model/infer", _triton),
+}
+
+
+@dataclass
+class Server:
+    """One server, as it is tuned, and what was measured of it."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    shown: str = ""
+    times: list[Load] = field(default_factory=list)
+    goodputs: list[float] = field(default_factory=list)
+
+    def load(self, url: str, rate: float, seconds: float) -> Load:
+        """Ask at a rate."""
+        plan = Plan(rate, seconds, 1.0, BOUND_SECONDS, timeout_seconds=5.0)
+        return run_load(self._target(url), plan)
+
+    def goodput(self, url: str, rate: float, seconds: float) -> float:
+        """Return the most answers within the bound, a second, of all rates from some to more than can be."""
+        found = 0.0
+        for step in STEPS:
+            now = self.load(url, rate * step, seconds).goodput
+            if now < 0.7 * found:
+                break
+            found = max(found, now)
+            time.sleep(0.5)
+        return found
+
+    def running(self) -> AbstractContextManager[str]:
+        """Run it."""
+        path, make = REQUESTS[self.name]
+        body, headers = make()
+        return running(self.command, self.environment, (path, body, headers))
+
+    def _target(self, url: str) -> Target:
+        path, make = REQUESTS[self.name]
+        body, headers = make()
+        address = Address(url)
+        return address.target([address.request(path, body, headers)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=8)
+    options = parser.parse_args()
+    tuned, capacities = [], []
+    for peer in options.peer:
+        name, _, interpreter = peer.partition("=")
+        settings = [(1, 1)] if name == "fastapi" else [*itertools.product(BATCHES, DELAYS_MS), (1, 1)]
+        choices = [_peer(name, interpreter, *setting) for setting in settings]
+        with choices[len(choices) // 2].running() as url:
+            capacities.append(_capacity(choices[0].name, url))
+        print(f"{name}: at {CLIENTS} clients {capacities[-1]:.0f}/s")
+        tuned.append(choices)
+    rate = SHARE * max(capacities)
+    print(f"rate: {rate:.0f}/s, of the best peer's {max(capacities):.0f}/s")
+    command = [sys.executable, "-m", "educe", "serve", f"model={MODEL}"]
+    servers = [
+        Server("educe", [*command, "--port"], {}, "no target"),
+        Server("educe", [*command, "--target-latency-ms", "50", "--port"], {}, "target 50 ms"),
+        *(_best(choices, rate, options.seconds) for choices in tuned),
+    ]
+    for _ in range(options.rounds):
+        for server in servers:
+            with server.running() as url:
+                server.load(url, rate, 2.0)
+                server.times.append(server.load(url, rate, options.seconds))
+                server.goodputs.append(server.goodput(url, rate, options.seconds / 2))
+    _show(servers)
+    _show_alone(command, options.rounds)
+
+
+def _peer(name: str, interpreter: str, batch: int, delay_ms: int) -> Server:
+    environment = {
+        "MODEL_PATH": str(MODEL / "model.onnx"),
+        "MODEL_THREADS": str(usable_cores()),
+        "MAX_BATCH": str(batch),
+        "DELAY_MS": str(delay_ms),
+    }
+    command = [interpreter, str(SERVERS / f"{name}_pictures.py")]
+    shown = "" if name == "fastapi" else f"{batch} within {delay_ms} ms" if batch > 1 else "no batches"
+    return Server(name, command, environment, shown)
+
+
+def _capacity(name: str, url: str, seconds: float = 5.0) -> float:
+    """Return how many requests a second are answered if some clients always wait for one."""
+    path, make = REQUESTS[name]
+    body, headers = make()
+    end = time.monotonic() + seconds
+    counts = [0] * CLIENTS
+
+    def ask(index: int) -> None:
+        connection = HTTPConnection(url.removeprefix("http://"), timeout=30)
+        while time.monotonic() < end:
+            with suppress(HTTPException, OSError):
+                connection.request("POST", path, body, headers)
+                answer = connection.getresponse()
+                answer.read()
+                counts[index] += answer.status == 200
+
+    threads = [threading.Thread(target=ask, args=(index,)) for index in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(counts) / seconds
+
+
+def _best(choices: Sequence[Server], rate: float, seconds: float) -> Server:
+    """Return the choice whose slowest answers are fastest."""
+    found: dict[float, Server] = {}
+    for choice in choices:
+        with choice.running() as url:
+            choice.load(url, rate / 2, 1.0)
+            load = choice.load(url, rate, seconds / 2)
+        slowest = load.latency.get("p99", float("inf")) if load.num_ok >= 0.95 * load.num_requests else 1e9
+        found[slowest] = choice
+        print(f"  {choice.name:<10}{choice.shown:<18} p99 {slowest * 1e3:8.1f} ms")
+    return found[min(found)]
+
+
+def _show(servers: Sequence[Server]) -> None:
+    print(f"\n{'':<30}{'p50 ms':>8}{'p99 ms  min':>13}{'median':>8}{'max':>8}{'refused':>9}{'goodput/s':>11}")
+    for server in servers:
+        slowest = [load.latency["p99"] * 1e3 for load in server.times]
+        middle = statistics.median(load.latency["p50"] for load in server.times) * 1e3
+        refused = sum(load.num_requests - load.num_ok for load in server.times)
+        share = refused / sum(load.num_requests for load in server.times)
+        print(
+            f"{server.name:<12}{server.shown:<18}{middle:>8.1f}{min(slowest):>13.1f}"
+            f"{statistics.median(slowest):>8.1f}{max(slowest):>8.1f}{share:>9.1%}"
+            f"{statistics.median(server.goodputs):>11.0f}"
+        )
+
+
+def _show_alone(command: Sequence[str], rounds: int) -> None:
+    """Print how long one client alone waits, with batches and without."""
+    times: dict[str, list[float]] = {"batches": [], "none": []}
+    for _ in range(rounds):
+        for label, more in (("batches", []), ("none", ["--max-batch", "1"])):
+            server = Server("educe", [*command, *more, "--port"], {})
+            with server.running() as url:
+                _alone(url, 20)
+                times[label].append(_alone(url, 150))
+    ratio = statistics.median(times["batches"]) / statistics.median(times["none"])
+    shown = statistics.median(times["batches"]) * 1e3
+    print(f"\none client, median: {shown:.2f} ms with batches, {ratio:.3f}x that without")
+
+
+def _alone(url: str, count: int) -> float:
+    path, make = REQUESTS["educe"]
+    body, headers = make()
+    connection = HTTPConnection(url.removeprefix("http://"), timeout=30)
+    found = []
+    for _ in range(count):
+        start = time.perf_counter()
+        connection.request("POST", path, body, headers)
+        connection.getresponse().read()
+        found.append(time.perf_counter() - start)
+    connection.close()
+    return statistics.median(found)
+
+
+if __name__ == "__main__":
+    main()
