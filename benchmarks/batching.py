@@ -1,9 +1,9 @@
 """Educe's batches against those of others: photos to MobileNetV2, which come when they come.
 
 Each peer's batcher is tuned first: of several sizes and delays the pair counts whose 99 % of the answers are
-fastest at 70 % of what the best peer can do. Then, round after round, all take turns: the times at that rate,
-and how many answers a second come within 50 ms at the rate at which most do. Peers need interpreters that have
-them::
+fastest at 70 % of what the best peer can do. Then, round after round, all take turns: the times at that
+rate, and how many answers a second come within 50 ms at the rate at which most do. Peers need interpreters
+that have them::
 
     python -m benchmarks.batching --peer fastapi=/path/to/python --peer triton=/path/to/python
 
