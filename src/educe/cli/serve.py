@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -141,6 +142,15 @@ class ServingOptions(OptionGroup):
             "--max-waiting", min=1, metavar="N", help="Most requests that wait for a model; 1024 if absent."
         ),
     ] = None
+    cache_bytes: Annotated[
+        int | None,
+        typer.Option(
+            "--cache",
+            parser=size_bytes,
+            metavar="SIZE",
+            help="Memory for answers, such as 256MiB, given again to who asks the same; none if absent.",
+        ),
+    ] = None
     log_requests: Annotated[
         bool, typer.Option("--log-requests", help="Write a line about each request to standard error.")
     ] = False
@@ -185,7 +195,21 @@ class OpeningOptions(GuessingOptions, ReadingOptions, LoadingOptions):
         for name in ("chat_template", "draft"):
             if name in found and not found[name].exists():
                 raise OptionError(f"there is no {str(found[name])!r}", place=name)
-        return {**found, **given(memory_bytes=found.pop("kv_memory", None))}
+        memory = given(memory_bytes=found.pop("kv_memory", None))
+        return {**found, **memory}
+
+    def apply(self, sources: Sequence[ModelSource]) -> list[ModelSource]:
+        """Return models, each with the options that models of its kind take.
+
+        Raises:
+            OptionError: no model takes an option.
+        """
+        try:
+            return with_options(sources, self.keywords())
+        except OptionError as error:
+            if error.place == "memory_bytes":  # which is --memory in the other commands
+                error.place = "kv_memory"
+            raise
 
 
 def command(
@@ -207,7 +231,7 @@ def command(
     if not settings.is_local and settings.insecure and not settings.api_keys:
         print_warning(f"anyone who reaches {settings.host} can use the models")
     sources = [source for text in models for source in ModelSource.find(text)]
-    server = Server(with_options(sources, opening.keywords()), settings)
+    server = Server(opening.apply(sources), settings)
     with errors().status("loading the models") as status:
 
         def announce(url: str) -> None:

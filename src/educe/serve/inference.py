@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -88,9 +88,7 @@ class Inference:
     @property
     def is_ready(self) -> bool:
         """Whether all models are loaded, but those that were unloaded on purpose."""
-        return all(
-            entry.state == "READY" or not entry.is_wanted for entry in self.repository.entries.values()
-        )
+        return self.repository.are_ready
 
     def call(
         self,
@@ -151,9 +149,15 @@ class Inference:
                     remedy="known: priority, timeout",
                 )
             group, rows = served.group(call.feeds)
-            outputs, timing = await lane.submit(
-                group, call.feeds, rows, deadline=call.deadline, priority=call.priority
+            run = partial(
+                lane.submit, group, call.feeds, rows, deadline=call.deadline, priority=call.priority
             )
+            if deployment.cache is None:
+                outputs, timing = await run()
+            else:
+                size = sum(feed.nbytes for feed in call.feeds.values())
+                asked = ("tensors", call.tenant, call.feeds)
+                outputs, timing = await deployment.cache.answer(asked, size, run, call.deadline)
             return Inferred(deployment.version, outputs, timing)
 
     async def stream(self, call: InferCall) -> AsyncGenerator[Inferred, None]:
@@ -183,8 +187,8 @@ class Inference:
         return (await self.repository.use(model)).served.task
 
     async def answer(
-        self, model: str, source: Any, deadline: float, options: Mapping[str, Any]
-    ) -> tuple[list[Result], Timing]:
+        self, model: str, source: Any, deadline: float, options: Mapping[str, Any], tenant: str = ""
+    ) -> tuple[Sequence[Result], Timing]:
         """Return the answers about a raw input: one for each item in it.
 
         Args:
@@ -193,6 +197,7 @@ class Inference:
                 be taken for the name of a file.
             deadline: When the answer is of no use any more.
             options: What is asked of the answers, in place of the model's own: `TaskOptions` by name.
+            tenant: Only requests of one tenant share what is cached.
 
         Raises:
             InputError: the input cannot be read.
@@ -204,14 +209,25 @@ class Inference:
             if not isinstance(served, PredictorModel) or lane is None:
                 raise Unprocessable(f"the model {model!r} answers to text, not to files")
             asked = Asked(served.options(options), ())
-            if is_video(served.task, source):
-                return await self._video(served, lane, source, asked, deadline)
-            most = self.settings.server_limits.num_items
-            items = await lane.read(partial(served.open, Named("input", source), most), self.pool, deadline)
-            if not items:
-                raise BadRequest("the input holds nothing to answer about")
-            asked = replace(asked, items=items)
-            return await lane.submit(served.asked_group(asked), asked, len(items), deadline=deadline)
+            run = partial(self._answer, served, lane, source, asked, deadline)
+            if deployment.cache is None:
+                return await run()
+            parts = ("raw", tenant, repr(asked.options), source)
+            size = len(source) if isinstance(source, bytes) else 0
+            return await deployment.cache.answer(parts, size, run, deadline)
+
+    async def _answer(
+        self, served: PredictorModel, lane: Lane, source: Any, asked: Asked, deadline: float
+    ) -> tuple[Sequence[Result], Timing]:
+        """Return the answers about a raw input, by a run."""
+        if is_video(served.task, source):
+            return await self._video(served, lane, source, asked, deadline)
+        most = self.settings.server_limits.num_items
+        items = await lane.read(partial(served.open, Named("input", source), most), self.pool, deadline)
+        if not items:
+            raise BadRequest("the input holds nothing to answer about")
+        asked = replace(asked, items=items)
+        return await lane.submit(served.asked_group(asked), asked, len(items), deadline=deadline)
 
     async def _video(
         self, served: PredictorModel, lane: Lane, content: bytes, asked: Asked, deadline: float

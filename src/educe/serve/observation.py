@@ -46,23 +46,29 @@ class Timing:
         queue: Until its run began.
         run: Its run.
         rows: Rows of its run, those of other requests included.
+        cache: Whether its answer was there already: ``hit`` or ``miss``; empty if answers are not kept.
     """
 
     queue: float
     run: float
     rows: int
+    cache: str = ""
 
-    def parameters(self) -> dict[str, int]:
+    def parameters(self) -> dict[str, int | str]:
         """Return it as the parameters of an answer of the Open Inference Protocol, in microseconds."""
-        return {
+        found: dict[str, int | str] = {
             "queue_us": round(self.queue * 1e6),
             "run_us": round(self.run * 1e6),
             "batch_rows": self.rows,
         }
+        if self.cache:
+            found["cache"] = self.cache
+        return found
 
     def header(self) -> bytes:
         """Return it as a ``Server-Timing`` header has it, in milliseconds."""
-        return b"queue;dur=%.3f, run;dur=%.3f, rows;desc=%d" % (self.queue * 1e3, self.run * 1e3, self.rows)
+        found = b"queue;dur=%.3f, run;dur=%.3f, rows;desc=%d" % (self.queue * 1e3, self.run * 1e3, self.rows)
+        return found + b", cache;desc=" + self.cache.encode() if self.cache else found
 
 
 @dataclass(slots=True)

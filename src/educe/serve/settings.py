@@ -63,9 +63,11 @@ class ServerSettings:
         target_seconds: Within which time answers are wanted: idle engines may wait for more requests, and
             those that would have to wait longer are refused. None to answer as soon as may be.
         timeout_seconds: Longest time for a request, whatever longer one it names.
+        workers: Processes that answer; bounds that are totals are divided among them.
         max_batch: Most rows of a run.
         max_waiting: Most requests that wait for one model.
         memory_bytes: Memory for the weights of all models; None for as much as they take.
+        cache_bytes: Memory for answers, which are kept for who asks the same again; None to keep none.
         log_requests: Whether a line about every request goes to standard error.
         drain_seconds: How long requests may go on when the server is told to end.
         limits: The bounds on files, those in requests included.
@@ -87,20 +89,24 @@ class ServerSettings:
     admin: bool = False
     target_seconds: float | None = None
     timeout_seconds: float = 600.0
+    workers: int = 1
     max_batch: int = 64
     max_waiting: int = 1024
     memory_bytes: int | None = None
+    cache_bytes: int | None = None
     log_requests: bool = False
     drain_seconds: float = 30.0
     limits: Limits = DEFAULT_LIMITS
     server_limits: ServerLimits = ServerLimits()
 
     def __post_init__(self) -> None:
-        for name in ("max_batch", "max_waiting", "timeout_seconds"):
+        for name in ("workers", "max_batch", "max_waiting", "timeout_seconds"):
             if getattr(self, name) <= 0:
                 raise OptionError(f"expected more than 0, found {getattr(self, name)}", place=name)
-        if self.target_seconds is not None and self.target_seconds <= 0:
-            raise OptionError(f"expected more than 0, found {self.target_seconds}", place="target_seconds")
+        for name in ("target_seconds", "cache_bytes"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise OptionError(f"expected more than 0, found {value}", place=name)
         if (self.certificate is None) != (self.private_key is None):
             raise OptionError("a certificate and its private key come together", place="certificate")
         if any(len(key) < _SHORTEST_KEY for key in self.api_keys):

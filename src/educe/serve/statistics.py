@@ -54,6 +54,11 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += times
         self.sum += value * times
 
+    def absorb(self, other: Histogram) -> None:
+        """Count what another histogram of the same classes has counted."""
+        self.counts = [mine + others for mine, others in zip(self.counts, other.counts, strict=True)]
+        self.sum += other.sum
+
 
 class ModelStatistics:
     """What a model has done in all its versions since the server began.
@@ -69,6 +74,8 @@ class ModelStatistics:
         batches: For each number of rows how many runs there were, and their seconds.
         first_token: Seconds until a text's first token.
         between_tokens: Seconds between a text's tokens, by their mean of each request.
+        cache_hits: Seconds of requests whose answers were there already.
+        num_cache_misses: Requests whose answers were not, of those that are kept.
         last_answer: When the last request was answered, in seconds since 1970; 0 if none was.
     """
 
@@ -80,6 +87,8 @@ class ModelStatistics:
         self.batch_rows = Histogram(ROWS)
         self.batches: dict[int, tuple[int, float]] = {}
         self.first_token, self.between_tokens = Histogram(), Histogram()
+        self.cache_hits = Histogram()
+        self.num_cache_misses = 0
         self.last_answer = 0.0
 
     def answered(self, queue: float, run: float) -> None:
@@ -88,6 +97,17 @@ class ModelStatistics:
         self.queue.add(queue)
         self.run.add(run)
         self.whole.add(queue + run)
+
+    def found(self, seconds: float) -> None:
+        """Count a request whose answer was there already."""
+        self.num_answered += 1
+        self.whole.add(seconds)
+        self.cache_hits.add(seconds)
+        self.last_answer = time.time()
+
+    def missed(self) -> None:
+        """Count a request whose answer is kept from now on."""
+        self.num_cache_misses += 1
 
     def ran(self, rows: int, seconds: float) -> None:
         """Count a run of so many rows and seconds."""
@@ -112,3 +132,17 @@ class ModelStatistics:
     def failed(self, fault: BaseException) -> None:
         """Count a request that ended with an error, or because nobody waits for it any more."""
         self.failures[type(fault).__name__ if isinstance(fault, Exception) else "Cancelled"] += 1
+
+    def absorb(self, other: ModelStatistics) -> None:
+        """Count what another process of the server has counted."""
+        self.num_answered += other.num_answered
+        self.num_rows += other.num_rows
+        self.failures.update(other.failures)
+        self.num_cache_misses += other.num_cache_misses
+        names = ("queue", "run", "whole", "batch_rows", "first_token", "between_tokens", "cache_hits")
+        for name in names:
+            getattr(self, name).absorb(getattr(other, name))
+        for rows, (count, seconds) in other.batches.items():
+            mine, my_seconds = self.batches.get(rows, (0, 0.0))
+            self.batches[rows] = mine + count, my_seconds + seconds
+        self.last_answer = max(self.last_answer, other.last_answer)

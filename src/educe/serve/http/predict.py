@@ -75,7 +75,9 @@ class Predict:
             task = await self.inference.task(name)
             source = await aside(size, lambda: _source(task, content, media_type))
         asked = source.lines if isinstance(source, _Texts) else source
-        results, timing = await self.inference.answer(name, asked, request.deadline, options)
+        results, timing = await self.inference.answer(
+            name, asked, request.deadline, options, request.tenant
+        )
         if isinstance(source, _Texts) and len(results) != source.count:
             raise BadRequest("the model takes one text at a time", remedy="send each in a request")
         headers = [(b"server-timing", timing.header())]
@@ -131,7 +133,9 @@ def _decodes(content: bytes) -> bool:
 def _json_source(task: str, content: bytes) -> Any:
     """Return what a body of JSON says: rows of a table, or texts."""
     if task not in (*_TABLES, _TEXTS):
-        raise BadRequest("the model takes no JSON", remedy="send a file's content and its own media type")
+        raise BadRequest(
+            "the model takes no JSON", remedy="send a file's content, as curl does with --data-binary @FILE"
+        )
     value = decode(content, _ANY_JSON)
     if task in _TABLES:
         if not isinstance(value, dict | list) or not value:
