@@ -54,6 +54,10 @@ class EduceError(Exception):
         self.place = place
         self.remedy = remedy
 
+    def __reduce__(self) -> tuple[Callable[..., EduceError], tuple[object, ...], dict[str, object]]:
+        # Subclasses have arguments of their own, of which the state is what counts.
+        return _remade, (type(self), *self.args), self.__dict__
+
     @property
     def kind(self) -> str:
         """The class name, by which programs tell errors apart."""
@@ -69,6 +73,12 @@ class EduceError(Exception):
         where = ": ".join(part for part in (self.path, self.place) if part)
         text = f"{where}: {self.cause}" if where else self.cause
         return f"{text} ({self.remedy})" if self.remedy else text
+
+
+def _remade(kind: type[EduceError], *arguments: object) -> EduceError:
+    """Return an error of a class as pickle makes it, without its state."""
+    error: EduceError = kind.__new__(kind, *arguments)
+    return error
 
 
 class UserError(EduceError):

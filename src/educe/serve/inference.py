@@ -136,7 +136,7 @@ class Inference:
             Overloaded: too many requests wait.
             DeadlineExceeded: the deadline has passed.
         """
-        with await self.repository.use(call.model, call.version) as deployment:
+        with await self.repository.use(call.model, call.version, call.deadline) as deployment:
             served, lane = deployment.served, deployment.lane
             if not isinstance(served, PredictorModel):
                 found, timing = await text_tensors.infer(served, lane, self._text_call(call), self.pool)
@@ -162,7 +162,7 @@ class Inference:
 
     async def stream(self, call: InferCall) -> AsyncGenerator[Inferred, None]:
         """Yield what comes of a request: a generator's text in pieces, else all at once; see `infer`."""
-        with await self.repository.use(call.model, call.version) as deployment:
+        with await self.repository.use(call.model, call.version, call.deadline) as deployment:
             model = deployment.served.model if isinstance(deployment.served, LanguageModelServed) else None
             if isinstance(model, Generator):
                 async with aclosing(text_tensors.stream(model, self._text_call(call), self.pool)) as pieces:
@@ -182,9 +182,10 @@ class Inference:
             self.settings.max_waiting,
         )
 
-    async def task(self, model: str) -> str:
-        """Return the name of a model's task."""
-        return (await self.repository.use(model)).served.task
+    async def task(self, model: str, deadline: float) -> str:
+        """Return the name of a model's task; one that was never loaded is loaded until the deadline."""
+        entry = self.repository.entry(model)
+        return entry.task or (await self.repository.use(model, deadline=deadline)).served.task
 
     async def answer(
         self, model: str, source: Any, deadline: float, options: Mapping[str, Any], tenant: str = ""
@@ -204,7 +205,7 @@ class Inference:
             OptionError: an option does not take its value.
             Unprocessable: the model takes no such input.
         """
-        with await self.repository.use(model) as deployment:
+        with await self.repository.use(model, deadline=deadline) as deployment:
             served, lane = deployment.served, deployment.lane
             if not isinstance(served, PredictorModel) or lane is None:
                 raise Unprocessable(f"the model {model!r} answers to text, not to files")

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from educe.generate.generator import Generator
 from educe.generate.statistics import Statistics as GeneratorStatistics
 from educe.serve.observation import GRPC
-from educe.serve.observer import Observer
-from educe.serve.repository import Entry
-from educe.serve.served import LanguageModelServed
+from educe.serve.snapshot import Snapshot
 from educe.serve.statistics import Histogram, ModelStatistics
 
 HISTOGRAMS: dict[str, tuple[str, Callable[[ModelStatistics], Histogram]]] = {
@@ -48,35 +45,32 @@ COUNTERS: dict[str, tuple[str, Callable[[GeneratorStatistics], int]]] = {
 """The counters of generators, whose names end with ``_total`` in the text."""
 
 
-def exposition(entries: Mapping[str, Entry], observer: Observer) -> bytes:
-    """Return all numbers in Prometheus' text format.
-
-    Args:
-        entries: The models.
-        observer: What has seen the requests.
-    """
+def exposition(snapshot: Snapshot) -> bytes:
+    """Return all numbers in Prometheus' text format."""
     registry = CollectorRegistry(auto_describe=False)
-    ProcessCollector(registry=registry)
-    registry.register(_Collected(entries, observer))
+    registry.register(_Collected(snapshot))
     return generate_latest(registry)
 
 
 class _Collected(Collector):
-    def __init__(self, entries: Mapping[str, Entry], observer: Observer) -> None:
-        self._entries, self._observer = entries, observer
-        self._generators = {
-            name: entry.deployment.served.model.statistics()
-            for name, entry in entries.items()
-            if entry.deployment is not None
-            and isinstance(entry.deployment.served, LanguageModelServed)
-            and isinstance(entry.deployment.served.model, Generator)
-        }
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
 
     def collect(self) -> Iterator[Metric]:
+        yield from self._process()
         yield from self._requests()
         yield from self._models()
+        yield from self._cache()
         yield from self._texts()
         yield from self._http()
+
+    def _process(self) -> Iterator[Metric]:
+        found = self._snapshot.process
+        for family in ProcessCollector(registry=None).collect():
+            family.samples = [
+                sample._replace(value=found.get(sample.name, sample.value)) for sample in family.samples
+            ]
+            yield family
 
     def _requests(self) -> Iterator[Metric]:
         requests = CounterMetricFamily(
@@ -84,15 +78,16 @@ class _Collected(Collector):
             "Requests to a model, by what came of them: ok, or the error.",
             labels=("model", "outcome"),
         )
-        for name, entry in self._entries.items():
-            requests.add_metric((name, "ok"), entry.statistics.num_answered)
-            for kind, count in entry.statistics.failures.items():
+        models = self._snapshot.models
+        for name, model in models.items():
+            requests.add_metric((name, "ok"), model.statistics.num_answered)
+            for kind, count in model.statistics.failures.items():
                 requests.add_metric((name, kind), count)
         yield requests
         for metric, (text, of) in HISTOGRAMS.items():
             family = HistogramMetricFamily(metric, text, labels=("model",))
-            for name, entry in self._entries.items():
-                _add(family, (name,), of(entry.statistics))
+            for name, model in models.items():
+                _add(family, (name,), of(model.statistics))
             yield family
 
     def _models(self) -> Iterator[Metric]:
@@ -102,24 +97,38 @@ class _Collected(Collector):
         )
         waiting = GaugeMetricFamily("educe_waiting_requests", "Requests that wait.", labels=("model",))
         running = GaugeMetricFamily("educe_running_requests", "Requests that run.", labels=("model",))
-        for name, entry in self._entries.items():
-            deployment = entry.deployment
-            ready.add_metric((name,), deployment is not None)
-            memory.add_metric((name,), 0 if deployment is None else deployment.memory_bytes)
-            if name in self._generators:
-                waiting.add_metric((name,), self._generators[name].num_waiting)
-                running.add_metric((name,), self._generators[name].num_running)
-            else:
-                lane = None if deployment is None else deployment.lane
-                queued = 0 if lane is None else len(lane.batcher.waiting)
-                waiting.add_metric((name,), queued)
-                running.add_metric((name,), 0 if lane is None else lane.num_running)
+        for name, model in self._snapshot.models.items():
+            ready.add_metric((name,), model.is_ready)
+            memory.add_metric((name,), model.memory_bytes)
+            waiting.add_metric((name,), model.num_waiting)
+            running.add_metric((name,), model.num_running)
         yield from (ready, memory, waiting, running)
 
+    def _cache(self) -> Iterator[Metric]:
+        hits = CounterMetricFamily(
+            "educe_response_cache_hits", "Requests whose answers were there already.", labels=("model",)
+        )
+        misses = CounterMetricFamily(
+            "educe_response_cache_misses", "Requests whose answers were not.", labels=("model",)
+        )
+        kept = GaugeMetricFamily(
+            "educe_response_cache_bytes", "Memory of the answers that are kept.", labels=("model",)
+        )
+        for name, model in self._snapshot.models.items():
+            hits.add_metric((name,), model.statistics.cache_hits.count)
+            misses.add_metric((name,), model.statistics.num_cache_misses)
+            kept.add_metric((name,), model.cache_bytes)
+        yield from (hits, misses, kept)
+
     def _texts(self) -> Iterator[Metric]:
+        generators = {
+            name: model.generator
+            for name, model in self._snapshot.models.items()
+            if model.generator is not None
+        }
         for metric, (text, of) in COUNTERS.items():
             family = CounterMetricFamily(metric, text, labels=("model",))
-            for name, found in self._generators.items():
+            for name, found in generators.items():
                 family.add_metric((name,), of(found))
             yield family
         used = GaugeMetricFamily(
@@ -127,7 +136,7 @@ class _Collected(Collector):
             "The share of the memory of keys and values that running texts need.",
             labels=("model",),
         )
-        for name, found in self._generators.items():
+        for name, found in generators.items():
             used.add_metric((name,), found.num_used_blocks / max(found.num_blocks, 1))
         yield used
 
@@ -135,12 +144,19 @@ class _Collected(Collector):
         labels = ("method", "route", "status")
         requests = CounterMetricFamily("educe_http_requests", "Requests over HTTP.", labels=labels)
         calls = CounterMetricFamily("educe_grpc_requests", "Calls over gRPC.", labels=("route", "status"))
-        for (method, route, status), count in self._observer.requests.items():
+        for (method, route, status), count in self._snapshot.requests.items():
             if method == GRPC:
                 calls.add_metric((route, str(status)), count)
             else:
                 requests.add_metric((method, route, str(status)), count)
         yield from (requests, calls)
+        if self._snapshot.workers:
+            workers = CounterMetricFamily(
+                "educe_worker_requests", "Requests of a worker.", labels=("worker",)
+            )
+            for index, count in sorted(self._snapshot.workers.items()):
+                workers.add_metric((str(index),), count)
+            yield workers
         seconds = HistogramMetricFamily(
             "educe_http_request_seconds",
             "From a request's header to the end of its answer.",
@@ -151,7 +167,7 @@ class _Collected(Collector):
             "From a call's message to the end of its answer.",
             labels=("route",),
         )
-        for (is_grpc, route), histogram in self._observer.seconds.items():
+        for (is_grpc, route), histogram in self._snapshot.seconds.items():
             _add(call_seconds if is_grpc else seconds, (route,), histogram)
         yield from (seconds, call_seconds)
 

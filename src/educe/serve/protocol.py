@@ -12,7 +12,8 @@ from msgspec import Struct, field
 
 from educe.model import ValueType
 from educe.serve import tensors
-from educe.serve.repository import Deployment, Entry
+from educe.serve.repository import Deployment
+from educe.serve.snapshot import ModelSnapshot
 from educe.serve.statistics import Histogram, ModelStatistics
 
 
@@ -119,12 +120,12 @@ def _config_type(kind: ValueType) -> str:
     return "TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}"
 
 
-def stats_of(entry: Entry) -> ModelStats:
+def stats_of(name: str, model: ModelSnapshot) -> ModelStats:
     """Return what a model has done, as the protocol says it."""
-    deployment, found = entry.deployment, entry.statistics
+    found = model.statistics
     return ModelStats(
-        entry.source.name,
-        "" if deployment is None else deployment.version,
+        name,
+        model.version,
         round(found.last_answer * 1000),
         found.num_rows,
         found.batch_rows.count,
@@ -133,7 +134,7 @@ def stats_of(entry: Entry) -> ModelStats:
             BatchStatistics(rows, Duration(count, round(seconds * 1e9)))
             for rows, (count, seconds) in sorted(found.batches.items())
         ],
-        [] if deployment is None else [MemoryUsage(deployment.memory_bytes)],
+        [MemoryUsage(model.memory_bytes)] if model.version else [],
     )
 
 
@@ -142,4 +143,11 @@ def _inference(found: ModelStatistics) -> InferenceStatistics:
         return Duration(histogram.count, round(histogram.sum * 1e9))
 
     fail = Duration(sum(found.failures.values()))
-    return InferenceStatistics(duration(found.whole), fail, duration(found.queue), duration(found.run))
+    return InferenceStatistics(
+        success=duration(found.whole),
+        fail=fail,
+        queue=duration(found.queue),
+        compute_infer=duration(found.run),
+        cache_hit=duration(found.cache_hits),
+        cache_miss=Duration(found.num_cache_misses),
+    )

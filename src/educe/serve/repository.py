@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from threading import Thread
 from typing import Literal
 
 from educe.errors import EduceError
@@ -15,7 +17,7 @@ from educe.limits import Limits, format_bytes
 from educe.serve import text_tensors
 from educe.serve.batcher import Batcher
 from educe.serve.cache import ModelCache, ResponseCache, is_deterministic
-from educe.serve.faults import BadRequest, NotFound, NotReady
+from educe.serve.faults import BadRequest, DeadlineExceeded, NotFound, NotReady
 from educe.serve.lane import Lane
 from educe.serve.observation import note_model
 from educe.serve.opening import ModelSource, open_model
@@ -68,7 +70,7 @@ class Deployment:
         if fault is not None:
             self.statistics.failed(fault)
         if self.is_retired and self.num_users == 0:
-            self.served.close()
+            self._close()
 
     def retire(self) -> None:
         """Return its memory as soon as no request uses it."""
@@ -76,7 +78,11 @@ class Deployment:
         if self.cache is not None:
             self.cache.drop()
         if self.num_users == 0:
-            self.served.close()
+            self._close()
+
+    def _close(self) -> None:
+        """Close the model where its last step is not waited for by all who use the event loop."""
+        Thread(target=self.served.close, name="educe-close").start()
 
 
 @dataclass(eq=False)
@@ -88,6 +94,7 @@ class Entry:
         state: Whether it is loaded.
         reason: Why it is not.
         deployment: What answers now.
+        task: The name of its task, from when it was first loaded.
         is_wanted: Whether it is to be ready: not if it was unloaded, or made room for another.
         is_unloaded: Whether it was unloaded on purpose, and waits until it is loaded so.
         statistics: What it has done, in all versions.
@@ -101,6 +108,7 @@ class Entry:
     is_wanted: bool = True
     is_unloaded: bool = False
     deployment: Deployment | None = None
+    task: str = ""
     statistics: ModelStatistics = field(default_factory=ModelStatistics)
     loading: asyncio.Task[None] | None = None
     loading_bytes: int = 0
@@ -161,18 +169,33 @@ class Repository:
         deployment = self.entry(name).deployment
         return deployment is not None and version in (None, deployment.version)
 
-    async def use(self, name: str, version: str | None = None) -> Deployment:
+    @property
+    def is_stuck(self) -> bool:
+        """Whether a run of a model has lasted longer than any request may."""
+        lanes = [entry.deployment.lane for entry in self._entries.values() if entry.deployment is not None]
+        most = self._settings.timeout_seconds
+        return any(lane is not None and lane.running_seconds > most for lane in lanes)
+
+    async def use(
+        self, name: str, version: str | None = None, deadline: float = math.inf
+    ) -> Deployment:
         """Return a model for a request, which has to hold it at once; what made room for others is loaded.
+
+        Args:
+            name: The model's name.
+            version: Its version; None for the newest.
+            deadline: When the answer is of no use any more, by the loop's clock.
 
         Raises:
             NotFound: there is no such model or version.
             NotReady: it was unloaded, or cannot be loaded now.
+            DeadlineExceeded: the deadline has passed before it was loaded, which goes on.
         """
         entry = self.entry(name)
         while (deployment := entry.deployment) is None:  # which it may be again, if others needed its room
             if entry.is_unloaded and entry.loading is None:
                 raise NotReady(f"the model {name!r} was unloaded", remedy="ask the server's admin to load it")
-            await self._load(entry)
+            await self._load(entry, deadline)
         self.entry(name, version)
         self._note_use(name)
         return deployment
@@ -219,11 +242,16 @@ class Repository:
                 entry.loading.cancel()
             self._drop(entry, "the server ends")
 
-    async def _load(self, entry: Entry) -> None:
+    async def _load(self, entry: Entry, deadline: float = math.inf) -> None:
         """Load a model, or wait until it is loaded if it is being loaded already."""
         if entry.loading is None:
             entry.loading = asyncio.create_task(self._loaded(entry))
-        await asyncio.shield(entry.loading)
+        loading = entry.loading
+        seconds = None if math.isinf(deadline) else deadline - asyncio.get_running_loop().time()
+        done, _ = await asyncio.wait({loading}, timeout=seconds)
+        if not done:
+            raise DeadlineExceeded("the request's time passed while its model was loaded")
+        await loading
 
     async def _loaded(self, entry: Entry) -> None:
         entry.state = "LOADING" if entry.deployment is None else "READY"
@@ -250,7 +278,7 @@ class Repository:
         old, entry.deployment = entry.deployment, self._deploy(entry, version, served)
         self._note_use(entry.source.name)
         entry.state, entry.reason, entry.is_wanted = "READY", "", True
-        entry.is_unloaded = False
+        entry.is_unloaded, entry.task = False, served.task
         if old is not None:
             old.retire()
         seconds = loop.time() - start

@@ -8,9 +8,9 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from educe.errors import OptionError
@@ -28,13 +28,15 @@ from educe.serve.http.v2 import V2
 from educe.serve.http.v2_generate import Generate
 from educe.serve.inference import Inference
 from educe.serve.observer import Observer
-from educe.serve.opening import ModelSource
+from educe.serve.opening import ModelSource, distinct
 from educe.serve.repository import Repository
 from educe.serve.settings import ServerSettings
+from educe.serve.snapshot import Snapshot
 from educe.serve.tracing import tracer_from_environment
 
 if TYPE_CHECKING:
     from educe.serve.grpc.server import GrpcServer
+    from educe.serve.workers import Worker
 
 
 class Server:
@@ -43,17 +45,17 @@ class Server:
     Args:
         sources: The models.
         settings: All else.
+        worker: What joins this process to the others of a server of several; None if it is the only one.
 
     Attributes:
         grpc_port: The port at which gRPC is listened at, from when the server answers; None without gRPC.
     """
 
-    def __init__(self, sources: Sequence[ModelSource], settings: ServerSettings) -> None:
-        names = [source.name for source in sources]
-        for name in names:
-            if names.count(name) > 1:
-                raise OptionError(f"two models are named {name!r}", remedy="name them: NAME=PATH")
-        self.sources, self.settings = tuple(sources), settings
+    def __init__(
+        self, sources: Sequence[ModelSource], settings: ServerSettings, worker: Worker | None = None
+    ) -> None:
+        self.sources, self.settings = distinct(sources), settings
+        self._worker = worker
         self.grpc_port: int | None = None
         self._end: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -67,9 +69,14 @@ class Server:
         Raises:
             OptionError: an address cannot be listened at, or the certificate cannot be used.
             MissingLibraryError: gRPC is wanted, and not installed.
+            EngineError: a worker ended while it started.
         """
-        with self._listen() as listener:
-            serving = self._serve(listener, when_ready)
+        is_supervisor = self._worker is None and self.settings.workers > 1
+        with self._listen() if self._worker is None else nullcontext() as listener:
+            if listener is not None and is_supervisor:
+                serving = self._supervise(listener, when_ready)
+            else:
+                serving = self._serve(listener, when_ready)
             try:
                 import uvloop
             except ImportError:
@@ -98,26 +105,57 @@ class Server:
             ) from None
         return listener
 
-    async def _serve(self, listener: socket.socket, when_ready: Callable[[str], object]) -> None:
+    async def _supervise(self, listener: socket.socket, when_ready: Callable[[str], object]) -> None:
+        """Have workers serve."""
+        from educe.serve.workers import Supervisor
+
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        self._tls()
+        supervisor = Supervisor(self.sources, self.settings, listener)
+        self.grpc_port = supervisor.grpc_port
+        self._listen_to_signals(supervisor.hurry)
+        url = self._url(listener)
+        await supervisor.run(lambda: when_ready(url), self._end)
+
+    async def _serve(self, listener: socket.socket | None, when_ready: Callable[[str], object]) -> None:
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        worker = self._worker
         pool = ThreadPoolExecutor(max(4, 2 * usable_cores()), thread_name_prefix="educe-serve")
-        repository = Repository(self.sources, self.settings, pool)
+        models = Repository if worker is None else worker.repository
+        repository = models(self.sources, self.settings, pool)
         observer = Observer(sys.stderr if self.settings.log_requests else None, tracer_from_environment())
         inference = Inference(repository, self.settings, pool)
-        app = App(_routes(inference, observer), self.settings, observer)
+
+        async def snapshot() -> Snapshot:
+            own = Snapshot.of(repository, observer)
+            return own if worker is None else await worker.whole(own)
+
+        app = App(routes(inference, snapshot), self.settings, observer)
         http = Listener(app, self.settings.server_limits, self._tls())
-        grpc = self._grpc(inference, observer)
-        self._listen_to_signals(http, grpc)
+        grpc = self._grpc(inference, observer, snapshot)
+        hurrying: list[asyncio.Task[None]] = []
+
+        def hurry() -> None:
+            http.hurry()
+            if grpc is not None:
+                hurrying.append(asyncio.ensure_future(grpc.stop(0)))
+
+        if worker is None:
+            self._listen_to_signals(hurry)
+        else:
+            await worker.join(lambda: Snapshot.of(repository, observer), self._end.set, hurry)
         loading = asyncio.create_task(repository.load_all())
         ending = asyncio.create_task(self._end.wait())
         try:
             await http.start(listener)
+            if worker is not None:
+                worker.accept(http)
             if grpc is not None:
                 await grpc.start()
                 self.grpc_port = grpc.port
             await asyncio.wait({loading, ending}, return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
-                when_ready(self._url(listener))
+                when_ready("" if listener is None else self._url(listener))
             await ending
         finally:
             loading.cancel()
@@ -130,18 +168,15 @@ class Server:
                 observer.close()
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _listen_to_signals(self, http: Listener, grpc: GrpcServer | None) -> None:
-        """End at the first signal when all requests have ended, at the second one at once."""
+    def _listen_to_signals(self, hurry: Callable[[], object]) -> None:
+        """End at the first signal when all requests have ended, at the second one at once, by `hurry`."""
         assert self._loop is not None
         assert self._end is not None
         loop, end = self._loop, self._end
-        tasks: list[asyncio.Task[None]] = []
 
         def told() -> None:
             if end.is_set():
-                http.hurry()
-                if grpc is not None:
-                    tasks.append(loop.create_task(grpc.stop(0)))
+                hurry()
             end.set()
 
         with suppress(ValueError, NotImplementedError, RuntimeError):  # not in the main thread
@@ -171,23 +206,31 @@ class Server:
             ) from None
         return context
 
-    def _grpc(self, inference: Inference, observer: Observer) -> GrpcServer | None:
+    def _grpc(
+        self, inference: Inference, observer: Observer, snapshot: Callable[[], Awaitable[Snapshot]]
+    ) -> GrpcServer | None:
         if self.settings.grpc_port is None:
             return None
         from educe.serve.grpc.server import GrpcServer
 
-        return GrpcServer(inference, observer)
+        return GrpcServer(inference, observer, snapshot)
 
 
-def _routes(inference: Inference, observer: Observer) -> list[Route]:
+def routes(inference: Inference, snapshot: Callable[[], Awaitable[Snapshot]]) -> list[Route]:
+    """Return all routes of HTTP.
+
+    Args:
+        inference: What they ask.
+        snapshot: What tells all numbers of the server.
+    """
     families = (
         Probes(inference),
         V2(inference),
         Generate(inference),
         Predict(inference),
         OpenAI(inference),
-        Statistics(inference, observer),
+        Statistics(inference, snapshot),
         Page(inference),
     )
-    routes = [route for family in families for route in family.routes()]
-    return [*routes, *OpenApi(routes, inference.settings).routes()]
+    found = [route for family in families for route in family.routes()]
+    return [*found, *OpenApi(found, inference.settings).routes()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from educe.serve.faults import BadRequest, Overloaded, Refusal, Unimplemented, l
 from educe.serve.inference import Inference
 from educe.serve.observation import GRPC, RequestIds
 from educe.serve.observer import Observer
+from educe.serve.snapshot import Snapshot
 from educe.serve.threads import aside
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class GrpcServer:
     Args:
         inference: What runs the models.
         observer: What sees every call begin and end.
+        snapshot: What tells all numbers of the server.
 
     Attributes:
         port: The port; 0 before it is listened at.
@@ -43,7 +45,12 @@ class GrpcServer:
         MissingLibraryError: gRPC is not installed.
     """
 
-    def __init__(self, inference: Inference, observer: Observer) -> None:
+    def __init__(
+        self,
+        inference: Inference,
+        observer: Observer,
+        snapshot: Callable[[], Awaitable[Snapshot]],
+    ) -> None:
         try:
             import grpc.aio
 
@@ -58,7 +65,7 @@ class GrpcServer:
         self.port = 0
         self._is_ending = False
         health = Health(lambda: inference.is_ready, lambda: self._is_ending)
-        methods = [*InferenceService(inference).methods(), *health.methods()]
+        methods = [*InferenceService(inference, snapshot).methods(), *health.methods()]
         methods += [method for name in REFLECTIONS for method in Reflection(name).methods()]
         self._methods = {method.path: method for method in methods}
         self._observer, self._ids = observer, RequestIds()
@@ -100,7 +107,7 @@ class GrpcServer:
     def _options(self) -> list[tuple[str, int]]:
         bounds = self.settings.server_limits
         return [
-            ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseport", int(self.settings.workers > 1)),
             ("grpc.max_receive_message_length", bounds.body_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.max_metadata_size", bounds.header_bytes),

@@ -5,7 +5,7 @@ Source: the protocol's gRPC specification, and its extensions as Triton and KSer
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +26,7 @@ from educe.serve.grpc.messages import INFERENCE, inference
 from educe.serve.grpc.methods import Call, Method
 from educe.serve.inference import InferCall, Inference, Inferred
 from educe.serve.protocol import config_of, stats_of
+from educe.serve.snapshot import Snapshot
 from educe.serve.threads import aside
 
 _EXTENSIONS = ("model_configuration", "model_repository", "parameters", "statistics")
@@ -40,9 +41,11 @@ class InferenceService:
 
     Attributes:
         models: What runs the models.
+        snapshot: What tells all numbers of the server.
     """
 
     models: Inference
+    snapshot: Callable[[], Awaitable[Snapshot]]
 
     def methods(self) -> list[Method]:
         """Return the methods."""
@@ -140,10 +143,11 @@ class InferenceService:
 
     async def model_statistics(self, request: Any, call: Call) -> Any:
         """Say what a model has done, or what all have done."""
-        repository = self.models.repository
-        one = [repository.entry(request.name, request.version or None)] if request.name else None
-        entries = one or repository.entries.values()
-        found = [to_builtins(stats_of(entry)) for entry in entries]
+        if request.name:
+            self.models.repository.entry(request.name, request.version or None)
+        models = (await self.snapshot()).models
+        names = [request.name] if request.name else models
+        found = [to_builtins(stats_of(name, models[name])) for name in names]
         return inference("ModelStatisticsResponse")(model_stats=found)
 
     async def repository_index(self, request: Any, call: Call) -> Any:

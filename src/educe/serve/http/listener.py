@@ -14,7 +14,8 @@ from educe.serve.http.connection import Connection
 from educe.serve.settings import ServerLimits
 
 _TICK_SECONDS = 0.1
-_BACKLOG = 2048
+BACKLOG = 2048
+"""Connections that wait to be accepted."""
 
 
 class Listener:
@@ -47,21 +48,32 @@ class Listener:
         self._ticking: asyncio.Task[None] | None = None
         self._is_hurried = False
 
-    async def start(self, listener: socket.socket) -> None:
-        """Accept connections at a bound socket, which is closed with this."""
+    async def start(self, listener: socket.socket | None) -> None:
+        """Accept connections at a bound socket, which is closed with this; None if all are adopted."""
         self._tick()
         loop = asyncio.get_running_loop()
         self._ticking = loop.create_task(self._tick_on())
-        self._server = await loop.create_server(
-            lambda: Connection(loop, self), sock=listener, ssl=self._tls, backlog=_BACKLOG
-        )
+        if listener is not None:
+            self._server = await loop.create_server(
+                lambda: Connection(loop, self), sock=listener, ssl=self._tls, backlog=BACKLOG
+            )
+
+    async def adopt(self, connection: socket.socket) -> None:
+        """Take a connection that another process has accepted; one that has gone is dropped."""
+        loop = asyncio.get_running_loop()
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await loop.connect_accepted_socket(lambda: Connection(loop, self), connection, ssl=self._tls)
+        except OSError:
+            connection.close()
 
     async def stop(self, seconds: float) -> None:
         """Accept no more, and return when all requests are answered, or after some seconds, or by `hurry`."""
         self.is_draining = True
-        if self._server is None or self._ticking is None:
+        if self._ticking is None:
             return
-        self._server.close()
+        if self._server is not None:
+            self._server.close()
         for connection in list(self.connections):
             connection.drain()
         end = time.monotonic() + seconds

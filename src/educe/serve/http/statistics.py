@@ -5,15 +5,14 @@ Source: the protocol's extension of statistics, as Triton has it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from educe.serve.http.exchange import Request, Response, json_response
 from educe.serve.http.routes import Route
 from educe.serve.inference import Inference
-from educe.serve.observer import Observer
 from educe.serve.protocol import StatisticsAnswer, stats_of
-from educe.serve.repository import Entry
+from educe.serve.snapshot import ModelSnapshot, Snapshot
 
 _PLAIN = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -24,11 +23,11 @@ class Statistics:
 
     Attributes:
         inference: The models.
-        observer: What has seen the requests.
+        snapshot: What tells all numbers of the server.
     """
 
     inference: Inference
-    observer: Observer
+    snapshot: Callable[[], Awaitable[Snapshot]]
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -46,17 +45,20 @@ class Statistics:
         """Return all numbers in the text format of Prometheus."""
         from educe.serve.metrics import exposition
 
-        return Response(exposition(self.inference.repository.entries, self.observer), _PLAIN)
+        return Response(exposition(await self.snapshot()), _PLAIN)
 
     async def all(self, request: Request) -> Response:
         """Return what all models have done."""
-        return _answer(self.inference.repository.entries.values())
+        found = await self.snapshot()
+        return _answer(found.models)
 
     async def one(self, request: Request) -> Response:
         """Return what a model has done."""
         name, version = request.params["model"], request.params.get("version")
-        return _answer([self.inference.repository.entry(name, version)])
+        self.inference.repository.entry(name, version)
+        found = await self.snapshot()
+        return _answer({name: found.models[name]})
 
 
-def _answer(entries: Iterable[Entry]) -> Response:
-    return json_response(StatisticsAnswer([stats_of(entry) for entry in entries]))
+def _answer(models: Mapping[str, ModelSnapshot]) -> Response:
+    return json_response(StatisticsAnswer([stats_of(name, model) for name, model in models.items()]))
