@@ -45,6 +45,12 @@ def test_what_is_known_is_named(own: Client, body: dict[str, Any], expected: str
     assert expected in message(own, "/v1/chat/completions", {**CHAT, **body})
 
 
+def test_a_body_of_another_type_is_told_the_header(own: Client) -> None:
+    fields = {"content-type": "application/x-www-form-urlencoded"}
+    status, _, found = own.ask("POST", "/v1/chat/completions", json.dumps(CHAT), fields)
+    assert (status, b"send Content-Type: application/json" in found) == (415, True)
+
+
 @pytest.mark.parametrize(
     ("body", "expected"),
     [

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from educe.cli.serve import OpeningOptions
 from educe.errors import ModelFileError, OptionError, UnsupportedFormatError
 from educe.serve import ModelSource
 from educe.serve.opening import open_model, with_options
@@ -82,12 +83,22 @@ def test_options_are_for_the_models_that_take_them(tmp_path: Path) -> None:
     assert caught.value.place == "context"
 
 
+def test_options_go_to_the_doors_by_their_keywords() -> None:
+    options = OpeningOptions(kv_memory=2**26, context=64, lookup=False, precision="f32")
+    expected = {"memory_bytes": 2**26, "context": 64, "lookup": False, "precision": "f32"}
+    assert options.keywords() == expected
+    (source,) = options.apply([ModelSource("writer", ZOO / "stories260K")])
+    assert source.options == expected
+    open_model(source.path, source.options).close()
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         (("zoo/none",), "zoo/none: there is no such file or folder"),
         (("zoo/LICENSES",), "the folder holds no model"),
         (("zoo/breast_cancer", "--context", "64"), "--context: no model that is served takes this option"),
+        (("zoo/breast_cancer", "--kv-memory", "1GiB"), "--kv-memory: no model that is served takes this"),
         (("zoo/stories260K", "--chat-template", "none.jinja"), "--chat-template: there is no 'none.jinja'"),
         (("zoo/breast_cancer", "--target-latency-ms", "-1"), "--target-latency-ms: expected milliseconds"),
         (("zoo/breast_cancer", "--host", "0.0.0.0"), "--api-key-file, --tls-cert and --tls-key"),

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
@@ -20,6 +20,9 @@ from educe.cli.screen import errors, print_warning
 from educe.errors import OptionError
 from educe.serve import ModelSource, Server, ServerSettings
 from educe.serve.opening import with_options
+
+if TYPE_CHECKING:
+    from educe.serve.ray import RayServer
 
 EXAMPLES = """
 [bold]Examples[/]\n
@@ -212,6 +215,42 @@ class OpeningOptions(GuessingOptions, ReadingOptions, LoadingOptions):
             raise
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClusterOptions(OptionGroup):
+    """Where the server runs."""
+
+    on: Annotated[
+        Literal["ray"] | None,
+        typer.Option("--on", help="Serve on a cluster of Ray, not on this machine alone."),
+    ] = None
+    replicas: Annotated[
+        str | None,
+        typer.Option(
+            "--replicas",
+            metavar="N|MIN:MAX",
+            help="Replicas on the cluster, or a range within which the requests decide; 1 if absent.",
+        ),
+    ] = None
+    replica_cpus: Annotated[
+        int | None,
+        typer.Option("--replica-cpus", min=1, metavar="N", help="Cores of each replica; 1 if absent."),
+    ] = None
+
+    def server(self, sources: list[ModelSource], settings: ServerSettings) -> Server | RayServer:
+        """Return the server that runs there.
+
+        Raises:
+            OptionError: replicas are wanted, and no cluster.
+        """
+        if self.on is None:
+            if self.keywords():
+                raise OptionError("there are replicas on a cluster only", remedy="add --on ray")
+            return Server(sources, settings)
+        from educe.serve.ray import RayServer, Replicas
+
+        return RayServer(sources, settings, Replicas.parse(self.replicas or "1", self.replica_cpus or 1))
+
+
 def command(
     models: Annotated[
         list[str],
@@ -222,6 +261,7 @@ def command(
     *,
     serving: ServingOptions,
     opening: OpeningOptions,
+    cluster: ClusterOptions,
 ) -> None:
     """Put MODELs behind HTTP: the Open Inference Protocol, the OpenAI API, and a page to try them."""
     log = logging.getLogger("educe.serve")

@@ -152,7 +152,7 @@ def decode(content: bytes | memoryview, decoder: msgspec.json.Decoder[T], media_
         BadRequest: it is no JSON, or not of the form that is wanted; the error says where.
     """
     if media_type not in (_JSON, "") and not media_type.endswith("+json"):
-        raise WrongMediaType(f"the body is {media_type[:100]}", remedy=f"send {_JSON}")
+        raise WrongMediaType(f"the body is {media_type[:100]}", remedy=f"send Content-Type: {_JSON}")
     try:
         return decoder.decode(content)
     except msgspec.ValidationError as fault:

@@ -36,7 +36,9 @@ def read_form(request: Request, most_parts: int) -> list[Part]:
         BadRequest: the form is broken, or has too many parts.
     """
     if request.media_type != FORM:
-        raise WrongMediaType("the body is no form", remedy=f"send {FORM}")
+        raise WrongMediaType(
+            "the body is no form", remedy=f"send Content-Type: {FORM}, as curl does with -F file=@FILE"
+        )
     _, options = multipart.parse_options_header(request.headers[b"content-type"].decode("latin-1"))
     found: list[Part] = []
     name, media_type, content = "", "", bytearray()
