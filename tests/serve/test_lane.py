@@ -40,6 +40,27 @@ def test_only_what_is_small_runs_in_the_loop(at_once: int) -> None:
     assert threads[-1] != threading.get_ident()
 
 
+def test_how_long_a_run_lasts_is_known() -> None:
+    may_end = threading.Event()
+
+    def run(group: Hashable, contents: Sequence[Any]) -> Sequence[Any]:
+        assert may_end.wait(20)
+        return contents
+
+    async def ask(pool: ThreadPoolExecutor) -> None:
+        lane = Lane(run, Batcher(8, 100), pool)
+        assert lane.running_seconds == 0
+        asked = asyncio.create_task(lane.submit("a", 1, 1, deadline=math.inf))
+        while lane.running_seconds < 0.05:
+            await asyncio.sleep(0.01)
+        may_end.set()
+        await asked
+        assert lane.running_seconds == 0
+
+    with ThreadPoolExecutor(1) as pool:
+        asyncio.run(ask(pool))
+
+
 def test_texts_and_long_rows_are_not_small() -> None:
     served = PredictorModel(educe.predictor(ROOT / "zoo" / "breast_cancer"))
     assert served.is_small({"features": np.zeros((8, 30), np.float32)})

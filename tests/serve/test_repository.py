@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import shutil
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -19,8 +20,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from educe.errors import OptionError
 from educe.serve import ModelSource, ServerSettings, opening, repository
-from educe.serve.faults import NotReady
-from educe.serve.repository import Repository
+from educe.serve.faults import DeadlineExceeded, NotReady
+from educe.serve.inference import Inference
+from educe.serve.lane import Lane
+from educe.serve.repository import Deployment, Repository
 from tests.conftest import ROOT
 from tests.serve.conftest import Client, serving
 
@@ -206,6 +209,60 @@ def test_a_load_outlasts_who_asked_for_it(tmp_path: Path, opened: Opened) -> Non
     with ThreadPoolExecutor(2) as pool:
         asyncio.run(ask(pool))
     assert opened.num == 1
+
+
+def test_who_has_no_more_time_does_not_wait_for_a_load(tmp_path: Path, opened: Opened) -> None:
+    scale(1, tmp_path / "model.onnx")
+
+    async def ask(pool: Executor) -> None:
+        models = Repository([ModelSource("a", tmp_path)], ServerSettings(), pool)
+        with pytest.raises(DeadlineExceeded):
+            await models.use("a", deadline=asyncio.get_running_loop().time() + 0.05)
+        opened.may_end.set()
+        assert (await models.use("a")).version == "1"
+
+    with ThreadPoolExecutor(2) as pool:
+        asyncio.run(ask(pool))
+    assert opened.num == 1
+
+
+def test_the_task_of_a_model_that_made_room_is_known(tmp_path: Path) -> None:
+    scale(1, tmp_path / "model.onnx")
+
+    async def ask(pool: Executor) -> None:
+        models = Repository([ModelSource("a", tmp_path)], ServerSettings(), pool)
+        inference = Inference(models, ServerSettings(), pool)
+        task = await inference.task("a", math.inf)
+        await models.unload("a")
+        assert await inference.task("a", math.inf) == task
+        assert models.entry("a").state == "UNAVAILABLE"
+
+    with ThreadPoolExecutor(2) as pool:
+        asyncio.run(ask(pool))
+
+
+def test_a_model_that_is_replaced_is_closed_outside_the_loop(tmp_path: Path) -> None:
+    closed = list[str]()
+
+    class Served:
+        def close(self) -> None:
+            closed.append(threading.current_thread().name)
+
+    deployment = Deployment("a", "1", cast("Any", Served()), None, 0)
+    with deployment:
+        deployment.retire()
+        assert not closed
+    until(lambda: bool(closed))
+    assert closed != [threading.current_thread().name]
+
+
+def test_a_run_that_hangs_makes_the_server_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving("breast_cancer", timeout_seconds=30.0) as client:
+        assert client.ask("GET", "/livez")[0] == 200
+        monkeypatch.setattr(Lane, "running_seconds", 29.0)
+        assert client.ask("GET", "/livez")[0] == 200
+        monkeypatch.setattr(Lane, "running_seconds", 31.0)
+        assert client.ask("GET", "/livez")[0] == 503
 
 
 def test_all_who_wait_share_a_load_that_fails(tmp_path: Path, opened: Opened) -> None:

@@ -64,13 +64,18 @@ class Lane:
         self._is_small = is_small
         self._loop = asyncio.get_running_loop()
         self._is_due = False
-        self._is_running = False
+        self._began: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def is_idle(self) -> bool:
         """Whether no request waits or runs."""
-        return not self._is_running and not self.batcher.waiting
+        return self._began is None and not self.batcher.waiting
+
+    @property
+    def running_seconds(self) -> float:
+        """For how long the present run has lasted; 0 if there is none."""
+        return 0.0 if self._began is None else self._loop.time() - self._began
 
     async def submit(
         self, group: Hashable, content: Any, rows: int, *, deadline: float, priority: int = 0
@@ -141,8 +146,7 @@ class Lane:
         start = time.perf_counter()
         (result,) = self._run(group, [content])
         seconds = time.perf_counter() - start
-        self.batcher.cost.learn(rows, seconds)
-        self._statistics.ran(rows, seconds)
+        self._count(rows, seconds)
         if isinstance(result, Exception):
             raise result
         self._statistics.answered(0.0, seconds)
@@ -152,7 +156,7 @@ class Lane:
 
     def _wake(self) -> None:
         """Have the next run planned when all requests that have come by now are known."""
-        if not self._is_due and not self._is_running:
+        if not self._is_due and self._began is None:
             self._is_due = True
             self._loop.call_soon(self._next)
 
@@ -161,7 +165,7 @@ class Lane:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._is_running:
+        if self._began is not None:
             return
         now = self._loop.time()
         start = self.batcher.start_at(now)
@@ -173,7 +177,7 @@ class Lane:
         self._begin(self.batcher.take(now), now)
 
     def _begin(self, batch: Sequence[Any], now: float) -> None:
-        self._is_running = True
+        self._began = now
         self.num_running = len(batch)
         rows = sum(ticket.rows for ticket in batch)
         contents = [ticket.content for ticket in batch]
@@ -187,10 +191,9 @@ class Lane:
     def _end(
         self, batch: Sequence[_Waiting], start: float, rows: int, results: Sequence[Any], seconds: float
     ) -> None:
-        self._is_running = False
+        self._began = None
         self.num_running = 0
-        self.batcher.ended(rows, seconds)
-        self._statistics.ran(rows, seconds)
+        self._count(rows, seconds)
         for ticket, result in zip(batch, results, strict=True):
             if isinstance(result, Exception):
                 _fail(ticket, result)
@@ -199,6 +202,11 @@ class Lane:
                 ticket.future.set_result((result, Timing(start - ticket.arrival, seconds, rows)))
         if self.batcher.waiting:
             self._wake()
+
+    def _count(self, rows: int, seconds: float) -> None:
+        """Take note of a run that has ended."""
+        self.batcher.ended(rows, seconds)
+        self._statistics.ran(rows, seconds)
 
     def _timed(self, group: Hashable, contents: Sequence[Any]) -> tuple[Sequence[Any], float]:
         """Return the results of a run, a fault of it as that of each, and its seconds."""

@@ -176,9 +176,7 @@ class Repository:
         most = self._settings.timeout_seconds
         return any(lane is not None and lane.running_seconds > most for lane in lanes)
 
-    async def use(
-        self, name: str, version: str | None = None, deadline: float = math.inf
-    ) -> Deployment:
+    async def use(self, name: str, version: str | None = None, deadline: float = math.inf) -> Deployment:
         """Return a model for a request, which has to hold it at once; what made room for others is loaded.
 
         Args:

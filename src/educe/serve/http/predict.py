@@ -75,9 +75,7 @@ class Predict:
             task = await self.inference.task(name, request.deadline)
             source = await aside(size, lambda: _source(task, content, media_type))
         asked = source.lines if isinstance(source, _Texts) else source
-        results, timing = await self.inference.answer(
-            name, asked, request.deadline, options, request.tenant
-        )
+        results, timing = await self.inference.answer(name, asked, request.deadline, options, request.tenant)
         if isinstance(source, _Texts) and len(results) != source.count:
             raise BadRequest("the model takes one text at a time", remedy="send each in a request")
         headers = [(b"server-timing", timing.header())]

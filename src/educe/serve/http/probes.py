@@ -33,15 +33,24 @@ class Probes:
             statuses=(200, 503),
         )
         return [
-            Route("GET", "/livez", self.live, "Whether the process lives.", gives=_PLAIN, access="open"),
+            Route(
+                "GET",
+                "/livez",
+                self.live,
+                "Whether the process lives, and no run of a model hangs.",
+                gives=_PLAIN,
+                access="open",
+                statuses=(200, 503),
+            ),
             ready,
             # By the name that vLLM's clients know; but the probes alone are open to anyone.
             replace(ready, path="/health", access="key"),
         ]
 
     async def live(self, request: Request) -> Response:
-        """Say that the process lives."""
-        return Response(b"ok", _PLAIN)
+        """Say whether the process lives, and no run of a model hangs."""
+        is_stuck = self.inference.repository.is_stuck
+        return Response(b"a model hangs" if is_stuck else b"ok", _PLAIN, 503 if is_stuck else 200)
 
     async def ready(self, request: Request) -> Response:
         """Say whether all models answer at once."""
