@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from educe.serve.asgi import AsgiApp
 from educe.serve.opening import ModelSource
 from educe.serve.server import Server
 from educe.serve.settings import ServerLimits, ServerSettings
 
-__all__ = ["ModelSource", "Server", "ServerLimits", "ServerSettings"]
+__all__ = ["AsgiApp", "ModelSource", "Server", "ServerLimits", "ServerSettings"]

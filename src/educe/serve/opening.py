@@ -122,6 +122,19 @@ class ModelSource:
         return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())
 
 
+def distinct(sources: Sequence[ModelSource]) -> tuple[ModelSource, ...]:
+    """Return the sources, each of which has a name of its own.
+
+    Raises:
+        OptionError: two have one name.
+    """
+    names = [source.name for source in sources]
+    for name in names:
+        if names.count(name) > 1:
+            raise OptionError(f"two models are named {name!r}", remedy="name them: NAME=PATH")
+    return tuple(sources)
+
+
 def open_model(path: Path, options: Mapping[str, Any], limits: Limits = DEFAULT_LIMITS) -> Served:
     """Return the model at `path`, ready to answer.
 
