@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := src tests benchmarks zoo
 
-.PHONY: help demo test test-parity test-targets test-aarch64 test-guard test-deep check format proto bench accuracy clean
+.PHONY: help demo test test-parity test-targets test-aarch64 test-guard test-deep test-clients check format proto bench accuracy clean
 
 help:  ## Say what there is to make.
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -23,7 +23,7 @@ demo: $(VENV)/installed  ## Run a model of every task on real input.
 	$(BIN)/educe demo --save demo-out
 
 test: $(VENV)/installed  ## Run the tests, in random order, on all cores.
-	$(BIN)/python -m pytest -n auto --ignore=tests/parity --cov --cov-report=term:skip-covered --cov-fail-under=90
+	$(BIN)/python -m pytest -n auto --ignore=tests/parity --ignore=tests/clients --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 test-parity: $(VENV)/installed-parity  ## Compare with PyTorch and transformers.
 	$(BIN)/python -m pytest tests/parity
@@ -43,6 +43,17 @@ test-deep: $(VENV)/installed  ## Try many random graphs before and after the pas
 	EDUCE_TEST_TEXTS=10000 $(BIN)/python -m pytest tests/text/test_tokenizer.py
 	EDUCE_TEST_REQUESTS=300 $(BIN)/python -m pytest tests/serve/test_schemathesis.py
 	EDUCE_TEST_SCHEMAS=500 $(BIN)/python -m pytest -n auto tests/text/test_constraint.py tests/text/test_constrained_tokenizers.py
+
+.venv-clients/installed:
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check \
+		openai kserve 'tritonclient[all]' 'lm-eval[api]' transformers
+	mkdir -p out/clients
+	npm install --silent --no-audit --no-fund --prefix out/clients openai@7 node@22
+	touch $@
+
+test-clients: $(VENV)/installed .venv-clients/installed  ## Have clients that others wrote ask the server, each as it is (npm, curl).
+	$(BIN)/python -m pytest tests/clients
 
 check: $(VENV)/installed  ## Lint, check types and layers.
 	$(BIN)/ruff check $(SOURCES)
@@ -68,4 +79,4 @@ accuracy: $(VENV)/installed  ## Measure how right the zoo's models are.
 	$(BIN)/python -m benchmarks.accuracy
 
 clean:  ## Remove what the targets made.
-	rm -rf $(VENV) demo-out out .pytest_cache .mypy_cache .ruff_cache .coverage*
+	rm -rf $(VENV) .venv-clients demo-out out .pytest_cache .mypy_cache .ruff_cache .coverage*

@@ -30,11 +30,11 @@ from tests.serve.conftest import Client, serving
 SECONDS = 30
 
 
-def scale(factor: float, path: Path) -> None:
+def scale(factor: float, path: Path, feed: str = "x") -> None:
     """Write a model that multiplies by `factor`."""
     weight = numpy_helper.from_array(np.array([factor], np.float32), "factor")
-    node = helper.make_node("Mul", ["x", "factor"], ["y"])
-    kinds = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 4]) for name in "xy"]
+    node = helper.make_node("Mul", [feed, "factor"], ["y"])
+    kinds = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 4]) for name in (feed, "y")]
     graph = helper.make_graph([node], "scale", kinds[:1], kinds[1:], [weight])
     path.parent.mkdir(parents=True, exist_ok=True)
     opsets = [helper.make_opsetid("", 21)]
@@ -67,6 +67,20 @@ def test_the_newest_version_answers_until_there_is_a_newer_one(tmp_path: Path) -
         client.json("POST", "/v2/repository/models/scale/load", {})
         _, found = infer(client, "scale")
         assert (found["model_version"], found["outputs"][0]["data"]) == ("10", [10, 20, 30, 40])
+
+
+def test_a_version_that_takes_other_inputs_does_not_take_the_place(tmp_path: Path) -> None:
+    folder = tmp_path / "scale"
+    scale(1, folder / "1" / "model.onnx")
+    with serving(ModelSource("scale", folder), admin=True) as client:
+        scale(2, folder / "2" / "model.onnx", feed="z")
+        status, _, content = client.ask("POST", "/v2/repository/models/scale/load", {})
+        assert status == 400
+        assert b"other inputs" in content
+        assert infer(client, "scale")[1]["model_version"] == "1"
+        client.json("POST", "/v2/repository/models/scale/unload", {})
+        client.json("POST", "/v2/repository/models/scale/load", {})
+        assert client.json("GET", "/v2/models/scale")["inputs"][0]["name"] == "z"
 
 
 def test_no_request_fails_or_mixes_versions_while_models_are_replaced(tmp_path: Path) -> None:

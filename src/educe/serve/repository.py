@@ -14,10 +14,11 @@ from typing import Literal
 
 from educe.errors import EduceError
 from educe.limits import Limits, format_bytes
+from educe.model import TensorType
 from educe.serve import text_tensors
 from educe.serve.batcher import Batcher
 from educe.serve.cache import ModelCache, ResponseCache, is_deterministic
-from educe.serve.faults import BadRequest, DeadlineExceeded, NotFound, NotReady
+from educe.serve.faults import BadRequest, DeadlineExceeded, NotFound, NotReady, Unprocessable
 from educe.serve.lane import Lane
 from educe.serve.observation import note_model
 from educe.serve.opening import ModelSource, open_model
@@ -263,6 +264,7 @@ class Repository:
             version, served = await loop.run_in_executor(
                 self._pool, _open_newest, entry.source, self._settings.limits
             )
+            _check_replaces(entry.deployment, served)
         except Exception as error:
             entry.state = "UNAVAILABLE" if entry.deployment is None else "READY"
             entry.reason = _cause(entry.source.name, error)
@@ -361,6 +363,21 @@ class Repository:
 def _open_newest(source: ModelSource, limits: Limits) -> tuple[str, Served]:
     version, path = source.newest()
     return version, open_model(path, source.options, limits)
+
+
+def _check_replaces(old: Deployment | None, served: Served) -> None:
+    """Raise an error if who asks the present version could not ask the next one."""
+    if old is None or not isinstance(old.served, PredictorModel):
+        return
+    if not isinstance(served, PredictorModel) or _inputs(served) != _inputs(old.served):
+        raise Unprocessable(
+            "the new version takes other inputs than the one that answers; unload that one first"
+        )
+
+
+def _inputs(served: PredictorModel) -> dict[str, object]:
+    kinds = served.signature.inputs.items()
+    return {name: kind.dtype if isinstance(kind, TensorType) else kind for name, kind in kinds}
 
 
 async def _end_of_loading(entry: Entry) -> None:
