@@ -675,6 +675,7 @@ def _shares(
         settings,
         max_waiting=share(settings.max_waiting),
         memory_bytes=None if settings.memory_bytes is None else share(settings.memory_bytes),
+        cache_bytes=None if settings.cache_bytes is None else share(settings.cache_bytes),
         server_limits=replace(
             bounds,
             bodies_bytes=max(bounds.body_bytes, share(bounds.bodies_bytes)),

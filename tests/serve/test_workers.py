@@ -1,0 +1,295 @@
+"""A server of several processes looks like one, whatever happens to one of them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from educe.errors import EduceError, EngineError, MissingLibraryError, OptionError
+from educe.generate.statistics import Statistics as GeneratorStatistics
+from educe.serve import ModelSource, Server, ServerSettings
+from educe.serve.faults import Overloaded
+from educe.serve.snapshot import ModelSnapshot, Snapshot, total
+from educe.serve.statistics import Histogram
+from educe.serve.workers import _shares
+from tests.conftest import ROOT
+from tests.serve.conftest import Client
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers need Linux")
+
+SECONDS = 60
+THREADS = 4
+ROW = {"inputs": [{"name": "features", "shape": [1, 30], "datatype": "FP32", "data": [0.5] * 30}]}
+INFER = "/v2/models/spam/infer"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of one version of a model."""
+    folder = tmp_path_factory.mktemp("versions") / "spam"
+    shutil.copytree(ROOT / "zoo" / "breast_cancer", folder / "1")
+    return folder
+
+
+@contextmanager
+def workers(model: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], Client]]:
+    command = [sys.executable, "-m", "educe", "serve", f"spam={model}", "--workers", "2", *arguments]
+    running = subprocess.Popen([*command, "--port", "0"], stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert running.stderr is not None
+    try:
+        line = next(line for line in running.stderr if "http://" in line)
+        port = re.search(r"gRPC at port (\d+)", line)
+        yield running, Client(line.split()[0], int(port[1]) if port else None)
+    finally:
+        if running.poll() is None:
+            running.terminate()
+        running.wait(SECONDS)
+        running.stderr.close()
+
+
+def children(running: subprocess.Popen[str]) -> list[int]:
+    return [
+        int(each) for each in Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+    ]
+
+
+def lives(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def counted(client: Client, metric: str) -> dict[str, float]:
+    """Return the values of a metric by their labels."""
+    text = client.ask("GET", "/metrics")[2].decode()
+    return {labels: float(value) for labels, value in re.findall(rf"^{metric}({{.*}})? (\S+)$", text, re.M)}
+
+
+def answered(client: Client) -> float:
+    return counted(client, "educe_requests_total")['{model="spam",outcome="ok"}']
+
+
+def both_answer(client: Client) -> bool:
+    before = counted(client, "educe_worker_requests_total")
+    for _ in range(2):
+        client.ask("GET", "/livez")
+    after = counted(client, "educe_worker_requests_total")
+    return all(after[worker] - before[worker] >= 1 for worker in before) and len(before) == 2
+
+
+@contextmanager
+def asking(client: Client, method: str, path: str, body: Any = None) -> Iterator[list[int]]:
+    """Ask again and again from several threads, and collect the statuses; 0 is a connection that was lost."""
+    seen: list[int] = []
+    is_over = threading.Event()
+
+    def ask() -> None:
+        while not is_over.is_set():
+            try:
+                seen.append(client.ask(method, path, body)[0])
+            except (ConnectionError, HTTPException):
+                seen.append(0)
+                time.sleep(0.02)
+
+    threads = [threading.Thread(target=ask) for _ in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield seen
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join(SECONDS)
+
+
+def test_workers_look_like_one_server(model: Path) -> None:
+    with workers(model, "--admin", "--grpc-port", "0") as (running, client):
+        for _ in range(20):
+            client.json("POST", INFER, ROW)
+        assert client.ask("GET", "/readyz")[0] == 200
+        by_worker = counted(client, "educe_worker_requests_total")
+        assert set(by_worker) == {'{worker="0"}', '{worker="1"}'}
+        assert min(by_worker.values()) >= 10
+        for _ in range(2):  # whichever answers
+            assert answered(client) == 20
+            stats = client.json("GET", "/v2/models/spam/stats")["model_stats"][0]
+            assert stats["inference_stats"]["success"]["count"] == 20
+
+        # What is done with a model is done by all.
+        client.json("POST", "/v2/repository/models/spam/unload", {})
+        assert {client.ask("POST", INFER, ROW)[0] for _ in range(4)} == {503}
+
+        # One that takes another's place knows of it, and of what that one has counted.
+        first, other = children(running)
+        with asking(client, "GET", "/livez") as seen:
+            wait_for(lambda: len(seen) > 50)
+            os.kill(first, signal.SIGKILL)
+            wait_for(lambda: len(children(running)) == 2 and first not in children(running))
+            wait_for(lambda: both_answer(client))
+        assert set(seen) <= {200, 0}
+        assert seen.count(0) <= THREADS
+        assert other in children(running)
+        assert answered(client) == 20
+        assert {client.ask("POST", INFER, ROW)[0] for _ in range(4)} == {503}
+
+        client.json("POST", "/v2/repository/models/spam/load", {})
+        assert {client.ask("POST", INFER, ROW)[0] for _ in range(4)} == {200}
+        shutil.copytree(model / "1", model / "2")
+        client.json("POST", "/v2/repository/models/spam/load", {})
+        assert {client.json("POST", INFER, ROW)["model_version"] for _ in range(4)} == {"2"}
+
+        # A version that none can load is refused, and changes nothing.
+        (model / "3").mkdir()
+        status, _, content = client.ask("POST", "/v2/repository/models/spam/load", {})
+        assert status == 400, content
+        assert {client.json("POST", INFER, ROW)["model_version"] for _ in range(4)} == {"2"}
+        for version in "23":
+            shutil.rmtree(model / version)
+        assert_grpc(client)
+
+        # Without the supervisor, none goes on.
+        processes = children(running)
+        running.kill()
+        running.wait(SECONDS)
+        wait_for(lambda: not any(map(lives, processes)))
+
+
+def assert_grpc(client: Client) -> None:
+    grpc = pytest.importorskip("grpc")
+    for _ in range(4):
+        options = (("grpc.use_local_subchannel_pool", 1),)
+        with grpc.insecure_channel(client.grpc_address, options) as channel:
+            found = channel.unary_unary("/inference.GRPCInferenceService/ServerReady")(b"", timeout=SECONDS)
+            assert found == b"\x08\x01"
+
+
+def test_no_request_that_was_taken_is_lost(model: Path) -> None:
+    with workers(model) as (running, client):
+        processes = children(running)
+        with asking(client, "POST", INFER, ROW) as seen:
+            wait_for(lambda: len(seen) > 50)
+            for process in (*processes, running.pid):  # as service managers do, who tell all
+                os.kill(process, signal.SIGTERM)
+            assert running.wait(SECONDS) == 0
+        assert not any(map(lives, processes))
+    assert set(seen) <= {200, 0}
+
+
+def test_a_second_signal_ends_workers_at_once(model: Path) -> None:
+    with workers(model) as (running, client):
+        host, _, port = client.address.partition(":")
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(b"POST /v2/models/spam/infer HTTP/1.1\r\nHost: localhost\r\n")
+            connection.sendall(b"Content-Length: 9\r\n\r\n")
+            time.sleep(0.2)
+            running.send_signal(signal.SIGTERM)
+            time.sleep(0.2)
+            running.send_signal(signal.SIGTERM)
+            assert running.wait(20) == 0
+
+
+def test_workers_that_cannot_start_end_the_server(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = {**os.environ, "PYTHONHOME": str(model)}
+    monkeypatch.setattr("educe.serve.workers._environment", lambda workers: broken)
+    with pytest.raises(EngineError, match=r"worker \d ended with status 1 while it started"):
+        Server([ModelSource("spam", model)], ServerSettings(port=0, workers=2)).run()
+
+
+def test_an_address_that_is_taken_is_said(model: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for options in ({"port": port}, {"port": 0, "grpc_port": port}):
+            server = Server([ModelSource("spam", model)], ServerSettings(workers=2, **options))
+            with pytest.raises(OptionError, match="in use"):
+                server.run()
+
+
+def test_totals_are_divided(model: Path) -> None:
+    limits = ServerSettings().server_limits
+    settings = ServerSettings(workers=4, max_waiting=100, memory_bytes=2**30, cache_bytes=2**20)
+    sources = [ModelSource("spam", model, {"memory_bytes": 2**20}), ModelSource("other", model)]
+    shared, each = _shares(sources, settings)
+    assert (each.max_waiting, each.memory_bytes, each.cache_bytes) == (25, 2**28, 2**18)
+    assert each.server_limits.num_connections == limits.num_connections // 4
+    assert each.server_limits.bodies_bytes == limits.bodies_bytes // 4
+    assert [source.options for source in shared] == [{"memory_bytes": 2**18}, {}]
+    with pytest.raises(OptionError, match="workers"):
+        ServerSettings(workers=0)
+
+
+def test_numbers_of_processes_are_added() -> None:
+    def one(worker: int) -> Snapshot:
+        generator = GeneratorStatistics(
+            num_running=1, num_waiting=2, num_blocks=8, num_used_blocks=4, block_size=16, num_tokens=5
+        )
+        found = ModelSnapshot("1", True, 100, 2, 1, generator=generator)
+        found.statistics.answered(0.1, 0.2)
+        found.statistics.ran(2, 0.2)
+        found.statistics.failed(ValueError())
+        times = Histogram()
+        times.add(0.5)
+        process = {"process_start_time_seconds": 10.0 + worker, "process_cpu_seconds_total": 3.0, "rss": 7.0}
+        return Snapshot(
+            {"spam": found},
+            Counter({("GET", "/livez", 200): 2}),
+            {(False, "/livez"): times},
+            Counter({worker: 2}),
+            process,
+        )
+
+    whole = total([one(0), one(1), one(0).past()])
+    spam = whole.models["spam"]
+    assert (spam.version, spam.is_ready, spam.memory_bytes) == ("1", True, 100)
+    assert (spam.num_waiting, spam.num_running) == (4, 2)
+    assert spam.statistics.num_answered == spam.statistics.whole.count == 3
+    assert spam.statistics.failures == {"ValueError": 3}
+    assert spam.statistics.batches == {2: (3, pytest.approx(0.6))}
+    assert spam.generator is not None
+    assert (spam.generator.num_tokens, spam.generator.num_blocks, spam.generator.block_size) == (15, 16, 16)
+    assert whole.requests == {("GET", "/livez", 200): 6}
+    assert whole.seconds[False, "/livez"].count == 3
+    assert whole.workers == {0: 4, 1: 2}
+    assert whole.process == {
+        "process_start_time_seconds": 10.0,
+        "process_cpu_seconds_total": 9.0,
+        "rss": 14.0,
+    }
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OptionError("no", path="a", place="b", remedy="c"),
+        MissingLibraryError("grpcio", extra="grpc", purpose="gRPC"),
+        Overloaded("full", retry_after=2.0),
+    ],
+)
+def test_errors_go_from_process_to_process(error: EduceError) -> None:
+    found = pickle.loads(pickle.dumps(error))
+    assert type(found) is type(error)
+    assert str(found) == str(error)
+    assert found.__dict__ == error.__dict__
