@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from educe.cli.app import SUBCOMMANDS, subcommand
 from educe.cli.serve import OpeningOptions
 from educe.errors import ModelFileError, OptionError, UnsupportedFormatError
 from educe.serve import ModelSource
@@ -81,6 +82,12 @@ def test_options_are_for_the_models_that_take_them(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="it is for a generator") as caught:
         with_options([sources[0], sources[2]], {"context": 64})
     assert caught.value.place == "context"
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_no_two_options_have_one_name(name: str) -> None:
+    names = [option for each in subcommand(name).params for option in (*each.opts, *each.secondary_opts)]
+    assert len(names) == len(set(names))
 
 
 def test_options_go_to_the_doors_by_their_keywords() -> None:

@@ -18,6 +18,7 @@ from educe.cli.options import EngineOption, OptionGroup, given, named_path
 from educe.cli.remote import API_KEY, read_keys
 from educe.cli.screen import errors, print_warning
 from educe.errors import OptionError
+from educe.generate.cache import CACHES
 from educe.serve import ModelSource, Server, ServerSettings
 from educe.serve.opening import with_options
 
@@ -182,6 +183,13 @@ class OpeningOptions(GuessingOptions, ReadingOptions, LoadingOptions):
     """How models are opened: each option is for those whose kind takes it."""
 
     engine: EngineOption = None
+    # --cache and --memory are those of the whole server here.
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            "--kv-cache", metavar="NAME", help=f"How keys and values are held: {', '.join(CACHES)}."
+        ),
+    ] = None
     kv_memory: Annotated[
         int | None,
         typer.Option(
