@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := src tests benchmarks zoo
 
-.PHONY: help demo test test-parity test-targets test-aarch64 test-guard test-deep test-clients check format proto bench accuracy clean
+.PHONY: help demo test test-parity test-targets test-aarch64 test-guard test-deep test-clients check format proto bench faults accuracy clean
 
 help:  ## Say what there is to make.
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -74,6 +74,14 @@ bench: $(VENV)/installed  ## Compare the engines' speed on public architectures 
 	$(BIN)/python -m benchmarks.integers
 	$(BIN)/python -m benchmarks.quantized_linear
 	$(BIN)/python -m benchmarks.suite
+
+faults: $(VENV)/installed  ## Serve beside slow and aborted clients, reloads, the end, and too much load, at modest size.
+	$(BIN)/python -m benchmarks.faults slow --connections 1000 --seconds 20
+	$(BIN)/python -m benchmarks.faults aborted --connections 1000 --seconds 20
+	$(BIN)/python -m benchmarks.faults reloads --reloads 100
+	$(BIN)/python -m benchmarks.faults ending --rounds 3
+	$(BIN)/python -m benchmarks.faults soak --minutes 3
+	$(BIN)/python -m benchmarks.faults overload --seconds 20
 
 accuracy: $(VENV)/installed  ## Measure how right the zoo's models are.
 	$(BIN)/python -m benchmarks.accuracy

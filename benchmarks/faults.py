@@ -53,6 +53,7 @@ MOST_RATIO = 1.5
 BOUND_SECONDS = 0.05
 CLIENTS = 8
 SAMPLE_SECONDS = 5.0
+RAMP_SECONDS, SLOW_SECONDS = 6.0, 3.0
 MOST_MORE_DESCRIPTORS = 8
 PHASES = ("connected", "header", "body", "queued", "running", "stream")
 
@@ -184,8 +185,8 @@ def _beside(options: argparse.Namespace, attack: Callable[..., None], name: str)
         photos(server, rate, 2.0)
         alone = photos(server, rate, options.seconds)
         descriptors, rss = server.descriptors, server.rss_mib
-        with unkind(attack, server.port, options.connections, options.seconds + 3):
-            time.sleep(2.0)
+        with unkind(attack, server.port, options.connections, options.seconds + RAMP_SECONDS + 2):
+            time.sleep(RAMP_SECONDS + 2)
             most = server.descriptors
             beside = photos(server, rate, options.seconds)
             most = max(most, server.descriptors)
@@ -221,17 +222,17 @@ def _hold(port: int, count: int, seconds: float) -> None:
 
     async def one(index: int, end: float) -> None:
         head = b"POST %b HTTP/1.1\r\nHost: localhost\r\n" % INFER.encode()
-        starts = (b"", head, head + b"Content-Length: 1000\r\n\r\n", _get("/openapi.json") * 20)
-        await asyncio.sleep(random.random())
+        starts = (b"", head, head + b"Content-Length: 1000\r\n\r\n", _get("/openapi.json"))
+        await asyncio.sleep(random.random() * RAMP_SECONDS)
         while time.monotonic() < end:
             with suppress(OSError):
                 reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
                 with suppress(OSError):
                     writer.write(starts[index % 4])
-                    while time.monotonic() < end and not reader.at_eof():
+                    while time.monotonic() < end and not (reader.at_eof() or writer.is_closing()):
                         if index % 4 in (1, 2):
                             writer.write(b"a")
-                        await asyncio.sleep(1.0)
+                        await asyncio.sleep(SLOW_SECONDS)
                 writer.transport.abort()
 
     async def all_of_them() -> None:
