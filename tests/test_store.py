@@ -7,6 +7,9 @@ import multiprocessing
 import os
 import pwd
 import resource
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -260,6 +263,25 @@ def test_what_fails_while_it_is_made_leaves_nothing(tmp_path: Path):
     with pytest.raises(ZeroDivisionError):
         Store(tmp_path, 10**6).mapped(WEIGHTS, CONTENT.nbytes, make)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_of_several_that_need_content_one_makes_it(tmp_path: Path):
+    made, all_miss = [], threading.Barrier(3)
+
+    def ask() -> np.ndarray | None:
+        def make(write: stores.Write) -> None:
+            made.append(1)
+            time.sleep(0.1)
+            write(0, CONTENT)
+
+        all_miss.wait(20)
+        return Store(tmp_path, 10**6).mapped(WEIGHTS, CONTENT.nbytes, make)
+
+    with ThreadPoolExecutor(3) as pool:
+        asked = [pool.submit(ask) for _ in range(3)]
+        for each in asked:
+            np.testing.assert_array_equal(each.result(), CONTENT)
+    assert len(made) == 1
 
 
 def test_what_cannot_be_kept_is_not_mapped(tmp_path: Path):

@@ -18,6 +18,7 @@ import json
 import logging
 import mmap
 import os
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -159,8 +160,12 @@ class Store:
             LOG.info("%s %s is larger than the store, and not kept", key.kind, key.name)
             return None
         try:
-            with _replacing(path) as file:
-                _write_mapped(file, key, size_bytes, make)
+            with _alone(path.parent):
+                found = _mapped(path, key, size_bytes)
+                if found is not None:  # another process has made it
+                    return found
+                with _replacing(path) as file:
+                    _write_mapped(file, key, size_bytes, make)
             self._count(size_bytes)
             return _mapped(path, key, size_bytes)
         except OSError as fault:
@@ -235,6 +240,24 @@ class Store:
             with contextlib.suppress(OSError):
                 path.unlink()
             total -= size
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Have no other process make large content in a folder, so that all map the one that is made first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system that has no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
