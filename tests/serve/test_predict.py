@@ -153,6 +153,7 @@ def test_options_of_answers_are_query_parameters(
     ("query", "message"),
     [
         ("best=1", "best: unknown query parameter (known: top, threshold)"),
+        ("top=1&top=2", "a query parameter stands twice"),
         ("top=0", "top: Expected `int` >= 1"),
         ("top=many", "top: Expected `int`"),
         ("threshold=2", "threshold: Expected `float` <= 1"),

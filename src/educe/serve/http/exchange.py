@@ -77,13 +77,16 @@ class Request:
         """Return what follows the question mark, by name.
 
         Raises:
-            BadRequest: there are too many, or they are not encoded as UTF-8.
+            BadRequest: there are too many, one stands twice, or they are not encoded as UTF-8.
         """
         try:
             pairs = parse_qsl(self.query.decode("ascii"), True, errors="strict", max_num_fields=50)
         except ValueError:
             raise BadRequest("what follows the question mark is not encoded as it should be") from None
-        return dict(pairs)
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise BadRequest("a query parameter stands twice")
+        return found
 
     def options(self, kind: type[S]) -> S:
         """Return what follows the question mark as what a Struct's fields say.
