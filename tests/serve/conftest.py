@@ -22,8 +22,10 @@ SECONDS = 60
 class Client:
     """A plain client of one server, which opens a connection for each request."""
 
-    def __init__(self, url: str, grpc_port: int | None = None) -> None:
-        self.url = url
+    def __init__(
+        self, url: str, grpc_port: int | None = None, stop: Callable[[], None] = lambda: None
+    ) -> None:
+        self.url, self.stop = url, stop
         self.address = urlsplit(url).netloc
         self.grpc_address = f"127.0.0.1:{grpc_port}"
 
@@ -71,7 +73,7 @@ def serving(*models: str | ModelSource, **settings: Any) -> Iterator[Client]:
         url = ready.get(timeout=SECONDS)
         if isinstance(url, BaseException):
             raise url
-        yield Client(url, server.grpc_port)
+        yield Client(url, server.grpc_port, server.stop)
     finally:
         server.stop()
         thread.join(SECONDS)

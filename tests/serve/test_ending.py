@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from educe.errors import OptionError
+from educe.serve.served import PredictorModel
 from tests.conftest import ROOT
 from tests.serve.conftest import Client, serving
 
@@ -72,6 +73,31 @@ def test_no_request_that_was_taken_is_lost(number: signal.Signals) -> None:
             thread.join(SECONDS)
     assert not faults
     assert refused[0] == len(threads)
+
+
+def test_a_request_that_outlasts_the_end_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    may_end, began, found = threading.Event(), threading.Event(), list[Any]()
+
+    def hang(served: PredictorModel, group: Any, contents: Any) -> Any:
+        began.set()
+        assert may_end.wait(SECONDS)
+        return [{}] * len(contents)
+
+    monkeypatch.setattr(PredictorModel, "run", hang)
+    with serving("breast_cancer", drain_seconds=0.2) as client:
+
+        def ask() -> None:
+            found.append(client.ask("POST", "/v2/models/breast_cancer/infer", ROW))
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        assert began.wait(SECONDS)
+        client.stop()
+        thread.join(SECONDS)
+        may_end.set()
+    status, _, content = found[0]
+    assert status == 503
+    assert b"the server ends" in content
 
 
 def test_a_second_signal_ends_calls_of_grpc_too() -> None:
