@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import shutil
 import subprocess
 import sys
@@ -476,11 +478,186 @@ def test_a_client_that_goes_ends_its_text(is_stream, monkeypatch) -> None:
         while not writer.statistics().num_running and time.monotonic() < end:
             time.sleep(0.001)
         call.cancel()
-        while writer.statistics().num_running and time.monotonic() < end:
-            time.sleep(0.001)
+        until(lambda: not writer.statistics().num_running)
         found = writer.statistics()
-        assert found.num_running == 0
         assert found.num_tokens < 480
+        assert found.num_used_blocks == 0
+        time.sleep(0.05)
+        assert writer.statistics().num_steps == found.num_steps, "no step is made for nobody"
+
+
+def test_the_messages_that_are_there_have_a_bound_together(server) -> None:
+    limits = ServerLimits(bodies_bytes=60_000)
+    with serving("breast_cancer", grpc_port=0, server_limits=limits) as client, connected(client) as own:
+        small, _ = features(200)
+        large, _ = features(600)
+        fault = refused(lambda: own.ask("ModelInfer", large), "UNAVAILABLE")
+        assert ("grpc-retry-pushback-ms", "1000") in [tuple(each) for each in fault.trailing_metadata()]
+        stream = own.rpc(f"{messages.INFERENCE}/ModelStreamInfer")
+        refused(lambda: list(stream(iter([small, large]), timeout=SECONDS)), "UNAVAILABLE")
+        for _ in range(5):  # what was answered or refused takes no room
+            assert own.ask("ModelInfer", small).outputs
+            assert len(list(stream(iter([small] * 5), timeout=SECONDS))) == 5
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_a_calls_deadline_is_that_of_its_request(stub, monkeypatch, is_stream) -> None:
+    from educe.serve.inference import Inference
+
+    infer, left = Inference.infer, []
+
+    async def note(self: Any, call: Any) -> Any:
+        left.append(call.deadline - asyncio.get_running_loop().time())
+        return await infer(self, call)
+
+    monkeypatch.setattr(Inference, "infer", note)
+    request, _ = features()
+    shorter, _ = features(timeout=30_000_000)
+    for asked, most in ((request, 50), (shorter, 30)):
+        if is_stream:
+            list(stub.rpc(f"{messages.INFERENCE}/ModelStreamInfer")(iter([asked]), timeout=50))
+        else:
+            stub.ask("ModelInfer", asked, timeout=50)
+        assert most - 20 < left[-1] <= most + 1
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+@pytest.mark.parametrize("by_deadline", [True, False])
+def test_a_request_that_nobody_waits_for_leaves_the_queue(monkeypatch, is_stream, by_deadline) -> None:
+    from educe.serve.batcher import Batcher
+    from educe.serve.served import PredictorModel
+
+    may_run, batchers, run, offer = threading.Event(), [], PredictorModel.run, Batcher.offer
+
+    def wait(self: Any, group: Any, contents: Any) -> Any:
+        may_run.wait(SECONDS)
+        return run(self, group, contents)
+
+    def note(self: Any, *arguments: Any) -> None:
+        batchers.append(self)
+        offer(self, *arguments)
+
+    monkeypatch.setattr(PredictorModel, "run", wait)
+    monkeypatch.setattr(PredictorModel, "is_small", lambda self, content: False)
+    monkeypatch.setattr(Batcher, "offer", note)
+    with serving("breast_cancer", grpc_port=0) as client, connected(client) as own:
+        try:
+            running = own.rpc(f"{messages.INFERENCE}/ModelInfer").future(features()[0], timeout=SECONDS)
+            until(lambda: len(batchers) == 1 and not batchers[0].waiting)
+            seconds = 2.0 if by_deadline else SECONDS
+            if is_stream:
+                rpc = own.rpc(f"{messages.INFERENCE}/ModelStreamInfer")
+                waiting = rpc(iter([features()[0]]), timeout=seconds)
+            else:
+                waiting = own.rpc(f"{messages.INFERENCE}/ModelInfer").future(features()[0], timeout=seconds)
+            until(lambda: len(batchers) == 2)
+            if not by_deadline:
+                assert batchers[0].waiting
+                waiting.cancel()
+            until(lambda: not batchers[0].waiting)
+        finally:
+            may_run.set()
+        assert running.result(SECONDS).outputs
+
+
+def until(is_so: Any) -> None:
+    end = time.monotonic() + SECONDS
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def test_large_messages_are_read_and_written_beside_the_loop(server, monkeypatch) -> None:
+    from educe.serve.grpc import service
+
+    idents, read, write = [], service.read_inputs, service.write_outputs
+
+    def note_read(*arguments: Any) -> Any:
+        idents.append(threading.get_ident())
+        return read(*arguments)
+
+    def note_write(*arguments: Any) -> Any:
+        idents.append(threading.get_ident())
+        return write(*arguments)
+
+    monkeypatch.setattr(service, "read_inputs", note_read)
+    monkeypatch.setattr(service, "write_outputs", note_write)
+    with connected(server) as own:
+        own.ask("ModelInfer", features(raw=False)[0])
+        (loop,) = set(idents)
+        idents.clear()
+        own.ask("ModelInfer", features(40_000, raw=False)[0])
+        assert loop not in idents
+        idents.clear()
+        own.ask("ModelInfer", features(40_000)[0])  # which are taken as they lie
+        assert idents == [loop, loop]
+
+
+def test_calls_are_counted_and_logged(capfd) -> None:
+    key = (("authorization", f"Bearer {KEY}"),)
+    with serving("breast_cancer", "stories260K", grpc_port=0, api_keys=(KEY,), log_requests=True) as client:
+        with connected(client, *key) as own:
+            infer = own.rpc(f"{messages.INFERENCE}/ModelInfer")
+            _, call = infer.with_call(features()[0], metadata=(*key, ("x-request-id", "mine")))
+            assert ("x-request-id", "mine") in [tuple(each) for each in call.trailing_metadata()]
+            wrong, _ = features()
+            wrong.model_name = "nothing"
+            fault = refused(lambda: own.ask("ModelInfer", wrong), "NOT_FOUND")
+            (given,) = [value for name, value in fault.trailing_metadata() if name == "x-request-id"]
+            refused(lambda: own.ask("ServerLive", metadata=()), "UNAUTHENTICATED")
+            refused(lambda: own.channel.unary_unary("/a/B")(b"", metadata=key), "UNIMPLEMENTED")
+            long = text(PROMPT, max_tokens=480, min_tokens=480, ignore_eos=True)
+            stream = own.rpc(f"{messages.INFERENCE}/ModelStreamInfer")(iter([long]), metadata=key)
+            next(stream)
+            stream.cancel()
+            refused(lambda: own.ask("ModelInfer", long, timeout=0.01), "DEADLINE_EXCEEDED")
+        metrics = ""
+
+        def are_counted() -> bool:
+            nonlocal metrics
+            headers = {"authorization": f"Bearer {KEY}"}
+            metrics = client.ask("GET", "/metrics", None, headers)[2].decode()
+            return all(f'status="{status}"' in metrics for status in ("CANCELLED", "DEADLINE_EXCEEDED"))
+
+        until(are_counted)
+    infer_path, stream_path = (f"/{messages.INFERENCE}/Model{name}" for name in ("Infer", "StreamInfer"))
+    for route, status in (
+        *((infer_path, each) for each in ("OK", "NOT_FOUND", "DEADLINE_EXCEEDED")),
+        *((stream_path, "CANCELLED"), (f"/{LIVE[0]}", "UNAUTHENTICATED"), ("", "UNIMPLEMENTED")),
+    ):
+        assert f'educe_grpc_requests_total{{route="{route}",status="{status}"}} 1.0' in metrics
+    assert f'educe_grpc_request_seconds_count{{route="{infer_path}"}} 3.0' in metrics
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
+    first, second, *_ = calls = [line for line in lines if line["method"] == "gRPC"]
+    assert (first["id"], first["route"], first["status"]) == ("mine", infer_path, "OK")
+    assert (first["model"], first["batch_rows"]) == ("breast_cancer", 2)
+    assert (second["id"], second["status"]) == (given, "NOT_FOUND")
+    assert all(line["id"] for line in calls)
+
+
+def test_a_call_belongs_to_the_trace_of_its_metadata(monkeypatch) -> None:
+    from educe.serve import server as module
+    from educe.serve.observation import GRPC, Observed
+    from educe.serve.tracing import _attributes, _name
+
+    seen: list[Observed] = []
+
+    class Recorder:
+        def trace(self, observed: Observed, seconds: float) -> None:
+            seen.append(observed)
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(module, "tracer_from_environment", Recorder)
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    with serving("breast_cancer", grpc_port=0) as client, connected(client) as own:
+        own.ask("ModelInfer", features()[0], metadata=(("traceparent", parent),))
+    (observed,) = seen
+    assert (observed.method, observed.traceparent) == (GRPC, parent)
+    assert _name(observed) == f"{messages.INFERENCE}/ModelInfer"
+    found = _attributes(observed)
+    assert (found["rpc.service"], found["rpc.method"]) == (messages.INFERENCE, "ModelInfer")
+    assert found["rpc.response.status_code"] == "OK"
 
 
 def test_many_at_once(stub) -> None:
