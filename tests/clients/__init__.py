@@ -1,0 +1,1 @@
+"""Clients that others wrote, unmodified, against real servers; run by make test-clients."""
