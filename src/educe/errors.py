@@ -92,7 +92,19 @@ class OptionError(UserError):
 
 
 class InputError(UserError):
-    """An input that cannot be read, or does not fit the model."""
+    """An input that cannot be read, or does not fit the model; `too_long` if the model reads less at once."""
+
+    def __init__(
+        self,
+        cause: str,
+        *,
+        too_long: bool = False,
+        path: str | os.PathLike[str] | None = None,
+        place: str | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        super().__init__(cause, path=path, place=place, remedy=remedy)
+        self.too_long = too_long
 
 
 class CardError(UserError):

@@ -156,6 +156,7 @@ class Embedder(Closing):
         if not truncate:
             raise InputError(
                 f"the text {text[:40]!r}... has {len(ids):,} tokens, and the model reads {self.max_tokens:,}",
+                too_long=True,
                 remedy="give a shorter text, or have it cut: truncate=True",
             )
         num_last = (len(self._tokenizer.encode("")) + 1) // 2

@@ -252,6 +252,7 @@ class Generator:
         if len(ids) > self.context:
             raise InputError(
                 f"the text has {len(ids):,} tokens, and the context {self.context:,}",
+                too_long=True,
                 remedy="take it in parts; or weigh it in windows, with perplexity",
             )
         if start >= len(ids):

@@ -199,6 +199,7 @@ class OrderReader:
         if room < 1:
             raise InputError(
                 f"the prompt has {num_prompt:,} tokens, and the context {self._context:,}",
+                too_long=True,
                 place="prompt",
                 remedy="shorten it; nothing is cut without being asked",
             )

@@ -116,6 +116,7 @@ class Scheduler:
             cause = f"{prompt:,} tokens of prompt and {most:,} of output do not fit into {self.max_length:,}"
             raise InputError(
                 cause,
+                too_long=True,
                 place="prompt",
                 remedy="shorten the prompt, lower or leave out max_tokens, or give more memory",
             )

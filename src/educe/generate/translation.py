@@ -170,6 +170,7 @@ class Translator(Closing):
         if len(ids) > self.max_source_length:
             raise InputError(
                 f"expected 1 to {self.max_source_length:,} tokens, found {len(ids):,} in {text[:40]!r}",
+                too_long=True,
                 remedy="give one sentence after the other; nothing is cut without being asked",
             )
         if max(ids) >= self._num_ids:

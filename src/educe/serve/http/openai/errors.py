@@ -12,7 +12,6 @@ from educe.serve.http.openai import types
 from educe.serve.http.routes import Family
 
 _TYPES = {401: "authentication_error", 403: "permission_error"}
-_OF_LENGTH = re.compile(r" has [\d,]+ tokens, and|tokens of prompt")
 _PLACE = re.compile(r"(?P<name>[a-z_]+)(?P<rest>.*)", re.DOTALL)
 
 
@@ -59,8 +58,8 @@ def in_words_of(fields: Mapping[str, str]) -> Iterator[None]:
             place: str | None = fields.get(found["name"], found["name"]) + found["rest"]
         else:
             place = fields.get("") if isinstance(fault, InputError) else None
-        is_length = isinstance(fault, InputError) and _OF_LENGTH.search(fault.cause) is not None
-        kind = ContextLengthExceeded if is_length else BadRequest
+        is_too_long = isinstance(fault, InputError) and fault.too_long
+        kind = ContextLengthExceeded if is_too_long else BadRequest
         raise kind(fault.cause, place=place, remedy=fault.remedy) from None
 
 
