@@ -385,7 +385,9 @@ def ending(options: argparse.Namespace) -> dict[str, Any]:
 
 def soak(options: argparse.Namespace) -> dict[str, Any]:
     """Ask for minutes, rightly, wrongly and without waiting; the memory may not grow."""
-    with serving(*MODELS) as server:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        grpc_port = free.getsockname()[1]
+    with serving(*MODELS, "--grpc-port", str(grpc_port)) as server:
         end, found = time.monotonic() + 60 * options.minutes, Counter[str]()
         story = {"model": "stories260K", "max_tokens": 20, "stream": True}
         requests: Sequence[tuple[str, Any]] = (
@@ -399,7 +401,9 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
         )
 
         def ask(index: int) -> None:
+            call = _caller(grpc_port)
             while time.monotonic() < end:
+                found[call(("breast_cancer", "none")[index % 2])] += 1
                 path, body = requests[index % len(requests)]
                 index += 1
                 with suppress(OSError, HTTPException):
@@ -423,8 +427,32 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
             "MiB/h": slope * per_hour,
             "MiB/h, 2.5 %": low * per_hour,
             "MiB/h, 97.5 %": high * per_hour,
-            "missed": _missed(memory=low <= 0, answers=not any(status >= "500" for status in found)),
+            "missed": _missed(
+                memory=low <= 0, answers=found.keys() <= {"200", "400", "404", "422", "OK", "NOT_FOUND"}
+            ),
         }
+
+
+def _caller(port: int) -> Callable[[str], str]:
+    """Return what asks a model of tables over gRPC, and returns the status."""
+    import grpc
+
+    from educe.serve.grpc import messages
+
+    channel = grpc.insecure_channel(f"127.0.0.1:{port}")
+    method = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+
+    def call(model: str) -> str:
+        request = messages.inference("ModelInferRequest")(model_name=model)
+        tensor = request.inputs.add(name="features", datatype="FP32", shape=[1, 30])
+        tensor.contents.fp32_contents.extend([0.5] * 30)
+        try:
+            method(request.SerializeToString())
+        except grpc.RpcError as fault:
+            return str(fault.code().name)
+        return "OK"
+
+    return call
 
 
 def trend(values: Sequence[float], block: int = 6, draws: int = 2000) -> tuple[float, float, float]:
