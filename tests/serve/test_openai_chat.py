@@ -437,6 +437,10 @@ def test_what_does_not_fit_has_a_code_of_its_own(api_client: openai.OpenAI) -> N
         with pytest.raises(openai.BadRequestError) as refused:
             api_client.chat.completions.create(model="writer", messages=messages, max_tokens=most)
         assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "messages")
+    with pytest.raises(openai.BadRequestError) as huge:  # not cut into tokens at all
+        api_client.completions.create(model="writer", prompt="Tom " * 2**18)
+    assert (huge.value.code, huge.value.param) == ("context_length_exceeded", "prompt")
+    assert "characters" in huge.value.message
     with pytest.raises(openai.BadRequestError) as other:
         api_client.completions.create(model="writer", prompt=[10**6])
     assert other.value.code == "bad_request"

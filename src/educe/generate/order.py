@@ -162,6 +162,8 @@ class OrderReader:
             )
         self.ids.check(sampling.logit_bias, "logit_bias", OptionError)
         offered = [tool.definition for tool in called.offered] if called else None
+        if isinstance(prompt, str):
+            self.tokenizer.refuse_longer(prompt, self._context)
         ids = self.encode(prompt, tools=offered, template_options=template_options)
         sequence = texts.Sequence(
             ids,

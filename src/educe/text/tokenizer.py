@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _CPU_SECONDS = 0.5
 _CHARACTERS_PER_SECOND = 100_000
+# A smaller text is soon cut, and its number of tokens told.
+_LARGE_TEXT = 2**16
 
 
 class Tokenizer:
@@ -111,6 +113,24 @@ class Tokenizer:
         self._refuse_unknown(text)
         ids = self._cut(text if parse_special else self.guard(text), add_special)
         return [*self._parts.prefix, *ids, *self._parts.suffix] if add_special else ids
+
+    def refuse_longer(self, text: str, most: int) -> None:
+        """Refuse a large text of more bytes than `most` tokens have, without cutting it.
+
+        Raises:
+            InputError: the text is longer.
+        """
+        if len(text) > _LARGE_TEXT and len(text.encode("utf-8", "replace")) > most * self._longest:
+            raise InputError(
+                f"the text has {len(text):,} characters, and the model reads {most:,} tokens "
+                f"of at most {self._longest:,} bytes",
+                too_long=True,
+                remedy="shorten it; nothing is cut without being asked",
+            )
+
+    @cached_property
+    def _longest(self) -> int:
+        return max((len(self._spell(int(index))) for index in self.ids), default=1)
 
     def _refuse_unknown(self, text: str) -> None:
         alphabet = self._parts.alphabet
