@@ -9,6 +9,7 @@ that time saves more than the wait.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
@@ -67,6 +68,7 @@ class Batcher:
     waiting: list[Ticket] = field(default_factory=list)
     num_reading: int = 0
     running_until: float | None = None
+    _rows: Counter[int] = field(default_factory=Counter)  # that wait, by priority
     _read_seconds: float = 0.0
     _patience: float = 1.0
     _last_arrival: float | None = None
@@ -85,6 +87,7 @@ class Batcher:
         while place and self.waiting[place - 1].priority > ticket.priority:
             place -= 1
         self.waiting.insert(place, ticket)
+        self._rows[ticket.priority] += ticket.rows
 
     def admit(self, now: float, rows: int, deadline: float = math.inf, priority: int = 0) -> float:
         """Return how long a request that came now would wait before its run.
@@ -112,10 +115,11 @@ class Batcher:
         """Forget a request, if it still waits."""
         if ticket in self.waiting:
             self.waiting.remove(ticket)
+            self._leave(ticket)
 
     def wait_seconds(self, now: float, priority: int = 0) -> float:
         """Return how long a request that came now would wait before its run."""
-        rows = sum(ticket.rows for ticket in self.waiting if ticket.priority <= priority)
+        rows = sum(count for level, count in self._rows.items() if level <= priority)
         running = 0.0 if self.running_until is None else max(0.0, self.running_until - now)
         row_seconds = self.cost.least_row_seconds
         read = self.num_reading * (row_seconds + self._read_seconds)
@@ -145,6 +149,8 @@ class Batcher:
         else:
             taken = set(map(id, batch))
             self.waiting = [ticket for ticket in self.waiting if id(ticket) not in taken]
+        for ticket in batch:
+            self._leave(ticket)
         self.running_until = now + self.cost.seconds(sum(ticket.rows for ticket in batch))
         self._note_waits(batch, now)
         return batch
@@ -153,6 +159,11 @@ class Batcher:
         """Take note of how long a run took."""
         self.running_until = None
         self.cost.learn(rows, seconds)
+
+    def _leave(self, ticket: Ticket) -> None:
+        self._rows[ticket.priority] -= ticket.rows
+        if not self._rows[ticket.priority]:
+            del self._rows[ticket.priority]
 
     def _companions(self, first: Ticket) -> list[Ticket]:
         """Return the first request and those that can run with it, as many as fit into a run."""
