@@ -279,7 +279,7 @@ def command(
     if not settings.is_local and settings.insecure and not settings.api_keys:
         print_warning(f"anyone who reaches {settings.host} can use the models")
     sources = [source for text in models for source in ModelSource.find(text)]
-    server = Server(opening.apply(sources), settings)
+    server = cluster.server(opening.apply(sources), settings)
     with errors().status("loading the models") as status:
 
         def announce(url: str) -> None:
