@@ -133,13 +133,13 @@ def routes() -> list[Route]:
 def locked(routes: list[Route]) -> Iterator[Client]:
     """A client of a server with a key, and with all routes that there are."""
     with pytest.MonkeyPatch.context() as patch:
-        make = server_module._routes
+        make = server_module.routes
 
         def remember(*arguments: Any) -> list[Route]:
             routes.extend(make(*arguments))
             return routes
 
-        patch.setattr(server_module, "_routes", remember)
+        patch.setattr(server_module, "routes", remember)
         with serving(MODEL, grpc_port=0, api_keys=(KEY, "another-key-of-many-letters"), admin=True) as client:
             yield client
 
