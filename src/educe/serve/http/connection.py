@@ -94,6 +94,8 @@ class Connection(asyncio.Protocol):
         self.deadline = self._loop.time() + self._limits.header_seconds
         if len(self._listener.connections) > self._limits.num_connections:
             self._refuse(503, b"too many connections")
+        elif self._listener.is_draining:
+            self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End what the client does not wait for any more."""
