@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import struct
 import time
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from urllib.parse import urlsplit
@@ -13,6 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from educe.serve import ServerLimits
+from educe.serve.http.body import Body, BodyRoom
 from tests.serve.conftest import Client, serving
 
 SECONDS = 30
@@ -160,14 +163,12 @@ def test_who_still_sends_can_read_why_it_is_refused(bounded: Client) -> None:
         assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
 
 
-def test_a_body_in_many_small_parts_is_refused(bounded: Client) -> None:
+def test_a_body_that_is_mostly_framing_is_refused(bounded: Client) -> None:
     head = b"POST /v2/models/breast_cancer/infer HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
     part = b"1;" + b"e" * 1000 + b"\r\n{\r\n"
     with raw(bounded) as connection:
         connection.sendall(head)
-        for _ in range(40):
-            connection.sendall(part)
-            time.sleep(0.002)
+        connection.sendall(part * 40)
         assert connection.recv(65536).startswith(b"HTTP/1.1 400 ")
 
 
@@ -226,3 +227,76 @@ def test_too_many_connections_are_told_so() -> None:
         while client.ask("GET", "/livez")[0] != 200:
             assert time.monotonic() < end
             time.sleep(0.05)
+
+
+def test_too_much_behind_a_body_is_refused_before_it_ends(bounded: Client) -> None:
+    head = b"POST /v2/repository/index HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
+    with raw(bounded) as connection:
+        connection.sendall(head + b"400\r\n" + b" " * 1024 + b"\r\n0\r\nA: ")
+        connection.sendall(b"b" * 8000)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 400 ")
+
+
+def test_who_does_not_read_is_not_waited_for_whatever_it_sends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("educe.serve.http.connection._READER_SECONDS", 0.5)
+    with serving("breast_cancer", server_limits=ServerLimits(num_connections=4)) as client:
+        for _ in range(6):
+            connection = socket.socket()
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            address = urlsplit(client.url)
+            connection.connect((address.hostname, address.port))
+            connection.sendall((b"GET /openapi.json HTTP/1.1\r\n" + HOST + b"\r\n") * 100)
+            time.sleep(0.1)
+            with suppress(OSError):
+                connection.sendall(b"GET /livez HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n")
+            with suppress(OSError):
+                connection.settimeout(SECONDS)
+                while connection.recv(1024):  # it is slow, and then it is gone
+                    time.sleep(0.7)
+            connection.close()
+        assert client.ask("GET", "/livez")[0] == 200
+
+
+def test_a_body_that_does_not_come_has_no_second_answer(bounded: Client) -> None:
+    assert (
+        reply(bounded, b"GET /livez HTTP/1.1\r\n" + HOST + b"Content-Length: 10\r\n\r\n").count(b"HTTP/1.1 ")
+        == 1
+    )
+
+
+def test_a_bad_request_leaves_the_answer_before_it(bounded: Client) -> None:
+    row = json.dumps(
+        {"inputs": [{"name": "features", "shape": [1, 30], "datatype": "FP32", "data": [0.5] * 30}]}
+    ).encode()
+    good = (
+        b"POST /v2/models/breast_cancer/infer HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % len(row)
+    )
+    said = reply(bounded, good + row + b"nonsense\r\n\r\n")
+    assert said.startswith(b"HTTP/1.1 200 ")
+    assert said.count(b"HTTP/1.1 400 ") == 1
+    said = reply(bounded, good + row + b"GET /livez HTTP/1.1\r\n" + HOST)
+    assert said.startswith(b"HTTP/1.1 200 ")
+    assert said.count(b"HTTP/1.1 408 ") == 1
+
+
+def test_what_came_before_a_head_is_not_counted_as_it(bounded: Client) -> None:
+    head = b"POST /v2/repository/index HTTP/1.1\r\n" + HOST + b"Content-Length: 4000\r\n\r\n"
+    with raw(bounded) as connection:
+        connection.sendall(head + b"{}".ljust(4000) + b"GET /livez HTTP/1.1\r\n")
+        time.sleep(0.1)
+        connection.sendall(HOST + b"Connection: close\r\n\r\n")
+        assert received(connection).count(b"HTTP/1.1 200 ") == 2
+
+
+def test_small_parts_of_a_body_take_no_more_room_than_they_have() -> None:
+    loop = asyncio.new_event_loop()
+    body = Body(loop, BodyRoom(ServerLimits()))
+    tracemalloc.start()
+    for _ in range(200_000):
+        body.add(b"12")
+    used = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    body.end()
+    assert loop.run_until_complete(body.whole()) == b"12" * 200_000
+    assert used < 1_000_000
+    loop.close()

@@ -33,14 +33,22 @@ class Body:
         size_bytes: How much of it has come.
     """
 
-    __slots__ = ("_content", "_is_released", "_loop", "_parts", "_refused", "_room", "_waiter", "size_bytes")
+    __slots__ = (
+        "_content",
+        "_is_released",
+        "_is_whole",
+        "_loop",
+        "_refused",
+        "_room",
+        "_waiter",
+        "size_bytes",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, room: BodyRoom) -> None:
         self.size_bytes = 0
         self._loop, self._room = loop, room
-        self._parts: list[bytes] = []
-        self._is_released = False
-        self._content: bytes | None = None
+        self._content: bytes | bytearray = b""
+        self._is_released = self._is_whole = False
         self._refused: Refusal | None = None
         self._waiter: asyncio.Future[None] | None = None
 
@@ -59,7 +67,12 @@ class Body:
         self.size_bytes += len(part)
         if self._is_released:
             return
-        self._parts.append(part)
+        if not self._content:
+            self._content = part
+        else:
+            if isinstance(self._content, bytes):
+                self._content = bytearray(self._content)
+            self._content += part
         self._room.used_bytes += len(part)
         if self.size_bytes > self._room.limits.body_bytes:
             self._refuse(body_too_large(self._room.limits.body_bytes))
@@ -69,8 +82,7 @@ class Body:
     def end(self) -> None:
         """Know that all of it has come."""
         if not self._is_released:
-            self._content = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-            self._parts = []
+            self._content, self._is_whole = bytes(self._content), True
             self._wake()
 
     def release(self) -> None:
@@ -78,7 +90,7 @@ class Body:
         if not self._is_released:
             self._is_released = True
             self._room.used_bytes -= self.size_bytes
-            self._parts, self._content = [], None
+            self._content = b""
 
     async def whole(self) -> bytes:
         """Return it, when all of it has come.
@@ -87,12 +99,12 @@ class Body:
             TooLarge: it is larger than the limit.
             Overloaded: the bodies of all requests are.
         """
-        if self._content is None and self._refused is None:
+        if not self._is_whole and self._refused is None:
             self._waiter = self._loop.create_future()
             await self._waiter
         if self._refused is not None:
             raise self._refused
-        return self._content or b""
+        return bytes(self._content)
 
     def _refuse(self, reason: Refusal) -> None:
         self.release()

@@ -33,6 +33,7 @@ _KEEP_ALIVE_SECONDS = 75.0
 # What the framing of a body's chunks may take, for each of its bytes.
 _MOST_FRAMING = 8
 _SMALL_BYTES = 2**16
+_NOT_MODIFIED = 304
 
 
 class _RefusedError(Exception):
@@ -46,13 +47,16 @@ class _Exchange:
         head: What stands before the request's body.
         body: The body.
         keeps_alive: Whether another request may follow.
+        is_chunked: Whether the client knows answers of a size that is not known before.
+        is_asking: Whether it sends the body only if it is told to.
         is_begun: Whether the answer has begun.
     """
 
-    __slots__ = ("body", "head", "is_begun", "keeps_alive")
+    __slots__ = ("body", "head", "is_asking", "is_begun", "is_chunked", "keeps_alive")
 
-    def __init__(self, head: Head, body: Body, keeps_alive: bool) -> None:
-        self.head, self.body, self.keeps_alive = head, body, keeps_alive
+    def __init__(self, head: Head, body: Body, *, keeps_alive: bool, is_chunked: bool) -> None:
+        self.head, self.body, self.keeps_alive, self.is_chunked = head, body, keeps_alive, is_chunked
+        self.is_asking = is_chunked and head.fields.get(b"expect", b"").lower() == b"100-continue"
         self.is_begun = False
 
 
@@ -65,12 +69,11 @@ class Connection(asyncio.Protocol):
         loop: The server's event loop.
         listener: What has accepted it.
 
-    Attributes:
-        deadline: Until when it is waited for the client, by the loop's clock; infinite while it waits for us.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, listener: Listener) -> None:
-        self.deadline = math.inf
+        self._send_by = math.inf  # until when the client has to have sent what it is about to send
+        self._read_by = math.inf  # until when it has to have read what was written
         self._loop, self._listener, self._limits = loop, listener, listener.limits
         self._transport: asyncio.Transport
         self._parser = httptools.HttpRequestParser(self)
@@ -78,24 +81,32 @@ class Connection(asyncio.Protocol):
         self._fields: dict[bytes, bytes] = {}
         self._repeated: set[bytes] = set()
         self._num_fields = 0
-        self._chunk_bytes = self._head_bytes = self._framing_bytes = 0
+        self._chunk_bytes = self._head_bytes = self._framing_bytes = self._bodiless_bytes = 0
         self._is_in_head = False
+        self._is_head_begun = self._is_body_continued = False
         self._receiving: _Exchange | None = None
         self._answering: _Exchange | None = None
         self._following: deque[_Exchange] = deque()
         self._task: asyncio.Task[None] | None = None
         self._drained: asyncio.Future[None] | None = None
+        self._refusal: tuple[int, bytes] | None = None
+        self._is_deaf = False
         self._is_closing = False
+
+    @property
+    def deadline(self) -> float:
+        """Until when it is waited for the client, by the loop's clock; infinite while it waits for us."""
+        return min(self._send_by, self._read_by)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the first request."""
         self._transport = cast("asyncio.Transport", transport)
         self._listener.connections.add(self)
-        self.deadline = self._loop.time() + self._limits.header_seconds
+        self._send_by = self._loop.time() + self._limits.header_seconds
         if len(self._listener.connections) > self._limits.num_connections:
             self._refuse(503, b"too many connections")
         elif self._listener.is_draining:
-            self._transport.close()
+            self._close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End what the client does not wait for any more."""
@@ -109,43 +120,51 @@ class Connection(asyncio.Protocol):
         self._resume()
 
     def data_received(self, data: bytes) -> None:
-        """Take what has come, unless the connection only waits to be closed."""
-        if self._is_closing:
+        """Take what has come, unless nobody listens any more."""
+        if self._is_closing or self._is_deaf:
             return
         self._chunk_bytes = len(data)
+        self._is_head_begun = self._is_body_continued = False
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:  # which is not offered: the answer is the last
-            self._transport.pause_reading()
+            self._is_deaf = True
         except httptools.HttpParserError:
-            if not self._is_closing:
+            if not (self._is_closing or self._is_deaf):
                 self._refuse(400, b"the request is no HTTP")
             return
         if self._is_in_head:
-            self._head_bytes += len(data)
+            self._head_bytes += 0 if self._is_head_begun else len(data)
             if self._head_bytes > self._limits.header_bytes:
                 self._refuse(431, b"the header fields are too large")
         elif self._receiving is not None:
-            self._framing_bytes += len(data)
-            most = self._limits.header_bytes + (1 + _MOST_FRAMING) * self._receiving.body.size_bytes
-            if self._framing_bytes > most + self._chunk_bytes:
-                self._refuse(400, b"the body is in too many parts")
+            self._check_framing()
+
+    def _check_framing(self) -> None:
+        """Refuse a body of which too little is body."""
+        self._framing_bytes += self._chunk_bytes
+        self._bodiless_bytes = 0 if self._is_body_continued else self._bodiless_bytes + self._chunk_bytes
+        assert self._receiving is not None
+        most = self._limits.header_bytes + (1 + _MOST_FRAMING) * self._receiving.body.size_bytes
+        if self._framing_bytes > most + self._chunk_bytes or self._bodiless_bytes > self._limits.header_bytes:
+            self._refuse(400, b"the body is in too many parts, or too much lies behind it")
 
     def pause_writing(self) -> None:
         """Write no more until the client has read, for which it has some time."""
         self._drained = self._loop.create_future()
-        self.deadline = self._loop.time() + _READER_SECONDS
+        self._read_by = self._loop.time() + _READER_SECONDS
 
     def resume_writing(self) -> None:
         """Know that the client reads."""
         self._resume()
-        self.deadline = math.inf if self._receiving is None else self._loop.time() + self._body_seconds()
+        if not self._is_closing:
+            self._read_by = math.inf
 
     def on_message_begin(self) -> None:
         """Begin a request."""
         self._target, self._fields, self._num_fields = b"", {}, 0
-        self._head_bytes, self._is_in_head = 0, True
-        self.deadline = self._loop.time() + self._limits.header_seconds
+        self._head_bytes, self._is_in_head, self._is_head_begun = 0, True, True
+        self._send_by = self._loop.time() + self._limits.header_seconds
 
     def on_url(self, url: bytes) -> None:
         """Take a part of the request's target."""
@@ -189,23 +208,25 @@ class Connection(asyncio.Protocol):
         if self._repeated:
             self._repeated = set()
         body = Body(self._loop, self._listener.room)
-        keeps_alive = self._parser.should_keep_alive() and not self._parser.should_upgrade()
-        exchange = _Exchange(head, body, keeps_alive)
-        self._receiving, self._framing_bytes = exchange, 0
+        exchange = _Exchange(
+            head,
+            body,
+            keeps_alive=self._parser.should_keep_alive() and not self._parser.should_upgrade(),
+            is_chunked=self._parser.get_http_version() != "1.0",
+        )
+        self._receiving, self._framing_bytes, self._bodiless_bytes = exchange, 0, 0
         if (size_bytes := _declared_bytes(fields)) is not None:
             body.expect(size_bytes)
-        is_awaited = self._answering is None and body.is_wanted
-        if is_awaited and fields.get(b"expect", b"").lower() == b"100-continue":
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if self._answering is None:
             self._start(exchange)
         else:
             self._following.append(exchange)
-        self.deadline = self._loop.time() + self._body_seconds()
+        self._send_by = self._loop.time() + self._body_seconds()
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""
         assert self._receiving is not None
+        self._is_body_continued = True
         self._receiving.body.add(body)
 
     def on_message_complete(self) -> None:
@@ -213,7 +234,7 @@ class Connection(asyncio.Protocol):
         assert self._receiving is not None
         exchange, self._receiving = self._receiving, None
         exchange.body.end()
-        self.deadline = math.inf
+        self._send_by = math.inf
         if self._answering is None:
             self._await_request()
         elif exchange is not self._answering:
@@ -226,19 +247,21 @@ class Connection(asyncio.Protocol):
         elif self._is_in_head or self._receiving is not None or not self._target:
             self._refuse(408, b"the request did not come in time")
         else:
-            self._transport.close()
+            self._close()
 
     def drain(self) -> None:
         """Close behind the answers that are waited for."""
         if self._answering is None and self._receiving is None and not self._is_in_head:
-            self._transport.close()
+            self._close()
 
     def abandon(self) -> None:
         """Close at once; an answer that has not begun is one that says so."""
-        self._refuse(503, b"the server ends")
+        self._end_with(503, b"the server ends")
 
     def _start(self, exchange: _Exchange) -> None:
         self._answering = exchange
+        if exchange.is_asking and exchange is self._receiving and exchange.body.is_wanted:
+            self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._task = self._loop.create_task(self._answer(exchange))
 
     async def _answer(self, exchange: _Exchange) -> None:
@@ -249,7 +272,7 @@ class Connection(asyncio.Protocol):
         except Exception as fault:
             logged(fault, "an answer")
             self._task = None
-            self._refuse(500, b"internal error")
+            self._end_with(500, b"internal error")
         finally:
             self._task = self._answering = None
             exchange.body.release()
@@ -266,14 +289,16 @@ class Connection(asyncio.Protocol):
             self._start(following)
             if not self._following:
                 self._transport.resume_reading()
+        elif self._refusal is not None:
+            self._end_with(*self._refusal)
         elif self._receiving is None:
             self._await_request()
 
     def _await_request(self) -> None:
         if not self._is_in_head:
-            self.deadline = self._loop.time() + _KEEP_ALIVE_SECONDS
+            self._send_by = self._loop.time() + _KEEP_ALIVE_SECONDS
             if self._listener.is_draining:
-                self._transport.close()
+                self._close()
 
     async def _send(self, exchange: _Exchange, response: Response) -> None:
         """Send an answer; a body that is made meanwhile part by part."""
@@ -283,7 +308,8 @@ class Connection(asyncio.Protocol):
             return
         parts = (body,) if isinstance(body, bytes) else tuple(body)
         size_bytes = sum(map(len, parts))
-        head = self._head(exchange, response, b"content-length: %d\r\n" % size_bytes)
+        framing = b"content-length: %d\r\n" % size_bytes if response.status != _NOT_MODIFIED else b""
+        head = self._head(exchange, response, framing)
         if exchange.head.method == "HEAD":
             self._write(head)
         elif size_bytes < _SMALL_BYTES:
@@ -295,7 +321,7 @@ class Connection(asyncio.Protocol):
     async def _stream(
         self, exchange: _Exchange, response: Response, body: AsyncGenerator[bytes, None]
     ) -> None:
-        is_chunked = self._parser.get_http_version() != "1.0"
+        is_chunked = exchange.is_chunked
         exchange.keeps_alive = exchange.keeps_alive and is_chunked
         framing = b"transfer-encoding: chunked\r\n" if is_chunked else b""
         async with aclosing(body) as parts:
@@ -315,7 +341,6 @@ class Connection(asyncio.Protocol):
 
     def _head(self, exchange: _Exchange, response: Response, framing: bytes) -> bytes:
         """Return the status and the header fields of an answer."""
-        exchange.is_begun = True
         if response.closes or self._listener.is_draining:
             exchange.keeps_alive = False
         lines = [_STATUS_LINES[response.status], self._listener.date]
@@ -327,6 +352,7 @@ class Connection(asyncio.Protocol):
         head = b"".join(lines)
         if head.count(b"\n") != 3 + len(response.headers) + (not exchange.keeps_alive) + bool(framing):
             raise ValueError("a header field holds the end of a line")
+        exchange.is_begun = True
         return head
 
     def _write(self, content: bytes) -> None:
@@ -344,21 +370,33 @@ class Connection(asyncio.Protocol):
             drained.set_result(None)
 
     def _refuse(self, status: int, reason: bytes) -> None:
-        """Answer in place of the application, unless it has begun to, and close."""
+        """Answer in place of the application, after the requests that came before, and close."""
+        if self._is_closing or self._is_deaf:
+            return
+        if self._answering is not None and self._receiving is not self._answering:
+            self._refusal, self._is_deaf, self._send_by = (status, reason), True, math.inf
+        else:
+            self._end_with(status, reason)
+
+    def _end_with(self, status: int, reason: bytes) -> None:
+        """Answer what is being answered in place of the application, unless it has begun to, and close."""
         if self._is_closing:
             return
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
-        if self._answering is not None and self._answering.is_begun:
-            self._is_closing = True
-            self._transport.abort()
+        exchange = self._answering or self._receiving
+        if exchange is not None and exchange.is_begun:
+            if exchange is self._answering:  # so that the client does not take it for the whole
+                self._is_closing = True
+                self._transport.abort()
+            else:
+                self._close()
             return
         body = b'{"error":"%b"}' % reason
-        fields = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(
-            body
-        )
-        self._transport.write(b"".join((_STATUS_LINES[status], self._listener.date, fields, body)))
+        fields = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+        head = (_STATUS_LINES[status], self._listener.date, fields % len(body))
+        self._transport.write(b"".join((*head, body)))
         self._close()
 
     def _close(self) -> None:
@@ -367,9 +405,10 @@ class Connection(asyncio.Protocol):
         is_sending = self._receiving is not None or self._is_in_head or not self._target
         if is_sending and self._transport.can_write_eof() and not self._transport.is_closing():
             self._transport.write_eof()
-            self.deadline = self._loop.time() + _LINGER_SECONDS
+            self._read_by = self._loop.time() + _LINGER_SECONDS
             self._transport.resume_reading()
         else:
+            self._read_by = self._loop.time() + _READER_SECONDS
             self._transport.close()
 
     def _is_head_large(self) -> bool:

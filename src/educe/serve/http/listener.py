@@ -7,6 +7,7 @@ import socket
 import ssl
 import time
 from email.utils import formatdate
+from typing import Any
 
 from educe.serve.http.app import App
 from educe.serve.http.body import BodyRoom
@@ -55,7 +56,7 @@ class Listener:
         self._ticking = loop.create_task(self._tick_on())
         if listener is not None:
             self._server = await loop.create_server(
-                lambda: Connection(loop, self), sock=listener, ssl=self._tls, backlog=BACKLOG
+                lambda: Connection(loop, self), sock=listener, backlog=BACKLOG, **self._secured()
             )
 
     async def adopt(self, connection: socket.socket) -> None:
@@ -63,12 +64,12 @@ class Listener:
         loop = asyncio.get_running_loop()
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await loop.connect_accepted_socket(lambda: Connection(loop, self), connection, ssl=self._tls)
+            await loop.connect_accepted_socket(lambda: Connection(loop, self), connection, **self._secured())
         except OSError:
             connection.close()
 
     async def stop(self, seconds: float) -> None:
-        """Accept no more, and return when all requests are answered, or after some seconds, or by `hurry`."""
+        """Accept no more, and return when all connections are closed, some seconds later, or by `hurry`."""
         self.is_draining = True
         if self._ticking is None:
             return
@@ -82,6 +83,12 @@ class Listener:
         for connection in list(self.connections):
             connection.abandon()
         self._ticking.cancel()
+
+    def _secured(self) -> dict[str, Any]:
+        """Return how connections are encrypted, as event loops take it."""
+        if self._tls is None:
+            return {}
+        return {"ssl": self._tls, "ssl_handshake_timeout": self.limits.header_seconds}
 
     def hurry(self) -> None:
         """Let `stop` wait for nothing."""
