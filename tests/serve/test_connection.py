@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import select
 import socket
 import struct
 import time
@@ -51,6 +52,17 @@ def reply(client: Client, *parts: bytes) -> bytes:
         for part in parts:
             connection.sendall(part)
         return received(connection)
+
+
+def answer_to_parts(client: Client, head: bytes, part: bytes) -> bytes:
+    """Return what the server says to a head and a part that is sent again and again until it says something."""
+    with raw(client) as connection:
+        connection.sendall(head)
+        for _ in range(1000):
+            connection.sendall(part)
+            if select.select([connection], [], [], 0.005)[0]:
+                break
+        return connection.recv(65536)
 
 
 def test_a_header_that_does_not_come_is_not_waited_for(bounded: Client) -> None:
@@ -163,13 +175,9 @@ def test_who_still_sends_can_read_why_it_is_refused(bounded: Client) -> None:
         assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
 
 
-def test_a_body_that_is_mostly_framing_is_refused(bounded: Client) -> None:
+def test_a_body_that_is_mostly_framing_is_refused(client: Client) -> None:
     head = b"POST /v2/models/breast_cancer/infer HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
-    part = b"1;" + b"e" * 1000 + b"\r\n{\r\n"
-    with raw(bounded) as connection:
-        connection.sendall(head)
-        connection.sendall(part * 40)
-        assert connection.recv(65536).startswith(b"HTTP/1.1 400 ")
+    assert answer_to_parts(client, head, b"1;" + b"e" * 1000 + b"\r\n{\r\n").startswith(b"HTTP/1.1 400 ")
 
 
 def test_bodies_that_follow_each_other_in_pieces_are_kept_apart(bounded: Client) -> None:
@@ -229,12 +237,10 @@ def test_too_many_connections_are_told_so() -> None:
             time.sleep(0.05)
 
 
-def test_too_much_behind_a_body_is_refused_before_it_ends(bounded: Client) -> None:
+def test_too_much_behind_a_body_is_refused_before_it_ends(client: Client) -> None:
     head = b"POST /v2/repository/index HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
-    with raw(bounded) as connection:
-        connection.sendall(head + b"400\r\n" + b" " * 1024 + b"\r\n0\r\nA: ")
-        connection.sendall(b"b" * 8000)
-        assert connection.recv(65536).startswith(b"HTTP/1.1 400 ")
+    head += b"400\r\n" + b" " * 1024 + b"\r\n0\r\nA: "
+    assert answer_to_parts(client, head, b"b" * 1000).startswith(b"HTTP/1.1 400 ")
 
 
 def test_who_does_not_read_is_not_waited_for_whatever_it_sends(monkeypatch: pytest.MonkeyPatch) -> None:
