@@ -55,7 +55,7 @@ def reply(client: Client, *parts: bytes) -> bytes:
 
 
 def answer_to_parts(client: Client, head: bytes, part: bytes) -> bytes:
-    """Return what the server says to a head and a part that is sent again and again until it says something."""
+    """Return what the server says to a head, and to a part that is sent again and again until then."""
     with raw(client) as connection:
         connection.sendall(head)
         for _ in range(1000):
@@ -245,8 +245,8 @@ def test_too_much_behind_a_body_is_refused_before_it_ends(client: Client) -> Non
 
 def test_who_does_not_read_is_not_waited_for_whatever_it_sends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("educe.serve.http.connection._READER_SECONDS", 0.5)
-    with serving("breast_cancer", server_limits=ServerLimits(num_connections=4)) as client:
-        for _ in range(6):
+    with serving("breast_cancer", server_limits=ServerLimits(num_connections=2)) as client:
+        for _ in range(3):
             connection = socket.socket()
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             address = urlsplit(client.url)
