@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
@@ -17,6 +18,7 @@ from educe.model import MapType, SequenceType, Signature, TensorType
 from educe.model.signature import NUMPY_TYPES
 from educe.serve import tensors
 from educe.serve.faults import BadRequest, Unprocessable
+from educe.serve.grpc.contents import bytes_to_read
 from educe.serve.http import v2_types as types
 from educe.serve.http.exchange import encode
 from educe.serve.http.v2_tensors import read_inputs, write_outputs
@@ -119,6 +121,10 @@ def test_what_is_no_number_of_json_is_null() -> None:
         entry("FP32", [2**62, 2**62], [1]),
         entry("FP32", [2**40], [1]),
         entry("FP32", [0, 2**62, 2**62], [1]),
+        entry("FP32", [0, 2**62], []),
+        entry("FP64", [2**61, 0], []),
+        entry("FP32", [2**64, 0], []),
+        entry("FP32", [1] * 65, [1]),
         entry("FP32", [2], [1, None]),
         entry("FP32", [2], ["1", "2"]),
         entry("FP32", [2], [1, "2"]),
@@ -273,3 +279,14 @@ def test_what_the_protocol_lacks_is_said() -> None:
             tensors.describe(kind)
         assert not tensors.describable(Signature({}, {"x": kind}))
     assert tensors.describe(TensorType("bf16", ("N", None, 3))) == ("BF16", [-1, -1, 3])
+
+
+def test_the_bytes_to_read_are_never_less_than_none() -> None:
+    request = SimpleNamespace(
+        raw_input_contents=[],
+        inputs=[
+            SimpleNamespace(shape=[-(2**40)], datatype="FP32"),
+            SimpleNamespace(shape=[10], datatype="FP32"),
+        ],
+    )
+    assert bytes_to_read(request) == 80

@@ -32,6 +32,11 @@ DATATYPES = {
 _NAMES = {short: name for name, short in DATATYPES.items()}
 _DATATYPES = {NUMPY_TYPES[short]: name for name, short in DATATYPES.items()}
 _LENGTH_BYTES = 4
+MOST_AXES = 64
+"""The most axes of a tensor, which are as many as NumPy has."""
+
+# More would not have a number of bytes that NumPy can count, even if another size is 0.
+_MOST_ELEMENTS_BITS = 58
 
 
 def datatype_of(array: Any) -> str:
@@ -122,16 +127,18 @@ def element_count(shape: list[int], place: str) -> int:
     """Return how many elements a tensor of `shape` has.
 
     Raises:
-        BadRequest: a size is negative, or the number has more than 62 bits.
+        BadRequest: a size is negative, or there are too many axes or elements.
     """
+    if len(shape) > MOST_AXES:
+        raise BadRequest(f"the shape has {len(shape)} axes", place=place, remedy=f"use at most {MOST_AXES}")
     count = 1
     for size in shape:
         if size < 0:
             raise BadRequest(f"the shape has the size {size}", place=place, remedy="use 0 or more")
-        count *= size
-        if count.bit_length() > 62:
+        count *= size or 1
+        if count.bit_length() > _MOST_ELEMENTS_BITS:
             raise BadRequest("the shape has too many elements", place=place)
-    return count
+    return 0 if 0 in shape else count
 
 
 def from_bytes(raw: bytes | memoryview, datatype: str, shape: list[int], place: str) -> np.ndarray:

@@ -61,7 +61,8 @@ def bytes_to_read(request: Any) -> int:
     """Return about how many bytes `read_inputs` has to look at; numbers that are raw it takes as they lie."""
     is_raw = len(request.raw_input_contents) > 0
     entries = [entry for entry in request.inputs if not is_raw or entry.datatype == "BYTES"]
-    return sum(_ELEMENT_BYTES * math.prod(entry.shape) for entry in entries)
+    counts: list[int] = [math.prod(entry.shape[: tensors.MOST_AXES]) for entry in entries]
+    return _ELEMENT_BYTES * sum(max(0, count) for count in counts)
 
 
 def read_inputs(request: Any) -> dict[str, np.ndarray]:
