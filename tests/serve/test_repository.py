@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import math
 import shutil
@@ -391,3 +392,57 @@ def test_a_model_that_takes_long_to_load_is_named(
         pass
     assert "model mnist is compiling" in caplog.text
     assert "model mnist version 1 is ready after" in caplog.text
+
+
+def test_a_model_that_somebody_asked_for_is_not_loaded_again(tmp_path: Path, opened: Opened) -> None:
+    scale(1, tmp_path / "model.onnx")
+    opened.may_end.set()
+
+    async def ask(pool: Executor) -> None:
+        models = Repository([ModelSource("a", tmp_path)], ServerSettings(), pool)
+        await models.use("a")
+        await models.load_all()
+
+    with ThreadPoolExecutor(2) as pool:
+        asyncio.run(ask(pool))
+    assert opened.num == 1
+
+
+def test_a_model_that_is_unloaded_counts_until_its_last_request_has_ended(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        scale(1, tmp_path / name / "model.onnx")
+    size = (tmp_path / "a" / "model.onnx").stat().st_size
+
+    async def ask(pool: Executor) -> None:
+        sources = [ModelSource(name, tmp_path / name) for name in ("a", "b")]
+        models = Repository(sources, ServerSettings(memory_bytes=size + size // 2), pool)
+        held = await models.use("a")
+        # What a file takes may be more than its weights.
+        held.memory_bytes = size
+        with held:
+            await models.unload("a")
+            with pytest.raises(NotReady, match="not free"):
+                await models.use("b")
+        assert (await models.use("b")).version == "1"
+
+    with ThreadPoolExecutor(2) as pool:
+        asyncio.run(ask(pool))
+
+
+def test_a_load_that_fails_when_nobody_waits_is_no_fault_of_the_loop(tmp_path: Path) -> None:
+    faults: list[Any] = []
+
+    async def ask(pool: Executor) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: faults.append(context))
+        models = Repository([ModelSource("a", tmp_path / "none")], ServerSettings(), pool)
+        asked = asyncio.create_task(models.use("a"))
+        await asyncio.sleep(0)
+        asked.cancel()
+        await asyncio.wait({asked})
+        while models.entry("a").loading is not None:
+            await asyncio.sleep(0.01)
+        gc.collect()
+
+    with ThreadPoolExecutor(2) as pool:
+        asyncio.run(ask(pool))
+    assert not faults

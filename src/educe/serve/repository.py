@@ -137,6 +137,7 @@ class Repository:
         self._cache = None if settings.cache_bytes is None else ResponseCache(settings.cache_bytes)
         self._entries = {source.name: Entry(source) for source in sources}
         self._recent: dict[str, None] = {}
+        self._retired: list[Deployment] = []
 
     @property
     def entries(self) -> dict[str, Entry]:
@@ -227,8 +228,11 @@ class Repository:
     async def load_all(self) -> None:
         """Load all models that fit into the memory, in their order; what is wrong with others is logged."""
         for entry in self._entries.values():
+            if entry.deployment is not None:  # somebody has asked for it meanwhile
+                continue
             with suppress(NotReady):
-                entry.is_wanted = not entry.is_unloaded and self._has_room(entry)
+                has_room = entry.loading is not None or self._has_room(entry)
+                entry.is_wanted = not entry.is_unloaded and has_room
                 if entry.is_wanted:
                     await self._load(entry)
                 elif not entry.is_unloaded:
@@ -245,6 +249,7 @@ class Repository:
         """Load a model, or wait until it is loaded if it is being loaded already."""
         if entry.loading is None:
             entry.loading = asyncio.create_task(self._loaded(entry))
+            entry.loading.add_done_callback(_look_at)
         loading = entry.loading
         seconds = None if math.isinf(deadline) else deadline - asyncio.get_running_loop().time()
         done, _ = await asyncio.wait({loading}, timeout=seconds)
@@ -280,7 +285,7 @@ class Repository:
         entry.state, entry.reason, entry.is_wanted = "READY", "", True
         entry.is_unloaded, entry.task = False, served.task
         if old is not None:
-            old.retire()
+            self._retire(old)
         seconds = loop.time() - start
         level = logging.DEBUG if old is None and seconds < _NOTICED_SECONDS else logging.INFO
         _LOG.log(level, "model %s version %s is ready after %.1f s", entry.source.name, version, seconds)
@@ -350,6 +355,8 @@ class Repository:
             entry.loading_bytes + (0 if entry.deployment is None else entry.deployment.memory_bytes)
             for entry in self._entries.values()
         )
+        self._retired = [each for each in self._retired if each.num_users]
+        used += sum(each.memory_bytes for each in self._retired)
         return self._settings.memory_bytes - used
 
     def _drop(self, entry: Entry, reason: str) -> None:
@@ -357,7 +364,12 @@ class Repository:
         entry.state, entry.reason, entry.is_wanted = "UNAVAILABLE", reason, False
         self._recent.pop(entry.source.name, None)
         if deployment is not None:
-            deployment.retire()
+            self._retire(deployment)
+
+    def _retire(self, deployment: Deployment) -> None:
+        """Take a version out of use, whose memory counts until the last request that uses it has ended."""
+        deployment.retire()
+        self._retired = [each for each in (*self._retired, deployment) if each.num_users]
 
 
 def _open_newest(source: ModelSource, limits: Limits) -> tuple[str, Served]:
@@ -383,6 +395,12 @@ def _inputs(served: PredictorModel) -> dict[str, object]:
 async def _end_of_loading(entry: Entry) -> None:
     while entry.loading is not None:
         await asyncio.wait({entry.loading})
+
+
+def _look_at(loading: asyncio.Task[None]) -> None:
+    """Look at what a load has raised, which nobody may be left to do."""
+    if not loading.cancelled():
+        loading.exception()
 
 
 def _cause(name: str, error: Exception) -> str:
