@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 import pickle
 import re
@@ -27,7 +29,7 @@ from educe.serve import ModelSource, Server, ServerSettings
 from educe.serve.faults import Overloaded
 from educe.serve.snapshot import ModelSnapshot, Snapshot, total
 from educe.serve.statistics import Histogram
-from educe.serve.workers import _shares
+from educe.serve.workers import Supervisor, _shares
 from tests.conftest import ROOT
 from tests.serve.conftest import Client
 
@@ -293,3 +295,37 @@ def test_errors_go_from_process_to_process(error: EduceError) -> None:
     assert type(found) is type(error)
     assert str(found) == str(error)
     assert found.__dict__ == error.__dict__
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, num_starts = asyncio.create_subprocess_exec, 0
+
+    async def failing(*arguments: Any, **options: Any) -> asyncio.subprocess.Process:
+        nonlocal num_starts
+        num_starts += 1
+        if num_starts == 2:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return await start(*arguments, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", failing)
+
+    async def run() -> None:
+        end, started = asyncio.Event(), asyncio.Event()
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            supervisor = Supervisor([ModelSource("spam", model)], ServerSettings(workers=1), listener)
+            running = asyncio.create_task(supervisor.run(started.set, end))
+            await asyncio.wait_for(started.wait(), SECONDS)
+            (seat,) = supervisor._seats
+            assert seat.process is not None
+            assert b"educe worker 0" in Path(f"/proc/{seat.process.pid}/cmdline").read_bytes()
+            seat.process.kill()
+            wait_until = time.monotonic() + SECONDS
+            while num_starts < 3 or not seat.has_started:
+                assert not running.done()
+                assert time.monotonic() < wait_until
+                await asyncio.sleep(0.02)
+            end.set()
+            await asyncio.wait_for(running, SECONDS)
+
+    asyncio.run(run())

@@ -52,6 +52,11 @@ _STEADY_SECONDS = 30.0
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 30.0
 # What a worker may take beyond the time that its requests have.
 _END_SECONDS = 5.0
+# What a worker's process runs; its arguments are its name, the numbers of its two sockets, and the path.
+_BEGIN = (
+    "import sys; _, link, connections, *sys.path[:] = sys.argv[1:]; "
+    "from educe.serve.workers import work; work(int(link), int(connections))"
+)
 
 Action: TypeAlias = Literal["load", "unload"]
 
@@ -326,7 +331,10 @@ class Supervisor:
         delay = _FIRST_DELAY
         while not self._ending.is_set():
             began = time.monotonic()
-            how = await self._sit(seat)
+            try:
+                how = await self._sit(seat)
+            except OSError as fault:  # of memory, processes or files
+                how = f"could not be started: {os.strerror(fault.errno or 0).lower()}"
             if self._ending.is_set():
                 return
             if not self._started.is_set():
@@ -344,26 +352,32 @@ class Supervisor:
         own, other = socket.socketpair()
         giving, taking = socket.socketpair(type=socket.SOCK_SEQPACKET)
         giving.setblocking(False)
-        with other, taking:
-            seat.process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-c",
-                f"import sys; sys.path[:] = {sys.path!r}; from educe.serve.workers import work; "
-                f"work({other.fileno()}, {taking.fileno()})",
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(other.fileno(), taking.fileno()),
-                env=_environment(len(self._seats)),
-                # What a terminal tells all of its processes is for the supervisor alone.
-                start_new_session=True,
-            )
-        seat.link = await Link.open(own, lambda message: self._handle(seat, message))
-        seat.connections = giving
-        seat.link.tell(_Beginning(seat.index, self._sources, self._settings, _LOG.getEffectiveLevel()))
         try:
+            with other, taking:
+                seat.process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-c",
+                    _BEGIN,
+                    f"educe worker {seat.index}",
+                    *(str(each.fileno()) for each in (other, taking)),
+                    *sys.path,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    pass_fds=(other.fileno(), taking.fileno()),
+                    env=_environment(len(self._seats)),
+                    # What a terminal tells all of its processes is for the supervisor alone.
+                    start_new_session=True,
+                )
+            seat.link = await Link.open(own, lambda message: self._handle(seat, message))
+            seat.connections = giving
+            seat.link.tell(_Beginning(seat.index, self._sources, self._settings, _LOG.getEffectiveLevel()))
+            if self._ending.is_set():  # and all others are told already
+                seat.link.tell(_End(False))
             await seat.link.run()
             status = await seat.process.wait()
         finally:
             _kill(seat.process)
+            if seat.link is None:
+                own.close()
             giving.close()
             seat.link, seat.connections, seat.is_replacement = None, None, self._started.is_set()
             seat.has_joined, seat.has_started, seat.is_ready = False, False, False
