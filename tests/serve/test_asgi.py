@@ -169,3 +169,17 @@ def test_lifespan_loads_and_drains():
 def test_names_are_distinct():
     with pytest.raises(OptionError, match="two models"):
         AsgiApp([SOURCES[0], SOURCES[0]])
+
+
+def test_a_server_that_fails_to_receive_ends_the_answer():
+    async def receive() -> Any:
+        raise RuntimeError("the server's connection is broken")
+
+    async def run() -> None:
+        async with AsgiApp(SOURCES) as app:
+            scope = {"type": "http", "method": "POST", "path": "/v1/completions"}
+            scope["headers"] = [(b"host", b"localhost")]
+            with pytest.raises(RuntimeError, match="broken"):
+                await asyncio.wait_for(app(scope, receive, None), 20)
+
+    asyncio.run(run())

@@ -141,6 +141,7 @@ class AsgiApp:
         except asyncio.CancelledError:
             if not receiving.done():
                 raise
+            receiving.result()
         finally:
             receiving.cancel()
             body.release()
@@ -159,12 +160,14 @@ def _head(scope: Message) -> Head:
 
 
 async def _receive(receive: Receive, body: Body, answering: asyncio.Task[None]) -> None:
-    """Take the body, and cancel the answer when the client goes."""
-    while (message := await receive())["type"] == "http.request":
-        body.add(message.get("body", b""))
-        if not message.get("more_body", False):
-            body.end()
-    answering.cancel()
+    """Take the body, and cancel the answer when the client goes, or `receive` fails."""
+    try:
+        while (message := await receive())["type"] == "http.request":
+            body.add(message.get("body", b""))
+            if not message.get("more_body", False):
+                body.end()
+    finally:
+        answering.cancel()
 
 
 async def _send(send: Send, is_head: bool, response: Response) -> None:
