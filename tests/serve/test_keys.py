@@ -15,6 +15,8 @@ from urllib.parse import unquote
 
 import pytest
 
+from educe.errors import OptionError
+from educe.serve import ServerSettings
 from educe.serve import server as server_module
 from educe.serve.http.routes import Route
 from tests.serve.conftest import Client, serving
@@ -292,8 +294,6 @@ def test_every_method_of_grpc_but_the_check_of_health_demands_a_key(locked: Clie
 def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
     import hmac
 
-    from educe.serve import ServerSettings
-
     keys = tuple(f"{letter}-key-of-many-letters" for letter in "abc")
     compared: list[tuple[bytes, bytes]] = []
     compare = hmac.compare_digest
@@ -320,3 +320,9 @@ def test_the_document_says_the_same(locked: Client) -> None:
         if "security" not in operation
     }
     assert open_paths == set(PROBES)
+
+
+@pytest.mark.parametrize("key", ["ein Schlüssel aus Wörtern", "a key with\nan end of a line"])
+def test_a_key_that_no_header_can_carry_is_refused(key: str) -> None:
+    with pytest.raises(OptionError, match="header"):
+        ServerSettings(api_keys=(key,))

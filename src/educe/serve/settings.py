@@ -75,7 +75,8 @@ class ServerSettings:
         server_limits: The bounds on requests.
 
     Raises:
-        OptionError: an address beyond this machine without keys and TLS, or a value that is none.
+        OptionError: an address beyond this machine without keys and TLS, a key that is too short or not of
+            ASCII, or a value that is none.
     """
 
     host: str = "127.0.0.1"
@@ -115,6 +116,12 @@ class ServerSettings:
                 f"a key has less than {_SHORTEST_KEY} characters",
                 place="api_keys",
                 remedy="make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'",
+            )
+        if not all(key.isascii() and key.isprintable() for key in self.api_keys):
+            raise OptionError(
+                "a key has characters that a header field cannot carry",
+                place="api_keys",
+                remedy="use letters, digits and signs of ASCII",
             )
         is_safe = bool(self.api_keys) and self.certificate is not None
         if not self.is_local and not is_safe and not self.insecure:
