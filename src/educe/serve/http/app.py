@@ -6,7 +6,6 @@ import asyncio
 import math
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from functools import partial
 from typing import TypeAlias
 
 from educe.serve.access import tenant_of
@@ -26,7 +25,6 @@ from educe.serve.http.routes import Family, Route, Router
 from educe.serve.observation import Observed, RequestIds
 from educe.serve.observer import Observer
 from educe.serve.settings import ServerSettings
-from educe.serve.threads import aside
 
 _SAFE_METHODS = ("GET", "HEAD")
 _CLIENT_GONE = 499
@@ -178,7 +176,8 @@ class App:
         if coding is None or coding.lower() == b"identity":
             return content
         most = self.settings.server_limits.body_bytes
-        return await aside(len(content), partial(_decompressed, content, coding.lower(), most))
+        # A few bytes may become many.
+        return await asyncio.to_thread(_decompressed, content, coding.lower(), most)
 
 
 def _authorization(head: Head) -> str | None:
