@@ -53,11 +53,17 @@ class Observer:
             histogram = self.seconds[is_grpc, observed.route] = Histogram()
         histogram.add(seconds)
         if self._log is not None:
-            write = _readable if self._log.isatty() else _json_line
-            self._log.write(write(observed, seconds) + "\n")
-            self._log.flush()
+            self._write(self._log, observed, seconds)
         if self._tracer is not None:
             self._tracer.trace(observed, seconds)
+
+    def _write(self, log: TextIO, observed: Observed, seconds: float) -> None:
+        try:
+            line = _readable if log.isatty() else _json_line
+            log.write(line(observed, seconds) + "\n")
+            log.flush()
+        except (OSError, ValueError):  # nobody reads it any more, which is no fault of the requests
+            self._log = None
 
     def close(self) -> None:
         """Send what is not sent yet."""

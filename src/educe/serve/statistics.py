@@ -25,6 +25,10 @@ ROWS = tuple(float(1 << power) for power in range(11))
 """The upper bounds of the classes of rows."""
 
 
+# Numbers of rows beyond this one share a place with others of their power of two.
+_EXACT_ROWS = 64
+
+
 class Histogram:
     """How many values lie in each of some classes.
 
@@ -71,7 +75,8 @@ class ModelStatistics:
         run: Seconds of the runs, for each request in them.
         whole: Seconds from a request's being there to its answer.
         batch_rows: Rows of each run.
-        batches: For each number of rows how many runs there were, and their seconds.
+        batches: For each number of rows how many runs there were, and their seconds; numbers beyond 64
+            count as the next power of two.
         first_token: Seconds until a text's first token.
         between_tokens: Seconds between a text's tokens, by their mean of each request.
         cache_hits: Seconds of requests whose answers were there already.
@@ -113,8 +118,9 @@ class ModelStatistics:
         """Count a run of so many rows and seconds."""
         self.num_rows += rows
         self.batch_rows.add(rows)
-        count, sum_seconds = self.batches.get(rows, (0, 0.0))
-        self.batches[rows] = count + 1, sum_seconds + seconds
+        place = rows if rows <= _EXACT_ROWS else 1 << (rows - 1).bit_length()
+        count, sum_seconds = self.batches.get(place, (0, 0.0))
+        self.batches[place] = count + 1, sum_seconds + seconds
         self.last_answer = time.time()
 
     def wrote(self, completion: Completion) -> None:
