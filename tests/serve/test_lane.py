@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 import educe
+from educe.errors import InputError
 from educe.serve.batcher import Batcher
 from educe.serve.lane import Lane
 from educe.serve.served import PredictorModel
+from educe.serve.statistics import ModelStatistics
 from tests.conftest import ROOT
 
 
@@ -67,3 +69,26 @@ def test_texts_and_long_rows_are_not_small() -> None:
     assert not served.is_small({"features": np.zeros((1, 10_000), np.float32)})
     assert not served.is_small({"features": np.array(["text"], object)})
     assert not served.is_small([])
+
+
+@pytest.mark.parametrize("is_small", [True, False])
+def test_what_failed_is_no_run(is_small: bool) -> None:
+    statistics = ModelStatistics()
+
+    def run(group: Hashable, contents: Sequence[Any]) -> Sequence[Any]:
+        return [InputError("bad") if content < 0 else content for content in contents]
+
+    async def ask(pool: ThreadPoolExecutor) -> list[Any]:
+        lane = Lane(run, Batcher(8, 100), pool, is_small=lambda content: is_small, statistics=statistics)
+        with pytest.raises(InputError):
+            await lane.submit("a", -1, 5, deadline=math.inf)
+        assert (statistics.num_rows, statistics.batches, lane.batcher.cost.seconds(1)) == (0, {}, 0)
+        assert lane.is_idle
+        assert lane.batcher.running_until is None
+        asked = [lane.submit("a", content, 2, deadline=math.inf) for content in (1, -1, 2)]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    with ThreadPoolExecutor(1) as pool:
+        first, fault, second = asyncio.run(ask(pool))
+    assert (first[0], second[0], type(fault)) == (1, 2, InputError)
+    assert (statistics.num_rows, statistics.num_answered, statistics.queue.count) == (4, 2, 2)

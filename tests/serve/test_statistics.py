@@ -104,13 +104,13 @@ def test_every_metric_is_documented_and_all_are_there(own: Client) -> None:
 def test_statistics_are_those_of_the_open_inference_protocol(own: Client) -> None:
     (found,) = own.json("GET", "/v2/models/breast_cancer/stats")["model_stats"]
     assert (found["name"], found["version"]) == ("breast_cancer", "1")
-    assert found["execution_count"] == 4
+    assert found["execution_count"] == 3
     assert abs(found["last_inference"] / 1000 - time.time()) < 600
     stats = found["inference_stats"]
     assert stats["success"]["count"] == stats["queue"]["count"] == stats["compute_infer"]["count"] == 3
     assert stats["fail"]["count"] == 1
     assert stats["success"]["ns"] >= stats["compute_infer"]["ns"] > 0
-    assert sum(each["compute_infer"]["count"] for each in found["batch_stats"]) == 4
+    assert sum(each["compute_infer"]["count"] for each in found["batch_stats"]) == 3
     assert found["memory_usage"][0]["byte_size"] > 0
     everything = own.json("GET", "/v2/models/stats")["model_stats"]
     assert {each["name"] for each in everything} == {"breast_cancer", "mobilenet_v2", "stories260K"}
@@ -319,3 +319,43 @@ def test_the_server_honours_traceparent(monkeypatch: pytest.MonkeyPatch) -> None
     assert observed.traceparent == parent
     assert observed.model == "comment_spam"
     assert observed.timing.run > 0
+
+
+def test_raw_input_that_is_not_answered_is_no_run() -> None:
+    truncated = (ROOT / "zoo" / "images" / "zebra.jpeg").read_bytes()[:2000]
+    with serving("breast_cancer", "mobilenet_v2") as client:
+        for model, body in (("breast_cancer", {"radius": 1}), ("mobilenet_v2", truncated)):
+            for _ in range(2):
+                assert client.ask("POST", f"/v1/models/{model}/predict", body)[0] == 400
+        found = metrics(client)
+    for model in ("breast_cancer", "mobilenet_v2"):
+        assert found["educe_requests_total", model, "InputError"] == 2
+        assert not found.get(("educe_requests_total", model, "ok"))
+        for name in ("educe_batch_rows_count", "educe_run_seconds_count", "educe_queue_seconds_count"):
+            assert not found.get((name, model))
+
+
+def test_a_log_that_nobody_reads_ends_no_request() -> None:
+    class Gone(io.StringIO):
+        num = 0
+
+        def write(self, text: str) -> int:
+            self.num += 1
+            raise BrokenPipeError
+
+    gone, closed = Gone(), io.StringIO()
+    closed.close()
+    for log in (gone, closed):
+        observer = Observer(log)
+        for _ in range(2):
+            copy_context().run(observe, observer)
+        assert sum(observer.requests.values()) == 2
+    assert gone.num == 1
+
+
+def test_runs_of_many_rows_share_places() -> None:
+    statistics = ModelStatistics()
+    for rows in range(1, 1001):
+        statistics.ran(rows, 1.0)
+    assert list(statistics.batches) == [*range(1, 65), 128, 256, 512, 1024]
+    assert statistics.batches[128] == (64, 64.0)

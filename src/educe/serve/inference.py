@@ -188,9 +188,16 @@ class Inference:
         return entry.task or (await self.repository.use(model, deadline=deadline)).served.task
 
     async def answer(
-        self, model: str, source: Any, deadline: float, options: Mapping[str, Any], tenant: str = ""
+        self,
+        model: str,
+        source: Any,
+        deadline: float,
+        options: Mapping[str, Any],
+        tenant: str = "",
+        *,
+        size_bytes: int,
     ) -> tuple[Sequence[Result], Timing]:
-        """Return the answers about a raw input: one for each item in it.
+        """Return the answers about a raw input: one for each item in it, of which some may be errors.
 
         Args:
             model: The model's name.
@@ -199,8 +206,10 @@ class Inference:
             deadline: When the answer is of no use any more.
             options: What is asked of the answers, in place of the model's own: `TaskOptions` by name.
             tenant: Only requests of one tenant share what is cached.
+            size_bytes: About how large the input is.
 
         Raises:
+            EduceError: no item has an answer; the first one's error.
             InputError: the input cannot be read.
             OptionError: an option does not take its value.
             Unprocessable: the model takes no such input.
@@ -214,8 +223,7 @@ class Inference:
             if deployment.cache is None:
                 return await run()
             parts = ("raw", tenant, repr(asked.options), source)
-            size = len(source) if isinstance(source, bytes) else 0
-            return await deployment.cache.answer(parts, size, run, deadline)
+            return await deployment.cache.answer(parts, size_bytes, run, deadline)
 
     async def _answer(
         self, served: PredictorModel, lane: Lane, source: Any, asked: Asked, deadline: float
@@ -227,8 +235,17 @@ class Inference:
         items = await lane.read(partial(served.open, Named("input", source), most), self.pool, deadline)
         if not items:
             raise BadRequest("the input holds nothing to answer about")
-        asked = replace(asked, items=items)
-        return await lane.submit(served.asked_group(asked), asked, len(items), deadline=deadline)
+        return await self._run(served, lane, replace(asked, items=items), deadline)
+
+    async def _run(
+        self, served: PredictorModel, lane: Lane, asked: Asked, deadline: float
+    ) -> tuple[Sequence[Result], Timing]:
+        """Return the answers about items, of which those run that could be read."""
+        failed = [item.error for item in asked.items if isinstance(item, Result) and item.error]
+        if failed and len(failed) == len(asked.items):
+            raise failed[0]
+        rows = len(asked.items) - len(failed)
+        return await lane.submit(served.asked_group(asked), asked, rows, deadline=deadline)
 
     async def _video(
         self, served: PredictorModel, lane: Lane, content: bytes, asked: Asked, deadline: float
@@ -244,9 +261,10 @@ class Inference:
                     raise DeadlineExceeded("the request's time passed while its frames were read")
                 if len(found) + len(items) > most:
                     raise LimitError(f"the video has more than {most:,} frames", remedy="send it in parts")
-                part = replace(asked, items=items)
-                group = served.asked_group(part)
-                results, timing = await lane.submit(group, part, len(items), deadline=deadline)
+                unread = [item for item in items if isinstance(item, Result)]
+                if found and len(unread) == len(items):
+                    return found + unread, total
+                results, timing = await self._run(served, lane, replace(asked, items=items), deadline)
                 found += results
                 total = Timing(total.queue + timing.queue, total.run + timing.run, timing.rows)
         return found, total

@@ -146,9 +146,9 @@ class Lane:
         start = time.perf_counter()
         (result,) = self._run(group, [content])
         seconds = time.perf_counter() - start
-        self._count(rows, seconds)
         if isinstance(result, Exception):
             raise result
+        self._count(rows, seconds)
         self._statistics.answered(0.0, seconds)
         timing = Timing(0.0, seconds, rows)
         note_timing(timing)
@@ -193,6 +193,8 @@ class Lane:
     ) -> None:
         self._began = None
         self.num_running = 0
+        failed = [isinstance(result, Exception) for result in results]
+        rows -= sum(ticket.rows for ticket, has_failed in zip(batch, failed, strict=True) if has_failed)
         self._count(rows, seconds)
         for ticket, result in zip(batch, results, strict=True):
             if isinstance(result, Exception):
@@ -204,7 +206,10 @@ class Lane:
             self._wake()
 
     def _count(self, rows: int, seconds: float) -> None:
-        """Take note of a run that has ended."""
+        """Take note of a run that has ended, by the rows that were answered: none are no run."""
+        if not rows:
+            self.batcher.running_until = None
+            return
         self.batcher.ended(rows, seconds)
         self._statistics.ran(rows, seconds)
 

@@ -132,19 +132,26 @@ class PredictorModel:
         parts = {name: np.split(array, ends) for name, array in outputs.items()}
         return [{name: part[index] for name, part in parts.items()} for index in range(len(requests))]
 
-    def _answer(self, requests: Sequence[Asked]) -> Sequence[list[Result]]:
+    def _answer(self, requests: Sequence[Asked]) -> Sequence[list[Result] | EduceError]:
+        """Return the results of each request's items, or the first one's error if none was answered."""
         items = [item for asked in requests for item in asked.items if isinstance(item, Opened)]
         answered = self._in_parts(items, requests[0].options)
-        return [
+        found = [
             [next(answered) if isinstance(item, Opened) else item for item in asked.items]
             for asked in requests
         ]
+        return [_fault_of_all(results) or results for results in found]
 
     def _in_parts(self, items: Sequence[Opened], options: TaskOptions) -> Iterator[Result]:
         predictor = self.predictor.with_options(options)
         size = self.most_items or max(len(items), 1)
         for first in range(0, len(items), size):
             yield from predictor.answer(items[first : first + size])
+
+
+def _fault_of_all(results: Sequence[Result]) -> EduceError | None:
+    """Return the first result's error if none is an answer."""
+    return None if any(result.error is None for result in results) else results[0].error
 
 
 @dataclass(frozen=True)

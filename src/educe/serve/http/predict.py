@@ -75,15 +75,14 @@ class Predict:
             task = await self.inference.task(name, request.deadline)
             source = await aside(size, lambda: _source(task, content, media_type))
         asked = source.lines if isinstance(source, _Texts) else source
-        results, timing = await self.inference.answer(name, asked, request.deadline, options, request.tenant)
+        results, timing = await self.inference.answer(
+            name, asked, request.deadline, options, request.tenant, size_bytes=size
+        )
         if isinstance(source, _Texts) and len(results) != source.count:
             raise BadRequest("the model takes one text at a time", remedy="send each in a request")
         headers = [(b"server-timing", timing.header())]
         if len(results) == 1:
-            (result,) = results
-            if result.error is not None:
-                raise result.error
-            return Response(encode(_plain(result)), headers=headers)
+            return Response(encode(_plain(results[0])), headers=headers)
         return Response(b"\n".join(encode(_plain(result)) for result in results), _LINES, headers=headers)
 
 
