@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from educe.errors import MissingLibraryError
+from educe.serve.faults import refusal
+from educe.serve.http.openai.errors import error_of
 from tests.serve.conftest import Client, serving
 
 CHAT: dict[str, Any] = {"model": "stories260K", "messages": [{"role": "user", "content": "x"}]}
@@ -46,9 +49,17 @@ def test_what_is_known_is_named(own: Client, body: dict[str, Any], expected: str
 
 
 def test_a_body_of_another_type_is_told_the_header(own: Client) -> None:
-    fields = {"content-type": "application/x-www-form-urlencoded"}
-    status, _, found = own.ask("POST", "/v1/chat/completions", json.dumps(CHAT), fields)
+    status, _, found = own.ask(
+        "POST", "/v1/chat/completions", json.dumps(CHAT), {"content-type": "text/plain"}
+    )
     assert (status, b"send Content-Type: application/json" in found) == (415, True)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v2/repository/index"])
+def test_a_body_may_be_of_the_type_that_curl_declares(own: Client, path: str) -> None:
+    fields = {"content-type": "application/x-www-form-urlencoded"}
+    body = CHAT if "chat" in path else {}
+    assert own.ask("POST", path, json.dumps(body), fields)[0] != 415
 
 
 @pytest.mark.parametrize(
@@ -65,3 +76,27 @@ def test_a_body_of_another_type_is_told_the_header(own: Client) -> None:
 )
 def test_what_is_wrong_with_tensors_is_said(own: Client, body: Any, expected: str) -> None:
     assert expected in message(own, "/v2/models/breast_cancer/infer", body)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "expected"),
+    [
+        ("/v1/chat/completions", {**CHAT, "model": "breast_cancer"}, "is no generator"),
+        ("/v1/completions", {"model": "stories260K", "prompt": "a", "max_tokens": 10**6}, "max_tokens: "),
+        ("/v1/completions", {"model": "stories260K", "prompt": "a", "temperature": 3}, "temperature: "),
+        ("/v1/completions", {"model": "stories260K", "prompt": "a", "suffix": "b"}, "not filled in"),
+        ("/v1/models/breast_cancer/predict", {}, "the object is empty"),
+        ("/v2/models/breast_cancer/generate", {"text_input": "a"}, "writes no text (use infer)"),
+        ("/v2/models/breast_cancer/generate_stream", {"text_input": "a"}, "writes no text (use infer)"),
+    ],
+)
+def test_a_client_is_told_what_it_can_mend(own: Client, path: str, body: Any, expected: str) -> None:
+    found = message(own, path, body)
+    assert expected in found
+    assert "memory" not in found
+
+
+def test_a_library_that_the_server_lacks_is_no_fault_of_the_client() -> None:
+    refused = refusal(MissingLibraryError("av", extra="video", purpose="reading videos"))
+    assert (refused.status, refused.remedy) == (501, "pip install 'educe[video]'")
+    assert error_of(refused).type == "server_error"

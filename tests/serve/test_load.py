@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import socket
 import subprocess
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -160,6 +161,30 @@ def test_a_server_that_is_not_there_is_an_error() -> None:
         run_load(Address("http://127.0.0.1:1").target([b""]), Plan(1.0, 0.1))
     with pytest.raises(InputError, match="cannot be reached"):
         only_model(Address("127.0.0.1:1"))
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (b"", "begin the URL with https://"),
+        (b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", "--api-key-file"),
+    ],
+)
+def test_a_server_that_does_not_answer_so_has_a_remedy(answer: bytes, expected: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(2**16)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(InputError) as refused:
+            only_model(Address(f"127.0.0.1:{listener.getsockname()[1]}"))
+        thread.join(timeout=20)
+    assert expected in str(refused.value.remedy)
 
 
 @pytest.mark.parametrize("url", ["ftp://a", "http://", "http://a/path", "http://a:port", "/a"])

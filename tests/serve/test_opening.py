@@ -40,7 +40,7 @@ def test_a_model_is_one_source(text: str, monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_folder_of_models_is_each_of_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     found = ModelSource.find(str(repository(tmp_path)))
     assert [(each.name, each.newest()[0]) for each in found] == [("a", "2"), ("b", "1")]
-    assert "not served, for they hold no model: notes" in caplog.text
+    assert "these hold no model and are left out: notes" in caplog.text
     (only,) = ModelSource.find(f"own={tmp_path / 'a'}")
     assert (only.name, only.newest()[0]) == ("own", "2")
     with pytest.raises(OptionError, match="holds 2 models"):

@@ -6,7 +6,7 @@ import json
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPSConnection, RemoteDisconnected
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -95,12 +95,18 @@ class Address:
             answer = connection.getresponse()
             content = answer.read()
         except (OSError, HTTPException) as fault:
-            raise InputError(f"cannot be reached: {fault}", path=self.url, remedy="is it up?") from None
+            raise InputError(
+                f"cannot be reached: {fault}", path=self.url, remedy=self._remedy(fault)
+            ) from None
         finally:
             connection.close()
         if answer.status != 200:
             shown = content[:200].decode("utf-8", "replace")
-            raise InputError(f"answers {method} {path} with {answer.status}: {shown}", path=self.url)
+            raise InputError(
+                f"answers {method} {path} with {answer.status}: {shown}",
+                path=self.url,
+                remedy="give its key with --api-key-file" if answer.status == 401 else None,
+            )
         return content
 
     def json(self, method: str, path: str) -> Any:
@@ -117,6 +123,13 @@ class Address:
     def target(self, requests: Sequence[bytes], *, streams: bool = False) -> Target:
         """Return these requests to this server."""
         return Target(self.host, self.port, requests, self._tls() if self.is_secure else None, streams)
+
+    def _remedy(self, fault: Exception) -> str:
+        if isinstance(fault, ssl.SSLCertVerificationError):
+            return "name its certificate with --tls-ca"
+        if isinstance(fault, RemoteDisconnected) and not self.is_secure:
+            return "if it is behind TLS, begin the URL with https://"
+        return "is it up?"
 
     def _connection(self) -> HTTPConnection:
         if self.is_secure:

@@ -117,7 +117,7 @@ class Scheduler:
             raise InputError(
                 cause,
                 too_long=True,
-                place="prompt",
+                place="max_tokens" if most >= self.max_length else "prompt",
                 remedy="shorten the prompt, lower or leave out max_tokens, or give more memory",
             )
         samples = [sequence, *(sequence.sibling() for _ in range(num_samples - 1))]

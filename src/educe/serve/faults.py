@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from typing import ClassVar
 
-from educe.errors import EduceError, InternalError, LimitError, UserError
+from educe.errors import EduceError, InternalError, LimitError, MissingLibraryError, UserError
 
 _LOG = logging.getLogger("educe.serve")
 
@@ -124,6 +124,13 @@ class Unprocessable(Refusal):
     grpc = "FAILED_PRECONDITION"
 
 
+class LibraryMissing(Refusal):
+    """A request that needs a library which the server is without."""
+
+    status = 501
+    grpc = "UNIMPLEMENTED"
+
+
 class WrongHost(Refusal):
     """A request for a host that this server is not."""
 
@@ -174,6 +181,8 @@ def refusal(error: Exception) -> Refusal:
     if isinstance(error, LimitError):
         return TooLarge(error.cause, place=error.place)
     if isinstance(error, EduceError) and not isinstance(error, InternalError):
-        kind = BadRequest if isinstance(error, UserError) else Unprocessable
+        kind: type[Refusal] = BadRequest if isinstance(error, UserError) else Unprocessable
+        if isinstance(error, MissingLibraryError):
+            kind = LibraryMissing
         return kind(error.cause, place=error.place, remedy=error.remedy)
     return Failed("the server failed at this request", remedy="its log says more, by the request's id")

@@ -97,7 +97,7 @@ class ModelSource:
                 remedy="leave the name out, or give the path of one model",
             )
         if others := [each.name for each in inside if each not in found]:
-            _LOG.warning("%s: not served, for they hold no model: %s", path, ", ".join(others))
+            _LOG.warning("in %s, these hold no model and are left out: %s", path, ", ".join(others))
         return found
 
     def newest(self) -> tuple[str, Path]:

@@ -13,6 +13,8 @@ from educe.serve.faults import BadRequest, WrongMediaType
 from educe.serve.http.invalid import invalid
 
 _JSON = "application/json"
+WEB_FORM = "application/x-www-form-urlencoded"
+"""What curl says of any body that it is told nothing of."""
 T = TypeVar("T")
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -154,7 +156,7 @@ def decode(content: bytes | memoryview, decoder: msgspec.json.Decoder[T], media_
         WrongMediaType: it is said to be of another type.
         BadRequest: it is no JSON, or not of the form that is wanted; the error says where.
     """
-    if media_type not in (_JSON, "") and not media_type.endswith("+json"):
+    if media_type not in (_JSON, WEB_FORM, "") and not media_type.endswith("+json"):
         raise WrongMediaType(f"the body is {media_type[:100]}", remedy=f"send Content-Type: {_JSON}")
     try:
         return decoder.decode(content)

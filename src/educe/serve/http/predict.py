@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from educe.serve.faults import BadRequest, refusal
-from educe.serve.http.exchange import Request, Response, decode, encode
+from educe.serve.http.exchange import WEB_FORM, Request, Response, decode, encode
 from educe.serve.http.forms import FORM, read_form
 from educe.serve.http.openai.errors import OPENAI
 from educe.serve.http.routes import Route
@@ -24,8 +24,6 @@ _ANY_FILE = "file-type"
 _TEXTS = "text-classification"
 _TABLES = ("tabular-classification", "tabular-regression")
 _JSON = "application/json"
-# What curl says of any body that it is told nothing of.
-_WEB_FORM = "application/x-www-form-urlencoded"
 
 
 class PredictOptions(msgspec.Struct, frozen=True):
@@ -71,7 +69,7 @@ class Predict:
         if not content:
             raise BadRequest("the body is empty", remedy="send a file's content, or a form with one file")
         source: Any = content
-        if media_type in (_JSON, _WEB_FORM, ""):
+        if media_type in (_JSON, WEB_FORM, ""):
             task = await self.inference.task(name, request.deadline)
             source = await aside(size, lambda: _source(task, content, media_type))
         asked = source.lines if isinstance(source, _Texts) else source
@@ -112,7 +110,7 @@ def _source(task: str, content: bytes, media_type: str) -> Any:
         is_json = _decodes(content)
     if is_json:
         return _json_source(task, content)
-    if task in _TABLES and media_type == _WEB_FORM and b"\n" not in content.rstrip():
+    if task in _TABLES and media_type == WEB_FORM and b"\n" not in content.rstrip():
         raise BadRequest(
             "the table is one line: curl's -d takes line ends out", remedy="send it with --data-binary @FILE"
         )
@@ -135,8 +133,11 @@ def _json_source(task: str, content: bytes) -> Any:
         )
     value = decode(content, _ANY_JSON)
     if task in _TABLES:
-        if not isinstance(value, dict | list) or not value:
+        if not isinstance(value, dict | list):
             raise BadRequest("expected a row as an object, or a list of rows")
+        if not value:
+            kind = "object" if isinstance(value, dict) else "list"
+            raise BadRequest(f"the {kind} is empty", remedy="give a value for each column")
         return value
     if isinstance(value, dict) and value.keys() == {"text"}:
         value = value["text"]

@@ -20,7 +20,7 @@ from educe.serve.http.exchange import Request, Response, json_response
 from educe.serve.http.routes import Route
 from educe.serve.inference import InferCall, Inference, Inferred
 
-_TEXT = "text_input"
+_TEXT, _WRITTEN = "text_input", "text_output"
 
 Count = Annotated[int, Meta(ge=0)]
 Share = Annotated[float, Meta(gt=0, le=1)]
@@ -118,7 +118,7 @@ class Generate:
     async def generate(self, request: Request) -> Response:
         """Continue or translate a text."""
         asked = request.json(_GENERATE)
-        call, streams = self._call(asked, request)
+        call, streams = await self._call(asked, request)
         if streams:
             raise BadRequest("this route does not stream", place="stream", remedy="use generate_stream")
         done = await self.inference.infer(call)
@@ -129,19 +129,23 @@ class Generate:
     async def generate_stream(self, request: Request) -> Response:
         """Continue a text, in pieces."""
         asked = request.json(_GENERATE)
-        call, _ = self._call(asked, request)
+        call, _ = await self._call(asked, request)
         events = _events(asked, call.model, self.inference.stream(call))
         # What is wrong with the request is answered as such, not as an event.
         first = await anext(events)
         parts = sse.guarded(first, events, request.id, lambda refused: [sse.event({"error": str(refused)})])
         return Response(parts, sse.MEDIA_TYPE, headers=[(b"cache-control", b"no-cache")])
 
-    def _call(self, asked: GenerateRequest, request: Request) -> tuple[InferCall, bool]:
+    async def _call(self, asked: GenerateRequest, request: Request) -> tuple[InferCall, bool]:
+        name, version = request.params["model"], request.params.get("version")
+        with await self.inference.repository.use(name, version, deadline=request.deadline) as deployment:
+            if _WRITTEN not in self.inference.kinds(deployment)[1]:
+                raise BadRequest("the model writes no text", remedy="use infer")
         parameters = asked.given() | (asked.parameters.given() if asked.parameters else {})
         streams = parameters.pop("stream", False)
         call = self.inference.call(
-            request.params["model"],
-            request.params.get("version"),
+            name,
+            version,
             {_TEXT: np.array([asked.text_input], object)},
             parameters,
             latest=request.deadline,
@@ -151,10 +155,7 @@ class Generate:
 
 
 def _response(asked: GenerateRequest, model: str, done: Inferred) -> GenerateResponse:
-    text = done.outputs.get("text_output")
-    if text is None:
-        raise BadRequest("the model writes no text", remedy="use infer")
-    return GenerateResponse(model, done.version, str(text.item()), asked.id)
+    return GenerateResponse(model, done.version, str(done.outputs[_WRITTEN].item()), asked.id)
 
 
 async def _events(

@@ -198,7 +198,11 @@ def _check(asked: completions.CompletionRequest, num_prompts: int, most: int) ->
     if num_prompts * (asked.n or 1) > most:
         raise BadRequest(f"more than {most} texts are asked for", place="prompt", remedy="ask in parts")
     if asked.best_of not in (None, asked.n or 1):
-        raise BadRequest("it is not n", place="best_of", remedy="leave it out")
+        raise BadRequest(
+            "no texts are picked from more: it has to be n", place="best_of", remedy="leave it out"
+        )
+    if asked.suffix is not None:
+        raise BadRequest("texts are continued, not filled in", place="suffix", remedy="leave it out")
     if asked.stream_options is not None:
         check_stream_options(asked.stream_options, asked.stream)
 

@@ -60,7 +60,9 @@ def in_words_of(fields: Mapping[str, str]) -> Iterator[None]:
             place = fields.get("") if isinstance(fault, InputError) else None
         is_too_long = isinstance(fault, InputError) and fault.too_long
         kind = ContextLengthExceeded if is_too_long else BadRequest
-        raise kind(fault.cause, place=place, remedy=fault.remedy) from None
+        # What the package advises, such as more memory, is for who runs the server.
+        remedy = "send less, or ask for fewer tokens" if is_too_long else fault.remedy
+        raise kind(fault.cause, place=place, remedy=remedy) from None
 
 
 def _snake(name: str) -> str:

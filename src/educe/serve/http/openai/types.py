@@ -31,7 +31,7 @@ class TextRequest(Struct, kw_only=True, forbid_unknown_fields=True):
 
     model: str
     stream: bool | None = None
-    temperature: Annotated[float, Meta(ge=0, le=100)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Share | None = None
     top_k: Natural | None = None
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None

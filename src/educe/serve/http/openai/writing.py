@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from educe.generate.generator import Generator
 from educe.generate.stream import Completion
-from educe.serve.faults import BadRequest, NotFound, Unprocessable
+from educe.serve.faults import BadRequest, NotFound
 from educe.serve.http.exchange import Request, Response, json_response
 from educe.serve.http.openai import types
 from educe.serve.http.openai.errors import ModelNotFound, in_words_of
@@ -46,11 +46,11 @@ def language_model(deployment: Deployment, kind: str) -> Any:
     """Return the language model of a kind that is deployed.
 
     Raises:
-        Unprocessable: the model is of another kind.
+        BadRequest: the model is of another kind.
     """
     served = deployment.served
     if not isinstance(served, LanguageModelServed) or served.kind != kind:
-        raise Unprocessable(f"the model {deployment.name!r} is no {kind}, but a {served.kind}", place="model")
+        raise BadRequest(f"the model {deployment.name!r} is no {kind}, but a {served.kind}", place="model")
     return served.model
 
 
