@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := src tests benchmarks zoo
 
-.PHONY: help demo test test-parity test-targets test-aarch64 test-guard test-deep test-clients check format proto bench faults accuracy clean
+.PHONY: help demo test test-parity test-targets test-aarch64 test-guard test-deep test-clients test-cluster check format proto bench faults accuracy clean
 
 help:  ## Say what there is to make.
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -23,7 +23,7 @@ demo: $(VENV)/installed  ## Run a model of every task on real input.
 	$(BIN)/educe demo --save demo-out
 
 test: $(VENV)/installed  ## Run the tests, in random order, on all cores.
-	$(BIN)/python -m pytest -n auto --ignore=tests/parity --ignore=tests/clients --cov --cov-report=term:skip-covered --cov-fail-under=90
+	$(BIN)/python -m pytest -n auto --ignore=tests/parity --ignore=tests/clients --ignore=tests/cluster --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 test-parity: $(VENV)/installed-parity  ## Compare with PyTorch and transformers.
 	$(BIN)/python -m pytest tests/parity
@@ -54,6 +54,14 @@ test-deep: $(VENV)/installed  ## Try many random graphs before and after the pas
 
 test-clients: $(VENV)/installed .venv-clients/installed  ## Have clients that others wrote ask the server, each as it is (npm, curl).
 	$(BIN)/python -m pytest tests/clients
+
+.venv-cluster/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-cluster
+	.venv-cluster/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[ray]' pytest hypothesis
+	touch $@
+
+test-cluster: .venv-cluster/installed  ## Serve on a cluster of Ray, and kill one of its nodes.
+	.venv-cluster/bin/python -m pytest -p no:randomly -W ignore tests/cluster
 
 check: $(VENV)/installed  ## Lint, check types and layers.
 	$(BIN)/ruff check $(SOURCES)
@@ -87,4 +95,4 @@ accuracy: $(VENV)/installed  ## Measure how right the zoo's models are.
 	$(BIN)/python -m benchmarks.accuracy
 
 clean:  ## Remove what the targets made.
-	rm -rf $(VENV) .venv-clients demo-out out .pytest_cache .mypy_cache .ruff_cache .coverage*
+	rm -rf $(VENV) .venv-clients .venv-cluster demo-out out .pytest_cache .mypy_cache .ruff_cache .coverage*
