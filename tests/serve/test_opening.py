@@ -109,7 +109,11 @@ def test_options_go_to_the_doors_by_their_keywords() -> None:
         (("zoo/stories260K", "--chat-template", "none.jinja"), "--chat-template: there is no 'none.jinja'"),
         (("zoo/breast_cancer", "--target-latency-ms", "-1"), "--target-latency-ms: expected milliseconds"),
         (("zoo/breast_cancer", "--host", "0.0.0.0"), "--api-key-file, --tls-cert and --tls-key"),
-        (("zoo/breast_cancer", "--api-key", "short"), "a key has less than 16 characters"),
+        (("zoo/breast_cancer", "--api-key", "short"), "--api-key: a key has less than 16 characters"),
+        (
+            ("zoo/breast_cancer", "--tls-cert", "/nope", "--tls-key", "/nope"),
+            "--tls-cert: there is no '/nope'",
+        ),
         (("zoo/breast_cancer", "--timeout-s", "0"), "--timeout-s: expected more than 0"),
     ],
 )

@@ -174,8 +174,25 @@ class ServingOptions(OptionGroup):
             name: tuple(value) if isinstance(value, list) else value
             for name, value in super().keywords().items()
         }
+        for name in ("certificate", "private_key"):
+            path: Path | None = getattr(self, name)
+            if path is not None and not path.exists():
+                raise OptionError(f"there is no {str(path)!r}", place=name)
         keys = (*found.pop("api_key", ()), *found.get("api_keys", ()))
         return {**found, **({"api_keys": keys} if keys else {})}
+
+    def settings(self) -> ServerSettings:
+        """Return the settings of the server.
+
+        Raises:
+            OptionError: an option does not take its value.
+        """
+        try:
+            return ServerSettings(**self.keywords())
+        except OptionError as error:
+            if error.place == "api_keys" and self.api_keys is None:
+                error.place = "api_key"
+            raise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,7 +292,7 @@ def command(
     log = logging.getLogger("educe.serve")
     log.setLevel(logging.INFO)
     log.addHandler(_Progress(logging.INFO))
-    settings = ServerSettings(**serving.keywords())
+    settings = serving.settings()
     if not settings.is_local and settings.insecure and not settings.api_keys:
         print_warning(f"anyone who reaches {settings.host} can use the models")
     sources = [source for text in models for source in ModelSource.find(text)]
