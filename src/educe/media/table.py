@@ -14,10 +14,11 @@ import io
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import BinaryIO, TextIO, TypeAlias, cast
 
-from educe.errors import InputError, LimitError, nearest
+from educe.errors import InputError, LimitError
 from educe.files import open_regular
 from educe.limits import Limits
 from educe.media.text import BOM, decode_utf8
@@ -191,14 +192,17 @@ def _positions(header: list[str], columns: Sequence[str]) -> list[int]:
     positions = {name: position for position, name in enumerate(header)}
     for name in columns:
         if name not in positions:
-            raise missing_column(name, header)
+            raise missing_column(name, header, columns)
     return [positions[name] for name in columns]
 
 
-def missing_column(name: str, found: Sequence[str]) -> InputError:
-    """Return the error for a table that lacks the column `name` and has those in `found`."""
+def missing_column(name: str, found: Sequence[str], wanted: Sequence[str]) -> InputError:
+    """Return the error for a table that lacks the column `name` of those wanted, and has those in `found`."""
     shown = ", ".join(map(repr, found[:MAX_SHOWN]))
     rest = f", and {len(found) - MAX_SHOWN} more" if len(found) > MAX_SHOWN else ""
-    return InputError(
-        f"the table has no column {name!r}; it has {shown}{rest}", remedy=nearest(name, found[:MAX_COMPARED])
+    close = get_close_matches(name, found[:MAX_COMPARED], n=1)
+    more = ", …" if len(wanted) > MAX_SHOWN else ""
+    remedy = (
+        f"did you mean {close[0]!r}?" if close else f"the columns are {', '.join(wanted[:MAX_SHOWN])}{more}"
     )
+    return InputError(f"the table has no column {name!r}; it has {shown}{rest}", remedy=remedy)

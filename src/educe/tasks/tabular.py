@@ -126,7 +126,7 @@ class Tabular(Task[Row]):
                 raise _no_table(values)
             for name in self.table.columns:
                 if name not in values:
-                    raise missing_column(name, [str(key) for key in values])
+                    raise missing_column(name, [str(key) for key in values], self.table.columns)
             yield Item([values[name] for name in self.table.columns], row=row)
 
 
