@@ -17,7 +17,7 @@ from educe.compiler.operators.base import Call, LowerFunction, operators
 from educe.compiler.sequences import OBJECT_CALLS
 from educe.errors import EduceError, EngineError
 from educe.graph.normalize import INTERNAL_OPSET
-from educe.model.walk import STANDARD_DOMAINS, node_label, operator_name, subgraphs
+from educe.model.walk import RANDOM_OPERATORS, STANDARD_DOMAINS, node_label, operator_name, subgraphs
 
 if TYPE_CHECKING:
     from educe.compiler.code import Code
@@ -38,14 +38,6 @@ _CONSTANTS = {
 
 # Set 21 changed what the operator's inputs mean, which its schema does not tell.
 _CHANGED = {"GroupNormalization": 21, "PRelu": 7}
-_RANDOM = (
-    "Bernoulli",
-    "Multinomial",
-    "RandomNormal",
-    "RandomNormalLike",
-    "RandomUniform",
-    "RandomUniformLike",
-)
 # The evaluator has the operators of these.
 _DOMAINS_OF_ONNX = ("", "ai.onnx.ml")
 
@@ -73,7 +65,7 @@ class Host:
         outer = [name for graph in subgraphs(node) for name in captured_values(graph)]
         names = {name: rename(name) for name in dict.fromkeys(outer)}
         is_known = self.lower is None or call.domain in _DOMAINS_OF_ONNX
-        self.can_fold = is_known and node.op_type not in _RANDOM and not any(subgraphs(node))
+        self.can_fold = is_known and node.op_type not in RANDOM_OPERATORS and not any(subgraphs(node))
         unknown = {inner: name for inner, name in names.items() if self.is_choice or name not in known}
         self.captured = tuple(unknown.values())
         self._call: Callable[[Sequence[Any]], list[Any]] | None = None

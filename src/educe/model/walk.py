@@ -9,6 +9,17 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 STANDARD_DOMAINS = ("", "ai.onnx")
+RANDOM_OPERATORS = frozenset(
+    (
+        "Bernoulli",
+        "Multinomial",
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+    )
+)
+"""Operators that give something else at each call, unless a seed is set; Dropout does only in training."""
 
 # The numbers of these types of attributes in an ONNX file.
 _GRAPH, _GRAPHS = 5, 10

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from educe.model import Model
-from educe.model.walk import all_nodes
+from educe.model.walk import RANDOM_OPERATORS, all_nodes
 from educe.serve.faults import DeadlineExceeded
 from educe.serve.observation import Timing, note_timing
 from educe.serve.statistics import ModelStatistics
@@ -192,19 +192,9 @@ class ModelCache:
 def is_deterministic(model: Model) -> bool:
     """Say whether a model gives the same answer each time."""
     return not any(
-        node.op_type in _RANDOM or (node.op_type == "Dropout" and len(node.inputs) > 2)
+        node.op_type in RANDOM_OPERATORS or (node.op_type == "Dropout" and len(node.inputs) > 2)
         for node in all_nodes(model.graph)
     )
-
-
-_RANDOM = (
-    "Bernoulli",
-    "Multinomial",
-    "RandomNormal",
-    "RandomNormalLike",
-    "RandomUniform",
-    "RandomUniformLike",
-)
 
 
 def _add(digest: Any, value: Any) -> None:

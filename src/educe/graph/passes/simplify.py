@@ -19,19 +19,9 @@ from educe.graph.passes.base import (
     static_shape,
     visited,
 )
-from educe.model.walk import STANDARD_DOMAINS, graph_nodes, subgraphs
+from educe.model.walk import RANDOM_OPERATORS, STANDARD_DOMAINS, graph_nodes, subgraphs
 
-RANDOM = frozenset(
-    (
-        "Bernoulli",
-        "Dropout",
-        "Multinomial",
-        "RandomNormal",
-        "RandomNormalLike",
-        "RandomUniform",
-        "RandomUniformLike",
-    )
-)
+RANDOM = RANDOM_OPERATORS | {"Dropout"}
 """Operators that may give something else at each call."""
 
 # Attributes and initializers up to this size are compared by their content.
