@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 from urllib.parse import unquote
 
 import httptools
@@ -215,13 +215,14 @@ class Connection(asyncio.Protocol):
             is_chunked=self._parser.get_http_version() != "1.0",
         )
         self._receiving, self._framing_bytes, self._bodiless_bytes = exchange, 0, 0
-        if (size_bytes := _declared_bytes(fields)) is not None:
+        size_bytes = head.declared_bytes
+        if size_bytes is not None:
             body.expect(size_bytes)
         if self._answering is None:
             self._start(exchange)
         else:
             self._following.append(exchange)
-        self._send_by = self._loop.time() + self._body_seconds()
+        self._send_by = self._loop.time() + self._body_seconds(size_bytes)
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""
@@ -418,12 +419,7 @@ class Connection(asyncio.Protocol):
         size = len(self._target) + sum(len(name) + len(value) + 4 for name, value in self._fields.items())
         return size > most or self._head_bytes > most
 
-    def _body_seconds(self) -> float:
-        size, most = _declared_bytes(self._fields), self._limits.body_bytes
+    def _body_seconds(self, size: int | None) -> float:
+        """Return how long a body of such a size may take to come; None for one of any size."""
+        most = self._limits.body_bytes
         return self._limits.body_seconds + min(most if size is None else size, most) / _BYTES_PER_SECOND
-
-
-def _declared_bytes(fields: dict[bytes, bytes]) -> int | None:
-    """Return the size that a request says its body has; None if it says none."""
-    length: Any = fields.get(b"content-length", b"")
-    return int(length[:19]) if length.isdigit() else None

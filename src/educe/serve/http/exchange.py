@@ -39,6 +39,12 @@ class Head:
     scheme: str
     repeated: frozenset[bytes] = frozenset()
 
+    @property
+    def declared_bytes(self) -> int | None:
+        """How large it says the body is; None if it does not say."""
+        length = self.fields.get(b"content-length", b"")
+        return int(length[:19]) if length.isdigit() else None
+
     def field(self, name: bytes) -> str:
         """Return a header field; empty if there is none."""
         return self.fields.get(name, b"").decode("latin-1")
