@@ -17,7 +17,7 @@ import pytest
 
 from educe.errors import OptionError
 from educe.serve import ServerSettings
-from educe.serve import server as server_module
+from educe.serve import core as core_module
 from educe.serve.http.routes import Route
 from tests.serve.conftest import Client, serving
 
@@ -135,13 +135,13 @@ def routes() -> list[Route]:
 def locked(routes: list[Route]) -> Iterator[Client]:
     """A client of a server with a key, and with all routes that there are."""
     with pytest.MonkeyPatch.context() as patch:
-        make = server_module.routes
+        make = core_module.routes
 
         def remember(*arguments: Any) -> list[Route]:
             routes.extend(make(*arguments))
             return routes
 
-        patch.setattr(server_module, "routes", remember)
+        patch.setattr(core_module, "routes", remember)
         with serving(MODEL, grpc_port=0, api_keys=(KEY, "another-key-of-many-letters"), admin=True) as client:
             yield client
 

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from educe.errors import OptionError
 from educe.generate.stream import Completion, Output, Seconds
-from educe.serve import server
+from educe.serve import core
 from educe.serve.faults import Overloaded
 from educe.serve.metrics import COUNTERS, HISTOGRAMS
 from educe.serve.observation import Timing, note_model, note_text, note_timing
@@ -311,7 +311,7 @@ def test_the_server_honours_traceparent(monkeypatch: pytest.MonkeyPatch) -> None
 
         def close(self) -> None: ...
 
-    monkeypatch.setattr(server, "tracer_from_environment", Recorder)
+    monkeypatch.setattr(core, "tracer_from_environment", Recorder)
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     with serving("comment_spam") as client:
         client.ask("POST", "/v1/models/comment_spam/predict", b"free money", {"traceparent": parent})

@@ -6,26 +6,17 @@ Source: the ASGI specification, versions 2.0 to 3.0.
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
 from typing import Any, TypeAlias
 
 from educe.errors import OptionError
-from educe.machine import usable_cores
-from educe.serve.http.app import App
+from educe.serve.core import Core
 from educe.serve.http.body import Body, BodyRoom
 from educe.serve.http.exchange import Head, Response
-from educe.serve.inference import Inference
-from educe.serve.observer import Observer
 from educe.serve.opening import ModelSource, distinct
-from educe.serve.repository import Repository
-from educe.serve.server import routes
 from educe.serve.settings import ServerSettings
-from educe.serve.snapshot import Snapshot
-from educe.serve.tracing import tracer_from_environment
 
 Message: TypeAlias = "MutableMapping[str, Any]"
 """A scope or an event, as ASGI has them."""
@@ -56,15 +47,12 @@ class AsgiApp:
         self.settings = ServerSettings() if settings is None else settings
         self._room = BodyRoom(self.settings.server_limits)
         self._answering: set[asyncio.Task[None]] = set()
-        self._app: App | None = None
-        self._inference: Inference
-        self._observer: Observer
-        self._pool: ThreadPoolExecutor
+        self._core: Core | None = None
 
     @property
     def is_ready(self) -> bool:
         """Whether all models answer at once."""
-        return self._app is not None and self._inference.is_ready
+        return self._core is not None and self._core.inference.is_ready
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer a request, or load and drain.
@@ -82,32 +70,22 @@ class AsgiApp:
 
     async def __aenter__(self) -> AsgiApp:
         """Load the models; what is wrong with one that cannot be loaded is logged."""
-        settings = self.settings
-        observer = Observer(sys.stderr if settings.log_requests else None, tracer_from_environment())
-        self._pool = ThreadPoolExecutor(max(4, 2 * usable_cores()), thread_name_prefix="educe-serve")
-        repository = Repository(self.sources, settings, self._pool)
-        self._inference = Inference(repository, settings, self._pool)
-        self._observer = observer
-
-        async def snapshot() -> Snapshot:
-            return Snapshot.of(repository, observer)
-
-        self._app = App(routes(self._inference, snapshot), settings, observer)
-        await repository.load_all()
+        self._core = core = Core(self.sources, self.settings)
+        await core.repository.load_all()
         return self
 
     async def __aexit__(self, *fault: object) -> None:
         """Let the requests that are there end, and forget the models."""
+        core = self._core
+        assert core is not None
         try:
             if self._answering:
                 _, late = await asyncio.wait(self._answering, timeout=self.settings.drain_seconds)
                 for task in late:
                     task.cancel()
         finally:
-            self._app = None
-            self._inference.repository.close()
-            self._observer.close()
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._core = None
+            core.close()
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -122,17 +100,16 @@ class AsgiApp:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
-        if self._app is None:
+        if self._core is None:
             raise OptionError(
                 "the models are not loaded",
                 remedy="have the server send ASGI's lifespan events, or hold the application by `async with`",
             )
         loop = asyncio.get_running_loop()
         head, body = _head(scope), Body(loop, self._room)
-        length = head.fields.get(b"content-length", b"")
-        if length.isdigit():
-            body.expect(int(length[:19]))
-        answering = loop.create_task(self._app(head, body, partial(_send, send, head.method == "HEAD")))
+        if (size_bytes := head.declared_bytes) is not None:
+            body.expect(size_bytes)
+        answering = loop.create_task(self._core.app(head, body, partial(_send, send, head.method == "HEAD")))
         self._answering.add(answering)
         answering.add_done_callback(self._answering.discard)
         receiving = loop.create_task(_receive(receive, body, answering))

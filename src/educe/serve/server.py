@@ -7,32 +7,15 @@ import os
 import signal
 import socket
 import ssl
-import sys
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from educe.errors import OptionError
-from educe.machine import usable_cores
-from educe.serve.http.app import App
+from educe.serve.core import Core
 from educe.serve.http.listener import Listener
-from educe.serve.http.openai.family import OpenAI
-from educe.serve.http.openapi import OpenApi
-from educe.serve.http.page import Page
-from educe.serve.http.predict import Predict
-from educe.serve.http.probes import Probes
-from educe.serve.http.routes import Route
-from educe.serve.http.statistics import Statistics
-from educe.serve.http.v2 import V2
-from educe.serve.http.v2_generate import Generate
-from educe.serve.inference import Inference
-from educe.serve.observer import Observer
 from educe.serve.opening import ModelSource, distinct
-from educe.serve.repository import Repository
 from educe.serve.settings import ServerSettings
-from educe.serve.snapshot import Snapshot
-from educe.serve.tracing import tracer_from_environment
 
 if TYPE_CHECKING:
     from educe.serve.grpc.server import GrpcServer
@@ -120,19 +103,12 @@ class Server:
     async def _serve(self, listener: socket.socket | None, when_ready: Callable[[str], object]) -> None:
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
         worker = self._worker
-        pool = ThreadPoolExecutor(max(4, 2 * usable_cores()), thread_name_prefix="educe-serve")
-        models = Repository if worker is None else worker.repository
-        repository = models(self.sources, self.settings, pool)
-        observer = Observer(sys.stderr if self.settings.log_requests else None, tracer_from_environment())
-        inference = Inference(repository, self.settings, pool)
-
-        async def snapshot() -> Snapshot:
-            own = Snapshot.of(repository, observer)
-            return own if worker is None else await worker.whole(own)
-
-        app = App(routes(inference, snapshot), self.settings, observer)
-        http = Listener(app, self.settings.server_limits, self._tls())
-        grpc = self._grpc(inference, observer, snapshot)
+        if worker is None:
+            core = Core(self.sources, self.settings)
+        else:
+            core = Core(self.sources, self.settings, worker.repository, worker.whole)
+        http = Listener(core.app, self.settings.server_limits, self._tls())
+        grpc = self._grpc(core)
         hurrying: list[asyncio.Task[None]] = []
 
         def hurry() -> None:
@@ -143,8 +119,8 @@ class Server:
         if worker is None:
             self._listen_to_signals(hurry)
         else:
-            await worker.join(lambda: Snapshot.of(repository, observer), self._end.set, hurry)
-        loading = asyncio.create_task(repository.load_all())
+            await worker.join(core.own_snapshot, self._end.set, hurry)
+        loading = asyncio.create_task(core.repository.load_all())
         ending = asyncio.create_task(self._end.wait())
         try:
             await http.start(listener)
@@ -164,9 +140,7 @@ class Server:
             try:
                 await asyncio.gather(http.stop(drain), *([grpc.stop(drain)] if grpc else []))
             finally:
-                repository.close()
-                observer.close()
-                pool.shutdown(wait=False, cancel_futures=True)
+                core.close()
 
     def _listen_to_signals(self, hurry: Callable[[], object]) -> None:
         """End at the first signal when all requests have ended, at the second one at once, by `hurry`."""
@@ -206,31 +180,9 @@ class Server:
             ) from None
         return context
 
-    def _grpc(
-        self, inference: Inference, observer: Observer, snapshot: Callable[[], Awaitable[Snapshot]]
-    ) -> GrpcServer | None:
+    def _grpc(self, core: Core) -> GrpcServer | None:
         if self.settings.grpc_port is None:
             return None
         from educe.serve.grpc.server import GrpcServer
 
-        return GrpcServer(inference, observer, snapshot)
-
-
-def routes(inference: Inference, snapshot: Callable[[], Awaitable[Snapshot]]) -> list[Route]:
-    """Return all routes of HTTP.
-
-    Args:
-        inference: What they ask.
-        snapshot: What tells all numbers of the server.
-    """
-    families = (
-        Probes(inference),
-        V2(inference),
-        Generate(inference),
-        Predict(inference),
-        OpenAI(inference),
-        Statistics(inference, snapshot),
-        Page(inference),
-    )
-    found = [route for family in families for route in family.routes()]
-    return [*found, *OpenApi(found, inference.settings).routes()]
+        return GrpcServer(core.inference, core.observer, core.snapshot)
