@@ -636,7 +636,7 @@ def test_calls_are_counted_and_logged(capfd) -> None:
 
 
 def test_a_call_belongs_to_the_trace_of_its_metadata(monkeypatch) -> None:
-    from educe.serve import server as module
+    from educe.serve import core as module
     from educe.serve.observation import GRPC, Observed
     from educe.serve.tracing import _attributes, _name
 

@@ -1,6 +1,6 @@
 """What a model is and has done in the words of the Open Inference Protocol, the same over HTTP and gRPC.
 
-Source: the protocol's extensions of model configuration and statistics, as Triton has them.
+Source: the protocol, and its extensions of model configuration and statistics, as Triton has them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,24 @@ from educe.serve import tensors
 from educe.serve.repository import Deployment
 from educe.serve.snapshot import ModelSnapshot
 from educe.serve.statistics import Histogram, ModelStatistics
+
+
+class TensorMetadata(Struct):
+    """An input or output of a model; -1 is a size that varies."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelMetadata(Struct):
+    """A model's inputs and outputs."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
 
 
 class TensorConfig(Struct):
@@ -100,6 +118,22 @@ class StatisticsAnswer(Struct):
     """What models have done."""
 
     model_stats: list[ModelStats]
+
+
+def metadata_of(
+    deployment: Deployment, inputs: Mapping[str, ValueType], outputs: Mapping[str, ValueType]
+) -> ModelMetadata:
+    """Return what a model takes and gives.
+
+    Raises:
+        Unprocessable: an input or output is of a type that the protocol lacks.
+    """
+    given, found = (
+        [TensorMetadata(name, *tensors.describe(kind)) for name, kind in kinds.items()]
+        for kinds in (inputs, outputs)
+    )
+    platform = f"educe_{deployment.served.kind}"
+    return ModelMetadata(deployment.name, [deployment.version], platform, given, found)
 
 
 def config_of(

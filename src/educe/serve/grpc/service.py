@@ -25,7 +25,7 @@ from educe.serve.grpc.contents import (
 from educe.serve.grpc.messages import INFERENCE, inference
 from educe.serve.grpc.methods import Call, Method
 from educe.serve.inference import InferCall, Inference, Inferred
-from educe.serve.protocol import config_of, stats_of
+from educe.serve.protocol import config_of, metadata_of, stats_of
 from educe.serve.snapshot import Snapshot
 from educe.serve.threads import aside
 
@@ -89,22 +89,9 @@ class InferenceService:
 
     async def model_metadata(self, request: Any, call: Call) -> Any:
         """Say what a model takes and gives."""
-        kind = inference("ModelMetadataResponse")
         with await self.models.repository.use(request.name, request.version or None) as deployment:
-            inputs, outputs = (
-                [
-                    kind.TensorMetadata(name=name, datatype=datatype, shape=shape)
-                    for name, (datatype, shape) in _described(kinds).items()
-                ]
-                for kinds in self.models.kinds(deployment)
-            )
-            return kind(
-                name=request.name,
-                versions=[deployment.version],
-                platform=f"educe_{deployment.served.kind}",
-                inputs=inputs,
-                outputs=outputs,
-            )
+            found = metadata_of(deployment, *self.models.kinds(deployment))
+        return inference("ModelMetadataResponse")(**to_builtins(found))
 
     async def model_config(self, request: Any, call: Call) -> Any:
         """Say of a model what Triton's clients ask beyond its metadata."""
@@ -190,10 +177,6 @@ async def _response(request: Any, done: Inferred) -> Any:
     size = 0 if is_raw else sum(getattr(output, "nbytes", 0) for output in done.outputs.values())
     await aside(size, lambda: write_outputs(done.outputs, request.outputs, is_raw, response))
     return response
-
-
-def _described(kinds: Any) -> dict[str, tuple[str, list[int]]]:
-    return {name: tensors.describe(kind) for name, kind in kinds.items()}
 
 
 def _check_nothing(request: Any) -> None:

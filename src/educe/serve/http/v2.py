@@ -19,7 +19,7 @@ from educe.serve.http.exchange import Request, Response, decode, encode, json_re
 from educe.serve.http.routes import Route
 from educe.serve.http.v2_tensors import read_inputs, write_outputs
 from educe.serve.inference import Inference, Inferred
-from educe.serve.protocol import ModelConfig, config_of
+from educe.serve.protocol import ModelConfig, ModelMetadata, config_of, metadata_of
 from educe.serve.threads import aside
 
 _BINARY = "application/octet-stream"
@@ -48,7 +48,7 @@ class V2:
             route
             for path in (model, version)
             for route in (
-                Route("GET", path, self.metadata, "A model's inputs and outputs.", gives=types.ModelMetadata),
+                Route("GET", path, self.metadata, "A model's inputs and outputs.", gives=ModelMetadata),
                 Route("GET", f"{path}/config", self.config, "A model as Triton has it.", gives=ModelConfig),
                 Route(
                     "GET",
@@ -131,13 +131,7 @@ class V2:
         """Say what a model takes and gives."""
         name, version = _named(request)
         with await self.inference.repository.use(name, version) as deployment:
-            inputs, outputs = (
-                [types.TensorMetadata(each, *tensors.describe(kind)) for each, kind in kinds.items()]
-                for kinds in self.inference.kinds(deployment)
-            )
-            platform = f"educe_{deployment.served.kind}"
-            found = types.ModelMetadata(name, [deployment.version], platform, inputs, outputs)
-        return json_response(found)
+            return json_response(metadata_of(deployment, *self.inference.kinds(deployment)))
 
     async def config(self, request: Request) -> Response:
         """Say of a model what Triton's clients ask beyond its metadata."""

@@ -59,24 +59,6 @@ class InferResponse(Struct, omit_defaults=True):
     parameters: Parameters = {}
 
 
-class TensorMetadata(Struct):
-    """An input or output of a model; -1 is a size that varies."""
-
-    name: str
-    datatype: str
-    shape: list[int]
-
-
-class ModelMetadata(Struct):
-    """A model's inputs and outputs."""
-
-    name: str
-    versions: list[str]
-    platform: str
-    inputs: list[TensorMetadata]
-    outputs: list[TensorMetadata]
-
-
 class ServerMetadata(Struct):
     """What the server is."""
 
