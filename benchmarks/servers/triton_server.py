@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-import sysconfig
 
-# Triton's stub looks for the library of the interpreter that runs this.
-if "PYTRITON_READY" not in os.environ:
-    os.environ["PYTRITON_READY"] = "1"
-    os.environ["LD_LIBRARY_PATH"] = str(sysconfig.get_config_var("LIBDIR"))
-    os.execv(sys.executable, [sys.executable, *sys.argv])
+import pytriton_serving  # isort: skip
 
 import model
 import numpy as np
 from pytriton.decorators import batch
 from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
-from pytriton.triton import Triton, TritonConfig
 
 NUM_FEATURES, NUM_OUTPUTS = (int(text) for text in os.environ["MODEL_SIZES"].split(","))
 
@@ -27,20 +21,10 @@ def infer(**inputs: np.ndarray) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    port = int(sys.argv[1])
-    config = TritonConfig(
-        http_port=port,
-        grpc_port=port + 1000,
-        metrics_port=port + 2000,
-        http_address="127.0.0.1",
-        log_verbose=0,
+    pytriton_serving.serve(
+        int(sys.argv[1]),
+        infer_func=infer,
+        inputs=[Tensor(name=model.INPUT, dtype=np.float32, shape=(NUM_FEATURES,))],
+        outputs=[Tensor(name=model.OUTPUT, dtype=np.float32, shape=(NUM_OUTPUTS,))],
+        config=ModelConfig(max_batch_size=64, batcher=DynamicBatcher()),
     )
-    with Triton(config=config) as triton:
-        triton.bind(
-            "model",
-            infer,
-            inputs=[Tensor(name=model.INPUT, dtype=np.float32, shape=(NUM_FEATURES,))],
-            outputs=[Tensor(name=model.OUTPUT, dtype=np.float32, shape=(NUM_OUTPUTS,))],
-            config=ModelConfig(max_batch_size=64, batcher=DynamicBatcher()),
-        )
-        triton.serve()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import io
 import os
-import wave
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,7 +12,7 @@ import pytest
 from educe.serve import ModelSource
 from tests.conftest import ROOT
 from tests.serve.conftest import Client, serving
-from tests.serve.models import write_embedder, write_transcriber
+from tests.serve.models import wav, write_embedder, write_transcriber
 
 KEY = "the-key-of-a-client-0123456789"
 TEMPLATE = """{{ bos_token }}{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}
@@ -56,10 +54,4 @@ def environment(client: Client) -> Iterator[dict[str, str]]:
 def sound() -> bytes:
     """Return two seconds of noise as a WAV file."""
     samples = np.random.default_rng(4).integers(-9000, 9000, 32_000, np.int16)
-    file = io.BytesIO()
-    with wave.open(file, "wb") as written:
-        written.setnchannels(1)
-        written.setsampwidth(2)
-        written.setframerate(16_000)
-        written.writeframes(samples.tobytes())
-    return file.getvalue()
+    return wav(samples)

@@ -1,8 +1,10 @@
-"""Small language models of random weights, as folders."""
+"""Small language models of random weights, as folders, and sounds for them."""
 
 from __future__ import annotations
 
+import io
 import json
+import wave
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,17 @@ def write(checkpoint: Checkpoint, folder: Path) -> Path:
     for name, content in checkpoint.tokenizer.files.items():
         (folder / name).write_bytes(content)
     return folder
+
+
+def wav(samples: np.ndarray) -> bytes:
+    """Return samples of 16 bits, 16,000 a second, as a WAV file."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as written:
+        written.setnchannels(1)
+        written.setsampwidth(2)
+        written.setframerate(16_000)
+        written.writeframes(samples.astype("<i2").tobytes())
+    return file.getvalue()
 
 
 def write_embedder(folder: Path) -> Path:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
-import wave
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from educe import api
 from educe.serve import ModelSource
 from tests.conftest import ROOT
 from tests.serve.conftest import Client, serving
-from tests.serve.models import write_embedder, write_transcriber
+from tests.serve.models import wav, write_embedder, write_transcriber
 
 STORIES = ROOT / "zoo" / "stories260K"
 PROMPT = "Once upon a time"
@@ -54,13 +52,7 @@ def writer() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def sound() -> bytes:
     samples = np.random.default_rng(4).integers(-9000, 9000, 30_000, np.int16)
-    file = io.BytesIO()
-    with wave.open(file, "wb") as written:
-        written.setnchannels(1)
-        written.setsampwidth(2)
-        written.setframerate(16_000)
-        written.writeframes(samples.tobytes())
-    return file.getvalue()
+    return wav(samples)
 
 
 # Completions ---------------------------------------------------------------------------------------------

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import threading
 import time
-import wave
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -21,7 +19,7 @@ from educe.serve.inference import Inference
 from educe.serve.repository import Repository
 from tests.conftest import ROOT
 from tests.serve.conftest import Client, serving
-from tests.serve.models import write_embedder, write_transcriber
+from tests.serve.models import wav, write_embedder, write_transcriber
 
 PROMPT = "Once upon a time"
 SECONDS = 60
@@ -43,14 +41,8 @@ def texts(folders) -> Iterator[Client]:
 
 
 def sound(seconds: float = 0.5) -> bytes:
-    samples = np.random.default_rng(1).integers(-3000, 3000, int(16_000 * seconds)).astype("<i2")
-    file = io.BytesIO()
-    with wave.open(file, "wb") as writer:
-        writer.setnchannels(1)
-        writer.setsampwidth(2)
-        writer.setframerate(16_000)
-        writer.writeframes(samples.tobytes())
-    return file.getvalue()
+    samples = np.random.default_rng(1).integers(-3000, 3000, int(16_000 * seconds))
+    return wav(samples)
 
 
 def asked(
