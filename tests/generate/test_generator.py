@@ -245,6 +245,8 @@ def test_a_fault_in_one_sample_ends_its_request_once_and_returns_all_blocks(
     monkeypatch: pytest.MonkeyPatch, place: str, number: int
 ) -> None:
     def fail(self: Writing, *given: Any) -> Any:
+        if self.sequence.tokens[: len(prompt)] != prompt:  # of a generator that an earlier test has dropped
+            return plain(self, *given)
         calls.append(self)
         if len(calls) > number:
             raise RuntimeError("broken")
@@ -260,6 +262,7 @@ def test_a_fault_in_one_sample_ends_its_request_once_and_returns_all_blocks(
     monkeypatch.setattr(Writing, place, fail)
     monkeypatch.setattr(Inbox, "put", put)
     with educe.generator(STORIES) as own:
+        prompt = list(own.tokenizer.encode("Tom had a"))
         stream = own.stream("Tom had a", max_tokens=50, n=3)
         with pytest.raises(EngineError, match="broken"):
             stream.result()
