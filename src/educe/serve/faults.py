@@ -97,13 +97,6 @@ class Unimplemented(Refusal):
     grpc = "UNIMPLEMENTED"
 
 
-class TooSlow(Refusal):
-    """A request that is not received in its time."""
-
-    status = 408
-    grpc = "DEADLINE_EXCEEDED"
-
-
 class TooLarge(Refusal):
     """A body beyond the limits."""
 
