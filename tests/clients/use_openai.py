@@ -61,7 +61,7 @@ async def faults(client: openai.AsyncOpenAI) -> None:
     for kind, changes in (
         (openai.NotFoundError, {"model": "none"}),
         (openai.BadRequestError, {"temperature": -1}),
-        (openai.UnprocessableEntityError, {"model": "embedder"}),
+        (openai.BadRequestError, {"model": "embedder"}),
     ):
         try:
             await client.chat.completions.create(**{**CHAT, **changes})
