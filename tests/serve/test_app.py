@@ -163,6 +163,18 @@ def test_bodies_may_be_compressed_within_bounds() -> None:
         assert client.ask("POST", INFER, plain, {**fields, "content-encoding": "br"})[0] == 415
 
 
+def test_what_bodies_are_when_decompressed_takes_room() -> None:
+    limits = ServerLimits(body_bytes=40_000_000, bodies_bytes=30_000_000)
+    with serving("breast_cancer", server_limits=limits) as client:
+        fields = {"content-encoding": "gzip", "content-type": "application/json"}
+        row = json.dumps(ROW).encode()
+        for _ in range(3):
+            assert client.ask("POST", INFER, gzip.compress(row.ljust(20_000_000)), fields)[0] == 200
+        status, headers, body = client.ask("POST", INFER, gzip.compress(row.ljust(31_000_000)), fields)
+        assert (status, headers["retry-after"]) == (503, "1"), body
+        assert client.ask("POST", INFER, gzip.compress(row), fields)[0] == 200
+
+
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[]", b'"x"', b"[" * 100_000, b"\xff\xfe", b"{}", b'{"inputs": 1}', b"nan"]
 )

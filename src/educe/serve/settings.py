@@ -23,8 +23,8 @@ class ServerLimits:
         num_headers: Most header fields.
         header_seconds: Longest time to receive them.
         body_bytes: Largest body, and largest after decompression.
-        bodies_bytes: Largest sum of the bodies of all requests over HTTP that are there, and of the messages
-            over gRPC.
+        bodies_bytes: Largest sum of the bodies of all requests over HTTP that are there, as they are sent and
+            as they are when decompressed, and of the messages over gRPC.
         body_seconds: Longest time to receive it, beyond a second for each MiB.
         num_parts: Most parts of a form.
         num_connections: Most connections at once.

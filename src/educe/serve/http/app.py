@@ -29,6 +29,8 @@ from educe.serve.settings import ServerSettings
 _SAFE_METHODS = ("GET", "HEAD")
 _CLIENT_GONE = 499
 _MOST_KNOWN_HOSTS = 100
+# A few bytes may become many.
+_INFLATED_BYTES = 2**23
 _PREFLIGHT = (
     (b"access-control-allow-methods", b"GET, HEAD, POST"),
     # A star would leave out the key.
@@ -175,9 +177,7 @@ class App:
         coding = headers.get(b"content-encoding")
         if coding is None or coding.lower() == b"identity":
             return content
-        most = self.settings.server_limits.body_bytes
-        # A few bytes may become many.
-        return await asyncio.to_thread(_decompressed, content, coding.lower(), most)
+        return await _decompressed(content, coding.lower(), body, self.settings.server_limits.body_bytes)
 
 
 def _authorization(head: Head) -> str | None:
@@ -186,17 +186,24 @@ def _authorization(head: Head) -> str | None:
     return head.field(b"authorization")
 
 
-def _decompressed(body: bytes, coding: bytes, most: int) -> bytes:
+async def _decompressed(content: bytes, coding: bytes, body: Body, most: int) -> bytes:
+    """Return a body's content, decompressed, after room is taken for each part of it."""
     windows = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
     if coding not in windows:
         raise WrongMediaType("the body is compressed in an unknown way", remedy="use gzip or deflate")
-    stream = zlib.decompressobj(windows[coding])
-    try:
-        content = stream.decompress(body, most + 1)
-    except zlib.error:
-        raise BadRequest("the body is not compressed as it says") from None
-    if len(content) > most:
-        raise body_too_large(most)
+    stream, parts, left = zlib.decompressobj(windows[coding]), [], most + 1
+    while not stream.eof:
+        try:
+            part = await asyncio.to_thread(stream.decompress, content, min(left, _INFLATED_BYTES))
+        except zlib.error:
+            raise BadRequest("the body is not compressed as it says") from None
+        body.charge(len(part))
+        parts.append(part)
+        content, left = stream.unconsumed_tail, left - len(part)
+        if left == 0:
+            raise body_too_large(most)
+        if not part and not stream.eof:
+            break
     if not stream.eof or stream.unused_data:
         raise BadRequest("the compressed body is cut off, or something lies behind it")
-    return content
+    return b"".join(parts)

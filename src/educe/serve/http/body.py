@@ -40,12 +40,13 @@ class Body:
         "_loop",
         "_refused",
         "_room",
+        "_room_bytes",
         "_waiter",
         "size_bytes",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, room: BodyRoom) -> None:
-        self.size_bytes = 0
+        self.size_bytes = self._room_bytes = 0
         self._loop, self._room = loop, room
         self._content: bytes | bytearray = b""
         self._is_released = self._is_whole = False
@@ -73,11 +74,26 @@ class Body:
             if isinstance(self._content, bytes):
                 self._content = bytearray(self._content)
             self._content += part
-        self._room.used_bytes += len(part)
         if self.size_bytes > self._room.limits.body_bytes:
             self._refuse(body_too_large(self._room.limits.body_bytes))
-        elif self._room.used_bytes > self._room.limits.bodies_bytes:
-            self._refuse(Overloaded("the requests that are there fill the memory for them", retry_after=1.0))
+            return
+        try:
+            self.charge(len(part))
+        except Overloaded as reason:
+            self._refuse(reason)
+
+    def charge(self, size_bytes: int) -> None:
+        """Take room for more bytes that last as long as it does, such as what is made of it.
+
+        Raises:
+            Overloaded: there is no room for them.
+        """
+        if self._is_released:
+            return
+        self._room_bytes += size_bytes
+        self._room.used_bytes += size_bytes
+        if self._room.used_bytes > self._room.limits.bodies_bytes:
+            raise Overloaded("the requests that are there fill the memory for them", retry_after=1.0)
 
     def end(self) -> None:
         """Know that all of it has come."""
@@ -89,7 +105,7 @@ class Body:
         """Forget it, with what is still to come of it."""
         if not self._is_released:
             self._is_released = True
-            self._room.used_bytes -= self.size_bytes
+            self._room.used_bytes -= self._room_bytes
             self._content = b""
 
     async def whole(self) -> bytes:
