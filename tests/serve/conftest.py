@@ -17,6 +17,8 @@ from educe.serve import ModelSource, Server, ServerSettings
 from tests.conftest import ROOT
 
 SECONDS = 60
+# Models that no store has are compiled first.
+START_SECONDS = 300
 
 
 class Client:
@@ -70,7 +72,7 @@ def serving(*models: str | ModelSource, **settings: Any) -> Iterator[Client]:
     thread = threading.Thread(target=run, name="server")
     thread.start()
     try:
-        url = ready.get(timeout=SECONDS)
+        url = ready.get(timeout=START_SECONDS)
         if isinstance(url, BaseException):
             raise url
         yield Client(url, server.grpc_port, server.stop)
