@@ -6,7 +6,6 @@ import asyncio
 import math
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TypeAlias
 
 from educe.serve.access import tenant_of
 from educe.serve.faults import (
@@ -39,10 +38,6 @@ _PREFLIGHT = (
 )
 
 
-Send: TypeAlias = "Callable[[Response], Awaitable[None]]"
-"""Sends an answer to where the request has come from."""
-
-
 class App:
     """What answers requests, whatever brings them.
 
@@ -59,7 +54,7 @@ class App:
         self._known_hosts: set[bytes] = set()
         self._ids = RequestIds()
 
-    async def __call__(self, head: Head, body: Body, send: Send) -> None:
+    async def __call__(self, head: Head, body: Body, send: Callable[[Response], Awaitable[None]]) -> None:
         """Answer one request; any fault becomes an answer, too.
 
         Args:
@@ -108,18 +103,8 @@ class App:
         self, head: Head, body: Body, route: Route, params: Mapping[str, str], request_id: str
     ) -> Request:
         tenant = tenant_of(self.settings, route.access, _authorization(head))
-        content = b"" if head.method in _SAFE_METHODS else await self._body(head.fields, body)
-        return Request(
-            head.method,
-            head.path,
-            head.query,
-            head.fields,
-            content,
-            request_id,
-            self._deadline(head.fields),
-            tenant,
-            params,
-        )
+        content = b"" if head.method in _SAFE_METHODS else await self._body(head, body)
+        return Request(head, content, request_id, self._deadline(head), tenant, params)
 
     def _failure(self, fault: Exception, family: Family, request_id: str) -> Response:
         refused = logged(fault, f"request {request_id}")
@@ -160,9 +145,9 @@ class App:
             (b"vary", b"origin"),
         ]
 
-    def _deadline(self, headers: Mapping[bytes, bytes]) -> float:
+    def _deadline(self, head: Head) -> float:
         seconds = self.settings.timeout_seconds
-        given = headers.get(b"x-request-timeout-ms")
+        given = head.fields.get(b"x-request-timeout-ms")
         if given is None and seconds == math.inf:
             return math.inf
         if given is not None:
@@ -171,10 +156,10 @@ class App:
             seconds = min(seconds, int(given) / 1000)
         return asyncio.get_running_loop().time() + seconds
 
-    async def _body(self, headers: Mapping[bytes, bytes], body: Body) -> bytes:
+    async def _body(self, head: Head, body: Body) -> bytes:
         """Return the body, decompressed, within the limits."""
         content = await body.whole()
-        coding = headers.get(b"content-encoding")
+        coding = head.fields.get(b"content-encoding")
         if coding is None or coding.lower() == b"identity":
             return content
         return await _decompressed(content, coding.lower(), body, self.settings.server_limits.body_bytes)

@@ -55,10 +55,7 @@ class Request:
     """A request, received whole.
 
     Attributes:
-        method: The method.
-        path: The path, decoded.
-        query: What follows the question mark, undecoded.
-        headers: The header fields, their names in small letters; of those that stand twice the last.
+        head: What stands before its body.
         body: The body, decompressed.
         id: What names it in answers and in the log.
         deadline: When its answer is of no use any more, by the loop's clock.
@@ -66,10 +63,7 @@ class Request:
         params: What the path has in the places of the route's names.
     """
 
-    method: str
-    path: str
-    query: bytes
-    headers: dict[bytes, bytes]
+    head: Head
     body: bytes
     id: str
     deadline: float
@@ -79,7 +73,7 @@ class Request:
     @property
     def media_type(self) -> str:
         """The body's type, without its parameters; empty if the request does not say."""
-        return self.headers.get(b"content-type", b"").split(b";")[0].strip().lower().decode("latin-1")
+        return self.head.field(b"content-type").split(";")[0].strip().lower()
 
     def queries(self) -> dict[str, str]:
         """Return what follows the question mark, by name.
@@ -88,7 +82,7 @@ class Request:
             BadRequest: there are too many, one stands twice, or they are not encoded as UTF-8.
         """
         try:
-            pairs = parse_qsl(self.query.decode("ascii"), True, errors="strict", max_num_fields=50)
+            pairs = parse_qsl(self.head.query.decode("ascii"), True, errors="strict", max_num_fields=50)
         except ValueError:
             raise BadRequest("what follows the question mark is not encoded as it should be") from None
         found = dict(pairs)

@@ -39,7 +39,7 @@ def read_form(request: Request, most_parts: int) -> list[Part]:
         raise WrongMediaType(
             "the body is no form", remedy=f"send Content-Type: {FORM}, as curl does with -F file=@FILE"
         )
-    _, options = multipart.parse_options_header(request.headers[b"content-type"].decode("latin-1"))
+    _, options = multipart.parse_options_header(request.head.field(b"content-type"))
     found: list[Part] = []
     name, media_type, content = "", "", bytearray()
     try:

@@ -130,7 +130,7 @@ def _sender(name: str) -> Callable[[Request], Awaitable[Response]]:
     async def send(request: Request) -> Response:
         content, tag = _content(name)
         headers = [*_SAFETY, (b"etag", tag)]
-        if tag in request.headers.get(b"if-none-match", b""):
+        if tag in request.head.fields.get(b"if-none-match", b""):
             return Response(b"", "", 304, headers)
         return Response(content, _media_type(name), headers=headers)
 

@@ -205,7 +205,7 @@ def _named(request: Request) -> tuple[str, str | None]:
 
 def _parts(request: Request) -> tuple[bytes | memoryview, memoryview]:
     """Return a request's JSON, and the bytes behind it."""
-    length = request.headers.get(_HEADER_LENGTH)
+    length = request.head.fields.get(_HEADER_LENGTH)
     if length is None:
         return request.body, memoryview(b"")
     if not length.isdigit() or len(length) > 12 or int(length) > len(request.body):
