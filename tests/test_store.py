@@ -255,6 +255,24 @@ def test_mapped_content_that_is_not_whole_is_made_again(tmp_path: Path, change):
         assert made == expected
 
 
+@pytest.mark.parametrize(
+    "array", [np.arange(999, dtype=np.int8).reshape(3, 333), np.ones((2, 5, 7), "f4")[:, ::2]]
+)
+def test_an_array_is_interned_by_its_content(tmp_path: Path, array: np.ndarray):
+    store = Store(tmp_path, 10**6)
+    for _ in range(2):
+        found = store.interned(array)
+        assert found is not None
+        np.testing.assert_array_equal(found, array, strict=True)
+        assert found.flags.c_contiguous
+        assert not found.flags.writeable
+        assert len(store.entries()) == 1
+    for other in (array + array.dtype.type(1), array.T, array.astype("f8")):
+        np.testing.assert_array_equal(store.interned(other), other, strict=True)
+    assert len(store.entries()) == 4
+    assert Store(tmp_path, 10).interned(array * array.dtype.type(3)) is None
+
+
 def test_what_fails_while_it_is_made_leaves_nothing(tmp_path: Path):
     def make(write: stores.Write) -> None:
         write(0, CONTENT)

@@ -62,10 +62,15 @@ CACHE = Setting(
     "the folder of compiled code and packed weights; empty means the user's own, off means none",
 )
 CACHE_BYTES = Setting("EDUCE_CACHE_BYTES", "20000000000", "the bound on that folder's size")
+SHARE = Setting(
+    "EDUCE_SHARE",
+    "",
+    "anything but empty maps the weights of ONNX models from that folder, once for all processes",
+)
 GUARD = Setting("EDUCE_GUARD", "", "anything but empty ends a process whose code strays from its buffers")
 TRACEBACK = Setting("EDUCE_TRACEBACK", "", "anything but empty prints the traceback of an internal fault")
 
-ALL = (ENGINE, THREADS, TARGET, CACHE, CACHE_BYTES, GUARD, TRACEBACK)
+ALL = (ENGINE, THREADS, TARGET, CACHE, CACHE_BYTES, SHARE, GUARD, TRACEBACK)
 """Every setting."""
 
 

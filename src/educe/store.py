@@ -44,6 +44,8 @@ _OFF = "off"
 # The folder is measured when another such part of its bound was written.
 _CHECKS = 50
 _MAX_HEADER_BYTES = 64 * 1024
+# The checksum's.
+_WORD_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,24 @@ class Store:
         except OSError as fault:
             self._refuse(fault)
             return None
+
+    def interned(self, array: np.ndarray) -> np.ndarray | None:
+        """Return an array like `array` that is mapped, and in memory once for all processes that intern it.
+
+        It is found by its own content, read-only, and begins a page. None is returned if it cannot be kept.
+        """
+        import numpy as np
+
+        content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        ingredients = (
+            ("sha256", hashlib.sha256(content.data).hexdigest()),
+            ("dtype", str(array.dtype)),
+            ("shape", str(array.shape)),
+        )
+        size_bytes = -(-content.nbytes // _WORD_BYTES) * _WORD_BYTES
+        key = Key("constant", f"{array.dtype}{list(array.shape)}", ingredients)
+        found = self.mapped(key, size_bytes, lambda write: write(0, content))
+        return None if found is None else found[: content.nbytes].view(array.dtype).reshape(array.shape)
 
     def _count(self, written_bytes: int) -> None:
         """Keep to the bound after so much was written."""

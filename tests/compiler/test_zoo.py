@@ -15,6 +15,7 @@ from educe.compiler.library import library
 from educe.compiler.target import host_target
 from educe.engines.native import NativeExecutable
 from educe.model import Model, TensorType
+from educe.store import Store
 from tests.conftest import ROOT
 
 FOLDERS = sorted(path.parent for path in (ROOT / "zoo").glob("*/model.onnx"))
@@ -105,3 +106,23 @@ def test_a_second_process_makes_no_kernel(tmp_path: Path, monkeypatch):
     assert first["kernels_made"] == first["kernels"] > 0
     assert second["kernels_made"] == 0
     assert second["kernels"] == first["kernels"]
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "yolox_nano"])
+def test_weights_that_are_shared_are_the_same_and_mapped(name, tmp_path, monkeypatch):
+    model, feeds = loaded(name), random_feeds(loaded(name), seed=3)
+    weights = {name: id(value.const_value) for name, value in model.graph.graph.initializers.items()}
+    expected = native(name).run(feeds)
+    monkeypatch.setenv("EDUCE_SHARE", "1")
+    kept = Store(tmp_path, 10**9)
+    monkeypatch.setattr("educe.compiler.memory.store", lambda: kept)
+    shared = native(name)
+    for output, array in shared.run(feeds).items():
+        np.testing.assert_array_equal(array, expected[output])
+    maps = Path("/proc/self/maps").read_text()
+    large = [entry for entry in kept.entries() if str(entry.path) in maps]
+    assert len(large) == len(kept.entries()) > 5
+    assert sum(entry.size_bytes for entry in large) > 0.75 * shared.executor.code.constants.size_bytes
+    native(name).run(feeds)
+    assert len(kept.entries()) == len(large)
+    assert weights == {name: id(value.const_value) for name, value in model.graph.graph.initializers.items()}

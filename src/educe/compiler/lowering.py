@@ -91,16 +91,21 @@ class Repeat(Product):
 
 
 class Constants:
-    """The constants of an executable, each made once and kept while its code may read it."""
+    """The constants of an executable, each made once and kept while its code may read it.
 
-    def __init__(self) -> None:
+    Args:
+        keep: What an array that is made is kept as.
+    """
+
+    def __init__(self, keep: Callable[[np.ndarray], np.ndarray] = aligned) -> None:
+        self._keep = keep
         self._made: dict[Hashable, np.ndarray] = {}
         self._buffers: dict[int, Buffer] = {}
 
     def made(self, key: Hashable, make: Callable[[], np.ndarray]) -> np.ndarray:
         """Return the array under `key`, made at its first use."""
         if key not in self._made:
-            self._made[key] = aligned(make())
+            self._made[key] = self._keep(make())
             self.buffer(self._made[key])
         return self._made[key]
 

@@ -11,11 +11,14 @@ import numpy as np
 from educe.compiler.tensor import Buffer
 from educe.machine import usable_cores
 from educe.pages import ALIGNMENT, empty
+from educe.store import store
 
 PAGE = 4096
 
 # Smaller arrays are copied sooner than threads are started.
 _COPIED_ALONE_BYTES = 2 * 1024 * 1024
+# Smaller arrays are not worth a file.
+_SHARED_BYTES = 64 * 1024
 
 
 def aligned(array: np.ndarray) -> np.ndarray:
@@ -30,6 +33,13 @@ def aligned(array: np.ndarray) -> np.ndarray:
     with ThreadPoolExecutor(cores) as pool:
         list(pool.map(np.copyto, *parts))
     return copy
+
+
+def shared(array: np.ndarray) -> np.ndarray:
+    """Return a copy of `array` as `aligned` does; a large one is in memory once for all processes."""
+    kept = store() if array.nbytes >= _SHARED_BYTES else None
+    found = None if kept is None else kept.interned(array)
+    return aligned(array) if found is None else found
 
 
 @dataclass

@@ -12,7 +12,7 @@ import numpy as np
 from educe.engines.base import Engine, Executable, Options, State, Support, Value, owned
 from educe.errors import EngineError, MissingLibraryError
 from educe.model import Model
-from educe.settings import GUARD, resolve_threads
+from educe.settings import GUARD, SHARE, resolve_threads
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -104,7 +104,10 @@ class NativeEngine(Engine):
 
     def compile(self, model: Model, options: Options) -> NativeExecutable:
         """Compile `model`; see `Engine.compile`."""
-        return self.compile_prepared(model, prepared(model, options.graph_optimization), options)
+        graph = prepared(model, options.graph_optimization)
+        if SHARE.value():
+            _share_weights(graph)
+        return self.compile_prepared(model, graph, options)
 
     def compile_prepared(self, model: Model, graph: ir.Model, options: Options) -> NativeExecutable:
         """Compile a graph for `model` that is as `prepared` gives it, and is not changed.
@@ -117,6 +120,8 @@ class NativeEngine(Engine):
         from educe.compiler.code import Code
         from educe.compiler.executor import Executor
         from educe.compiler.library import library
+        from educe.compiler.lowering import Constants
+        from educe.compiler.memory import aligned, shared
         from educe.compiler.runtime import runtime
         from educe.compiler.target import host_target
 
@@ -124,7 +129,7 @@ class NativeEngine(Engine):
         threads = resolve_threads(options.threads)
         pool = runtime(target)
         pool.grow(threads)
-        guarded = bool(GUARD.value())
+        guarded, is_shared = bool(GUARD.value()), bool(SHARE.value())
         code = Code(
             graph.graph,
             graph.opset_imports,
@@ -132,7 +137,8 @@ class NativeEngine(Engine):
             threads,
             library(target),
             lambda inner: Executor(inner, pool),
-            guarded=guarded,
+            Constants(shared if is_shared else aligned),
+            guarded,
         )
         executor = Executor(code, pool, options.memory_arena)
         return NativeExecutable(model, executor)
@@ -154,6 +160,18 @@ def prepared(model: Model, optimization: str) -> ir.Model:
         graph = optimize(graph, has_kernel)
     expand_functions(graph, has_kernel)
     return graph
+
+
+def _share_weights(graph: ir.Model) -> None:
+    """Have all processes that do so hold the large weights of a graph once."""
+    import onnx_ir as ir
+
+    from educe.compiler.memory import shared
+
+    for value in graph.graph.initializers.values():
+        weight = value.const_value
+        if weight is not None and weight.dtype != ir.DataType.STRING:
+            value.const_value = ir.Tensor(shared(weight.numpy()), weight.dtype, name=value.name)
 
 
 def _is_new(value: Value) -> bool:

@@ -41,7 +41,7 @@ from educe.serve.opening import ModelSource
 from educe.serve.repository import Repository
 from educe.serve.settings import ServerSettings
 from educe.serve.snapshot import Snapshot, total
-from educe.settings import THREADS
+from educe.settings import SHARE, THREADS
 
 _LOG = logging.getLogger("educe.serve")
 _LENGTH_BYTES = 8
@@ -665,9 +665,9 @@ def _exactly(file: Any, size: int) -> bytes:
 
 
 def _environment(workers: int) -> dict[str, str]:
-    """Return the variables of a worker, which has its share of the cores."""
-    shared = {THREADS.variable: str(max(1, usable_cores() // workers))}
-    return {**os.environ, **({} if THREADS.value() else shared)}
+    """Return the variables of a worker, which has its share of the cores, and shares its models' weights."""
+    threads = THREADS.value() or str(max(1, usable_cores() // workers))
+    return {**os.environ, SHARE.variable: "1", THREADS.variable: threads}
 
 
 def _shares(
