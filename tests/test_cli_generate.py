@@ -448,7 +448,8 @@ def test_options_have_the_names_of_keywords() -> None:
         (EmbeddingOptions, api.EmbedderOptions.__optional_keys__),
     ):
         assert {field.name for field in fields(group)} == keywords - {"progress"}
-    by_line = {"tools", "tool_choice", "tool_format", "template_options", "priority", "salt"}
+    by_line = {"tools", "tool_choice", "tool_format", "parallel_tool_calls"}
+    by_line |= {"template_options", "priority", "salt"}
     assert {field.name for field in fields(TextOptions)} == set(OPTIONS) - by_line
     for group, command in (
         (WritingOptions, "generate"),

@@ -69,6 +69,16 @@ def test_what_is_streamed_adds_up_to_the_call(writer: Generator) -> None:
     assert pieces[-1].finish_reason == "tool_calls"
 
 
+def test_a_text_may_be_held_to_one_call(writer: Generator) -> None:
+    free = [{"type": "function", "function": {"name": "weather", "parameters": SCHEMA}}]
+    more = {"tool_choice": "required", "tool_format": "llama", "max_tokens": 160, "logit_bias": {END: -100}}
+    assert len(ask(writer, **more).result().tool_calls) > 1
+    one = ask(writer, parallel_tool_calls=False, **more).result()
+    assert (len(one.tool_calls), one.text, one.finish_reason) == (1, "", "tool_calls")
+    text = ask(writer, tools=free, parallel_tool_calls=False, max_tokens=20).result()
+    assert text.tool_calls == ()
+
+
 def test_text_stays_text_where_nothing_is_called(writer: Generator) -> None:
     plain = writer.generate(ASKED, max_tokens=20)
     unused = ask(writer, tool_choice="none", max_tokens=20, logit_bias={}).result()
@@ -89,6 +99,7 @@ def test_text_stays_text_where_nothing_is_called(writer: Generator) -> None:
         ({"tool_format": "herms"}, OptionError, "did you mean 'hermes'"),
         ({"tool_format": ["hermes"]}, OptionError, "cannot be chosen"),
         ({"tool_format": None}, UnsupportedModelError, "not known how the model writes calls"),
+        ({"parallel_tool_calls": "no"}, OptionError, "'no' is neither True nor False"),
         ({"tool_choice": "required", "regex": "a"}, OptionError, "one of regex and tools, not several"),
     ],
 )

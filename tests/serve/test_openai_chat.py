@@ -307,6 +307,17 @@ def test_a_named_tool_is_called(api_client: openai.OpenAI) -> None:
     assert [call.function.name for call in found.choices[0].message.tool_calls or ()] == ["weather"]  # type: ignore[union-attr]
 
 
+def test_an_answer_may_be_held_to_one_call(api_client: openai.OpenAI) -> None:
+    bias = {"2": -100}  # the end, which is chosen where nothing else may be
+    asked: Any = {**FORCED, "stop": None, "logit_bias": bias, "extra_body": {"tool_format": "llama"}}
+    for parallel, reason in ((True, "length"), (False, "tool_calls")):
+        found = api_client.chat.completions.create(
+            model="writer", messages=MESSAGES, parallel_tool_calls=parallel, **{**asked, "max_tokens": 300}
+        )
+        assert found.choices[0].finish_reason == reason
+        assert (len(found.choices[0].message.tool_calls or ()) > 1) is parallel
+
+
 def test_a_call_is_streamed_while_it_is_written(api_client: openai.OpenAI) -> None:
     whole = api_client.chat.completions.create(model="writer", messages=MESSAGES, **FORCED)
     call: Any = (whole.choices[0].message.tool_calls or [None])[0]
@@ -372,7 +383,6 @@ REFUSED: Any = [
     ({"tools": [{"type": "function", "function": {"name": "a b"}}], "tool_format": "hermes"}, "tools[0]"),
     ({"tools": TOOLS * 2, "tool_format": "hermes"}, "tools[1]"),
     ({"tools": TOOLS, "tool_format": "none"}, "tool_format"),
-    ({"tools": TOOLS, "tool_format": "hermes", "parallel_tool_calls": False}, "parallel_tool_calls"),
     ({"tool_choice": "required"}, "tool_choice"),
     ({"tool_choice": {"type": "function", "function": {"name": "none of them"}}}, "tool_choice"),
     ({"stream_options": {"include_usage": True}}, "stream_options"),

@@ -182,6 +182,14 @@ def test_a_call_is_streamed(server: Client, api_client: openai.OpenAI) -> None:
     assert last["tools"] == [{**TOOLS[0]}]
 
 
+def test_a_response_may_be_held_to_one_call(api_client: openai.OpenAI) -> None:
+    own = {"tool_format": "llama", "logit_bias": {"2": -100}}
+    asked: Any = {**FORCED, "max_output_tokens": 300, "extra_body": own}
+    found = api_client.responses.create(**asked, parallel_tool_calls=False)
+    assert [item.type for item in found.output] == ["function_call"]
+    assert (found.status, found.parallel_tool_calls) == ("completed", False)
+
+
 def test_log_probabilities_come_if_they_are_asked_for(server: Client, api_client: openai.OpenAI) -> None:
     asked: Any = {**ASKED, "top_logprobs": 2, "include": ["message.output_text.logprobs"]}
     part: Any = api_client.responses.create(**asked).output[0].content[0]  # type: ignore[union-attr]
@@ -216,7 +224,6 @@ REFUSED: Any = [
     ({"max_tool_calls": 1}, "max_tool_calls"),
     ({"include": ["file_search_call.results"]}, "include[0]"),
     ({"tools": [{"type": "web_search"}]}, "tools[0]"),
-    ({"tools": TOOLS, "tool_format": "hermes", "parallel_tool_calls": False}, "parallel_tool_calls"),
     ({"tool_choice": {"type": "function", "name": "a"}}, "tool_choice"),
     ({"text": {"format": {"type": "json_schema", "name": "a", "schema": {"type": 1}}}}, "text.format"),
     ({"max_output_tokens": 0}, "max_output_tokens"),

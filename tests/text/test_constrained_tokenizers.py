@@ -136,7 +136,7 @@ def test_calls_that_are_required_follow_the_schemas(
     name: str, format: ToolFormat, request: pytest.FixtureRequest
 ) -> None:
     writer = request.getfixturevalue(name)
-    constraint = writer.compiler.tool_calls(format, TOOLS, required=True)
+    constraint = writer.compiler.tool_calls(format, TOOLS, required=True, parallel=True)
     finished = []
     for seed in range(4):
         text = writer.write(constraint.copy(), seed, format.kept_ids(writer.tokenizer))
@@ -154,13 +154,38 @@ def test_calls_that_are_required_follow_the_schemas(
 
 
 @pytest.mark.parametrize(
+    ("name", "format"),
+    [("gpt2", HERMES), ("gpt2", LLAMA), ("gpt2", MISTRAL), ("marked", MISTRAL)],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_a_text_of_one_call_ends_after_it(
+    name: str, format: ToolFormat, request: pytest.FixtureRequest
+) -> None:
+    writer = request.getfixturevalue(name)
+    one = writer.compiler.tool_calls(format, TOOLS, required=True, parallel=False)
+    kept = format.kept_ids(writer.tokenizer)
+    texts = [writer.write(one.copy(), seed, kept) for seed in range(4)]
+    assert any(texts)
+    optional = writer.compiler.tool_calls(format, TOOLS, required=False, parallel=False)
+    for text in filter(None, texts):
+        parser = ToolCallParser(format, [tool.name for tool in TOOLS])
+        assert len(collect([*parser.push(text), *parser.finish()])[1]) == 1
+        follower = optional.copy()
+        for token in writer.tokenizer.encode(text, parse_special=True):
+            follower.advance(token)
+        assert follower.complete
+        allowed = np.flatnonzero(np.unpackbits(follower.mask(), bitorder="little"))
+        assert set(allowed.tolist()) <= set(writer.tokenizer.eos)
+
+
+@pytest.mark.parametrize(
     ("name", "format"), [("gpt2", HERMES), ("gpt2", LLAMA), ("marked", MISTRAL)], ids=str
 )
 def test_a_text_with_calls_in_it_is_free_until_one_begins(
     name: str, format: ToolFormat, request: pytest.FixtureRequest
 ) -> None:
     writer = request.getfixturevalue(name)
-    constraint = writer.compiler.tool_calls(format, TOOLS, required=False)
+    constraint = writer.compiler.tool_calls(format, TOOLS, required=False, parallel=True)
     free = constraint.copy()
     for token in writer.tokenizer.encode("Hm {, <"):
         free.advance(token)

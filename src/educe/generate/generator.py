@@ -183,6 +183,8 @@ class Generator:
                   OpenAI's form;
                 - `tool_format`: how the model writes calls, one of `FORMATS`; as its chat template does if
                   absent;
+                - `parallel_tool_calls`: whether a text may have several calls, True if absent; else it ends
+                  after one;
                 - `template_options`: in a conversation, further variables of the chat template, such as
                   ``{"enable_thinking": False}``;
                 - `priority`: lower numbers go first, 0 if absent;

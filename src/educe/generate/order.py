@@ -33,7 +33,7 @@ from educe.text.tools import Tool, read_tools
 # How far back the spelling of a token may depend on those before it.
 _SPELLING_TOKENS = 32
 _CONSTRAINTS = ("json_schema", "json_object", "regex", "choice", "grammar")
-_OF_TOOLS = ("tools", "tool_choice", "tool_format")
+_OF_TOOLS = ("tools", "tool_choice", "tool_format", "parallel_tool_calls")
 _SAMPLING = tuple(field.name for field in dataclasses.fields(SamplingOptions))
 
 OPTIONS = (*_SAMPLING, *_CONSTRAINTS, *_OF_TOOLS, "template_options", "priority", "salt")
@@ -61,16 +61,17 @@ class Order:
 
 @dataclass(frozen=True)
 class _Tools:
-    """The tools of a conversation: what is offered, how calls are written, whether there must be one."""
+    """The tools of a conversation: what is offered, how calls are written, how many there must and may be."""
 
     offered: tuple[Tool, ...]
     format: ToolFormat
     required: bool
+    parallel: bool
 
     @property
     def are_bound(self) -> bool:
         """Whether the text has to follow a grammar."""
-        return self.required or any(tool.strict for tool in self.offered)
+        return self.required or not self.parallel or any(tool.strict for tool in self.offered)
 
 
 class OrderReader:
@@ -130,6 +131,7 @@ class OrderReader:
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: str | Mapping[str, Any] | None = "auto",
         tool_format: str | None = None,
+        parallel_tool_calls: bool | None = True,
         template_options: Mapping[str, Any] | None = None,
         priority: int | None = 0,
         salt: str | None = "",
@@ -152,7 +154,7 @@ class OrderReader:
         salt = "" if salt is None else salt
         if not isinstance(salt, str):
             raise OptionError(f"is {salt!r}; it has to be a text", place="salt", remedy="such as a name")
-        called = self._tools(tools, tool_choice, tool_format)
+        called = self._tools(tools, tool_choice, tool_format, parallel_tool_calls)
         wanted = {name: options.pop(name) for name in _CONSTRAINTS if name in options}
         constraint = self._constraint(wanted, called)
         sampling = SamplingOptions(**{**self.defaults, **options})
@@ -215,6 +217,7 @@ class OrderReader:
         given: Sequence[Mapping[str, Any]] | None,
         wanted: str | Mapping[str, Any] | None,
         named: str | None,
+        parallel: bool | None,
     ) -> _Tools | None:
         """Return the tools that may be called; none is called where `wanted` says so.
 
@@ -228,12 +231,14 @@ class OrderReader:
         _check_known("tool_choice", choice, ["auto", "none", *(["required", *names] if tools else [])])
         if named is not None:
             _check_known("tool_format", named, list(tool_formats.FORMATS))
+        if not isinstance(parallel, bool | None):
+            raise OptionError(f"{parallel!r} is neither True nor False", place="parallel_tool_calls")
         if not tools or choice == "none":
             return None
         format = self._tool_format(named)
         if choice in names:
             tools = tuple(tool for tool in tools if tool.name == choice)
-        return _Tools(tools, format, required=choice != "auto")
+        return _Tools(tools, format, required=choice != "auto", parallel=parallel is not False)
 
     def _tool_format(self, named: str | None) -> ToolFormat:
         if named is not None:
@@ -275,7 +280,7 @@ class OrderReader:
             raise OptionError(f"a text follows one of {' and '.join(wanted)}, not several")
         if tools and tools.are_bound:
             return self._constraint_compiler().tool_calls(
-                tools.format, tools.offered, required=tools.required
+                tools.format, tools.offered, required=tools.required, parallel=tools.parallel
             )
         for name, value in wanted.items():
             make = getattr(self._constraint_compiler(), name)

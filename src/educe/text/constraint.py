@@ -212,20 +212,25 @@ class ConstraintCompiler:
             raise refused(place, f"it has to be a text, and is of the type {type(text).__name__}")
         self._limits.check("grammar_bytes", len(text.encode(errors="surrogatepass")))
 
-    def tool_calls(self, format: ToolFormat, tools: Sequence[Tool], *, required: bool) -> Constraint:
+    def tool_calls(
+        self, format: ToolFormat, tools: Sequence[Tool], *, required: bool, parallel: bool
+    ) -> Constraint:
         """Return a constraint to texts whose calls are of `tools`, those of strict ones as their schemas say.
 
         Args:
             format: How the model writes calls.
             tools: What may be called, at least one.
             required: Whether the text is nothing but calls; otherwise they stand in any text.
+            parallel: Whether there may be several calls; otherwise the text ends after one.
 
         Raises:
             OptionError: a strict tool's schema has no grammar.
         """
         from llguidance import LLMatcher
 
-        text = tool_grammar.grammar(format, tools, self._vocabulary, required=required, style=_STYLE)
+        text = tool_grammar.grammar(
+            format, tools, self._vocabulary, required=required, parallel=parallel, style=_STYLE
+        )
         return self._compile(LLMatcher.grammar_from_lark(text), lambda said: refused("tools", said))
 
     def _compile(self, grammar: str, error: Callable[[str], OptionError]) -> Constraint:

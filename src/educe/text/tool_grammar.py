@@ -16,6 +16,7 @@ def grammar(
     vocabulary: Vocabulary,
     *,
     required: bool,
+    parallel: bool,
     style: Mapping[str, Any],
 ) -> str:
     """Return the grammar of texts whose calls are of these tools.
@@ -27,6 +28,7 @@ def grammar(
         tools: What may be called, at least one.
         vocabulary: Which marks are special tokens.
         required: Whether the text is nothing but calls; otherwise calls stand in any text.
+        parallel: Whether there may be several calls; otherwise the text ends after one.
         style: How JSON is written: `llguidance`'s ``x-guidance``.
     """
 
@@ -39,34 +41,35 @@ def grammar(
     return "\n".join(
         [
             "%llguidance {}",
-            *_text(format, mark(format.marker), required),
-            f"call: {_call(format, mark, headed)}",
+            *_text(format, mark(format.marker), required, parallel),
+            f"call: {_call(format, mark, headed, parallel)}",
             "object: " + " | ".join(f"object_{index}" for index in range(len(tools))),
             *(_object(format, tool, index, begin, style) for index, tool in enumerate(tools)),
         ]
     )
 
 
-def _text(format: ToolFormat, marker: str, required: bool) -> list[str]:
+def _text(format: ToolFormat, marker: str, required: bool, parallel: bool) -> list[str]:
     if format.bare and required:
         return ["start: call"]
     if format.bare:
         return ["start: call | OTHER", r"OTHER: /(\s*[^\s{](.|\n)*)?/"]
     if required:
-        return [f'start: {marker} call ("\\n"? {marker} call)*']
+        return [f"start: {marker} call" + (f' ("\\n"? {marker} call)*' if parallel else "")]
+    calls = "(lead call)* TEXT" if parallel else "lead call | TEXT"
     if marker.startswith("<["):
-        return [f"start: (TEXT {marker} call)* TEXT", r"TEXT: /(.|\n)*/"]
-    return ["start: (lead call)* TEXT", f"lead[lazy]: TEXT {marker}", r"TEXT: /(.|\n)*/"]
+        return [f"start: {calls}", f"lead: TEXT {marker}", r"TEXT: /(.|\n)*/"]
+    return [f"start: {calls}", f"lead[lazy]: TEXT {marker}", r"TEXT: /(.|\n)*/"]
 
 
-def _call(format: ToolFormat, mark: Callable[[str], str], headed: bool) -> str:
+def _call(format: ToolFormat, mark: Callable[[str], str], headed: bool, parallel: bool) -> str:
     """Return what follows the marker."""
     if format.bare:
-        return 'object ("; " object)*'
+        return 'object ("; " object)*' if parallel else "object"
     if headed:
         return "object"
     if format.listed:
-        return '"[" object (", " object)* "]"'
+        return '"[" object (", " object)* "]"' if parallel else '"[" object "]"'
     return rf'"\n" object "\n" {mark("</tool_call>")}'
 
 

@@ -167,16 +167,6 @@ def message_of(message: chats.Message) -> dict[str, Any]:
     return found
 
 
-def refuse_serial_calls(parallel: bool | None, tools: Sequence[object] | None) -> None:
-    """Raise `BadRequest` if a model is to make one call at most, which it cannot be held to."""
-    if parallel is False and tools:
-        raise BadRequest(
-            "a model cannot be held to one call",
-            place="parallel_tool_calls",
-            remedy="leave it out, and run the first call alone",
-        )
-
-
 def _check(asked: chats.ChatRequest, most: int) -> None:
     if len(asked.messages) > most:
         raise BadRequest(f"more than {most} messages", place="messages")
@@ -189,7 +179,6 @@ def _check(asked: chats.ChatRequest, most: int) -> None:
     for index, message in enumerate(asked.messages):
         if isinstance(message, chats.AssistantMessage) and message.content is None and not message.tool_calls:
             raise BadRequest("it has neither content nor tool_calls", place=f"messages[{index}].content")
-    refuse_serial_calls(asked.parallel_tool_calls, asked.tools)
 
 
 def _options(asked: chats.ChatRequest) -> dict[str, Any]:
@@ -201,6 +190,7 @@ def _options(asked: chats.ChatRequest) -> dict[str, Any]:
         "tools": msgspec.to_builtins(asked.tools),
         "tool_choice": choice.function.name if isinstance(choice, chats.NamedTool) else choice,
         "tool_format": asked.tool_format,
+        "parallel_tool_calls": asked.parallel_tool_calls,
         "template_options": asked.template_options,
     }
     if isinstance(asked.response_format, chats.ObjectForm):

@@ -134,7 +134,7 @@ class ChatRequest(TextRequest, kw_only=True):
     """A conversation to be answered; fields that can only be null are known to the API, and not done here.
 
     Attributes:
-        parallel_tool_calls: Taken if it is true, or there are no tools.
+        parallel_tool_calls: Whether the answer may have several calls.
         tool_format: How the model writes calls, if its chat template does not show it.
         modalities: Taken if it is text.
         template_options: Further variables of the model's chat template.

@@ -89,7 +89,7 @@ class ResponseRequest(TextRequest, kw_only=True):
     Attributes:
         include: What of ``message.output_text.logprobs`` and ``reasoning.encrypted_content``, of which there
             is none, the response is to have.
-        parallel_tool_calls: Taken if it is true, or there are no tools.
+        parallel_tool_calls: Whether the answer may have several calls.
         truncation: Taken if nothing is to be cut.
         background: Taken if it is false.
         template_options: Further variables of the model's chat template.

@@ -18,7 +18,7 @@ from educe.serve.http.exchange import Request, Response
 from educe.serve.http.openai import chat_types as chats
 from educe.serve.http.openai import response_types as responses
 from educe.serve.http.openai import types
-from educe.serve.http.openai.chat import Texts, refuse_serial_calls
+from educe.serve.http.openai.chat import Texts
 from educe.serve.http.openai.errors import OPENAI
 from educe.serve.http.openai.response_events import ResponseWriter, whole
 from educe.serve.http.openai.streaming import streamed
@@ -172,7 +172,6 @@ def _check(asked: responses.ResponseRequest, most: int) -> None:
         check_stream_options(asked.stream_options, asked.stream)
         if asked.stream_options.include_usage is not None:
             raise BadRequest("a response always says it", place="stream_options.include_usage")
-    refuse_serial_calls(asked.parallel_tool_calls, asked.tools)
 
 
 def _num_top(asked: responses.ResponseRequest) -> int | None:
@@ -192,6 +191,7 @@ def _options(asked: responses.ResponseRequest) -> dict[str, Any]:
         "tools": tools or None,
         "tool_choice": choice.name if isinstance(choice, responses.NamedFunction) else choice,
         "tool_format": asked.tool_format,
+        "parallel_tool_calls": asked.parallel_tool_calls,
         "template_options": asked.template_options,
     }
     form = None if asked.text is None else asked.text.format
@@ -219,6 +219,7 @@ def _answer(asked: responses.ResponseRequest, written: Writing) -> responses.Res
         instructions=asked.instructions,
         tools=tools,
         tool_choice=asked.tool_choice or "auto",
+        parallel_tool_calls=asked.parallel_tool_calls is not False,
         text=responses.TextConfig(form),
         top_logprobs=asked.top_logprobs or 0,
         max_output_tokens=asked.max_output_tokens,
