@@ -119,7 +119,30 @@ def test_a_prompt_is_weighed_where_it_is_echoed(api_client: openai.OpenAI, write
         tokens = [token for each in told for token in each.tokens]
         assert len(tokens) == len(ids) + 3
         offsets = [offset for each in told for offset in each.text_offset]
-        assert offsets == [sum(map(len, tokens[:index])) for index in range(len(tokens))]
+        told_ids = [*ids, *expected.tokens]
+        assert offsets == [len(writer.tokenizer.decode(told_ids[:index])) for index in range(len(told_ids))]
+
+
+@pytest.mark.parametrize("echo", [False, True])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("prompt", [[1, 2, 3], [1], [1, 440, 228], "Zoë"])
+def test_offsets_say_where_tokens_stand_in_the_text(
+    api_client: openai.OpenAI, writer: Any, prompt: Any, stream: bool, echo: bool
+) -> None:
+    asked: Any = {"prompt": prompt, "max_tokens": 6, "echo": echo, "logprobs": 0, "temperature": 0}
+    found = api_client.completions.create(model="stories260K", stream=stream, **asked)
+    choices = [part.choices[0] for part in (found if stream else [found])]
+    text = "".join(choice.text for choice in choices)
+    told = [choice.logprobs for choice in choices if choice.logprobs]
+    tokens = [token for each in told for token in each.tokens]
+    offsets = [offset for each in told for offset in each.text_offset]
+    assert offsets == sorted(offsets)
+    ends = [*offsets[1:], len(text)]
+    for token, start, end in zip(tokens, offsets, ends, strict=True):
+        if token in ("<s>", "</s>"):
+            assert start == end
+        elif "\ufffd" not in token:
+            assert text[start:end].strip() == token.strip()
 
 
 def test_a_prompt_of_one_token_is_echoed(api_client: openai.OpenAI) -> None:

@@ -30,8 +30,9 @@ from educe.text.tool_calls import ToolCallParser
 from educe.text.tool_formats import ToolFormat
 from educe.text.tools import Tool, read_tools
 
-# How far back the spelling of a token may depend on those before it.
-_SPELLING_TOKENS = 32
+SPELLING_TOKENS = 32
+"""How far back the spelling of a token may depend on those before it."""
+
 _CONSTRAINTS = ("json_schema", "json_object", "regex", "choice", "grammar")
 _OF_TOOLS = ("tools", "tool_choice", "tool_format", "parallel_tool_calls")
 _SAMPLING = tuple(field.name for field in dataclasses.fields(SamplingOptions))
@@ -193,7 +194,7 @@ class OrderReader:
         return Order(
             sequence,
             states,
-            lambda: self.tokenizer.stream(after=ids[-_SPELLING_TOKENS:], keep=kept),
+            lambda: self.tokenizer.stream(after=ids[-SPELLING_TOKENS:], keep=kept),
             self._parser(called) if called else None,
             tuple(sampling.stop),
         )

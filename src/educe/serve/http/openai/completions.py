@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from educe.generate.generator import Generator
+from educe.generate.order import SPELLING_TOKENS
 from educe.generate.sampling import Choice
 from educe.generate.stream import Completion
 from educe.serve.faults import BadRequest
@@ -96,10 +97,11 @@ def prompts_of(given: str | Sequence[Any], place: str) -> list[str | list[int]]:
 
 @dataclass(frozen=True)
 class _Echo:
-    """A prompt as an answer begins with it: its text, and its tokens if they are asked for."""
+    """What an answer begins with, and the prompt's last tokens, by which what follows is spelled."""
 
-    text: str
-    choices: Sequence[Choice | int]
+    text: str = ""
+    told: completions.CompletionLogprobs | None = None
+    before: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,9 @@ class _Answer:
             echo = await self._echo(written.model, prompt)
             for output in ended[-1].outputs:
                 text = echo.text + output.text
-                told = self._logprobs([*echo.choices, *output.logprobs], written, 0)
+                told = self._logprobs(output.logprobs, written.model, _behind(echo, written.model))
+                if echo.told is not None and told is not None:
+                    told = _joined(echo.told, told)
                 index = len(found.choices)
                 found.choices.append(completions.CompletionChoice(index, text, output.finish_reason, told))
         found.usage = usage_of(ended)
@@ -132,16 +136,13 @@ class _Answer:
         async with texts() as written:
             for number, (stream, prompt) in enumerate(zip(written.streams, prompts, strict=True)):
                 echo = await self._echo(written.model, prompt)
-                sizes = [0] * num_each
+                places = [_behind(echo, written.model) for _ in range(num_each)]
                 for index in range(num_each if self.asked.echo else 0):
-                    told = self._logprobs(echo.choices, written, 0)
-                    yield self._event(number * num_each + index, echo.text, None, told)
-                    sizes[index] = _length(told)
+                    yield self._event(number * num_each + index, echo.text, None, echo.told)
                 async for piece in written.pieces(stream):
                     if not (piece.text or piece.logprobs or piece.finish_reason):
                         continue
-                    told = self._logprobs(piece.logprobs, written, sizes[piece.index])
-                    sizes[piece.index] += _length(told)
+                    told = self._logprobs(piece.logprobs, written.model, places[piece.index])
                     yield self._event(number * num_each + piece.index, piece.text, piece.finish_reason, told)
             if self._tells_usage:
                 last = self._part([])
@@ -149,16 +150,21 @@ class _Answer:
                 yield sse.event(last)
 
     async def _echo(self, model: Generator, prompt: str | list[int]) -> _Echo:
-        """Return what an answer begins with; nothing unless it is asked for."""
-        if not self.asked.echo:
-            return _Echo("", ())
-        text = prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt)
+        """Return what an answer begins with; no text of it unless it is asked for."""
+        text = ""
+        if self.asked.echo:
+            text = prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt)
         if self.asked.logprobs is None:
-            return _Echo(text, ())
-        loop = asyncio.get_running_loop()
+            return _Echo(text)
+        loop, pool = asyncio.get_running_loop(), self.inference.pool
+        if not self.asked.echo:
+            return _Echo(before=(await loop.run_in_executor(pool, model.encode, prompt))[-SPELLING_TOKENS:])
         weighed = partial(_weighed, model, prompt, max(1, self.asked.logprobs))
         with in_words_of({}):
-            return _Echo(text, await loop.run_in_executor(self.inference.pool, weighed))
+            choices = await loop.run_in_executor(pool, weighed)
+        told = self._logprobs(choices, model, logprobs.Places(model.tokenizer.stream(), 0))
+        last = choices[-SPELLING_TOKENS:]
+        return _Echo(text, told, [each if isinstance(each, int) else each.token for each in last])
 
     def _event(
         self, index: int, text: str, reason: str | None, told: completions.CompletionLogprobs | None
@@ -176,15 +182,27 @@ class _Answer:
         return bool(self.asked.stream_options and self.asked.stream_options.include_usage)
 
     def _logprobs(
-        self, choices: Sequence[Choice | int], written: Writing, offset: int
+        self, choices: Sequence[Choice | int], model: Generator, places: logprobs.Places
     ) -> completions.CompletionLogprobs | None:
         if self.asked.logprobs is None:
             return None
-        return logprobs.of_completion(choices, written.model.tokenizer, self.asked.logprobs, offset)
+        return logprobs.of_completion(choices, model.tokenizer, self.asked.logprobs, places)
 
 
-def _length(told: completions.CompletionLogprobs | None) -> int:
-    return 0 if told is None else sum(map(len, told.tokens))
+def _behind(echo: _Echo, model: Generator) -> logprobs.Places:
+    """Return where the tokens stand that follow what an answer begins with."""
+    return logprobs.Places(model.tokenizer.stream(after=echo.before), len(echo.text))
+
+
+def _joined(
+    one: completions.CompletionLogprobs, other: completions.CompletionLogprobs
+) -> completions.CompletionLogprobs:
+    return completions.CompletionLogprobs(
+        one.tokens + other.tokens,
+        one.token_logprobs + other.token_logprobs,
+        one.top_logprobs + other.top_logprobs,
+        one.text_offset + other.text_offset,
+    )
 
 
 def _weighed(model: Generator, prompt: str | list[int], num_top: int) -> list[Choice | int]:

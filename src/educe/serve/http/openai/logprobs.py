@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from educe.generate.sampling import Choice
 from educe.serve.http.openai.chat_types import ChatLogprobs, TokenLogprob, TopLogprob
 from educe.serve.http.openai.completion_types import CompletionLogprobs
-from educe.text.tokenizer import Tokenizer
+from educe.text.tokenizer import Decoder, Tokenizer
 
 
 def of_chat(choices: Iterable[Choice], tokenizer: Tokenizer, num_top: int) -> ChatLogprobs:
@@ -15,8 +15,26 @@ def of_chat(choices: Iterable[Choice], tokenizer: Tokenizer, num_top: int) -> Ch
     return ChatLogprobs([_token(choice, tokenizer, num_top) for choice in choices])
 
 
+class Places:
+    """Where the tokens of a text stand in it: such as it has no words of take no room.
+
+    Args:
+        decoder: What spells the text.
+        start: How many characters stand before it.
+    """
+
+    def __init__(self, decoder: Decoder, start: int) -> None:
+        self._decoder, self._end = decoder, start
+
+    def of(self, token: int) -> int:
+        """Return where the next token begins; within a character where that does."""
+        start = self._end
+        self._end += len(self._decoder.push(token))
+        return start
+
+
 def of_completion(
-    choices: Iterable[Choice | int], tokenizer: Tokenizer, num_top: int, offset: int
+    choices: Iterable[Choice | int], tokenizer: Tokenizer, num_top: int, places: Places
 ) -> CompletionLogprobs:
     """Return the tokens of a text as completions have them.
 
@@ -24,15 +42,13 @@ def of_completion(
         choices: The tokens; one without a log-probability as its number.
         tokenizer: What spells them.
         num_top: How many likely ones come with each.
-        offset: How many characters stand before them.
+        places: Where they stand in the text.
     """
     found = CompletionLogprobs([], [], [], [])
     for choice in choices:
         token = choice if isinstance(choice, int) else choice.token
-        text = _text(tokenizer.token_bytes(token))
-        found.tokens.append(text)
-        found.text_offset.append(offset)
-        offset += len(text)
+        found.tokens.append(_text(tokenizer.token_bytes(token)))
+        found.text_offset.append(places.of(token))
         if isinstance(choice, int):
             found.token_logprobs.append(None)
             found.top_logprobs.append(None)
