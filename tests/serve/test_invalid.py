@@ -81,7 +81,11 @@ def test_what_is_wrong_with_tensors_is_said(own: Client, body: Any, expected: st
 @pytest.mark.parametrize(
     ("path", "body", "expected"),
     [
-        ("/v1/chat/completions", {**CHAT, "model": "breast_cancer"}, "is no generator"),
+        (
+            "/v1/chat/completions",
+            {**CHAT, "model": "breast_cancer"},
+            "is no generator: its kind is predictor",
+        ),
         ("/v1/completions", {"model": "stories260K", "prompt": "a", "max_tokens": 10**6}, "max_tokens: "),
         ("/v1/completions", {"model": "stories260K", "prompt": "a", "temperature": 3}, "temperature: "),
         ("/v1/completions", {"model": "stories260K", "prompt": "a", "suffix": "b"}, "not filled in"),

@@ -79,7 +79,7 @@ def test_options_are_for_the_models_that_take_them(tmp_path: Path) -> None:
     ]
     for each in found:
         open_model(each.path, each.options).close()
-    with pytest.raises(OptionError, match="it is for a generator") as caught:
+    with pytest.raises(OptionError, match="it is for models of the kind generator") as caught:
         with_options([sources[0], sources[2]], {"context": 64})
     assert caught.value.place == "context"
 

@@ -68,6 +68,21 @@ def test_what_is_no_picture_is_refused(client: Client, body: bytes, fields: dict
     assert json.loads(found)["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("model", "body", "place"),
+    [
+        ("mobilenet_v2", b"no picture", "the body"),
+        ("breast_cancer", b"a,b\n1,2\n", "the body"),
+        ("breast_cancer", b"mean radius\xff\n1\n", "the body: byte 11"),
+    ],
+)
+def test_what_cannot_be_read_is_said_of_the_body(client: Client, model: str, body: bytes, place: str) -> None:
+    status, _, found = client.ask("POST", f"/v1/models/{model}/predict", body)
+    error = json.loads(found)["error"]
+    assert (status, error["param"]) == (400, place)
+    assert error["message"].startswith(f"{place}: ")
+
+
 def test_a_table_has_a_line_for_each_row(client: Client) -> None:
     path = ZOO / "breast_cancer" / "inputs" / "patients.csv"
     status, headers, found = client.ask("POST", "/v1/models/breast_cancer/predict", path.read_bytes())

@@ -163,7 +163,7 @@ def with_options(sources: Sequence[ModelSource], options: Mapping[str, Any]) -> 
             raise OptionError(
                 "no model that is served takes this option",
                 place=name,
-                remedy=f"it is for a {' or '.join(takers)}",
+                remedy=f"it is for models of the kind {' or '.join(takers)}",
             )
     return [
         replace(source, options={name: value for name, value in options.items() if name in _KEYWORDS[kind]})

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from educe.errors import InputError, LimitError
 from educe.serve.faults import BadRequest, refusal
 from educe.serve.http.exchange import WEB_FORM, Request, Response, decode, encode
 from educe.serve.http.forms import FORM, read_form
@@ -73,9 +74,14 @@ class Predict:
             task = await self.inference.task(name, request.deadline)
             source = await aside(size, lambda: _source(task, content, media_type))
         asked = source.lines if isinstance(source, _Texts) else source
-        results, timing = await self.inference.answer(
-            name, asked, request.deadline, options, request.tenant, size_bytes=size
-        )
+        try:
+            results, timing = await self.inference.answer(
+                name, asked, request.deadline, options, request.tenant, size_bytes=size
+            )
+        except (InputError, LimitError) as fault:
+            refused = refusal(fault)
+            refused.place = "the body" + (f": {fault.place}" if fault.place else "")
+            raise refused from None
         if isinstance(source, _Texts) and len(results) != source.count:
             raise BadRequest("the model takes one text at a time", remedy="send each in a request")
         headers = [(b"server-timing", timing.header())]

@@ -50,7 +50,9 @@ def language_model(deployment: Deployment, kind: str) -> Any:
     """
     served = deployment.served
     if not isinstance(served, LanguageModelServed) or served.kind != kind:
-        raise BadRequest(f"the model {deployment.name!r} is no {kind}, but a {served.kind}", place="model")
+        raise BadRequest(
+            f"the model {deployment.name!r} is no {kind}: its kind is {served.kind}", place="model"
+        )
     return served.model
 
 
