@@ -2,8 +2,8 @@
 
 Each peer's batcher is tuned first: of several sizes and delays the pair counts whose 99 % of the answers are
 fastest at 70 % of what the best peer can do. Then, round after round, all take turns: the times at that
-rate, and how many answers a second come within 50 ms at the rate at which most do. Peers need interpreters
-that have them::
+rate, and how many answers a second come within 50 ms at the rate at which most do. A peer that
+does not start is told with the others. Peers need interpreters that have them::
 
     python -m benchmarks.batching --peer fastapi=/path/to/python --peer triton=/path/to/python
 
@@ -16,16 +16,17 @@ import argparse
 import base64
 import itertools
 import json
+import math
 import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 
-from benchmarks.serving import ROOT, SERVERS, running
+from benchmarks.serving import ROOT, SERVERS, SilentServerError, running
 from educe.bench.load import Load, Plan, Target, run_load
 from educe.bench.load_targets import Address
 from educe.machine import usable_cores
@@ -62,7 +63,7 @@ REQUESTS: Mapping[str, tuple[str, Callable[[], tuple[bytes, dict[str, str]]]]] =
 
 @dataclass
 class Server:
-    """One server, as it is tuned, and what was measured of it."""
+    """One server, as it is tuned, and what was measured of it, or why nothing was."""
 
     name: str
     command: Sequence[str]
@@ -70,6 +71,7 @@ class Server:
     shown: str = ""
     times: list[Load] = field(default_factory=list)
     goodputs: list[float] = field(default_factory=list)
+    fault: str = ""
 
     def load(self, url: str, rate: float, seconds: float) -> Load:
         """Ask at a rate."""
@@ -86,6 +88,15 @@ class Server:
             found = max(found, now)
             time.sleep(0.5)
         return found
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Leave the block if it does not answer, and note why."""
+        self.fault = ""
+        try:
+            yield
+        except (SilentServerError, OSError) as fault:
+            self.fault = str(fault)
 
     def running(self) -> AbstractContextManager[str]:
         """Run it."""
@@ -113,10 +124,13 @@ def main() -> None:
         name, _, interpreter = peer.partition("=")
         settings = [(1, 1)] if name == "fastapi" else [*itertools.product(BATCHES, DELAYS_MS), (1, 1)]
         choices = [_peer(name, interpreter, *setting) for setting in settings]
-        with choices[len(choices) // 2].running() as url:
-            capacities.append(_capacity(choices[0].name, url))
-        print(f"{name}: at {CLIENTS} clients {capacities[-1]:.0f}/s")
-        tuned.append(choices)
+        middle = choices[len(choices) // 2]
+        with middle.noting(), middle.running() as url:
+            capacities.append(_capacity(name, url))
+            print(f"{name}: at {CLIENTS} clients {capacities[-1]:.0f}/s")
+        tuned.append([middle] if middle.fault else choices)
+    if not capacities:
+        sys.exit("no peer answers")
     rate = SHARE * max(capacities)
     print(f"rate: {rate:.0f}/s, of the best peer's {max(capacities):.0f}/s")
     command = [sys.executable, "-m", "educe", "serve", f"model={MODEL}"]
@@ -127,7 +141,9 @@ def main() -> None:
     ]
     for _ in range(options.rounds):
         for server in servers:
-            with server.running() as url:
+            if server.fault:
+                continue
+            with server.noting(), server.running() as url:
                 server.load(url, rate, 2.0)
                 server.times.append(server.load(url, rate, options.seconds))
                 server.goodputs.append(server.goodput(url, rate, options.seconds / 2))
@@ -172,13 +188,14 @@ def _capacity(name: str, url: str, seconds: float = 5.0) -> float:
 
 
 def _best(choices: Sequence[Server], rate: float, seconds: float) -> Server:
-    """Return the choice whose slowest answers are fastest."""
+    """Return the choice whose slowest answers are fastest; if none answers, the last."""
     found: dict[float, Server] = {}
     for choice in choices:
-        with choice.running() as url:
+        slowest = math.inf
+        with choice.noting(), choice.running() as url:
             choice.load(url, rate / 2, 1.0)
             load = choice.load(url, rate, seconds / 2)
-        slowest = load.latency.get("p99", float("inf")) if load.num_ok >= 0.95 * load.num_requests else 1e9
+            slowest = load.latency.get("p99", 1e9) if load.num_ok >= 0.95 * load.num_requests else 1e9
         found[slowest] = choice
         print(f"  {choice.name:<10}{choice.shown:<18} p99 {slowest * 1e3:8.1f} ms")
     return found[min(found)]
@@ -187,6 +204,9 @@ def _best(choices: Sequence[Server], rate: float, seconds: float) -> Server:
 def _show(servers: Sequence[Server]) -> None:
     print(f"\n{'':<30}{'p50 ms':>8}{'p99 ms  min':>13}{'median':>8}{'max':>8}{'refused':>9}{'goodput/s':>11}")
     for server in servers:
+        if server.fault:
+            print(f"{server.name:<12}{server.shown:<18}{server.fault}")
+            continue
         slowest = [load.latency["p99"] * 1e3 for load in server.times]
         middle = statistics.median(load.latency["p50"] for load in server.times) * 1e3
         refused = sum(load.num_requests - load.num_ok for load in server.times)

@@ -111,6 +111,10 @@ def measure(run: Run, url: str, clients: int, seconds: int, script: Path) -> Non
     run.failed += int(failed[1]) if failed else 0
 
 
+class SilentServerError(RuntimeError):
+    """A server that does not answer."""
+
+
 @contextmanager
 def running(
     command: Sequence[str],
@@ -123,6 +127,10 @@ def running(
         command: What starts it, but for the port.
         more: Of its environment, beside this process'.
         request: What it answers when it is ready: a path, a body, and header fields.
+
+    Raises:
+        SilentServerError: it ends, or is not ready in time.
+        OSError: there is no such command.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -162,7 +170,8 @@ def wait_for(
             return
         except OSError as fault:
             if process.poll() is not None or time.monotonic() > end:
-                sys.exit(f"{' '.join(map(str, process.args))} does not answer: {fault}")  # type: ignore[arg-type]
+                command = " ".join(map(str, process.args))  # type: ignore[arg-type]
+                raise SilentServerError(f"{command} does not answer: {fault}") from None
             time.sleep(0.1)
 
 

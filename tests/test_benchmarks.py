@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import pytest
-from benchmarks import suite
+from benchmarks import batching, suite
 from benchmarks.architectures import ARCHITECTURES, build, stored, transformer
 from benchmarks.architectures.network import Network
 from benchmarks.suite import Cell, Report, Row, geometric_mean, markdown, measure_row, ratio
@@ -117,3 +118,16 @@ def test_tables_take_the_place_between_the_marks(tmp_path):
     path.write_text("none")
     with pytest.raises(SystemExit, match="has no line"):
         suite._write_between_marks(path, "new")
+
+
+def test_servers_that_do_not_start_are_told_with_the_others(capsys):
+    absent = batching.Server("triton", ["/no/such/python"], {})
+    ending = batching.Server("fastapi", [sys.executable, "-c", ""], {})
+    found = [batching._best([each], 10.0, 1.0) for each in (absent, ending)]
+    capsys.readouterr()
+    batching._show(found)
+    (first, second) = capsys.readouterr().out.splitlines()[-2:]
+    assert first.startswith("triton")
+    assert "No such file" in first
+    assert second.startswith("fastapi")
+    assert "does not answer" in second
