@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -52,7 +53,8 @@ MODELS = ("zoo/mobilenet_v2", "zoo/breast_cancer", "zoo/stories260K")
 MOST_RATIO = 1.5
 BOUND_SECONDS = 0.05
 CLIENTS = 8
-SAMPLE_SECONDS = 5.0
+ROUNDS, REST_SECONDS = 40, 2.0
+MOST_GROWTH = 1.01
 RAMP_SECONDS, SLOW_SECONDS = 6.0, 3.0
 MOST_MORE_DESCRIPTORS = 8
 PHASES = ("connected", "header", "body", "queued", "running", "stream")
@@ -97,6 +99,15 @@ class Running:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def kept(self) -> dict[str, int]:
+        """Return what memory is kept, of a server that is weighed."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(b"\n")
+        self.process.stdin.flush()
+        found: dict[str, int] = json.loads(self.process.stdout.readline())
+        return found
+
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
         """Return the status and the body of an answer."""
         connection = HTTPConnection(self.host, timeout=60)
@@ -111,16 +122,22 @@ class Running:
 
 
 @contextmanager
-def serving(*arguments: str) -> Iterator[Running]:
+def serving(*arguments: str, is_weighed: bool = False) -> Iterator[Running]:
     """Run `educe serve` until it was measured."""
-    command = [sys.executable, "-m", "educe", "serve", *arguments, "--port", "0"]
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, cwd=ROOT, stderr=log)
+    module, environment = "educe", dict(os.environ)
+    if is_weighed:
+        # What threads keep for later would count as in use: it grows until each has met all sizes.
+        module, environment["GLIBC_TUNABLES"] = "benchmarks.weighed", "glibc.malloc.tcache_count=0"
+    command = [sys.executable, "-m", module, "serve", *arguments, "--port", "0"]
+    pipe = subprocess.PIPE
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(command, cwd=ROOT, env=environment, stdin=pipe, stdout=pipe, stderr=log) as process,
+    ):
         try:
             yield Running(process, _url(process, log))
         finally:
             process.kill()
-            process.wait()
 
 
 def _url(process: subprocess.Popen[bytes], log: Any) -> str:
@@ -384,11 +401,17 @@ def ending(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def soak(options: argparse.Namespace) -> dict[str, Any]:
-    """Ask for minutes, rightly, wrongly and without waiting; the memory may not grow."""
+    """Ask for minutes, rightly, wrongly and without waiting; the memory may not grow.
+
+    It is weighed at rests between rounds, by what the C library and Python have in use: so a byte of each
+    request shows, where the resident memory has holes between what is kept, of which there are the more the
+    longer it runs, though ever more slowly. It shows in turn what was never theirs. The first half of the
+    rounds fills what is kept for later.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         grpc_port = free.getsockname()[1]
-    with serving(*MODELS, "--grpc-port", str(grpc_port)) as server:
-        end, found = time.monotonic() + 60 * options.minutes, Counter[str]()
+    with serving(*MODELS, "--grpc-port", str(grpc_port), is_weighed=True) as server:
+        seconds, found = 60 * options.minutes / ROUNDS, Counter[str]()
         story = {"model": "stories260K", "max_tokens": 20, "stream": True}
         requests: Sequence[tuple[str, Any]] = (
             (INFER, ROW),
@@ -399,9 +422,10 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
             (PREDICT, b"no picture"),
             ("/v2/models/none/infer", ROW),
         )
+        calls = [_caller(grpc_port) for _ in range(3)]
 
         def ask(index: int) -> None:
-            call = _caller(grpc_port)
+            call, end = calls[index], time.monotonic() + seconds
             while time.monotonic() < end:
                 found[call(("breast_cancer", "none")[index % 2])] += 1
                 path, body = requests[index % len(requests)]
@@ -409,26 +433,30 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
                 with suppress(OSError, HTTPException):
                     found[str(server.ask("POST", path, body)[0])] += 1
 
-        threads = [threading.Thread(target=_together, args=(ask, 3))]
-        samples = list[float]()
-        with unkind(_abort, server.port, int(20 * 60 * options.minutes), 60 * options.minutes):
-            threads[0].start()
-            while time.monotonic() < end:
-                time.sleep(min(SAMPLE_SECONDS, max(0.0, end - time.monotonic())))
-                samples.append(server.rss_mib)
-            threads[0].join()
-        slope, low, high = trend(samples[len(samples) // 5 :])
-        per_hour = 3600 / SAMPLE_SECONDS
-        shown = {f"answers {status}": count for status, count in sorted(found.items())}
+        asked, kept, resident = list[float](), list[dict[str, int]](), list[float]()
+        for _ in range(ROUNDS):
+            with unkind(_abort, server.port, int(20 * seconds), seconds):
+                _together(ask, len(calls))
+            time.sleep(REST_SECONDS)
+            asked.append(found.total())
+            kept.append(server.kept())
+            resident.append(server.rss_mib)
+        half = ROUNDS // 2
+        trends = {name: trend(asked[half:], [each[name] for each in kept[half:]]) for name in kept[0]}
+        bounds = ("", ", 2.5 %", ", 97.5 %")
         return {
-            **shown,
-            "samples": len(samples),
-            "MiB at the end": samples[-1],
-            "MiB/h": slope * per_hour,
-            "MiB/h, 2.5 %": low * per_hour,
-            "MiB/h, 97.5 %": high * per_hour,
+            **{f"answers {status}": count for status, count in sorted(found.items())},
+            "resident MiB after half": resident[half],
+            "resident MiB at the end": resident[-1],
+            **{
+                f"{name} a request{bound}": value
+                for name, values in trends.items()
+                for bound, value in zip(bounds, values, strict=True)
+            },
             "missed": _missed(
-                memory=low <= 0, answers=found.keys() <= {"200", "400", "404", "422", "OK", "NOT_FOUND"}
+                **{name: low <= 0 for name, (_, low, _) in trends.items()},
+                resident=resident[-1] <= MOST_GROWTH * resident[half],
+                answers=found.keys() <= {"200", "400", "404", "422", "OK", "NOT_FOUND"},
             ),
         }
 
@@ -455,22 +483,18 @@ def _caller(port: int) -> Callable[[str], str]:
     return call
 
 
-def trend(values: Sequence[float], block: int = 6, draws: int = 2000) -> tuple[float, float, float]:
-    """Return the slope of a series a step, and the bounds of its 95 % interval.
+def trend(places: Sequence[float], values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the slope of values over ascending places, and the bounds of its 95 % interval.
 
-    What the line leaves is drawn anew in blocks, since neighbours resemble each other (moving block
-    bootstrap, Künsch 1989).
+    It is the median of the slopes between any two, which a few values beside the others do not move (Sen
+    1968); its interval supposes that what lies beside the line is independent.
     """
-    series, steps = np.asarray(values), np.arange(len(values))
-    slope, base = np.polyfit(steps, series, 1)
-    left = series - (slope * steps + base)
-    size = min(block, len(values))
-    rng = np.random.default_rng(0)
-    starts = rng.integers(len(values) - size + 1, size=(draws, -(-len(values) // size)))
-    drawn = left[(starts[..., None] + np.arange(size)).reshape(draws, -1)[:, : len(values)]]
-    slopes = slope + np.polyfit(steps, drawn.T, 1)[0]
-    low, high = np.quantile(slopes, (0.025, 0.975))
-    return float(slope), float(low), float(high)
+    x, y = np.asarray(places, float), np.asarray(values, float)
+    first, second = np.triu_indices(len(x), 1)
+    slopes = np.sort((y[second] - y[first]) / (x[second] - x[first]))
+    reach = 1.96 * math.sqrt(len(x) * (len(x) - 1) * (2 * len(x) + 5) / 18)
+    low = max(0, math.floor((len(slopes) - reach) / 2))
+    return float(np.median(slopes)), float(slopes[low]), float(slopes[-1 - low])
 
 
 def overload(options: argparse.Namespace) -> dict[str, Any]:
@@ -556,7 +580,7 @@ def main() -> None:
     found = {each.__name__: each for each in scenarios}[options.scenario](options)
     for name, value in found.items():
         shown = (
-            f"{value:.2f}" if isinstance(value, float) else ", ".join(value) if name == "missed" else value
+            f"{value:.3f}" if isinstance(value, float) else ", ".join(value) if name == "missed" else value
         )
         print(f"{name:<42}{shown or 'nothing' if name == 'missed' else shown:>14}")
     if options.json is not None:

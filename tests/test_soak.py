@@ -1,0 +1,100 @@
+"""How the soak tells a leak: memory that is kept is weighed, and its trend has an honest interval."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from benchmarks.faults import trend
+from benchmarks.weighed import kept
+
+REQUESTS = np.arange(1, 21) * 16_000
+
+needs_glibc = pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallinfo2"),
+    reason="the C library tells nothing of its heaps",
+)
+
+
+@needs_glibc
+def test_what_the_c_library_holds_is_kept_until_it_is_freed():
+    library = ctypes.CDLL(None)
+    library.malloc.restype, library.free.argtypes = ctypes.c_void_p, (ctypes.c_void_p,)
+    before = kept()["bytes"]
+    held = [library.malloc(100) for _ in range(100_000)]
+    during = kept()["bytes"]
+    for place in held:
+        library.free(place)
+    del held
+    assert 10_000_000 < during - before < 14_000_000
+    assert abs(kept()["bytes"] - before) < 500_000
+
+
+@needs_glibc
+def test_what_python_holds_is_kept_until_it_is_dropped():
+    before = kept()["blocks"]
+    held = [object() for _ in range(100_000)]
+    during = kept()["blocks"]
+    del held
+    assert abs(during - before - 100_000) < 10_000
+    assert abs(kept()["blocks"] - before) < 10_000
+
+
+@needs_glibc
+def test_rings_that_nobody_holds_are_not_kept():
+    before = kept()["blocks"]
+    for _ in range(10_000):
+        ring = []
+        ring.append(ring)
+    del ring
+    assert abs(kept()["blocks"] - before) < 10_000
+
+
+@needs_glibc
+def test_the_command_line_tells_what_it_keeps():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.weighed", "serve", "zoo/breast_cancer", "--port", "0"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        for _ in range(2):
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            found = json.loads(process.stdout.readline())
+            assert found["bytes"] > 2**20
+            assert found["blocks"] > 10_000
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_trend_is_the_slope_of_a_line():
+    assert trend(REQUESTS, 7.0 + 3.0 * REQUESTS) == pytest.approx((3.0, 3.0, 3.0))
+
+
+@pytest.mark.parametrize("bytes_each", [0.0, 0.3, 1.0])
+def test_an_interval_holds_what_is_kept_of_each_request(bytes_each):
+    rng = np.random.default_rng(3)
+    found = [
+        trend(REQUESTS, 2e8 + bytes_each * REQUESTS + rng.normal(0, 20_000, len(REQUESTS)))
+        for _ in range(400)
+    ]
+    held = np.mean([low <= bytes_each <= high for _, low, high in found])
+    assert 0.92 <= held <= 0.99
+    if bytes_each:
+        assert np.mean([low > 0 for _, low, _ in found]) > 0.99
+
+
+def test_a_few_values_beside_the_others_move_no_trend():
+    rng = np.random.default_rng(4)
+    values = 2e8 + rng.normal(0, 20_000, len(REQUESTS))
+    values[[5, 14]] += 5e6
+    slope, low, high = trend(REQUESTS, values)
+    assert low <= 0 <= high
+    assert abs(slope) < 0.2
