@@ -246,7 +246,7 @@ def test_the_task_of_a_model_that_made_room_is_known(tmp_path: Path) -> None:
 
     async def ask(pool: Executor) -> None:
         models = Repository([ModelSource("a", tmp_path)], ServerSettings(), pool)
-        inference = Inference(models, ServerSettings(), pool)
+        inference = Inference(models, ServerSettings(), pool, models)
         task = await inference.task("a", math.inf)
         await models.unload("a")
         assert await inference.task("a", math.inf) == task

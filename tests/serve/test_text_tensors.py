@@ -283,7 +283,7 @@ def test_a_reader_that_goes_ends_its_text() -> None:
         with ThreadPoolExecutor(4) as pool:
             settings = ServerSettings()
             repository = Repository([ModelSource("writer", ROOT / "zoo" / "stories260K")], settings, pool)
-            inference = Inference(repository, settings, pool)
+            inference = Inference(repository, settings, pool, repository)
             options = {"max_tokens": 400, "min_tokens": 400, "ignore_eos": True}
             feeds = {"text_input": np.array([PROMPT], object)}
             call = inference.call("writer", None, feeds, options)

@@ -29,7 +29,8 @@ from educe.serve import ModelSource, Server, ServerSettings
 from educe.serve.faults import Overloaded
 from educe.serve.snapshot import ModelSnapshot, Snapshot, total
 from educe.serve.statistics import Histogram
-from educe.serve.workers import Supervisor, _shares
+from educe.serve.workers.shares import share_of
+from educe.serve.workers.supervisor import Supervisor
 from tests.conftest import ROOT
 from tests.serve.conftest import Client
 
@@ -187,6 +188,13 @@ def assert_grpc(client: Client) -> None:
         with grpc.insecure_channel(client.grpc_address, options) as channel:
             found = channel.unary_unary("/inference.GRPCInferenceService/ServerReady")(b"", timeout=SECONDS)
             assert found == b"\x08\x01"
+    # What one of them is told to do with a model is done by all, whatever way it was told.
+    name = b"\x12\x04spam"  # field 2, model_name
+    with grpc.insecure_channel(client.grpc_address) as channel:
+        for action, status in (("Unload", 503), ("Load", 200)):
+            ask = channel.unary_unary(f"/inference.GRPCInferenceService/RepositoryModel{action}")
+            ask(name, timeout=SECONDS)
+            assert {client.ask("POST", INFER, ROW)[0] for _ in range(4)} == {status}
 
 
 def test_no_request_that_was_taken_is_lost(model: Path) -> None:
@@ -216,7 +224,7 @@ def test_a_second_signal_ends_workers_at_once(model: Path) -> None:
 
 def test_workers_that_cannot_start_end_the_server(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = {**os.environ, "PYTHONHOME": str(model)}
-    monkeypatch.setattr("educe.serve.workers._environment", lambda workers: broken)
+    monkeypatch.setattr("educe.serve.workers.seat._environment", lambda workers: broken)
     with pytest.raises(EngineError, match=r"worker \d ended with status 1 while it started"):
         Server([ModelSource("spam", model)], ServerSettings(port=0, workers=2)).run()
 
@@ -234,7 +242,7 @@ def test_totals_are_divided(model: Path) -> None:
     limits = ServerSettings().server_limits
     settings = ServerSettings(workers=4, max_waiting=100, memory_bytes=2**30, cache_bytes=2**20)
     sources = [ModelSource("spam", model, {"memory_bytes": 2**20}), ModelSource("other", model)]
-    shared, each = _shares(sources, settings)
+    shared, each = share_of(sources, settings)
     assert (each.max_waiting, each.memory_bytes, each.cache_bytes) == (25, 2**28, 2**18)
     assert each.server_limits.num_connections == limits.num_connections // 4
     assert each.server_limits.bodies_bytes == limits.bodies_bytes // 4

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from educe.machine import usable_cores
 from educe.serve.http.app import App
@@ -25,6 +26,9 @@ from educe.serve.settings import ServerSettings
 from educe.serve.snapshot import Snapshot
 from educe.serve.tracing import tracer_from_environment
 
+if TYPE_CHECKING:
+    from educe.serve.workers.worker import Worker
+
 
 class Core:
     """All of a server but the ways to it. It belongs to the event loop in which it is made.
@@ -32,8 +36,7 @@ class Core:
     Args:
         sources: The models.
         settings: All else.
-        make_repository: Makes the repository of some models.
-        whole: Returns the numbers of a whole server for those of this process; None if they are the same.
+        worker: What joins this process to the others of a server of several; None if it is the only one.
 
     Attributes:
         repository: The models.
@@ -46,14 +49,14 @@ class Core:
         self,
         sources: Sequence[ModelSource],
         settings: ServerSettings,
-        make_repository: Callable[[Sequence[ModelSource], ServerSettings, Executor], Repository] = Repository,
-        whole: Callable[[Snapshot], Awaitable[Snapshot]] | None = None,
+        worker: Worker | None = None,
     ) -> None:
-        self._whole = whole
+        self._worker = worker
         self._pool = ThreadPoolExecutor(max(4, 2 * usable_cores()), thread_name_prefix="educe-serve")
-        self.repository = make_repository(sources, settings, self._pool)
+        self.repository = Repository(sources, settings, self._pool)
         self.observer = Observer(sys.stderr if settings.log_requests else None, tracer_from_environment())
-        self.inference = Inference(self.repository, settings, self._pool)
+        control = self.repository if worker is None else worker
+        self.inference = Inference(self.repository, settings, self._pool, control)
         self.app = App(routes(self.inference, self.snapshot), settings, self.observer)
 
     def own_snapshot(self) -> Snapshot:
@@ -63,7 +66,7 @@ class Core:
     async def snapshot(self) -> Snapshot:
         """Return the numbers of the whole server."""
         own = self.own_snapshot()
-        return own if self._whole is None else await self._whole(own)
+        return own if self._worker is None else await self._worker.whole(own)
 
     def close(self) -> None:
         """Take all models out of use, and send what is not sent yet."""

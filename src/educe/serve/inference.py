@@ -19,6 +19,7 @@ from educe.errors import LimitError
 from educe.generate.generator import Generator
 from educe.model import ValueType
 from educe.serve import text_tensors
+from educe.serve.control import Control
 from educe.serve.faults import BadRequest, DeadlineExceeded, Unprocessable
 from educe.serve.lane import Lane
 from educe.serve.observation import Timing
@@ -79,16 +80,18 @@ class Inference:
         repository: The models.
         settings: The server's.
         pool: Threads for what is neither loading nor a run, such as the decoding of pictures.
+        control: What loads and unloads models.
     """
 
     repository: Repository
     settings: ServerSettings
     pool: Executor
+    control: Control
 
     @property
     def is_ready(self) -> bool:
         """Whether all models are loaded, but those that were unloaded on purpose."""
-        return self.repository.are_ready
+        return self.control.are_ready
 
     def call(
         self,

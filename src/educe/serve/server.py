@@ -19,7 +19,7 @@ from educe.serve.settings import ServerSettings
 
 if TYPE_CHECKING:
     from educe.serve.grpc.server import GrpcServer
-    from educe.serve.workers import Worker
+    from educe.serve.workers.worker import Worker
 
 
 class Server:
@@ -90,7 +90,7 @@ class Server:
 
     async def _supervise(self, listener: socket.socket, when_ready: Callable[[str], object]) -> None:
         """Have workers serve."""
-        from educe.serve.workers import Supervisor
+        from educe.serve.workers.supervisor import Supervisor
 
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
         self._tls()
@@ -103,10 +103,7 @@ class Server:
     async def _serve(self, listener: socket.socket | None, when_ready: Callable[[str], object]) -> None:
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
         worker = self._worker
-        if worker is None:
-            core = Core(self.sources, self.settings)
-        else:
-            core = Core(self.sources, self.settings, worker.repository, worker.whole)
+        core = Core(self.sources, self.settings, worker)
         http = Listener(core.app, self.settings.server_limits, self._tls())
         grpc = self._grpc(core)
         hurrying: list[asyncio.Task[None]] = []
@@ -119,7 +116,7 @@ class Server:
         if worker is None:
             self._listen_to_signals(hurry)
         else:
-            await worker.join(core.own_snapshot, self._end.set, hurry)
+            await worker.join(core.repository, core.own_snapshot, self._end.set, hurry)
         loading = asyncio.create_task(core.repository.load_all())
         ending = asyncio.create_task(self._end.wait())
         try:

@@ -149,13 +149,13 @@ class InferenceService:
     async def repository_model_load(self, request: Any, call: Call) -> Any:
         """Load a model."""
         _check_nothing(request)
-        await self.models.repository.load(request.model_name)
+        await self.models.control.load(request.model_name)
         return inference("RepositoryModelLoadResponse")(model_name=request.model_name, isLoaded=True)
 
     async def repository_model_unload(self, request: Any, call: Call) -> Any:
         """Take a model out of use."""
         _check_nothing(request)
-        await self.models.repository.unload(request.model_name)
+        await self.models.control.unload(request.model_name)
         return inference("RepositoryModelUnloadResponse")(model_name=request.model_name, isUnloaded=True)
 
     async def _asked(self, request: Any, parameters: dict[str, Any], call: Call) -> InferCall:

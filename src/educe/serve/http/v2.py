@@ -166,13 +166,13 @@ class V2:
     async def load(self, request: Request) -> Response:
         """Load a model."""
         _check_nothing(request)
-        await self.inference.repository.load(request.params["model"])
+        await self.inference.control.load(request.params["model"])
         return json_response(types.Nothing())
 
     async def unload(self, request: Request) -> Response:
         """Take a model out of use."""
         _check_nothing(request)
-        await self.inference.repository.unload(request.params["model"])
+        await self.inference.control.unload(request.params["model"])
         return json_response(types.Nothing())
 
 

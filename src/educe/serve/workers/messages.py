@@ -1,0 +1,69 @@
+"""What the supervisor and its workers say to each other, beside log entries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from educe.errors import EduceError
+from educe.serve.opening import ModelSource
+from educe.serve.settings import ServerSettings
+from educe.serve.snapshot import Snapshot
+
+Action: TypeAlias = Literal["load", "unload"]
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What a worker is told first."""
+
+    index: int
+    sources: tuple[ModelSource, ...]
+    settings: ServerSettings
+    log_level: int
+
+
+@dataclass(frozen=True)
+class Join:
+    """A worker asks which models were unloaded, and is asked what all are asked from now on."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """A worker has loaded what it can."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A worker cannot go on."""
+
+    error: EduceError
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """Whether all models answer: of a worker, and from the supervisor of all of them."""
+
+    is_ready: bool
+
+
+@dataclass(frozen=True)
+class Apply:
+    """What is to be done with a model: by all, and from the supervisor by one."""
+
+    action: Action
+    model: str
+
+
+@dataclass(frozen=True)
+class Look:
+    """The numbers are asked for; a worker that asks for those of all brings its own."""
+
+    own: Snapshot | None = None
+
+
+@dataclass(frozen=True)
+class End:
+    """The server ends, or ends at once."""
+
+    is_hurried: bool
