@@ -180,6 +180,35 @@ def test_tensors_run_from_an_example_made_of_the_signature(open_page: Callable[.
     assert "no JSON" in page.inner_text("[role=alert]")
 
 
+def test_zeros_of_a_large_tensor_need_not_be_written_out(open_page: Callable[..., Any]) -> None:
+    page = open_page("yolox_nano")
+    page.get_by_role("tab", name="Tensors").click()
+    panel = "[role=tabpanel]:not([hidden])"
+    assert '"data": []' in page.input_value(f"{panel} textarea")
+    page.click(f"{panel} button.primary")
+    page.wait_for_selector(f"{panel} {DONE}")
+    assert page.locator(f"{panel} .result tbody tr").count() == 1
+    assert page.locator("[role=alert]").count() == 0
+    assert '"data": [0] * 519168\n' in page.inner_text(f"{panel} .code")
+    assert page.get_by_role("tab", name="curl").count() == 0
+
+
+def test_what_takes_long_tells_so_and_can_be_stopped(open_page: Callable[..., Any]) -> None:
+    page = open_page("mobilenet_v2")
+    # The server answers quickly, so that the request is held where it is sent.
+    held: list[Any] = []
+    page.route("**/predict", lambda route: held.append(route))
+    page.set_input_files("main input[type=file]", ZOO / "images" / "zebra.jpeg")
+    page.wait_for_selector(".result .busy:has-text('s')")
+    page.get_by_role("button", name="Stop").click()
+    page.wait_for_selector(".result:has-text('Stopped.')")
+    assert page.locator("[role=alert]").count() == page.locator(".busy").count() == 0
+    held[0].abort()
+    page.unroute("**/predict")
+    give(page, ZOO / "images" / "zebra.jpeg")
+    assert page.inner_text(".labels li:first-child .label") == "zebra"
+
+
 def test_a_chat_streams_and_can_be_stopped(open_page: Callable[..., Any]) -> None:
     page = open_page("writer")
     page.click("summary:has-text('Sampling')")
@@ -308,6 +337,8 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(browser: Any) -> None:
         assert KEY not in page.content()
         page.reload()
         page.wait_for_selector("main h1")
+        page.get_by_role("link", name="OpenAPI").click()
+        assert '"openapi":"3.1.0"' in page.inner_text("body")
         context.close()
 
 

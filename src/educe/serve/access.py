@@ -13,8 +13,8 @@ from educe.serve.settings import ServerSettings
 Access = Literal["open", "page", "key", "admin"]
 """Who may ask: anyone, who has a key if keys are demanded, or such a one where models may be managed.
 
-What is of the ``page`` takes the key as a password, too, since a browser that opens a page asks its user for
-one. Nothing else does: what browsers send by themselves opens no model.
+What is of the ``page``, and holds no data, takes the key as a password, too, since a browser that opens a
+page asks its user for one. Nothing else does: what browsers send by themselves opens no model.
 """
 
 _BASIC = 'Basic realm="educe", charset="UTF-8"'

@@ -62,7 +62,7 @@ class OpenApi:
     def routes(self) -> list[Route]:
         """Return the route."""
         return [
-            Route("GET", path, self.document, "This document.", gives=dict[str, Any])
+            Route("GET", path, self.document, "This document.", gives=dict[str, Any], access="page")
             for path in ("/openapi.json", "/docs")
         ]
 

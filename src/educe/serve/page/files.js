@@ -2,7 +2,7 @@
 import { ask } from "./api.js";
 import { boxList, overlay, peaksOf, timeline } from "./draw.js";
 import { codePanel, predictCode, transcribeCode } from "./snippets.js";
-import { alertBox, bar, el, field, labels, percent, table, tabs, timingLine } from "./ui.js";
+import { alertBox, bar, busyLine, el, field, labels, percent, table, tabs, timingLine } from "./ui.js";
 
 const PICTURES = { accept: "image/*,video/*", noun: "picture or a video" };
 const SOUNDS = { accept: "audio/*,video/*", noun: "sound" };
@@ -25,22 +25,23 @@ export const takesFiles = (task) => task in KINDS;
 export function filesView(model) {
   const kind = KINDS[model.task];
   const result = el("section.result", { "aria-label": "Answer", "aria-live": "polite" });
-  let current = 0;
+  let current = null;
 
   async function show(file, typed = null) {
-    const mine = ++current;
+    current?.abort();
+    const mine = current = new AbortController();
     const seen = await preview(file);
     if (mine !== current) return;
-    result.replaceChildren(seen.element, el("p.note.busy", {}, "The model is at work …"));
+    result.replaceChildren(seen.element, busyLine(() => mine.abort()));
     result.setAttribute("aria-busy", "true");
     let content;
     try {
-      const { data, timing } = await request(model, file);
+      const { data, timing } = await request(model, file, mine.signal);
       if (mine !== current) return;
       content = [...await answer(model, data, seen, file), timingLine(timing), codePanel(codeOf(model, file, kind, typed))];
     } catch (fault) {
       if (mine !== current) return;
-      content = [seen.element, alertBox(fault)];
+      content = [seen.element, fault.name === "AbortError" ? el("p.note", {}, "Stopped.") : alertBox(fault)];
     }
     result.removeAttribute("aria-busy");
     result.replaceChildren(...content);
@@ -63,16 +64,16 @@ export function filesView(model) {
   return el("div.view", {}, form, drop, result);
 }
 
-async function request(model, file) {
+async function request(model, file, signal) {
   if (model.kind === "transcriber") {
     const form = new FormData();
     form.append("file", file);
     form.append("model", model.name);
     form.append("response_format", "verbose_json");
-    return ask("/v1/audio/transcriptions", { method: "POST", body: form });
+    return ask("/v1/audio/transcriptions", { method: "POST", body: form, signal });
   }
   const type = file.type || "application/octet-stream";
-  return ask(`/v1/models/${model.name}/predict`, { method: "POST", body: file, headers: { "content-type": type } });
+  return ask(`/v1/models/${model.name}/predict`, { method: "POST", body: file, headers: { "content-type": type }, signal });
 }
 
 function codeOf(model, file, kind, typed) {

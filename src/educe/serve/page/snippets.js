@@ -3,7 +3,10 @@ import { key } from "./api.js";
 import { copyButton, el, tabs } from "./ui.js";
 
 const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+/** A list of one element so many times, which Python's code writes so. */
+export const repeated = (element, count) => `\u0001[${python(element)}] * ${count}`;
 const python = (value) => JSON.stringify(value, null, 4)
+  .replace(/"\\u0001((?:[^"\\]|\\.)*)"/g, (all, inner) => JSON.parse(`"${inner}"`))
   .replace(/("(?:[^"\\]|\\.)*")|\b(true|false|null)\b/g, (all, text, word) => text ?? { true: "True", false: "False", null: "None" }[word]);
 const auth = () => (key() ? ["-H \"Authorization: Bearer $EDUCE_API_KEY\""] : []);
 const curl = (first, ...parts) => [`curl ${first}`, ...parts, ...auth()].join(" \\\n  ");

@@ -1,6 +1,6 @@
 // Tensors as JSON: the Open Inference Protocol, with an example made from the model's signature.
 import { ask, json } from "./api.js";
-import { codePanel, jsonCode } from "./snippets.js";
+import { codePanel, jsonCode, repeated } from "./snippets.js";
 import { alertBox, el, field, table, timingLine } from "./ui.js";
 
 const MOST_ELEMENTS = 3000;
@@ -21,25 +21,40 @@ export function tensorsView(model, signature) {
       return;
     }
     try {
-      const { data, timing } = await ask(path, json(body));
+      const { data, timing } = await ask(path, json(withZeros(body, (element, count) => Array(count).fill(element))));
       const rows = data.outputs.map((each) => [each.name, each.datatype, `[${each.shape.join(", ")}]`]);
-      result.replaceChildren(table("Outputs", ["Output", "Type", "Shape"], rows), el("pre.json", { tabIndex: 0, "aria-label": "The answer as JSON" }, shortened(data)), timingLine(timing), codePanel(jsonCode(path, body)));
+      result.replaceChildren(table("Outputs", ["Output", "Type", "Shape"], rows), el("pre.json", { tabIndex: 0, "aria-label": "The answer as JSON" }, shortened(data)), timingLine(timing), codeOf(path, body));
     } catch (fault) {
       result.replaceChildren(alertBox(fault));
     }
   }
-  const form = el("form.stack", { submit: run }, field("Request, as JSON", text, "An example made from the signature: sizes that vary are 1, elements are 0."), el("button.primary", {}, "Run"));
+  const form = el("form.stack", { submit: run }, field("Request, as JSON", text, "An example made from the signature: sizes that vary are 1, elements are 0. Data that is empty stands for as many zeros as the shape says."), el("button.primary", {}, "Run"));
   return el("div.view", {}, form, result);
 }
 
 function example({ inputs }) {
   return { inputs: inputs.map(({ name, datatype, shape }) => {
     const sizes = shape.map((size) => (size < 0 ? 1 : size));
-    const count = sizes.reduce((product, size) => product * size, 1);
-    const element = { BOOL: false, BYTES: "" }[datatype] ?? 0;
-    const data = count > MOST_ELEMENTS ? [] : Array(count).fill(element);
-    return { name, datatype, shape: sizes, data };
+    const count = countOf(sizes);
+    return { name, datatype, shape: sizes, data: count > MOST_ELEMENTS ? [] : Array(count).fill(zeroOf(datatype)) };
   }) };
+}
+
+const countOf = (shape) => shape.reduce((product, size) => product * size, 1);
+const zeroOf = (datatype) => ({ BOOL: false, BYTES: "" })[datatype] ?? 0;
+const isLeftOut = (input) => Array.isArray(input?.data) && !input.data.length && Array.isArray(input.shape) && countOf(input.shape) > 0;
+
+/** A request with what `zeros` makes of an element and a number in the place of data that is left out. */
+function withZeros(body, zeros) {
+  if (!Array.isArray(body?.inputs)) return body;
+  const whole = (input) => (isLeftOut(input) ? { ...input, data: zeros(zeroOf(input.datatype), countOf(input.shape)) } : input);
+  return { ...body, inputs: body.inputs.map(whole) };
+}
+
+function codeOf(path, body) {
+  const code = jsonCode(path, withZeros(body, repeated));
+  // Nobody writes out so many zeros for curl.
+  return codePanel(body.inputs.some(isLeftOut) ? { Python: code.Python } : code);
 }
 
 const pretty = (value) => JSON.stringify(value, (key, each) => (key === "data" || key === "shape" ? `\u0001${JSON.stringify(each)}` : each), 2)

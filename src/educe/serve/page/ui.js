@@ -66,6 +66,21 @@ export function alertBox(fault) {
   return el("p.alert", { role: "alert" }, el("strong", {}, fault.title ?? "That did not work."), " ", words);
 }
 
+/** A line that says that the model is at work; after a second also for how long, with a button that stops it. */
+export function busyLine(stop) {
+  const start = performance.now();
+  const time = el("span.number", { "aria-hidden": "true" });
+  const button = el("button", { type: "button", hidden: true, click: stop }, "Stop");
+  const line = el("div.row.actions", {}, el("p.note.busy", {}, "The model is at work … ", time), button);
+  const timer = setInterval(() => {
+    if (!line.isConnected) return clearInterval(timer);
+    time.textContent = `${Math.floor((performance.now() - start) / 1000)} s`;
+    button.hidden = false;
+    return undefined;
+  }, 1000);
+  return line;
+}
+
 /** A field with its label, and a note below it. */
 export function field(text, control, note) {
   control.id ||= `field-${Math.random().toString(36).slice(2)}`;
