@@ -24,6 +24,9 @@ HOST = b"Host: localhost\r\n"
 PATIENT = ServerLimits(
     header_bytes=2000, num_headers=20, header_seconds=0.4, body_bytes=5000, body_seconds=0.4
 )
+ROW = json.dumps(
+    {"inputs": [{"name": "features", "shape": [1, 30], "datatype": "FP32", "data": [0.5] * 30}]}
+).encode()
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +96,12 @@ def test_a_second_request_has_its_own_time(bounded: Client) -> None:
         (b"GET /livez HTTP/1.1\r\n" + HOST + b"A: " + b"b" * 3000 + b"\r\n\r\n", 431),
         (b"GET /livez HTTP/1.1\r\n" + HOST + b"A: b\r\n" * 30 + b"\r\n", 431),
         (b"GET /" + b"a" * 3000 + b" HTTP/1.1\r\n" + HOST + b"\r\n", 431),
-        (b"GET http://localhost/livez HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+        (b"GET http:///livez HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+        (b"GET ftp://localhost/livez HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+        (b"GET http://localhost/livez HTTP/1.1\r\n\r\n", 400),
+        (b"GET http://evil.example/livez HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n", 421),
+        (b"GET http://a@localhost/livez HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n", 421),
+        (b"GET http://localhost/livez HTTP/1.1\r\n" + HOST + HOST + b"Connection: close\r\n\r\n", 421),
         (b"nonsense\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
         (b"GET /livez HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n", 421),
@@ -109,6 +117,24 @@ def test_a_second_request_has_its_own_time(bounded: Client) -> None:
 )  # fmt: skip
 def test_what_is_out_of_bounds_is_refused(bounded: Client, request_bytes: bytes, status: int) -> None:
     assert reply(bounded, request_bytes).startswith(b"HTTP/1.1 %d " % status)
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        (b"http://localhost/v2/health/live", b"/v2/health/live"),
+        (b"HTTPS://LOCALHOST:1/v2/health/live?a=http://b", b"/v2/health/live"),
+        (b"http://localhost", b"/"),
+        (b"http://localhost?a", b"/"),
+    ],
+)
+def test_a_target_may_name_the_host(bounded: Client, target: bytes, path: bytes) -> None:
+    plain, named = (
+        reply(bounded, b"GET " + each + b" HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n")
+        for each, host in ((path, b"localhost"), (target, b"evil.example"))
+    )
+    assert named.startswith(b"HTTP/1.1 200 ")
+    assert named.partition(b"\r\n\r\n")[2] == plain.partition(b"\r\n\r\n")[2]
 
 
 def test_a_chunked_body_is_bounded_too(bounded: Client) -> None:
@@ -271,16 +297,13 @@ def test_a_body_that_does_not_come_has_no_second_answer(bounded: Client) -> None
 
 
 def test_a_bad_request_leaves_the_answer_before_it(bounded: Client) -> None:
-    row = json.dumps(
-        {"inputs": [{"name": "features", "shape": [1, 30], "datatype": "FP32", "data": [0.5] * 30}]}
-    ).encode()
     good = (
-        b"POST /v2/models/breast_cancer/infer HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % len(row)
+        b"POST /v2/models/breast_cancer/infer HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % len(ROW)
     )
-    said = reply(bounded, good + row + b"nonsense\r\n\r\n")
+    said = reply(bounded, good + ROW + b"nonsense\r\n\r\n")
     assert said.startswith(b"HTTP/1.1 200 ")
     assert said.count(b"HTTP/1.1 400 ") == 1
-    said = reply(bounded, good + row + b"GET /livez HTTP/1.1\r\n" + HOST)
+    said = reply(bounded, good + ROW + b"GET /livez HTTP/1.1\r\n" + HOST)
     assert said.startswith(b"HTTP/1.1 200 ")
     assert said.count(b"HTTP/1.1 408 ") == 1
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -33,6 +34,8 @@ _KEEP_ALIVE_SECONDS = 75.0
 # What the framing of a body's chunks may take, for each of its bytes.
 _MOST_FRAMING = 8
 _SMALL_BYTES = 2**16
+# Its authority stands for the Host. Source: RFC 9112, section 3.2.2.
+_ABSOLUTE = re.compile(rb"https?://([^/?#]+)(.*)", re.IGNORECASE)
 _NOT_MODIFIED = 304
 
 
@@ -192,6 +195,10 @@ class Connection(asyncio.Protocol):
         if self._num_fields > limits.num_headers or self._is_head_large():
             self._refuse(431, b"the header fields are too many or too large")
             raise _RefusedError
+        if b"host" in fields and (absolute := _ABSOLUTE.match(target)) is not None:
+            fields[b"host"], target = absolute[1], absolute[2]
+            if not target.startswith(b"/"):
+                target = b"/" + target
         if not target.isascii() or b"#" in target or not (target.startswith(b"/") or target == b"*"):
             self._refuse(400, b"the request's target is no path")
             raise _RefusedError
