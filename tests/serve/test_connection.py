@@ -7,16 +7,19 @@ import json
 import select
 import socket
 import struct
+import threading
 import time
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
 from educe.serve import ServerLimits
 from educe.serve.http.body import Body, BodyRoom
+from educe.serve.served import PredictorModel
 from tests.serve.conftest import Client, serving
 
 SECONDS = 30
@@ -189,6 +192,36 @@ def test_requests_may_follow_each_other_before_the_answers(bounded: Client) -> N
     said = reply(bounded, (one + b"\r\n") * 4 + one + b"Connection: close\r\n\r\n")
     assert said.count(b"HTTP/1.1 200 OK") == 5
     assert said.count(json.dumps({"live": True}, separators=(",", ":")).encode()) == 5
+
+
+def test_requests_that_wait_are_bounded_and_the_others_told(bounded: Client) -> None:
+    said = reply(bounded, (b"GET /v2/health/live HTTP/1.1\r\n" + HOST + b"\r\n") * 1000)
+    assert 32 <= said.count(b"HTTP/1.1 200 OK") < 200
+    assert said.count(b"HTTP/1.1 503 ") == 1
+    assert b"wait on this connection" in said.rpartition(b"HTTP/1.1 ")[2]
+
+
+@pytest.mark.parametrize("sent", [10, -20])
+def test_what_the_server_does_not_read_yet_is_not_late(monkeypatch: pytest.MonkeyPatch, sent: int) -> None:
+    may_end = threading.Event()
+    run = PredictorModel.run
+
+    def wait(served: PredictorModel, group: Any, contents: Any) -> Any:
+        assert may_end.wait(SECONDS)
+        return run(served, group, contents)
+
+    monkeypatch.setattr(PredictorModel, "run", wait)
+    monkeypatch.setattr(PredictorModel, "is_small", lambda served, content: False)
+    head = b"POST /v2/models/breast_cancer/infer HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n" % len(ROW)
+    first = head + b"\r\n" + ROW + b"GET /livez HTTP/1.1\r\n" + HOST + b"\r\n"
+    last = head + b"Connection: close\r\n\r\n" + ROW
+    with serving("breast_cancer", server_limits=PATIENT) as client, raw(client) as connection:
+        connection.sendall(first + last[:sent])
+        time.sleep(0.1)
+        connection.sendall(last[sent:])
+        time.sleep(3 * PATIENT.header_seconds)
+        may_end.set()
+        assert received(connection).count(b"HTTP/1.1 200 ") == 3
 
 
 def test_who_still_sends_can_read_why_it_is_refused(bounded: Client) -> None:

@@ -34,6 +34,7 @@ _KEEP_ALIVE_SECONDS = 75.0
 # What the framing of a body's chunks may take, for each of its bytes.
 _MOST_FRAMING = 8
 _SMALL_BYTES = 2**16
+_MOST_FOLLOWING = 32
 # Its authority stands for the Host. Source: RFC 9112, section 3.2.2.
 _ABSOLUTE = re.compile(rb"https?://([^/?#]+)(.*)", re.IGNORECASE)
 _NOT_MODIFIED = 304
@@ -105,7 +106,7 @@ class Connection(asyncio.Protocol):
         """Wait for the first request."""
         self._transport = cast("asyncio.Transport", transport)
         self._listener.connections.add(self)
-        self._send_by = self._loop.time() + self._limits.header_seconds
+        self._await_client()
         if len(self._listener.connections) > self._limits.num_connections:
             self._refuse(503, b"too many connections")
         elif self._listener.is_draining:
@@ -167,7 +168,7 @@ class Connection(asyncio.Protocol):
         """Begin a request."""
         self._target, self._fields, self._num_fields = b"", {}, 0
         self._head_bytes, self._is_in_head, self._is_head_begun = 0, True, True
-        self._send_by = self._loop.time() + self._limits.header_seconds
+        self._await_client()
 
     def on_url(self, url: bytes) -> None:
         """Take a part of the request's target."""
@@ -202,6 +203,9 @@ class Connection(asyncio.Protocol):
         if not target.isascii() or b"#" in target or not (target.startswith(b"/") or target == b"*"):
             self._refuse(400, b"the request's target is no path")
             raise _RefusedError
+        if len(self._following) == _MOST_FOLLOWING:
+            self._refuse(503, b"too many requests wait on this connection")
+            raise _RefusedError
         path, _, query = target.partition(b"?")
         name = path.decode("ascii")
         head = Head(
@@ -229,7 +233,7 @@ class Connection(asyncio.Protocol):
             self._start(exchange)
         else:
             self._following.append(exchange)
-        self._send_by = self._loop.time() + self._body_seconds(size_bytes)
+        self._await_client()
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""
@@ -242,29 +246,54 @@ class Connection(asyncio.Protocol):
         assert self._receiving is not None
         exchange, self._receiving = self._receiving, None
         exchange.body.end()
-        self._send_by = math.inf
-        if self._answering is None:
-            self._await_request()
-        elif exchange is not self._answering:
+        self._await_client()
+        if self._is_full:
             self._transport.pause_reading()
+        elif self._is_idle and self._listener.is_draining:
+            self._close()
 
     def expire(self) -> None:
         """End what the client has left waiting."""
         if self._is_closing or self._drained is not None:
             self._transport.abort()
-        elif self._is_in_head or self._receiving is not None or not self._target:
-            self._refuse(408, b"the request did not come in time")
-        else:
+        elif self._is_idle and self._target:
             self._close()
+        else:
+            self._refuse(408, b"the request did not come in time")
 
     def drain(self) -> None:
         """Close behind the answers that are waited for."""
-        if self._answering is None and self._receiving is None and not self._is_in_head:
+        if self._is_idle:
             self._close()
 
     def abandon(self) -> None:
         """Close at once; an answer that has not begun is one that says so."""
         self._end_with(503, b"the server ends")
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether no request is there, not even a part of one."""
+        return self._answering is None and self._receiving is None and not self._is_in_head
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether a whole request waits for the answer before its own, so that no more is read."""
+        return bool(self._following) and self._following[0] is not self._receiving
+
+    def _await_client(self) -> None:
+        """Give the client the time for what it is to send next."""
+        limits = self._limits
+        if self._is_full:
+            seconds = math.inf
+        elif self._is_in_head:
+            seconds = limits.header_seconds
+        elif self._receiving is not None:
+            seconds = self._body_seconds(self._receiving.head.declared_bytes)
+        elif self._answering is not None:
+            seconds = math.inf
+        else:
+            seconds = _KEEP_ALIVE_SECONDS if self._target else limits.header_seconds
+        self._send_by = self._loop.time() + seconds
 
     def _start(self, exchange: _Exchange) -> None:
         self._answering = exchange
@@ -293,20 +322,16 @@ class Connection(asyncio.Protocol):
         if not exchange.keeps_alive:
             self._close()
         elif self._following:
-            following = self._following.popleft()
-            self._start(following)
-            if not self._following:
+            self._start(self._following.popleft())
+            if not self._is_full:
                 self._transport.resume_reading()
+                self._await_client()
         elif self._refusal is not None:
             self._end_with(*self._refusal)
-        elif self._receiving is None:
-            self._await_request()
-
-    def _await_request(self) -> None:
-        if not self._is_in_head:
-            self._send_by = self._loop.time() + _KEEP_ALIVE_SECONDS
-            if self._listener.is_draining:
-                self._close()
+        elif self._is_idle and self._listener.is_draining:
+            self._close()
+        elif self._is_idle:
+            self._await_client()
 
     async def _send(self, exchange: _Exchange, response: Response) -> None:
         """Send an answer; a body that is made meanwhile part by part."""
@@ -410,7 +435,8 @@ class Connection(asyncio.Protocol):
     def _close(self) -> None:
         """Close; if the client still sends, not before it has had time to read the answer."""
         self._is_closing = True
-        is_sending = self._receiving is not None or self._is_in_head or not self._target
+        is_new = not self._target
+        is_sending = self._receiving is not None or self._is_in_head or is_new or self._is_deaf
         if is_sending and self._transport.can_write_eof() and not self._transport.is_closing():
             self._transport.write_eof()
             self._read_by = self._loop.time() + _LINGER_SECONDS
