@@ -34,12 +34,14 @@ class Served:
         cluster: The cluster.
         nodes: Its nodes that run replicas.
         client: A client of the proxy at its head.
+        said: What the command said when it answered.
         num_replicas: How many replicas run.
     """
 
     cluster: Any
     nodes: list[Any]
     client: Client
+    said: str = ""
 
     @property
     def num_replicas(self) -> int:
@@ -74,8 +76,8 @@ def served() -> Iterator[Served]:
     from ray import serve
     from ray.cluster_utils import Cluster
 
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        port, not_listened_at = one.getsockname()[1], other.getsockname()[1]
     cluster = Cluster()
     command: subprocess.Popen[str] | None = None
     try:
@@ -87,7 +89,7 @@ def served() -> Iterator[Served]:
         ray.init(address=cluster.address, log_to_driver=False)
         serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
         words = [sys.executable, "-m", "educe", "serve", *(f"zoo/{name}" for name in MODELS)]
-        words += ["--on", "ray", "--replicas", "2", "--port", str(port)]
+        words += ["--on", "ray", "--replicas", "2", "--port", str(not_listened_at)]
         environment = {**os.environ, "RAY_ADDRESS": cluster.address, "EDUCE_API_KEY": KEY}
         command = subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
         assert command.stderr is not None
@@ -95,6 +97,7 @@ def served() -> Iterator[Served]:
         while not said or "answers; Ctrl-C ends it" not in said[-1]:
             said.append(command.stderr.readline())
             assert said[-1], said
+        found.said = said[-1]
         yield found
         command.send_signal(signal.SIGTERM)
         command.communicate(timeout=SECONDS)

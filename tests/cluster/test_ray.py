@@ -47,6 +47,10 @@ def test_each_node_has_a_replica(served):
     assert served.replica_nodes == {node.node_id for node in served.nodes}
 
 
+def test_the_address_that_is_told_is_where_ray_serve_listens(served):
+    assert served.client.url in served.said.split()
+
+
 def test_answers_are_those_of_one_server(served):
     picture = (ROOT / "zoo/mnist/inputs/7.png").read_bytes()
     asked: list[tuple[Any, ...]] = [

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import pytest
+
+from educe.errors import OptionError
+from educe.serve import ServerSettings
+from educe.serve.ray import _url, application
 from tests.conftest import ROOT
 
 SECONDS = 60
@@ -31,3 +37,23 @@ def test_without_ray_the_extra_is_named():
     )
     assert status == 3, said
     assert "pip install 'educe[ray]'" in said
+
+
+def test_the_address_is_that_at_which_ray_serve_listens() -> None:
+    settings = ServerSettings(host="127.0.0.1", port=8000, insecure=True)
+    assert _url(settings, SimpleNamespace(host="0.0.0.0", port=9000)) == "http://0.0.0.0:9000"
+    assert _url(settings, SimpleNamespace(host="::", port=1, ssl_certfile=None)) == "http://[::]:1"
+    assert (
+        _url(settings, SimpleNamespace(host="127.0.0.1", port=1, ssl_certfile="a")) == "https://127.0.0.1:1"
+    )
+
+
+def test_models_without_keys_are_not_served_beyond_this_machine_by_a_ray_serve_that_was_there() -> None:
+    with pytest.raises(OptionError, match="can be reached from other machines"):
+        _url(ServerSettings(), SimpleNamespace(host="0.0.0.0", port=8000))
+
+
+@pytest.mark.parametrize("cpus", ["two", None, [1]])
+def test_the_cores_of_a_replica_are_a_number(cpus: object) -> None:
+    with pytest.raises(OptionError, match="replica_cpus"):
+        application({"replica_cpus": cpus})

@@ -122,10 +122,12 @@ class RayServer:
         is started for this. Where Ray Serve runs on it already, its address and port stay as they are.
 
         Args:
-            when_ready: Called with the server's URL when all replicas answer.
+            when_ready: Called with the URL at which Ray Serve listens, when all replicas answer.
 
         Raises:
             MissingLibraryError: Ray is not installed.
+            OptionError: Ray Serve listens where other machines reach it, which the settings do not accept,
+                or does not listen.
             EngineError: the replicas do not become ready.
         """
         serve = _ray_serve()
@@ -135,13 +137,13 @@ class RayServer:
             ray.init(log_to_driver=False)
         settings = self.settings
         serve.start(http_options={"host": settings.host, "port": settings.port})
+        url = _url(settings, _http_options())
         with suppress(ValueError):  # not in the main thread
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: self._end.set())
         try:
             serve.run(self.application(), name=APPLICATION, route_prefix="/")
-            host = f"[{settings.host}]" if ":" in settings.host else settings.host
-            when_ready(f"http://{host}:{settings.port}")
+            when_ready(url)
             self._end.wait()
         except RuntimeError as fault:
             raise EngineError(
@@ -186,7 +188,10 @@ def application(arguments: Mapping[str, Any]) -> Application:
         name: tuple(each) if isinstance(each, list) else each for name, each in arguments.items()
     }
     models = given.pop("models", ())
-    replicas = Replicas.parse(str(given.pop("replicas", 1)), int(given.pop("replica_cpus", 1)))
+    cpus = str(given.pop("replica_cpus", 1))
+    if not re.fullmatch("[0-9]{1,5}", cpus):
+        raise OptionError(f"expected a number from 1 on, found {cpus!r}", place="replica_cpus")
+    replicas = Replicas.parse(str(given.pop("replicas", 1)), int(cpus))
     try:
         settings = ServerSettings(**given)
     except TypeError as fault:
@@ -207,6 +212,37 @@ def _check(settings: ServerSettings) -> None:
     for name, (is_given, remedy) in elsewhere.items():
         if is_given:
             raise OptionError("there is no such thing on a cluster of Ray", place=name, remedy=remedy)
+
+
+def _http_options() -> Any:
+    """Return what the Ray Serve that runs was started with; its public interface does not tell.
+
+    Raises:
+        OptionError: it does not listen.
+    """
+    from ray import serve
+    from ray.serve.context import _get_global_client
+
+    options = _get_global_client().http_config
+    if options.host is None or not serve.status().proxies:
+        raise OptionError(
+            "Ray Serve runs on this cluster already, and does not listen",
+            place="on",
+            remedy="end it with: serve shutdown",
+        )
+    return options
+
+
+def _url(settings: ServerSettings, http_options: Any) -> str:
+    """Return where Ray Serve listens, which may not be where the settings want it.
+
+    Raises:
+        OptionError: other machines reach it, which the settings do not accept.
+    """
+    found = replace(settings, host=http_options.host, port=http_options.port)
+    host = f"[{found.host}]" if ":" in found.host else found.host
+    is_secured = getattr(http_options, "ssl_certfile", None) is not None  # older ones have no such field
+    return f"{'https' if is_secured else 'http'}://{host}:{found.port}"
 
 
 def _for_replica(source: ModelSource, cpus: int) -> ModelSource:
