@@ -14,6 +14,7 @@ import pytest
 from educe.errors import InternalError, LimitError, OptionError
 from educe.generate.options import SamplingOptions
 from educe.generate.sampling import SamplingState, sample
+from educe.text import constraint
 from educe.text.constraint import Constraint, ConstraintCompiler
 
 WORDS = [b'{"', b'":', b'","', b'"}', b"true", b"null", b"12", b"-3.5", b"ab", b"\n  ", b"], [", "é".encode()]
@@ -190,6 +191,10 @@ def test_a_draft_that_breaks_the_grammar_is_not_accepted(
         ("choice", "ab"),
         ("grammar", ""),
         ("grammar", "start: nothing"),
+        ("grammar", "start: T\nT: /(.{997})*/ & /(.{991})*/ & /(.{983})*/"),
+        ("grammar", "start: T\nT: ~(~/(.{997})*/ | ~/(.{991})*/ | ~ /(.{983})*/)"),
+        ("json_schema", {"type": "integer", "multipleOf": 999_983}),
+        ("json_schema", {"allOf": [{"type": "integer", "multipleOf": n} for n in (97, 89, 83)]}),
         ("grammar", "root ::= ("),
         ("grammar", "start: " + "(" * 5000 + '"a"' + ")" * 5000),
     ],
@@ -242,6 +247,54 @@ def test_what_is_wrong_with_a_schema_is_pointed_at(
         compiler.json_schema(schema)
     assert caught.value.place == ("json_schema" if place is None else f"json_schema, {place}")
     assert "\n" not in caught.value.cause
+
+
+def follow(constraint: Constraint, count: int = 40) -> None:
+    """Take the last token that may come, some times."""
+    for _ in range(count):
+        constraint.advance(int(np.flatnonzero(np.unpackbits(constraint.mask(), bitorder="little"))[-1]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        ("regex", "(a{1000}){1000}"),
+        ("regex", "((a{100}){100}){100}"),
+        ("choice", ["ab" * 100_000]),
+        ("grammar", "start: T\nT: /(a{1000}){1000}/"),
+        ("json_schema", {"type": "string", "pattern": "^(a{1000}){1000}$"}),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_what_takes_too_much_work_is_refused(kind: str, given: object, compiler: ConstraintCompiler) -> None:
+    with pytest.raises(OptionError, match="more work than is allowed") as caught:
+        follow(getattr(compiler, kind)(given))
+    assert caught.value.place == kind
+
+
+def test_of_a_long_text_that_is_forced_only_the_beginning_is_cut_into_tokens() -> None:
+    words = constraint._Words(TOKENS[:-4], [], EOS)
+    head, *_ = part = [TOKENS.index(text) for text in (b'{"', b"ab", b"\n  ")]
+    assert words(b'{"ab\n  ' * 1_000) == [*part, *part, head]
+    assert len(words("ab" * 1_000_000)) == 8
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        ("regex", r"(\w{1,20}[ ,]){1,50}\."),
+        ("regex", "the quick brown fox " * 5_000),
+        ("choice", [f"{number:x}" * 9 for number in range(2_000)]),
+        ("json_schema", {"enum": [f"value number {number}, of many" for number in range(1_900)]}),
+        ("json_schema", {"properties": {f"p{n}": {"type": "string", "maxLength": 500} for n in range(600)}}),
+        ("json_schema", {"items": {"type": "integer", "multipleOf": 1000}, "maxItems": 5_000}),
+        ("grammar", 'start: "a & b" /x~&y/ T~2..3 // & ~\nT: "~"'),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_there_is_room_for_what_is_large(kind: str, given: object, compiler: ConstraintCompiler) -> None:
+    text, done = generate(getattr(compiler, kind)(given), np.random.default_rng(1), 60)
+    assert text or not done
 
 
 def nested(depth: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,7 +12,7 @@ import numpy as np
 from educe.errors import InputError, InternalError, OptionError
 from educe.limits import DEFAULT_LIMITS, Limits
 from educe.text import tool_grammar
-from educe.text.constraint_faults import pattern_refused, refused, schema_refused
+from educe.text.constraint_faults import pattern_refused, refused, schema_refused, unbounded_multiple
 from educe.text.tool_formats import ToolFormat
 from educe.text.tools import Tool, count_names
 
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
 # Between two tokens of JSON: nothing, a space, or a new line with its indentation; never without end.
 _WHITESPACE = r"( |\n {0,32})"
+# What a grammar has beside its literals and comments.
+_LITERALS = re.compile(r'"(\\.|[^"\\\n])*"|(//|#)[^\n]*|/(\\.|[^/\\\n])+/')
+# The work of an intersection has no bound, and negations can make one; `~` is also a count.
+_INTERSECTION = re.compile(r"&|~(?!\s*\d)")
+_NUM_FORCED = 4
 _STYLE: Any = {"whitespace_pattern": _WHITESPACE, "whitespace_flexible": True, "lenient": False}
 
 
@@ -55,12 +61,16 @@ class Constraint:
     Args:
         matcher: Where the text stands.
         size: How many tokens the model knows.
+        error: Makes the error of what `llguidance` says of it.
         ended: How many tokens were taken after the end.
     """
 
-    def __init__(self, matcher: LLMatcher, size: int, ended: int = 0) -> None:
+    def __init__(
+        self, matcher: LLMatcher, size: int, error: Callable[[str], OptionError], ended: int = 0
+    ) -> None:
         self._matcher = matcher
         self._size = size
+        self._error = error
         # The tokens taken after a text that nothing can follow: the matcher takes no more.
         self._ended = ended
 
@@ -74,22 +84,25 @@ class Constraint:
         """
         whole = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         if self._matcher.is_error():
-            raise refused("grammar", self._matcher.get_error())
+            raise self._error(self._matcher.get_error())
         mask = whole[: (self._size + 7) // 8]
         last = mask[-1:] & (0xFF >> -self._size % 8)
         if not (last.any() or mask[:-1].any()):
-            raise refused("grammar", "no token of the model can go on")
+            raise self._error("no token of the model can go on")
         return mask
 
     def advance(self, token: int) -> None:
         """Take the next token, which the mask allows.
 
         Raises:
+            OptionError: the grammar takes more work than the limits allow.
             InternalError: the mask does not allow it.
         """
         if self.finished and self.mask()[token // 8] >> token % 8 & 1:
             self._ended += 1
         elif self._matcher.try_consume_tokens([token]) != 1:
+            if self._matcher.is_error():
+                raise self._error(self._matcher.get_error())
             raise InternalError(f"token {token} does not follow the grammar")
 
     def roll_back(self, count: int) -> None:
@@ -111,7 +124,7 @@ class Constraint:
 
     def copy(self) -> Constraint:
         """Return a constraint at the same place, for another text."""
-        return Constraint(self._matcher.deep_copy(), self._size, self._ended)
+        return Constraint(self._matcher.deep_copy(), self._size, self._error, self._ended)
 
 
 class ConstraintCompiler:
@@ -153,6 +166,8 @@ class ConstraintCompiler:
         if not isinstance(parsed, dict | bool):
             raise refused("json_schema", f"a schema is an object, not {type(parsed).__name__}")
         self._limits.check("grammar_rules", count_names(parsed, self._limits))
+        if (multiple := unbounded_multiple(parsed)) is not None:
+            raise multiple
         whole = parsed if isinstance(parsed, dict) else {"anyOf": [parsed]}
         grammar = LLMatcher.grammar_from_json_schema(whole, overrides=_STYLE)
         return self._compile(grammar, lambda said: schema_refused(parsed, said))
@@ -183,17 +198,21 @@ class ConstraintCompiler:
             OptionError: there is none, or one is empty.
             LimitError: there are more than the limits allow.
         """
+        from llguidance import LLMatcher
+
         listed = isinstance(texts, Sequence) and not isinstance(texts, str)
         if not listed or not texts or not all(isinstance(text, str) and text for text in texts):
             raise refused("choice", "it has to be a sequence of texts that are not empty")
         self._limits.check("grammar_rules", len(texts))
-        return self.grammar("start: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in texts))
+        grammar = "start: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
+        self._check_text("choice", grammar)
+        return self._compile(LLMatcher.grammar_from_lark(grammar), lambda said: refused("choice", said))
 
     def grammar(self, text: str) -> Constraint:
         """Return a constraint to a grammar in Lark's notation, or in the EBNF of llama.cpp (``root ::= …``).
 
         Raises:
-            OptionError: it is no grammar, or no text satisfies it.
+            OptionError: it is no grammar, no text satisfies it, or it has intersections or negations.
             LimitError: it is longer or has more lines than the limits allow.
         """
         from llguidance import LLMatcher
@@ -205,6 +224,10 @@ class ConstraintCompiler:
             lark = any_to_lark(text)
         except Exception as error:  # a parser of another's, on a stranger's text
             raise refused("grammar", str(error)) from error
+        if _INTERSECTION.search(_LITERALS.sub('""', lark)):
+            raise refused(
+                "grammar", "intersections and negations may take work without end", "write it without"
+            )
         return self._compile(LLMatcher.grammar_from_lark(lark), lambda said: refused("grammar", said))
 
     def _check_text(self, place: str, text: str) -> None:
@@ -239,7 +262,7 @@ class ConstraintCompiler:
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=_work())
         if matcher.is_error():
             raise error(matcher.get_error())
-        constraint = Constraint(matcher, self._size)
+        constraint = Constraint(matcher, self._size, error)
         try:
             constraint.mask()
         except OptionError:
@@ -248,13 +271,18 @@ class ConstraintCompiler:
 
 
 def _work() -> Any:
-    """Return the bounds on the work that one grammar may be: under a second to build, less for a step."""
+    """Return the bounds on the work that one grammar may be: under half a second to build, less for a step.
+
+    A fixed text of 100,000 characters takes a third of what the lexer may build at first, 2,000 texts to
+    choose from a sixth, and a schema of 300 properties a thirtieth.
+    """
     from llguidance import LLParserLimits
 
     return LLParserLimits(
-        initial_lexer_fuel=1_000_000,
+        initial_lexer_fuel=300_000,
         step_lexer_fuel=200_000,
         step_max_items=50_000,
+        max_items_in_row=10_000,
         max_lexer_states=50_000,
         max_grammar_size=100_000,
         verbose_errors=False,
@@ -304,13 +332,20 @@ class _Words:
         self._longest = max(map(len, self._ids), default=0)
 
     def __call__(self, text: bytes | str) -> list[int]:
-        """Return tokens of `text`, each the longest that fits: how a text that is forced is written."""
-        rest = text.encode() if isinstance(text, str) else text
+        """Return tokens of the beginning of `text`, each the longest that fits: how a forced text is written.
+
+        The text may be all that is forced to its end, at every step. What is asked of it is the token after
+        the one before it, when those have gone that could be longer ones: four of the longest say that.
+        """
+        most = _NUM_FORCED * self._longest
+        given = text[:most].encode() if isinstance(text, str) else text[:most]
         ids: list[int] = []
-        while rest:
-            size = next((n for n in range(self._longest, 0, -1) if rest[:n] in self._ids), 0)
-            if not size:
+        start = 0
+        while start < len(given):
+            ends = range(start + self._longest, start, -1)
+            index = next((self._ids[part] for end in ends if (part := given[start:end]) in self._ids), None)
+            if index is None:
                 break
-            ids.append(self._ids[rest[:size]])
-            rest = rest[size:]
+            ids.append(index)
+            start += len(self.tokens[index])
         return ids

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 from educe.errors import OptionError
@@ -25,6 +27,14 @@ _IN_SCHEMA = (
 )
 _OF_NAMES = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _OF_VALUES = ("enum", "const", "default", "examples")
+# What the library says where it reaches a bound on its work.
+_SPENT = re.compile(
+    r"too many (expressions|states|items)|(grammar|initial lexer configuration).* too big|fuel"
+    r"|current row has \d+ items|unable to determine if regex is empty",
+    re.IGNORECASE,
+)
+# The numbers that are a multiple of another take as many states as the least that all have in common.
+_MOST_MULTIPLE = 10_000
 # What the library says where no token can come first.
 _STUCK = "NoExtensionBias"
 
@@ -39,6 +49,8 @@ def refused(
         cause = f"the pattern {_shown(syntax['value'])} is wrong: {syntax['cause']}"
     if cause == _STUCK:
         cause = "no text satisfies it"
+    if _SPENT.search(said):
+        cause, remedy = "it takes more work than is allowed", "use smaller counts, and fewer alternatives"
     return OptionError(f"the constraint cannot be used: {cause[:_MOST_SHOWN]}", place=place, remedy=remedy)
 
 
@@ -58,6 +70,20 @@ def schema_refused(schema: Any, said: str) -> OptionError:
     pointers = (_find(schema, found, key) for form, key in _IN_SCHEMA if (found := form.search(said)))
     pointer = next(filter(None, pointers), None)
     return refused("json_schema" if pointer is None else f"json_schema, {pointer}", said)
+
+
+def unbounded_multiple(schema: Any) -> OptionError | None:
+    """Return the error of a JSON schema whose ``multipleOf`` take too much work; None if they do not."""
+    common = 1
+    for pointer, node in _schemas(schema, ""):
+        value = node.get("multipleOf")
+        if isinstance(value, int | float) and math.isfinite(value) and value > 0:
+            digits = Decimal(str(value)).normalize().as_tuple().digits
+            common = math.lcm(common, int("".join(map(str, digits))))
+            if common > _MOST_MULTIPLE:
+                cause = f"multiples of {value} may take work without end"
+                return refused(f"json_schema, {pointer}/multipleOf", cause, "leave multipleOf out")
+    return None
 
 
 def _index(pattern: str, escaped: str, position: int) -> int:
