@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
@@ -80,6 +81,67 @@ def serving(*models: str | ModelSource, **settings: Any) -> Iterator[Client]:
         server.stop()
         thread.join(SECONDS)
         assert not thread.is_alive()
+
+
+def until(is_true: Callable[[], bool]) -> None:
+    end = time.monotonic() + SECONDS
+    while not is_true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+class Hang:
+    """Something that threads do, which lasts until it may end.
+
+    Args:
+        monkeypatch: What puts it in place.
+        owner: What has it: a class or a module.
+        name: Its name.
+        num_before: How often it does not last first.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, num_before: int = 0) -> None:
+        self.may_end, self.num_before = threading.Event(), num_before
+        self._call, self._lock = getattr(owner, name), threading.Lock()
+        self.num_begun = self.num_ended = 0
+        monkeypatch.setattr(owner, name, self.method if isinstance(owner, type) else self.call)
+
+    @property
+    def method(self) -> Any:
+        def method(this: Any, *arguments: Any, **options: Any) -> Any:
+            return self.call(this, *arguments, **options)
+
+        return method
+
+    def call(self, *arguments: Any, **options: Any) -> Any:
+        with self._lock:
+            self.num_begun += 1
+            hangs = self.num_begun > self.num_before
+        try:
+            assert not hangs or self.may_end.wait(SECONDS)
+            return self._call(*arguments, **options)
+        finally:
+            with self._lock:
+                self.num_ended += 1
+
+    def end(self) -> None:
+        """Let it end, and wait until it has."""
+        self.may_end.set()
+        until(lambda: self.num_ended == self.num_begun)
+
+
+@pytest.fixture
+def hang(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Hang]]:
+    """What makes a function hang."""
+    made: list[Hang] = []
+
+    def make(owner: Any, name: str, num_before: int = 0) -> Hang:
+        made.append(Hang(monkeypatch, owner, name, num_before))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.end()
 
 
 @pytest.fixture(scope="session")

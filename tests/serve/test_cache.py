@@ -18,6 +18,7 @@ import educe
 from educe.errors import OptionError
 from educe.serve import ModelSource, ServerSettings
 from educe.serve.cache import ModelCache, ResponseCache, is_deterministic, owned, size_bytes
+from educe.serve.deadline import Deadline
 from educe.serve.faults import DeadlineExceeded, Overloaded
 from educe.serve.observation import Timing
 from educe.serve.statistics import ModelStatistics
@@ -56,8 +57,8 @@ def a_cache(capacity_bytes: int = 2**20) -> ModelCache:
 
 
 async def ask(cache: ModelCache, runs: Runs, *parts: Any, seconds: float = 60.0) -> tuple[int, str]:
-    deadline = asyncio.get_running_loop().time() + seconds
-    answer, timing = await cache.answer(parts, 0, runs, deadline)
+    with Deadline(asyncio.get_running_loop().time() + seconds):
+        answer, timing = await cache.answer(parts, 0, runs)
     return int(answer["y"][0]), timing.cache
 
 
@@ -143,6 +144,21 @@ def test_who_waits_for_another_has_a_deadline_of_its_own() -> None:
             await ask(cache, runs, "x", seconds=0.01)
         runs.may_end.set()
         assert await first == (1, "miss")
+
+    asyncio.run(test())
+
+
+def test_a_run_outlasts_the_deadline_of_who_has_begun_it() -> None:
+    async def test() -> None:
+        cache, runs = a_cache(), Runs()
+        first = asyncio.create_task(ask(cache, runs, "x", seconds=0.1))
+        await asyncio.sleep(0)
+        (second,) = await started(cache, runs, 1)
+        with pytest.raises(DeadlineExceeded):
+            await first
+        runs.may_end.set()
+        assert await second == (1, "hit")
+        assert (runs.count, runs.num_cancelled) == (1, 0)
 
     asyncio.run(test())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
 import subprocess
@@ -21,7 +20,7 @@ import educe
 from educe.errors import OptionError
 from educe.serve import ServerLimits
 from tests.conftest import ROOT
-from tests.serve.conftest import Client, serving
+from tests.serve.conftest import Client, serving, until
 
 grpc = pytest.importorskip("grpc")
 
@@ -501,24 +500,37 @@ def test_the_messages_that_are_there_have_a_bound_together(server) -> None:
 
 
 @pytest.mark.parametrize("is_stream", [True, False])
-def test_a_calls_deadline_is_that_of_its_request(stub, monkeypatch, is_stream) -> None:
-    from educe.serve.inference import Inference
+@pytest.mark.parametrize("by", ["the request", "the server"])
+@pytest.mark.parametrize("what", ["reading", "run", "prompt", "step"])
+def test_whatever_hangs_is_not_waited_for_longer_than_the_deadline(hang, is_stream, by, what) -> None:
+    from educe.generate.engine import Engine
+    from educe.generate.generator import Generator
+    from educe.serve.grpc import service
+    from educe.serve.served import PredictorModel
 
-    infer, left = Inference.infer, []
-
-    async def note(self: Any, call: Any) -> Any:
-        left.append(call.deadline - asyncio.get_running_loop().time())
-        return await infer(self, call)
-
-    monkeypatch.setattr(Inference, "infer", note)
-    request, _ = features()
-    shorter, _ = features(timeout=30_000_000)
-    for asked, most in ((request, 50), (shorter, 30)):
+    owner, name = {
+        "reading": (service, "read_inputs"),
+        "run": (PredictorModel, "_infer"),
+        "prompt": (Generator, "stream"),
+        "step": (Engine, "_step"),
+    }[what]
+    parameters = {"timeout": 500_000} if by == "the request" else {}
+    if what in ("prompt", "step"):
+        request = text(PROMPT, max_tokens=4, **parameters)
+    else:
+        request, _ = features(40_000 if what == "reading" else 1000, raw=what == "run", **parameters)
+    seconds = 0.5 if by == "the server" or what == "reading" else 600.0
+    models = ("breast_cancer", "stories260K")
+    with serving(*models, grpc_port=0, timeout_seconds=seconds) as client, connected(client) as own:
+        hanging = hang(owner, name)
         if is_stream:
-            list(stub.rpc(f"{messages.INFERENCE}/ModelStreamInfer")(iter([asked]), timeout=50))
+            (answer,) = own.rpc(f"{messages.INFERENCE}/ModelStreamInfer")(iter([request]), timeout=SECONDS)
+            found = answer.error_message
         else:
-            stub.ask("ModelInfer", asked, timeout=50)
-        assert most - 20 < left[-1] <= most + 1
+            found = refused(lambda: own.ask("ModelInfer", request), "DEADLINE_EXCEEDED").details()
+        assert "the request's time has passed" in found
+        assert hanging.num_ended == 0 < hanging.num_begun
+        hanging.end()
 
 
 @pytest.mark.parametrize("is_stream", [True, False])
@@ -558,13 +570,6 @@ def test_a_request_that_nobody_waits_for_leaves_the_queue(monkeypatch, is_stream
         finally:
             may_run.set()
         assert running.result(SECONDS).outputs
-
-
-def until(is_so: Any) -> None:
-    end = time.monotonic() + SECONDS
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.001)
 
 
 def test_large_messages_are_read_and_written_beside_the_loop(server, monkeypatch) -> None:

@@ -82,6 +82,7 @@ class Engine:
         self._thread: threading.Thread | None = None
         self._closed = False
         self._idle_since = 0.0
+        self._step_began: float | None = None
         # Whether the last turn made a program, and whether none is left to be made.
         self._is_preparing = self._is_prepared = False
         self._jobs: dict[Sequence, tuple[_Request, Writing | Scoring]] = {}
@@ -143,6 +144,12 @@ class Engine:
         """Most texts that are written at once."""
         return self._scheduler.max_sequences
 
+    @property
+    def running_seconds(self) -> float:
+        """For how long the present step has lasted; 0 if there is none."""
+        began = self._step_began
+        return 0.0 if began is None else time.monotonic() - began
+
     def statistics(self) -> Statistics:
         """Return what it does at this moment, and has done so far."""
         with self._changed:
@@ -177,7 +184,7 @@ class Engine:
     def renew(self) -> None:
         """Begin anew in a forked child, which has neither the thread nor what it was writing."""
         self._changed = threading.Condition()
-        self._thread = None
+        self._thread = self._step_began = None
         self._scheduler.clear()
         self._totals = Counter()
         lost = {request for request, _ in self._jobs.values()}
@@ -236,10 +243,13 @@ class Engine:
         return True
 
     def _run(self) -> None:
+        self._step_began = time.monotonic()
         try:
             self._step()
         except Exception as fault:
             self._fail_all(fault)
+        finally:
+            self._step_began = None
 
     def _note_prepared(self) -> None:
         with self._changed:

@@ -331,6 +331,11 @@ class Generator:
         """
         self._engine.prepare()
 
+    @property
+    def running_seconds(self) -> float:
+        """For how long the present step of all texts has lasted; 0 if there is none."""
+        return self._engine.running_seconds
+
     def statistics(self) -> Statistics:
         """Return what is under way, how much of the cache is used, and what has been done so far."""
         return self._engine.statistics()

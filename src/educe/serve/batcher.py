@@ -111,11 +111,13 @@ class Batcher:
         known = self._read_seconds
         self._read_seconds = seconds if not known else known + _SHARE * (seconds - known)
 
-    def withdraw(self, ticket: Ticket) -> None:
-        """Forget a request, if it still waits."""
-        if ticket in self.waiting:
-            self.waiting.remove(ticket)
-            self._leave(ticket)
+    def withdraw(self, ticket: Ticket) -> bool:
+        """Forget a request, and say whether it still waited."""
+        if ticket not in self.waiting:
+            return False
+        self.waiting.remove(ticket)
+        self._leave(ticket)
+        return True
 
     def wait_seconds(self, now: float, priority: int = 0) -> float:
         """Return how long a request that came now would wait before its run."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import secrets
 import time
 from collections import OrderedDict
@@ -17,10 +16,9 @@ import numpy as np
 
 from educe.model import Model
 from educe.model.walk import RANDOM_OPERATORS, all_nodes
-from educe.serve.faults import DeadlineExceeded
 from educe.serve.observation import Timing, note_timing
 from educe.serve.statistics import ModelStatistics
-from educe.serve.threads import aside
+from educe.serve.threads import aside, hold_until
 from educe.tasks.answer import Answer
 from educe.tasks.predictor import Result
 
@@ -64,9 +62,7 @@ class ResponseCache:
         for key in [key for key, kept in self._kept.items() if kept.owner is owner]:
             self._forget(key)
 
-    async def answer(
-        self, key: bytes, owner: ModelCache, run: Run, deadline: float = math.inf
-    ) -> tuple[Any, Timing]:
+    async def answer(self, key: bytes, owner: ModelCache, run: Run) -> tuple[Any, Timing]:
         """Return a model's answer to what has a key; `ModelCache` has the rest."""
         start = time.perf_counter()
         kept = self._kept.get(key)
@@ -78,9 +74,7 @@ class ResponseCache:
         if flight is None:
             flight = self._begin(key, owner, run)
         task = flight.task
-        await self._wait(key, flight, deadline)
-        if not task.done():
-            raise DeadlineExceeded("the request's time has passed")
+        await self._wait(key, flight)
         if not is_first and not task.cancelled() and task.exception() is None:
             return task.result()[0], _hit(owner, start)
         answer, timing = task.result() if is_first else await run()
@@ -100,13 +94,13 @@ class ResponseCache:
         flight.task.add_done_callback(lambda task: self._land(key, flight))
         return flight
 
-    async def _wait(self, key: bytes, flight: _Flight, deadline: float) -> None:
-        loop = asyncio.get_running_loop()
+    async def _wait(self, key: bytes, flight: _Flight) -> None:
         flight.num_waiting += 1
         try:
-            await asyncio.wait(
-                {flight.task}, timeout=None if deadline == math.inf else max(0.0, deadline - loop.time())
-            )
+            await asyncio.wait({flight.task})
+        except asyncio.CancelledError:
+            hold_until(flight.task)
+            raise
         finally:
             flight.num_waiting -= 1
             if not flight.num_waiting and not flight.task.done():
@@ -156,9 +150,7 @@ class ModelCache:
         # No other model, version or loading of it has the same: their keys have nothing in common.
         self._shared, self._secret = shared, secrets.token_bytes(32)
 
-    async def answer(
-        self, parts: Sequence[Any], size_bytes: int, run: Run, deadline: float
-    ) -> tuple[Any, Timing]:
+    async def answer(self, parts: Sequence[Any], size_bytes: int, run: Run) -> tuple[Any, Timing]:
         """Return an answer: one that is kept, that of the same request which runs now, or one of a run.
 
         A run goes on as long as anyone waits for it. If it fails, only who has begun it fails with it: the
@@ -169,13 +161,9 @@ class ModelCache:
                 None, and lists, tuples and mappings of such.
             size_bytes: About how large they are.
             run: Runs the model.
-            deadline: When the answer is of no use any more, by the loop's clock.
-
-        Raises:
-            DeadlineExceeded: the deadline has passed.
         """
         key = await aside(size_bytes, lambda: self.key(parts))
-        return await self._shared.answer(key, self, run, deadline)
+        return await self._shared.answer(key, self, run)
 
     def key(self, parts: Sequence[Any]) -> bytes:
         """Return what a request is known by: a keyed hash of its content."""

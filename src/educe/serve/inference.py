@@ -20,12 +20,14 @@ from educe.generate.generator import Generator
 from educe.model import ValueType
 from educe.serve import text_tensors
 from educe.serve.control import Control
-from educe.serve.faults import BadRequest, DeadlineExceeded, Unprocessable
+from educe.serve.deadline import Deadline
+from educe.serve.faults import BadRequest, Unprocessable
 from educe.serve.lane import Lane
 from educe.serve.observation import Timing
 from educe.serve.repository import Deployment, Repository
 from educe.serve.served import Asked, LanguageModelServed, PredictorModel
 from educe.serve.settings import ServerSettings
+from educe.serve.threads import in_thread
 from educe.serve.videos import is_video, store
 from educe.tasks.predictor import Named, Result
 
@@ -139,7 +141,10 @@ class Inference:
             Overloaded: too many requests wait.
             DeadlineExceeded: the deadline has passed.
         """
-        with await self.repository.use(call.model, call.version, call.deadline) as deployment:
+        with (
+            Deadline(call.deadline),
+            await self.repository.use(call.model, call.version, call.deadline) as deployment,
+        ):
             served, lane = deployment.served, deployment.lane
             if not isinstance(served, PredictorModel):
                 found, timing = await text_tensors.infer(served, lane, self._text_call(call), self.pool)
@@ -160,7 +165,7 @@ class Inference:
             else:
                 size = sum(feed.nbytes for feed in call.feeds.values())
                 asked = ("tensors", call.tenant, call.feeds)
-                outputs, timing = await deployment.cache.answer(asked, size, run, call.deadline)
+                outputs, timing = await deployment.cache.answer(asked, size, run)
             return Inferred(deployment.version, outputs, timing)
 
     async def stream(self, call: InferCall) -> AsyncGenerator[Inferred, None]:
@@ -226,7 +231,7 @@ class Inference:
             if deployment.cache is None:
                 return await run()
             parts = ("raw", tenant, repr(asked.options), source)
-            return await deployment.cache.answer(parts, size_bytes, run, deadline)
+            return await deployment.cache.answer(parts, size_bytes, run)
 
     async def _answer(
         self, served: PredictorModel, lane: Lane, source: Any, asked: Asked, deadline: float
@@ -254,14 +259,12 @@ class Inference:
         self, served: PredictorModel, lane: Lane, content: bytes, asked: Asked, deadline: float
     ) -> tuple[list[Result], Timing]:
         """Return the answers about a video's frames, of which some are in memory at once."""
-        loop, most = asyncio.get_running_loop(), self.settings.server_limits.num_items
+        most = self.settings.server_limits.num_items
         found: list[Result] = []
         total = Timing(0.0, 0.0, 0)
-        with await loop.run_in_executor(self.pool, store, content) as file:
+        with await in_thread(self.pool, partial(store, content)) as file:
             opened = served.predictor.open(Named("input", Path(file.name)))
-            while items := await loop.run_in_executor(self.pool, list, islice(opened, _NUM_FRAMES)):
-                if loop.time() > deadline:
-                    raise DeadlineExceeded("the request's time passed while its frames were read")
+            while items := await in_thread(self.pool, lambda: list(islice(opened, _NUM_FRAMES))):
                 if len(found) + len(items) > most:
                     raise LimitError(f"the video has more than {most:,} frames", remedy="send it in parts")
                 unread = [item for item in items if isinstance(item, Result)]

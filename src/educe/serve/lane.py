@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from educe.machine import usable_cores
 from educe.serve.batcher import BRIEF_SECONDS, Batcher, Ticket
-from educe.serve.faults import DeadlineExceeded
 from educe.serve.observation import Timing, note_timing
 from educe.serve.statistics import ModelStatistics
+from educe.serve.threads import hold_until, in_thread
 
 Run = Callable[[Hashable, Sequence[Any]], Sequence[Any]]
 """Runs requests of one group: their contents to their results, each of which may be an exception."""
@@ -65,6 +65,7 @@ class Lane:
         self._loop = asyncio.get_running_loop()
         self._is_due = False
         self._began: float | None = None
+        self._work: asyncio.Future[tuple[Sequence[Any], float]] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -86,12 +87,12 @@ class Lane:
             group: Requests of one group can run together.
             content: What the run takes.
             rows: Its rows.
-            deadline: When its answer is of no use any more, by the loop's clock.
+            deadline: When its answer is of no use any more, by the loop's clock; `Deadline` ends it then.
             priority: Lower numbers go first.
 
         Raises:
             Overloaded: too many requests wait.
-            DeadlineExceeded: the deadline has passed, or would before its run.
+            DeadlineExceeded: the deadline would pass before its run.
         """
         now = self._loop.time()
         is_trifle = 0 < self.batcher.cost.seconds(rows) < _TRIFLING_SECONDS
@@ -102,20 +103,17 @@ class Lane:
         )
         self.batcher.offer(ticket, now)
         self._wake()
-        timer = self._loop.call_at(deadline, self._give_up, ticket) if math.isfinite(deadline) else None
         try:
             found = await ticket.future
-            note_timing(found[1])
-            return found
         except asyncio.CancelledError:
-            self.batcher.withdraw(ticket)
+            if not self.batcher.withdraw(ticket) and self._work is not None:
+                hold_until(self._work)
             raise
-        finally:
-            if timer is not None:
-                timer.cancel()
+        note_timing(found[1])
+        return found
 
     async def read(self, read: Callable[[], T], pool: Executor, deadline: float) -> T:
-        """Return what the reading of a request's input gives, which takes a place in the queue meanwhile.
+        """Return what the reading of a request's input gives, which takes a place in the queue until it ends.
 
         Args:
             read: Reads it; called in a thread.
@@ -124,22 +122,16 @@ class Lane:
 
         Raises:
             Overloaded: too many requests wait; nothing is read.
-            DeadlineExceeded: the deadline would have passed before its run, or has.
+            DeadlineExceeded: the deadline would pass before its run.
         """
         self.batcher.admit(self._loop.time(), 1, deadline)
         self.batcher.num_reading += 1
-        try:
-            found, seconds = await self._loop.run_in_executor(pool, _with_cpu_seconds, read)
-        finally:
-            self.batcher.num_reading -= 1
+        found, seconds = await in_thread(pool, partial(_with_cpu_seconds, read), self._end_reading)
         self.batcher.read(seconds / usable_cores())
-        if self._loop.time() > deadline:
-            raise DeadlineExceeded("the request's time passed while its input was read")
         return found
 
-    def _give_up(self, ticket: _Waiting) -> None:
-        self.batcher.withdraw(ticket)
-        _fail(ticket, DeadlineExceeded("the request's time has passed"))
+    def _end_reading(self) -> None:
+        self.batcher.num_reading -= 1
 
     def _run_alone(self, group: Hashable, content: Any, rows: int) -> tuple[Any, Timing]:
         """Run a request at once, in the loop."""
@@ -185,13 +177,13 @@ class Lane:
         if 0 < expected < BRIEF_SECONDS and all(map(self._is_small, contents)):  # not worth a thread's waking
             self._end(batch, now, rows, *self._timed(batch[0].group, contents))
             return
-        work = self._loop.run_in_executor(self._pool, self._timed, batch[0].group, contents)
-        work.add_done_callback(lambda done: self._end(batch, now, rows, *done.result()))
+        self._work = self._loop.run_in_executor(self._pool, self._timed, batch[0].group, contents)
+        self._work.add_done_callback(lambda done: self._end(batch, now, rows, *done.result()))
 
     def _end(
         self, batch: Sequence[_Waiting], start: float, rows: int, results: Sequence[Any], seconds: float
     ) -> None:
-        self._began = None
+        self._began = self._work = None
         self.num_running = 0
         failed = [isinstance(result, Exception) for result in results]
         rows -= sum(ticket.rows for ticket, has_failed in zip(batch, failed, strict=True) if has_failed)

@@ -18,6 +18,7 @@ from educe.model import TensorType
 from educe.serve import text_tensors
 from educe.serve.batcher import Batcher
 from educe.serve.cache import ModelCache, ResponseCache, is_deterministic
+from educe.serve.deadline import as_fault
 from educe.serve.faults import BadRequest, DeadlineExceeded, NotFound, NotReady, Unprocessable
 from educe.serve.lane import Lane
 from educe.serve.observation import note_model
@@ -69,7 +70,7 @@ class Deployment:
     def __exit__(self, kind: object, fault: BaseException | None, trace: object) -> None:
         self.num_users -= 1
         if fault is not None:
-            self.statistics.failed(fault)
+            self.statistics.failed(as_fault(fault))
         if self.is_retired and self.num_users == 0:
             self._close()
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import math
 from collections.abc import AsyncIterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
-from educe.errors import EduceError
 from educe.generate.generator import Generator
 from educe.generate.stream import Completion, Piece, Stream
-from educe.serve.faults import DeadlineExceeded, NotReady, Overloaded
+from educe.serve.deadline import Deadline
+from educe.serve.faults import NotReady, Overloaded
 from educe.serve.observation import note_text
+from educe.serve.threads import in_thread
 from educe.text.prompt import Prompt
 
 _RETRY_SECONDS = 1.0
@@ -35,17 +35,12 @@ class Writing:
     def __init__(self, model: Generator, deadline: float, most_waiting: int, pool: Executor) -> None:
         self.model = model
         self.streams: list[Stream] = []
-        self._most_waiting, self._pool = most_waiting, pool
-        self._is_late = False
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_at(deadline, self._expire) if math.isfinite(deadline) else None
+        self._deadline, self._most_waiting, self._pool = deadline, most_waiting, pool
 
     def __enter__(self) -> Writing:
         return self
 
     def __exit__(self, *fault: object) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
         for stream in self.streams:
             stream.cancel()
 
@@ -61,15 +56,10 @@ class Writing:
             Overloaded: too many texts wait.
             DeadlineExceeded: the deadline has passed.
         """
-        begun = self._pool.submit(self._begun, prompt, options)
-        try:
-            stream = await asyncio.wrap_future(begun)
-        except asyncio.CancelledError:
-            begun.add_done_callback(_abandon)
-            raise
+        with Deadline(self._deadline):
+            # A stream that nobody takes is cancelled with its last reference.
+            stream = await in_thread(self._pool, partial(self._begun, prompt, options))
         self.streams.append(stream)
-        if self._is_late:
-            raise DeadlineExceeded("the request's time passed before its text was begun")
         return stream
 
     async def pieces(self, stream: Stream) -> AsyncIterator[Piece]:
@@ -80,36 +70,30 @@ class Writing:
             NotReady: the model is taken out of use.
             EduceError: the engine failed.
         """
-        async for piece in stream:
+        while (piece := await self._next(stream)) is not None:
             if piece.finish_reason == "cancelled":
-                raise self._interrupted()
+                raise _taken_out_of_use()
             yield piece
         note_text(stream.result())
 
     async def completion(self, stream: Stream) -> Completion:
         """Return the whole of a stream; see `pieces` for what it raises."""
-        found = await stream
+        with Deadline(self._deadline):
+            found = await stream
         if any(output.finish_reason == "cancelled" for output in found.outputs):
-            raise self._interrupted()
+            raise _taken_out_of_use()
         note_text(found)
         return found
+
+    async def _next(self, stream: Stream) -> Piece | None:
+        with Deadline(self._deadline):
+            return await anext(stream, None)
 
     def _begun(self, prompt: Prompt, options: dict[str, Any]) -> Stream:
         if self.model.statistics().num_waiting >= self._most_waiting:
             raise Overloaded(f"{self._most_waiting} texts wait for this model", retry_after=_RETRY_SECONDS)
         return self.model.stream(prompt, **options)
 
-    def _expire(self) -> None:
-        self._is_late = True
-        for stream in self.streams:
-            stream.cancel()
 
-    def _interrupted(self) -> EduceError:
-        if self._is_late:
-            return DeadlineExceeded("the request's time has passed")
-        return NotReady("the model is being taken out of use", retry_after=_RETRY_SECONDS)
-
-
-def _abandon(begun: Future[Stream]) -> None:
-    if not begun.cancelled() and begun.exception() is None:
-        begun.result().cancel()
+def _taken_out_of_use() -> NotReady:
+    return NotReady("the model is being taken out of use", retry_after=_RETRY_SECONDS)

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 from educe.errors import MissingLibraryError, OptionError
 from educe.files import open_regular
 from educe.serve.access import tenant_of
-from educe.serve.faults import BadRequest, Overloaded, Refusal, Unimplemented, logged
+from educe.serve.deadline import Deadline
+from educe.serve.faults import BadRequest, Refusal, Unimplemented, logged
+from educe.serve.http.body import BodyRoom, Share
 from educe.serve.inference import Inference
 from educe.serve.observation import GRPC, RequestIds
 from educe.serve.observer import Observer
 from educe.serve.snapshot import Snapshot
-from educe.serve.threads import aside
+from educe.serve.threads import aside, hold
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,7 +71,7 @@ class GrpcServer:
         methods += [method for name in REFLECTIONS for method in Reflection(name).methods()]
         self._methods = {method.path: method for method in methods}
         self._observer, self._ids = observer, RequestIds()
-        self._messages_bytes = 0
+        self._room = BodyRoom(self.settings.server_limits)
         self._grpc, self._kind = grpc, Call
         self._server = grpc.aio.server(
             options=self._options(), maximum_concurrent_rpcs=self.settings.server_limits.num_connections
@@ -156,8 +158,9 @@ class GrpcServer:
 
         async def answer(content: bytes, context: Any) -> Any:
             async with self._seen(context, method, fields):
-                with self._holding(content):
-                    return await method.handle(await read(content), self._call(context, tenant))
+                call = self._call(context, tenant)
+                with self._holding(content), Deadline(call.deadline()):
+                    return await method.handle(await read(content), call)
 
         async def stream(content: bytes, context: Any) -> None:
             async with self._seen(context, method, fields):
@@ -181,18 +184,18 @@ class GrpcServer:
 
     @contextmanager
     def _holding(self, content: bytes) -> Iterator[None]:
-        """Count a message that has come, as long as it is answered.
+        """Count a message that has come, until it is answered.
 
         Raises:
             Overloaded: the messages that are there fill the memory for them.
         """
-        self._messages_bytes += len(content)
+        share = Share(self._room)
+        hold(share)
         try:
-            if self._messages_bytes > self.settings.server_limits.bodies_bytes:
-                raise Overloaded("the requests that are there fill the memory for them", retry_after=1.0)
+            share.charge(len(content))
             yield
         finally:
-            self._messages_bytes -= len(content)
+            share.release()
 
     @asynccontextmanager
     async def _seen(

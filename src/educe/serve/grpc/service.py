@@ -14,6 +14,7 @@ from msgspec import to_builtins
 
 from educe import __version__
 from educe.serve import tensors
+from educe.serve.deadline import Deadline
 from educe.serve.faults import BadRequest, logged
 from educe.serve.grpc.contents import (
     bytes_to_read,
@@ -159,13 +160,12 @@ class InferenceService:
         return inference("RepositoryModelUnloadResponse")(model_name=request.model_name, isUnloaded=True)
 
     async def _asked(self, request: Any, parameters: dict[str, Any], call: Call) -> InferCall:
+        latest = call.deadline()
+        with Deadline(latest):
+            feeds = await aside(bytes_to_read(request), lambda: read_inputs(request))
+        version = request.model_version or None
         return self.models.call(
-            request.model_name,
-            request.model_version or None,
-            await aside(bytes_to_read(request), lambda: read_inputs(request)),
-            parameters,
-            latest=call.deadline(),
-            tenant=call.tenant,
+            request.model_name, version, feeds, parameters, latest=latest, tenant=call.tenant
         )
 
 

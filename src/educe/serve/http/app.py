@@ -6,8 +6,10 @@ import asyncio
 import math
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 
 from educe.serve.access import tenant_of
+from educe.serve.deadline import Deadline
 from educe.serve.faults import (
     BadRequest,
     Forbidden,
@@ -24,6 +26,7 @@ from educe.serve.http.routes import Family, Route, Router
 from educe.serve.observation import Observed, RequestIds
 from educe.serve.observer import Observer
 from educe.serve.settings import ServerSettings
+from educe.serve.threads import aside, hold
 
 _SAFE_METHODS = ("GET", "HEAD")
 _CLIENT_GONE = 499
@@ -65,6 +68,7 @@ class App:
         observed = self._observer.begin(head.method)
         given = head.fields.get(b"x-request-id")
         observed.id = self._ids.of(None if given is None else given.decode("latin-1"))
+        hold(body)
         try:
             response = await self._response(head, body, observed)
             observed.status = response.status
@@ -89,7 +93,9 @@ class App:
             else:
                 route, params = self.router.find(head.method, head.path)
                 observed.route, family = route.path, route.family
-                response = await route.handle(await self._request(head, body, route, params, observed.id))
+                request = await self._request(head, body, route, params, observed.id)
+                with Deadline(request.deadline):
+                    response = await route.handle(request)
         except Exception as fault:
             response = self._failure(fault, family or self.router.family(head.path), observed.id)
         finally:
@@ -179,7 +185,8 @@ async def _decompressed(content: bytes, coding: bytes, body: Body, most: int) ->
     stream, parts, left = zlib.decompressobj(windows[coding]), [], most + 1
     while not stream.eof:
         try:
-            part = await asyncio.to_thread(stream.decompress, content, min(left, _INFLATED_BYTES))
+            most_part = min(left, _INFLATED_BYTES)
+            part = await aside(most_part, partial(stream.decompress, content, most_part))
         except zlib.error:
             raise BadRequest("the body is not compressed as it says") from None
         body.charge(len(part))

@@ -1,4 +1,4 @@
-"""`Body`: the body of a request, while it comes."""
+"""`Share` and `Body`: what a request takes of the room for bodies, and the body itself, while it comes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from educe.serve.faults import Overloaded, Refusal, TooLarge
 from educe.serve.settings import ServerLimits
+from educe.serve.threads import Held
 
 
 @dataclass(slots=True)
@@ -22,7 +23,45 @@ class BodyRoom:
     used_bytes: int = 0
 
 
-class Body:
+class Share(Held):
+    """What a request takes of the room, until it is released and no thread works for the request any more.
+
+    Args:
+        room: The room that it shares with others.
+    """
+
+    __slots__ = ("_is_released", "_room", "_room_bytes")
+
+    def __init__(self, room: BodyRoom) -> None:
+        super().__init__()
+        self._room, self._room_bytes = room, 0
+        self._is_released = False
+
+    def charge(self, size_bytes: int) -> None:
+        """Take room for more bytes that last as long as it does, such as what is made of a body.
+
+        Raises:
+            Overloaded: there is no room for them.
+        """
+        if self._is_released:
+            return
+        self._room_bytes += size_bytes
+        self._room.used_bytes += size_bytes
+        if self._room.used_bytes > self._room.limits.bodies_bytes:
+            raise Overloaded("the requests that are there fill the memory for them", retry_after=1.0)
+
+    def release(self) -> None:
+        """Let the room be given back."""
+        if not self._is_released:
+            self._is_released = True
+            self.let_go()
+
+    def give_back(self) -> None:
+        """Give the room back."""
+        self._room.used_bytes -= self._room_bytes
+
+
+class Body(Share):
     """The body of a request, while it comes.
 
     Args:
@@ -35,21 +74,19 @@ class Body:
 
     __slots__ = (
         "_content",
-        "_is_released",
         "_is_whole",
         "_loop",
         "_refused",
-        "_room",
-        "_room_bytes",
         "_waiter",
         "size_bytes",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, room: BodyRoom) -> None:
-        self.size_bytes = self._room_bytes = 0
-        self._loop, self._room = loop, room
+        super().__init__(room)
+        self.size_bytes = 0
+        self._loop = loop
         self._content: bytes | bytearray = b""
-        self._is_released = self._is_whole = False
+        self._is_whole = False
         self._refused: Refusal | None = None
         self._waiter: asyncio.Future[None] | None = None
 
@@ -82,19 +119,6 @@ class Body:
         except Overloaded as reason:
             self._refuse(reason)
 
-    def charge(self, size_bytes: int) -> None:
-        """Take room for more bytes that last as long as it does, such as what is made of it.
-
-        Raises:
-            Overloaded: there is no room for them.
-        """
-        if self._is_released:
-            return
-        self._room_bytes += size_bytes
-        self._room.used_bytes += size_bytes
-        if self._room.used_bytes > self._room.limits.bodies_bytes:
-            raise Overloaded("the requests that are there fill the memory for them", retry_after=1.0)
-
     def end(self) -> None:
         """Know that all of it has come."""
         if not self._is_released:
@@ -103,10 +127,8 @@ class Body:
 
     def release(self) -> None:
         """Forget it, with what is still to come of it."""
-        if not self._is_released:
-            self._is_released = True
-            self._room.used_bytes -= self._room_bytes
-            self._content = b""
+        super().release()
+        self._content = b""
 
     async def whole(self) -> bytes:
         """Return it, when all of it has come.
