@@ -8,11 +8,10 @@ import json
 import math
 import shutil
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,13 +19,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from educe.errors import OptionError
+from educe.generate.engine import Engine
 from educe.serve import ModelSource, ServerSettings, opening, repository
 from educe.serve.faults import DeadlineExceeded, NotReady
 from educe.serve.inference import Inference
-from educe.serve.lane import Lane
-from educe.serve.repository import Deployment, Repository
+from educe.serve.repository import Repository
+from educe.serve.served import PredictorModel
 from tests.conftest import ROOT
-from tests.serve.conftest import Client, serving
+from tests.serve.conftest import Client, Hang, serving, until
 
 SECONDS = 30
 
@@ -46,13 +46,6 @@ def infer(client: Client, model: str, path: str = "infer") -> tuple[int, Any]:
     body = {"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]}
     status, _, content = client.ask("POST", f"/v2/models/{model}/{path}", body)
     return status, json.loads(content)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_the_newest_version_answers_until_there_is_a_newer_one(tmp_path: Path) -> None:
@@ -256,28 +249,49 @@ def test_the_task_of_a_model_that_made_room_is_known(tmp_path: Path) -> None:
         asyncio.run(ask(pool))
 
 
-def test_a_model_that_is_replaced_is_closed_outside_the_loop(tmp_path: Path) -> None:
-    closed = list[str]()
+@pytest.mark.parametrize("is_out_of_use", [False, True])
+@pytest.mark.parametrize("name", ["breast_cancer", "stories260K"])
+def test_a_run_that_hangs_makes_the_server_say_so(
+    hang: Callable[..., Hang], name: str, is_out_of_use: bool
+) -> None:
+    tensor = {"name": "features", "datatype": "FP32", "shape": [1000, 30], "data": [0.5] * 30_000}
+    asked: dict[str, Any] = {"text_input": "Once"}
+    path, owner, function = f"/v2/models/{name}/generate", Engine, "_step"
+    if name == "breast_cancer":
+        asked, path = {"inputs": [tensor]}, f"/v2/models/{name}/infer"
+        owner, function = PredictorModel, "_infer"
+    with serving(name, timeout_seconds=2.0, admin=True) as client:
+        hanging = hang(owner, function)
+        assert client.ask("POST", path, asked)[0] == 504
+        assert hanging.num_ended == 0 < hanging.num_begun
+        if is_out_of_use:  # and is not closed in the event loop, which answers
+            assert client.ask("POST", f"/v2/repository/models/{name}/unload")[0] == 200
+        until(lambda: client.ask("GET", "/livez")[0] == 503)
+        assert client.ask("GET", "/readyz")[0] == 200
+        hanging.end()
+        until(lambda: client.ask("GET", "/livez")[0] == 200)
 
-    class Served:
-        def close(self) -> None:
-            closed.append(threading.current_thread().name)
 
-    deployment = Deployment("a", "1", cast("Any", Served()), None, 0)
-    with deployment:
-        deployment.retire()
-        assert not closed
-    until(lambda: bool(closed))
-    assert closed != [threading.current_thread().name]
+def test_a_run_that_nobody_waits_for_still_uses_its_model(hang: Callable[..., Hang]) -> None:
+    async def ask(pool: Executor) -> None:
+        models = Repository([ModelSource("a", ROOT / "zoo" / "breast_cancer")], ServerSettings(), pool)
+        deployment = await models.use("a")
+        hanging = hang(PredictorModel, "_infer")
+        inference = Inference(models, ServerSettings(), pool, models)
+        feeds = {"features": np.zeros((1000, 30), np.float32)}
+        task = asyncio.create_task(inference.infer(inference.call("a", None, feeds, {})))
+        while not hanging.num_begun:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        await asyncio.wait({task})
+        await models.unload("a")
+        assert deployment.num_users == 1
+        hanging.end()
+        while deployment.num_users:
+            await asyncio.sleep(0.001)
 
-
-def test_a_run_that_hangs_makes_the_server_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving("breast_cancer", timeout_seconds=30.0) as client:
-        assert client.ask("GET", "/livez")[0] == 200
-        monkeypatch.setattr(Lane, "running_seconds", 29.0)
-        assert client.ask("GET", "/livez")[0] == 200
-        monkeypatch.setattr(Lane, "running_seconds", 31.0)
-        assert client.ask("GET", "/livez")[0] == 503
+    with ThreadPoolExecutor(2) as pool:
+        asyncio.run(ask(pool))
 
 
 def test_all_who_wait_share_a_load_that_fails(tmp_path: Path, opened: Opened) -> None:

@@ -62,7 +62,7 @@ class Unauthorized(Refusal):
 
 
 class Forbidden(Refusal):
-    """A key that does not open this route, or an origin that is none of ours."""
+    """A page of an origin that may not call this server."""
 
     status = 403
     grpc = "PERMISSION_DENIED"

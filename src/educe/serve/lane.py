@@ -38,6 +38,7 @@ class Lane:
     Attributes:
         batcher: What plans the runs.
         num_running: How many requests run.
+        work: The present run, if a thread does it; it goes on when nobody waits for it any more.
 
     Args:
         run: What runs them; called in a thread of `pool`, or in the loop if it is known to take no time.
@@ -65,7 +66,7 @@ class Lane:
         self._loop = asyncio.get_running_loop()
         self._is_due = False
         self._began: float | None = None
-        self._work: asyncio.Future[tuple[Sequence[Any], float]] | None = None
+        self.work: asyncio.Future[tuple[Sequence[Any], float]] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -106,8 +107,8 @@ class Lane:
         try:
             found = await ticket.future
         except asyncio.CancelledError:
-            if not self.batcher.withdraw(ticket) and self._work is not None:
-                hold_until(self._work)
+            if not self.batcher.withdraw(ticket) and self.work is not None:
+                hold_until(self.work)
             raise
         note_timing(found[1])
         return found
@@ -177,13 +178,13 @@ class Lane:
         if 0 < expected < BRIEF_SECONDS and all(map(self._is_small, contents)):  # not worth a thread's waking
             self._end(batch, now, rows, *self._timed(batch[0].group, contents))
             return
-        self._work = self._loop.run_in_executor(self._pool, self._timed, batch[0].group, contents)
-        self._work.add_done_callback(lambda done: self._end(batch, now, rows, *done.result()))
+        self.work = self._loop.run_in_executor(self._pool, self._timed, batch[0].group, contents)
+        self.work.add_done_callback(lambda done: self._end(batch, now, rows, *done.result()))
 
     def _end(
         self, batch: Sequence[_Waiting], start: float, rows: int, results: Sequence[Any], seconds: float
     ) -> None:
-        self._began = self._work = None
+        self._began = self.work = None
         self.num_running = 0
         failed = [isinstance(result, Exception) for result in results]
         rows -= sum(ticket.rows for ticket, has_failed in zip(batch, failed, strict=True) if has_failed)

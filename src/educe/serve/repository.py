@@ -13,6 +13,7 @@ from threading import Thread
 from typing import Literal
 
 from educe.errors import EduceError
+from educe.generate.generator import Generator
 from educe.limits import Limits, format_bytes
 from educe.model import TensorType
 from educe.serve import text_tensors
@@ -23,7 +24,7 @@ from educe.serve.faults import BadRequest, DeadlineExceeded, NotFound, NotReady,
 from educe.serve.lane import Lane
 from educe.serve.observation import note_model
 from educe.serve.opening import ModelSource, open_model
-from educe.serve.served import PredictorModel, Served
+from educe.serve.served import LanguageModelServed, PredictorModel, Served
 from educe.serve.settings import ServerSettings
 from educe.serve.statistics import ModelStatistics
 
@@ -49,7 +50,7 @@ class Deployment:
         memory_bytes: What it counts against the budget.
         statistics: What it has done, in other versions, too.
         cache: Where its answers are kept; None if they are not.
-        num_users: Requests that use it now.
+        num_users: Requests that use it now, and runs that nobody waits for any more.
     """
 
     name: str
@@ -68,11 +69,21 @@ class Deployment:
         return self
 
     def __exit__(self, kind: object, fault: BaseException | None, trace: object) -> None:
-        self.num_users -= 1
         if fault is not None:
             self.statistics.failed(as_fault(fault))
-        if self.is_retired and self.num_users == 0:
-            self._close()
+        run = None if self.lane is None else self.lane.work
+        if run is not None and fault is not None:
+            run.add_done_callback(lambda ended: self._leave())
+        else:
+            self._leave()
+
+    @property
+    def running_seconds(self) -> float:
+        """For how long its present run, or the present step of its texts, has lasted; 0 if there is none."""
+        if self.lane is not None:
+            return self.lane.running_seconds
+        model = self.served.model if isinstance(self.served, LanguageModelServed) else None
+        return model.running_seconds if isinstance(model, Generator) else 0.0
 
     def retire(self) -> None:
         """Return its memory as soon as no request uses it."""
@@ -82,9 +93,25 @@ class Deployment:
         if self.num_users == 0:
             self._close()
 
+    def _leave(self) -> None:
+        self.num_users -= 1
+        if self.is_retired and self.num_users == 0:
+            self._close()
+
     def _close(self) -> None:
         """Close the model where its last step is not waited for by all who use the event loop."""
-        Thread(target=self.served.close, name="educe-close").start()
+        if self.lane is not None or self.running_seconds == 0:
+            Thread(target=self.served.close, name="educe-close").start()
+        else:
+            self.num_users += 1
+            Thread(
+                target=self._close_after_step, args=(asyncio.get_running_loop(),), name="educe-close"
+            ).start()
+
+    def _close_after_step(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.served.close()
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(self._leave)
 
 
 @dataclass(eq=False)
@@ -174,10 +201,10 @@ class Repository:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether a run of a model has lasted longer than any request may."""
-        lanes = [entry.deployment.lane for entry in self._entries.values() if entry.deployment is not None]
+        """Whether a run of a model has lasted longer than any request may, also of one out of use."""
+        deployed = [entry.deployment for entry in self._entries.values() if entry.deployment is not None]
         most = self._settings.timeout_seconds
-        return any(lane is not None and lane.running_seconds > most for lane in lanes)
+        return any(each.running_seconds > most for each in (*deployed, *self._retired))
 
     async def use(self, name: str, version: str | None = None, deadline: float = math.inf) -> Deployment:
         """Return a model for a request, which has to hold it at once; what made room for others is loaded.
