@@ -21,8 +21,10 @@ from educe.errors import OptionError
 from educe.serve.served import PredictorModel
 from tests.conftest import ROOT
 from tests.serve.conftest import Client, serving
+from tests.serve.ends import lost_at_the_end, sent, status
 
 SECONDS = 60
+INFER = "/v2/models/breast_cancer/infer"
 ROW = {"inputs": [{"name": "features", "shape": [1, 30], "datatype": "FP32", "data": [0.5] * 30}]}
 
 
@@ -44,35 +46,43 @@ def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], Client]]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_no_request_that_was_taken_is_lost(number: signal.Signals) -> None:
-    answered, refused, faults = [0], [0], list[Any]()
+    picture = (ROOT / "zoo" / "images" / "zebra.jpeg").read_bytes()
+    asked = [("/v1/models/mobilenet_v2/predict", picture), (INFER, ROW), (INFER, ROW)]
     with process("zoo/breast_cancer", "zoo/mobilenet_v2") as (running, client):
-        picture = (ROOT / "zoo" / "images" / "zebra.jpeg").read_bytes()
-
-        def ask(is_picture: bool) -> None:
-            while True:
-                try:
-                    if is_picture:
-                        found = client.ask("POST", "/v1/models/mobilenet_v2/predict", picture)
-                    else:
-                        found = client.ask("POST", "/v2/models/breast_cancer/infer", ROW)
-                except ConnectionError:  # it does not listen any more
-                    refused[0] += 1
-                    return
-                if found[0] != 200:
-                    faults.append(found)
-                answered[0] += 1
-
-        threads = [threading.Thread(target=ask, args=(index % 2 == 0,)) for index in range(6)]
-        for thread in threads:
-            thread.start()
-        while answered[0] < 20:
-            time.sleep(0.01)
-        running.send_signal(number)
+        assert not lost_at_the_end(client, asked, lambda: running.send_signal(number))
         assert running.wait(SECONDS) == 0
-        for thread in threads:
-            thread.join(SECONDS)
-    assert not faults
-    assert refused[0] == len(threads)
+
+
+def test_requests_that_are_not_read_yet_are_answered_at_the_end() -> None:
+    with process("zoo/breast_cancer") as (running, client):
+        kept = [sent(client, INFER, ROW) for _ in range(4)]
+        for connection in kept:
+            assert status(connection) == 200
+        running.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, running.pid, os.WSTOPPED | os.WNOWAIT)
+        for connection in kept:
+            connection.request("POST", INFER, json.dumps(ROW))
+        asked = [*kept, *(sent(client, INFER, ROW) for _ in range(40))]
+        running.send_signal(signal.SIGTERM)
+        running.send_signal(signal.SIGCONT)
+        assert {status(connection) for connection in asked} == {200}
+        for connection in asked:
+            connection.close()
+        assert running.wait(SECONDS) == 0
+
+
+def test_a_client_that_says_nothing_does_not_delay_the_end() -> None:
+    with process("zoo/breast_cancer") as (running, client):
+        host, _, port = client.address.partition(":")
+        kept = sent(client, INFER, ROW)
+        assert status(kept) == 200
+        with socket.create_connection((host, int(port))) as new:
+            time.sleep(0.2)
+            running.send_signal(signal.SIGTERM)
+            assert running.wait(20) == 0  # requests would have 30 seconds
+            assert new.recv(1) == b""
+        assert kept.sock.recv(1) == b""
+        kept.close()
 
 
 def test_a_request_that_outlasts_the_end_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import os
 import pickle
 import re
@@ -33,6 +34,7 @@ from educe.serve.workers.shares import share_of
 from educe.serve.workers.supervisor import Supervisor
 from tests.conftest import ROOT
 from tests.serve.conftest import Client
+from tests.serve.ends import lost_at_the_end, sent, status
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers need Linux")
 
@@ -77,6 +79,12 @@ def lives(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def halt(process: int) -> None:
+    os.kill(process, signal.SIGSTOP)
+    state = Path(f"/proc/{process}/stat")
+    wait_for(lambda: state.read_text().rpartition(")")[2].split()[0] == "T")
 
 
 def wait_for(condition: Callable[[], object]) -> None:
@@ -200,13 +208,38 @@ def assert_grpc(client: Client) -> None:
 def test_no_request_that_was_taken_is_lost(model: Path) -> None:
     with workers(model) as (running, client):
         processes = children(running)
-        with asking(client, "POST", INFER, ROW) as seen:
-            wait_for(lambda: len(seen) > 50)
+
+        def end() -> None:
             for process in (*processes, running.pid):  # as service managers do, who tell all
                 os.kill(process, signal.SIGTERM)
-            assert running.wait(SECONDS) == 0
+
+        assert not lost_at_the_end(client, [(INFER, ROW)] * 3, end)
+        assert running.wait(SECONDS) == 0
         assert not any(map(lives, processes))
-    assert set(seen) <= {200, 0}
+
+
+def test_requests_that_are_not_read_yet_are_answered_at_the_end(model: Path) -> None:
+    with workers(model) as (running, client):
+        processes = children(running)
+        kept = [sent(client, INFER, ROW) for _ in range(4)]
+        for connection in kept:
+            assert status(connection) == 200
+        for each in processes:
+            halt(each)
+        for connection in kept:
+            connection.request("POST", INFER, json.dumps(ROW))
+        handed_over = [sent(client, INFER, ROW) for _ in range(20)]
+        time.sleep(0.2)
+        halt(running.pid)
+        waiting = [sent(client, INFER, ROW) for _ in range(20)]
+        running.send_signal(signal.SIGTERM)
+        for each in (running.pid, *processes):
+            os.kill(each, signal.SIGCONT)
+        asked = [*kept, *handed_over, *waiting]
+        assert {status(connection) for connection in asked} == {200}
+        for connection in asked:
+            connection.close()
+        assert running.wait(SECONDS) == 0
 
 
 def test_a_second_signal_ends_workers_at_once(model: Path) -> None:

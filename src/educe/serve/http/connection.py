@@ -31,6 +31,8 @@ _READER_SECONDS = 30.0
 _LINGER_SECONDS = 2.0
 # Longer than clients keep connections that they do not use: who closes last never meets a request on its way.
 _KEEP_ALIVE_SECONDS = 75.0
+LAST_SECONDS = 0.5
+"""How long a client may not have heard of the server's end: what it sends meanwhile is answered."""
 # What the framing of a body's chunks may take, for each of its bytes.
 _MOST_FRAMING = 8
 _SMALL_BYTES = 2**16
@@ -109,8 +111,6 @@ class Connection(asyncio.Protocol):
         self._await_client()
         if len(self._listener.connections) > self._limits.num_connections:
             self._refuse(503, b"too many connections")
-        elif self._listener.is_draining:
-            self._close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End what the client does not wait for any more."""
@@ -249,26 +249,27 @@ class Connection(asyncio.Protocol):
         self._await_client()
         if self._is_full:
             self._transport.pause_reading()
-        elif self._is_idle and self._listener.is_draining:
-            self._close()
 
     def expire(self) -> None:
         """End what the client has left waiting."""
         if self._is_closing or self._drained is not None:
             self._transport.abort()
-        elif self._is_idle and self._target:
+        elif self._is_idle and (self._target or self._listener.is_draining):
             self._close()
         else:
             self._refuse(408, b"the request did not come in time")
 
     def drain(self) -> None:
-        """Close behind the answers that are waited for."""
-        if self._is_idle:
-            self._close()
+        """Close behind the answers that are waited for, and those to requests that are on their way."""
+        if self._is_idle and not self._is_closing:
+            self._await_client()
 
     def abandon(self) -> None:
         """Close at once; an answer that has not begun is one that says so."""
-        self._end_with(503, b"the server ends")
+        if self._is_idle:
+            self._close()
+        else:
+            self._end_with(503, b"the server ends")
 
     @property
     def _is_idle(self) -> bool:
@@ -291,6 +292,8 @@ class Connection(asyncio.Protocol):
             seconds = self._body_seconds(self._receiving.head.declared_bytes)
         elif self._answering is not None:
             seconds = math.inf
+        elif self._listener.is_draining:
+            seconds = LAST_SECONDS
         else:
             seconds = _KEEP_ALIVE_SECONDS if self._target else limits.header_seconds
         self._send_by = self._loop.time() + seconds
@@ -328,8 +331,6 @@ class Connection(asyncio.Protocol):
                 self._await_client()
         elif self._refusal is not None:
             self._end_with(*self._refusal)
-        elif self._is_idle and self._listener.is_draining:
-            self._close()
         elif self._is_idle:
             self._await_client()
 

@@ -9,14 +9,13 @@ import time
 from email.utils import formatdate
 from typing import Any
 
+from educe.serve.http.acceptor import Acceptor
 from educe.serve.http.app import App
 from educe.serve.http.body import BodyRoom
-from educe.serve.http.connection import Connection
+from educe.serve.http.connection import LAST_SECONDS, Connection
 from educe.serve.settings import ServerLimits
 
 _TICK_SECONDS = 0.1
-BACKLOG = 2048
-"""Connections that wait to be accepted."""
 
 
 class Listener:
@@ -45,7 +44,9 @@ class Listener:
         self.is_draining = False
         self.date = b""
         self._tls = tls
-        self._server: asyncio.Server | None = None
+        self._acceptor: Acceptor | None = None
+        self._accepting: asyncio.Task[None] | None = None
+        self._adopting: set[asyncio.Task[None]] = set()
         self._ticking: asyncio.Task[None] | None = None
         self._is_hurried = False
 
@@ -55,34 +56,45 @@ class Listener:
         loop = asyncio.get_running_loop()
         self._ticking = loop.create_task(self._tick_on())
         if listener is not None:
-            self._server = await loop.create_server(
-                lambda: Connection(loop, self), sock=listener, backlog=BACKLOG, **self._secured()
-            )
+            self._acceptor = Acceptor(listener, self._take)
+            self._accepting = loop.create_task(self._acceptor.run())
 
-    async def adopt(self, connection: socket.socket) -> None:
-        """Take a connection that another process has accepted; one that has gone is dropped."""
-        loop = asyncio.get_running_loop()
-        try:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await loop.connect_accepted_socket(lambda: Connection(loop, self), connection, **self._secured())
-        except OSError:
-            connection.close()
+    def adopt(self, connection: socket.socket) -> None:
+        """Serve a connection that was accepted, here or by another process."""
+        task = asyncio.get_running_loop().create_task(self._adopt(connection))
+        self._adopting.add(task)
+        task.add_done_callback(self._adopting.discard)
 
     async def stop(self, seconds: float) -> None:
         """Accept no more, and return when all connections are closed, some seconds later, or by `hurry`."""
         self.is_draining = True
         if self._ticking is None:
             return
-        if self._server is not None:
-            self._server.close()
+        end = time.monotonic() + seconds
+        if self._acceptor is not None and self._accepting is not None:
+            self._acceptor.end()
+            await self._accepting
         for connection in list(self.connections):
             connection.drain()
-        end = time.monotonic() + seconds
+        if self._adopting:
+            await asyncio.wait(self._adopting, timeout=min(seconds, LAST_SECONDS))
         while self.connections and time.monotonic() < end and not self._is_hurried:
             await asyncio.sleep(_TICK_SECONDS / 10)
         for connection in list(self.connections):
             connection.abandon()
         self._ticking.cancel()
+
+    async def _take(self, connection: socket.socket) -> None:
+        self.adopt(connection)
+
+    async def _adopt(self, connection: socket.socket) -> None:
+        """Make what serves a connection; one that has gone is dropped."""
+        loop = asyncio.get_running_loop()
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await loop.connect_accepted_socket(lambda: Connection(loop, self), connection, **self._secured())
+        except OSError:
+            connection.close()
 
     def _secured(self) -> dict[str, Any]:
         """Return how connections are encrypted, as event loops take it."""

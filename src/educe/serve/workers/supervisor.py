@@ -16,7 +16,7 @@ from typing import Any
 
 from educe.errors import EduceError, EngineError, OptionError
 from educe.serve.faults import BadRequest
-from educe.serve.http.listener import BACKLOG
+from educe.serve.http.acceptor import Acceptor
 from educe.serve.opening import ModelSource
 from educe.serve.settings import ServerSettings
 from educe.serve.snapshot import Snapshot, total
@@ -25,7 +25,7 @@ from educe.serve.workers.seat import Seat
 from educe.serve.workers.shares import share_of
 
 _LOG = logging.getLogger("educe.serve")
-_POLL_SECONDS = 0.1
+_POLL_SECONDS = 0.01
 _ANSWER_SECONDS = 1.0
 # A worker that ends sooner than this is replaced later each time.
 _STEADY_SECONDS = 30.0
@@ -53,11 +53,12 @@ class Supervisor:
             raise OptionError(
                 "servers of several processes need Linux", place="workers", remedy="leave it out"
             )
-        self._listener = listener
+        self._acceptor = Acceptor(listener, self._hand_over)
         self._grpc = None if settings.grpc_port is None else _reserve(settings.host, settings.grpc_port)
         self.grpc_port = None if self._grpc is None else self._grpc.getsockname()[1]
         self._sources, self._settings = share_of(sources, replace(settings, grpc_port=self.grpc_port))
         self._seats = [Seat(index) for index in range(settings.workers)]
+        self._turns = itertools.cycle(self._seats)
         self._starting = len(self._seats)
         self._started, self._ending = asyncio.Event(), asyncio.Event()
         self._unloaded: set[str] = set()
@@ -75,16 +76,16 @@ class Supervisor:
             EduceError: a worker cannot start.
         """
         keepers = [asyncio.create_task(self._keep(seat)) for seat in self._seats]
-        accepting = asyncio.create_task(self._accept())
+        accepting = asyncio.create_task(self._acceptor.run())
         events = [asyncio.create_task(event.wait()) for event in (self._started, end)]
         try:
             await _first([*events, accepting, *keepers])
             if self._started.is_set() and not end.is_set():
                 when_started()
                 await _first([events[1], accepting, *keepers])
-            accepting.cancel()
-            self._listener.close()
             self._ending.set()
+            self._acceptor.end()
+            await asyncio.wait([accepting], timeout=_END_SECONDS)
             self._tell_all(End(False))
             await asyncio.wait(keepers, timeout=self._settings.drain_seconds + _END_SECONDS)
         finally:
@@ -101,21 +102,11 @@ class Supervisor:
         """Let no worker wait for its requests."""
         self._tell_all(End(True))
 
-    async def _accept(self) -> None:
-        """Hand each connection to a worker."""
-        loop = asyncio.get_running_loop()
-        self._listener.setblocking(False)
-        self._listener.listen(BACKLOG)
-        turns = itertools.cycle(self._seats)
-        while True:
-            try:
-                connection, _ = await loop.sock_accept(self._listener)
-            except OSError:  # too many files are open, or the client has gone
+    async def _hand_over(self, connection: socket.socket) -> None:
+        """Hand a connection to the next worker."""
+        with connection:
+            while not any(seat.take(connection) for seat in itertools.islice(self._turns, len(self._seats))):
                 await asyncio.sleep(_POLL_SECONDS)
-                continue
-            with connection:
-                while not any(seat.take(connection) for seat in itertools.islice(turns, len(self._seats))):
-                    await asyncio.sleep(_POLL_SECONDS / 10)
 
     async def _keep(self, seat: Seat) -> None:
         """Have a process in a seat as long as the server runs."""

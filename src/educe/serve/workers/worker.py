@@ -32,7 +32,7 @@ class Worker:
     def __init__(self, index: int, end: socket.socket, connections: socket.socket) -> None:
         self._index, self._end, self._connections = index, end, connections
         self._are_all_ready = False
-        self._adopting: set[asyncio.Task[None]] = set()
+        self._listener: Listener | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def join(
@@ -60,22 +60,10 @@ class Worker:
 
     def accept(self, listener: Listener) -> None:
         """Let a listener have the connections that this worker is handed."""
-        loop = asyncio.get_running_loop()
+        self._listener = listener
         self._connections.setblocking(False)
-
-        def take() -> None:
-            try:
-                content, found, *_ = socket.recv_fds(self._connections, 1, 1)
-            except BlockingIOError:
-                return
-            if not content:
-                loop.remove_reader(self._connections)
-            for descriptor in found:
-                task = loop.create_task(listener.adopt(socket.socket(fileno=descriptor)))
-                self._adopting.add(task)
-                task.add_done_callback(self._adopting.discard)
-
-        loop.add_reader(self._connections, take)
+        asyncio.get_running_loop().add_reader(self._connections, self._take)
+        self._take()
 
     def started(self) -> None:
         """Say that the models are loaded."""
@@ -128,8 +116,18 @@ class Worker:
             case Readiness():
                 self._are_all_ready = message.is_ready
             case End():
+                if self._listener is not None:
+                    self._take()
                 (self._hurry if message.is_hurried else self._told)()
         return None
+
+    def _take(self) -> None:
+        """Take the connections that this worker was handed."""
+        assert self._listener is not None
+        with contextlib.suppress(BlockingIOError):
+            while (handed := socket.recv_fds(self._connections, 1, 1))[0]:
+                self._listener.adopt(socket.socket(fileno=handed[1][0]))
+            asyncio.get_running_loop().remove_reader(self._connections)
 
     async def _run(self) -> None:
         await self._link.run()
