@@ -167,10 +167,11 @@ def test_options_of_answers_are_query_parameters(
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ("best=1", "best: unknown query parameter (known: top, threshold)"),
+        ("best=1", "best: unknown query parameter (known: top, threshold, priority)"),
         ("top=1&top=2", "a query parameter stands twice"),
         ("top=0", "top: Expected `int` >= 1"),
         ("top=many", "top: Expected `int`"),
+        ("priority=high", "priority: Expected `int`"),
         ("threshold=2", "threshold: Expected `float` <= 1"),
         ("threshold=nan", "threshold: Expected `float`"),
     ],
@@ -187,6 +188,7 @@ def test_options_are_in_the_document(client: Client) -> None:
     assert found == {
         "top": {"type": "integer", "minimum": 1},
         "threshold": {"type": "number", "minimum": 0, "maximum": 1},
+        "priority": {"type": "integer", "minimum": -(2**31), "exclusiveMaximum": 2**31, "default": 0},
     }
 
 
@@ -208,6 +210,9 @@ def test_bodies_whose_type_says_nothing_are_recognised(client: Client, fields: d
     expected = ask("comment_spam", "win a prize")[1]["predictions"]
     assert ask("comment_spam", '{"text": "win a prize"}')[1]["predictions"] == expected
     assert ask("comment_spam", "[no json] at all")[0] == 200
+    for broken in ('{"text": "click here', ' ["click", here]', '{ "text": "click here"} now'):
+        status, found = ask("comment_spam", broken)
+        assert (status, "no JSON" in found["error"]["message"]) == (400, True)
     assert ask("mobilenet_v2", (ZOO / "images" / "zebra.jpeg").read_bytes())[0] == 200
 
 
@@ -260,5 +265,6 @@ def test_a_model_of_raw_tensors_takes_files_of_arrays(tmp_path: Path) -> None:
 
 def test_language_models_and_unknown_ones_say_so() -> None:
     with serving("stories260K") as client:
-        assert client.ask("POST", "/v1/models/stories260K/predict", b"Once")[0] == 422
+        status, _, found = client.ask("POST", "/v1/models/stories260K/predict", b"Once")
+        assert (status, b"POST to /v1/completions" in found) == (422, True)
         assert client.ask("POST", "/v1/models/nix/predict", b"Once")[0] == 404

@@ -6,6 +6,7 @@ A refusal's text is written for a stranger: it names nothing of this machine but
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from typing import ClassVar
 
 from educe.errors import EduceError, InternalError, LimitError, MissingLibraryError, UserError
@@ -157,6 +158,22 @@ class Failed(Refusal):
 
     status = 500
     grpc = "INTERNAL"
+
+
+def unknown_parameter(given: Collection[str], known: Collection[str] = ()) -> BadRequest:
+    """Return the refusal of parameters of the Open Inference Protocol that a model does not take.
+
+    Args:
+        given: Those that it does not take.
+        known: Those that it takes, beside those of all models.
+    """
+    # Clients send three for a sequence, of which their users give one.
+    name = "sequence_id" if "sequence_id" in given else min(given)
+    return BadRequest(
+        f"unknown parameter {name[:50]!r}",
+        place="parameters",
+        remedy=f"known: {', '.join((*known, 'priority', 'timeout', 'timing'))}",
+    )
 
 
 def logged(fault: Exception, asked: str) -> Refusal:

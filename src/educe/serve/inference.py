@@ -21,7 +21,7 @@ from educe.model import ValueType
 from educe.serve import text_tensors
 from educe.serve.control import Control
 from educe.serve.deadline import Deadline
-from educe.serve.faults import BadRequest, Unprocessable
+from educe.serve.faults import BadRequest, Unprocessable, unknown_parameter
 from educe.serve.lane import Lane
 from educe.serve.observation import Timing
 from educe.serve.repository import Deployment, Repository
@@ -32,6 +32,12 @@ from educe.serve.videos import is_video, store
 from educe.tasks.predictor import Named, Result
 
 _NUM_FRAMES = 16
+_ROUTES = {
+    "generator": "/v1/completions, or /v1/chat/completions",
+    "embedder": "/v1/embeddings",
+    "translator": "/v2/models/{model}/generate",
+    "transcriber": "/v1/audio/transcriptions",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +157,7 @@ class Inference:
                 return Inferred(deployment.version, found, timing)
             assert lane is not None
             if call.parameters:
-                raise BadRequest(
-                    f"unknown parameter {min(call.parameters)[:50]!r}",
-                    place="parameters",
-                    remedy="known: priority, timeout",
-                )
+                raise unknown_parameter(call.parameters)
             group, rows = served.group(call.feeds)
             run = partial(
                 lane.submit, group, call.feeds, rows, deadline=call.deadline, priority=call.priority
@@ -204,6 +206,7 @@ class Inference:
         tenant: str = "",
         *,
         size_bytes: int,
+        priority: int = 0,
     ) -> tuple[Sequence[Result], Timing]:
         """Return the answers about a raw input: one for each item in it, of which some may be errors.
 
@@ -215,6 +218,7 @@ class Inference:
             options: What is asked of the answers, in place of the model's own: `TaskOptions` by name.
             tenant: Only requests of one tenant share what is cached.
             size_bytes: About how large the input is.
+            priority: Lower numbers go first.
 
         Raises:
             EduceError: no item has an answer; the first one's error.
@@ -225,8 +229,11 @@ class Inference:
         with await self.repository.use(model, deadline=deadline) as deployment:
             served, lane = deployment.served, deployment.lane
             if not isinstance(served, PredictorModel) or lane is None:
-                raise Unprocessable(f"the model {model!r} answers to text, not to files")
-            asked = Asked(served.options(options), ())
+                raise Unprocessable(
+                    f"the model {model!r} is a language model, which has another route",
+                    remedy=f"POST to {_ROUTES[served.kind].format(model=model)}",
+                )
+            asked = Asked(served.options(options), (), priority)
             run = partial(self._answer, served, lane, source, asked, deadline)
             if deployment.cache is None:
                 return await run()
@@ -253,7 +260,9 @@ class Inference:
         if failed and len(failed) == len(asked.items):
             raise failed[0]
         rows = len(asked.items) - len(failed)
-        return await lane.submit(served.asked_group(asked), asked, rows, deadline=deadline)
+        return await lane.submit(
+            served.asked_group(asked), asked, rows, deadline=deadline, priority=asked.priority
+        )
 
     async def _video(
         self, served: PredictorModel, lane: Lane, content: bytes, asked: Asked, deadline: float

@@ -32,10 +32,12 @@ class Asked:
     Attributes:
         options: What is asked of the answers.
         items: The items, or errors in their places.
+        priority: Lower numbers go first.
     """
 
     options: TaskOptions
     items: Sequence[Opened | Result]
+    priority: int = 0
 
 
 class PredictorModel:

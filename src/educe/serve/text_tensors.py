@@ -28,7 +28,7 @@ from educe.generate.generator import Generator
 from educe.generate.stream import Stream
 from educe.generate.transcription import Transcriber
 from educe.model import TensorType, ValueType
-from educe.serve.faults import BadRequest, TooLarge
+from educe.serve.faults import BadRequest, TooLarge, unknown_parameter
 from educe.serve.lane import Lane
 from educe.serve.observation import Timing
 from educe.serve.served import LanguageModelServed
@@ -257,10 +257,9 @@ def _content(element: Any, place: str) -> bytes:
 def _options(kind: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return a request's parameters as keywords."""
     known = _PARAMETERS[kind]
+    if unknown := parameters.keys() - set(known):
+        raise unknown_parameter(unknown, known)
     for name, value in parameters.items():
-        if name not in known:
-            cause = f"unknown parameter {name[:50]!r}"
-            raise BadRequest(cause, place="parameters", remedy=f"known: {', '.join(known)}")
         wanted, what = _TYPES.get(name, (object, ""))
         if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
             raise BadRequest(f"expected {what}", place=f"parameters.{name}")

@@ -15,7 +15,7 @@ from msgspec import to_builtins
 from educe import __version__
 from educe.serve import tensors
 from educe.serve.deadline import Deadline
-from educe.serve.faults import BadRequest, logged
+from educe.serve.faults import BadRequest, NotFound, logged
 from educe.serve.grpc.contents import (
     bytes_to_read,
     read_inputs,
@@ -81,7 +81,10 @@ class InferenceService:
 
     async def model_ready(self, request: Any, call: Call) -> Any:
         """Say whether a model answers at once."""
-        is_ready = self.models.repository.is_ready(request.name, request.version or None)
+        try:
+            is_ready = self.models.repository.is_ready(request.name, request.version or None)
+        except NotFound:  # which is a status of HTTP's answer, and no fault of the call, as Triton has it
+            is_ready = False
         return inference("ModelReadyResponse")(ready=is_ready)
 
     async def server_metadata(self, request: Any, call: Call) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -25,15 +26,17 @@ _ANY_FILE = "file-type"
 _TEXTS = "text-classification"
 _TABLES = ("tabular-classification", "tabular-regression")
 _JSON = "application/json"
+_JSON_OF_TEXTS = re.compile(rb"\s*[{[]\s*\"")
 
 
 class PredictOptions(msgspec.Struct, frozen=True):
-    """What may be asked of answers."""
+    """What may be asked of answers, and of the way to them."""
 
     top: Annotated[int, Meta(ge=1, description="Most predictions in an answer.")] | UnsetType = UNSET
     threshold: Annotated[float, Meta(ge=0, le=1, description="Lowest score of a prediction.")] | UnsetType = (
         UNSET
     )
+    priority: Annotated[int, Meta(ge=-(2**31), lt=2**31, description="Lower numbers go first.")] = 0
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Predict:
     async def predict(self, request: Request) -> Response:
         """Answer about a raw input."""
         options = msgspec.to_builtins(request.options(PredictOptions))
+        priority = options.pop("priority")
         name = request.params["model"]
         most_parts, size = self.inference.settings.server_limits.num_parts, len(request.body)
         content, media_type = await aside(size, lambda: _content(request, most_parts))
@@ -76,7 +80,7 @@ class Predict:
         asked = source.lines if isinstance(source, _Texts) else source
         try:
             results, timing = await self.inference.answer(
-                name, asked, request.deadline, options, request.tenant, size_bytes=size
+                name, asked, request.deadline, options, request.tenant, size_bytes=size, priority=priority
             )
         except (InputError, LimitError) as fault:
             refused = refusal(fault)
@@ -113,7 +117,8 @@ def _source(task: str, content: bytes, media_type: str) -> Any:
         return content
     is_json = media_type == _JSON or (task in (*_TABLES, _TEXTS) and content.lstrip()[:1] in (b"{", b"["))
     if is_json and task == _TEXTS and media_type != _JSON:
-        is_json = _decodes(content)
+        # What begins so is meant as JSON, and is said to be none, if it is broken.
+        is_json = _JSON_OF_TEXTS.match(content) is not None or _decodes(content)
     if is_json:
         return _json_source(task, content)
     if task in _TABLES and media_type == WEB_FORM and b"\n" not in content.rstrip():
