@@ -183,7 +183,8 @@ def test_what_is_no_request_is_refused(client: Client, body: bytes) -> None:
 
 
 def test_a_deadline_is_kept(client: Client) -> None:
-    status, _, body = client.ask("POST", INFER, ROW, {"x-request-timeout-ms": "nonsense"})
+    status, _, body = client.ask("POST", INFER, ROW, {"x-request-timeout-ms": "0.5"})
+    assert b"a whole number of milliseconds, from 1 to" in body
     assert status == 400
     assert client.ask("POST", INFER, ROW, {"x-request-timeout-ms": "60000"})[0] == 200
     picture = Path("zoo/images/zebra.jpeg").read_bytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import time
 from collections.abc import Iterator
 from contextvars import copy_context
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from educe.errors import OptionError
+from educe.errors import MissingLibraryError, OptionError
 from educe.generate.stream import Completion, Output, Seconds
 from educe.serve import core
 from educe.serve.faults import Overloaded
@@ -300,6 +301,32 @@ def test_traces_are_made_only_if_the_environment_asks(monkeypatch: pytest.Monkey
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "carrier-pigeon")
     with pytest.raises(OptionError, match="carrier-pigeon"):
         tracer_from_environment()
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
+    for name, value in (("ENDPOINT", "foo"), ("PROTOCOL", "grpc"), ("TRACES_PROTOCOL", "grpc")):
+        with monkeypatch.context() as patched:
+            patched.setenv(f"OTEL_EXPORTER_OTLP_{name}", value)
+            with pytest.raises(OptionError, match=value) as refused:
+                tracer_from_environment()
+            assert refused.value.place == f"OTEL_EXPORTER_OTLP_{name}"
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+    with pytest.raises(MissingLibraryError, match="opentelemetry-exporter-otlp-proto-http"):
+        tracer_from_environment()
+
+
+def test_a_span_of_a_text_has_its_tokens() -> None:
+    span = spans_of(num_prompt_tokens=5, num_tokens=7)[-1]  # type: ignore[arg-type]
+    assert span.attributes["gen_ai.usage.input_tokens"] == 5
+    assert span.attributes["gen_ai.usage.output_tokens"] == 7
+
+
+def test_a_refused_request_is_logged_with_its_reason(capfd: pytest.CaptureFixture[str]) -> None:
+    with serving("stories260K", log_requests=True) as client:
+        asked = {"model": "stories260K", "prompt": "Once", "max_tokens": 2}
+        for fields in (asked, {**asked, "temperature": 9}):
+            client.ask("POST", "/v1/completions", fields)
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
+    assert [(line["status"], line.get("error")) for line in lines] == [(200, None), (400, "BadRequest")]
+    assert lines[1]["message"] == "temperature: Expected `float` <= 2.0"
 
 
 def test_the_server_honours_traceparent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,11 +81,15 @@ class Observed:
         id: What names it in answers and in the log.
         status: The status of the answer, in gRPC by its name; 499 and ``CANCELLED`` if the client went before
             its end.
+        error: The kind of the error that it ended with; empty if there was none.
+        message: What the client was told of it.
         model: The model that it has used; empty if none.
         version: The model's version.
         statistics: Where what the model does is counted; None if it has used none.
         timing: Where the time of its run went; None if there was none.
         timing_end_ns: When that run ended, in nanoseconds since 1970.
+        num_prompt_tokens: Tokens of the prompts of its texts.
+        num_tokens: Tokens that were written.
         traceparent: The span that it belongs to, as the W3C writes it; empty if none.
         tracestate: What belongs to that.
         start_ns: When it began, in nanoseconds since 1970.
@@ -96,11 +100,15 @@ class Observed:
     route: str = ""
     id: str = ""
     status: int | str = 499
+    error: str = ""
+    message: str = ""
     model: str = ""
     version: str = ""
     statistics: ModelStatistics | None = None
     timing: Timing | None = None
     timing_end_ns: int = 0
+    num_prompt_tokens: int = 0
+    num_tokens: int = 0
     traceparent: str = ""
     tracestate: str = ""
     start_ns: int = field(default_factory=time.time_ns)
@@ -136,5 +144,7 @@ def note_text(completion: Completion) -> None:
     if observed is None or observed.statistics is None:
         return
     observed.statistics.wrote(completion)
+    observed.num_prompt_tokens += completion.num_prompt_tokens
+    observed.num_tokens += completion.num_tokens
     seconds = completion.seconds
     note_timing(Timing(seconds.start, seconds.total - seconds.start, len(completion.outputs)))

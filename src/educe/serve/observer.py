@@ -82,6 +82,8 @@ def _json_line(observed: Observed, seconds: float) -> str:
         "model": observed.model or None,
         "version": observed.version or None,
         "status": observed.status,
+        "error": observed.error or None,
+        "message": observed.message or None,
         "seconds": round(seconds, 6),
         "queue_seconds": None if timing is None else round(timing.queue, 6),
         "run_seconds": None if timing is None else round(timing.run, 6),
@@ -96,4 +98,4 @@ def _readable(observed: Observed, seconds: float) -> str:
     words.append(f"{seconds * 1e3:.2f} ms")
     if observed.timing is not None:
         words.append(f"(queue {observed.timing.queue * 1e3:.2f}, run {observed.timing.run * 1e3:.2f})")
-    return " ".join(word for word in (*words, observed.id) if word)
+    return " ".join(word for word in (*words, observed.id, observed.message) if word)

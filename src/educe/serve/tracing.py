@@ -13,6 +13,8 @@ from educe.errors import MissingLibraryError, OptionError
 from educe.serve.observation import GRPC, Observed
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_PROTOCOLS = ("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
+_PROTOCOL = "http/protobuf"
 _FAILED = 500
 # The codes that are an error of the server by the conventions.
 _FAILED_CALLS = ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS")
@@ -23,17 +25,31 @@ def tracer_from_environment() -> Tracer | None:
 
     Raises:
         MissingLibraryError: OpenTelemetry is not installed.
-        OptionError: it names an exporter that is not known.
+        OptionError: it names an exporter or protocol that is not known, or an address that is none.
     """
     exporter = os.environ.get("OTEL_TRACES_EXPORTER", "")
     asked = exporter or any(os.environ.get(name) for name in _ENDPOINTS)
     if not asked or exporter == "none" or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
+    _check_environment()
     try:
         return Tracer(_provider(exporter or "otlp"))
-    except ImportError:
+    except ImportError as fault:
+        is_exporter = (fault.name or "").startswith("opentelemetry.exporter")
+        library = "opentelemetry-exporter-otlp-proto-http" if is_exporter else "opentelemetry-sdk"
         purpose = "tracing, which variables named OTEL_... ask for,"
-        raise MissingLibraryError("opentelemetry-sdk", extra="otel", purpose=purpose) from None
+        raise MissingLibraryError(library, extra="otel", purpose=purpose) from None
+
+
+def _check_environment() -> None:
+    for name in _ENDPOINTS:
+        given = os.environ.get(name, "")
+        if given and not given.startswith(("http://", "https://")):
+            raise OptionError(f"{given!r} is no URL of HTTP", place=name, remedy="give http://HOST:4318")
+    for name in _PROTOCOLS:
+        given = os.environ.get(name, "")
+        if given not in ("", _PROTOCOL):
+            raise OptionError(f"spans are not sent by {given!r}", place=name, remedy=f"use {_PROTOCOL}")
 
 
 def _provider(name: str) -> Any:
@@ -109,7 +125,11 @@ def _attributes(observed: Observed) -> dict[str, str | int]:
         "educe.request_id": observed.id,
         "educe.model": observed.model,
         "educe.model_version": observed.version,
+        "error.type": observed.error,
     }
+    if observed.num_tokens:
+        found["gen_ai.usage.input_tokens"] = observed.num_prompt_tokens
+        found["gen_ai.usage.output_tokens"] = observed.num_tokens
     return {name: value for name, value in found.items() if value != ""}
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -87,6 +89,7 @@ class GrpcServer:
         settings = self.settings
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"{host}:{settings.grpc_port}"
+        self._check_free(address)
         try:
             if settings.certificate is None:
                 self.port = self._server.add_insecure_port(address)
@@ -100,6 +103,22 @@ class GrpcServer:
                 remedy="give another --grpc-port, or end what listens there; check the certificate, if any",
             ) from None
         await self._server.start()
+
+    def _check_free(self, address: str) -> None:
+        """Raise what the system says of the address, which gRPC writes elsewhere."""
+        settings = self.settings
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if settings.workers > 1:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            try:
+                probe.bind((settings.host, settings.grpc_port))
+            except OSError as fault:
+                raise OptionError(
+                    f"cannot listen at {address}: {os.strerror(fault.errno or 0).lower()}",
+                    remedy="give another --grpc-port, or end what listens there",
+                ) from None
 
     async def stop(self, seconds: float) -> None:
         """Take no more calls, let those that are there end within some seconds, and close."""
@@ -220,6 +239,7 @@ class GrpcServer:
         except Exception as fault:
             refused = logged(fault, f"request {observed.id}")
             observed.status = refused.grpc
+            observed.error, observed.message = type(fault).__name__, str(refused)
             if refused.retry_after is not None:
                 # How long clients with a policy of retries wait, as gRPC has it.
                 milliseconds = max(1, round(refused.retry_after * 1000))

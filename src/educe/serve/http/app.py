@@ -97,7 +97,7 @@ class App:
                 with Deadline(request.deadline):
                     response = await route.handle(request)
         except Exception as fault:
-            response = self._failure(fault, family or self.router.family(head.path), observed.id)
+            response = self._failure(fault, family or self.router.family(head.path), observed)
         finally:
             body.release()
         response.headers = [(b"x-request-id", observed.id.encode()), *response.headers, *cross]
@@ -112,8 +112,9 @@ class App:
         content = b"" if head.method in _SAFE_METHODS else await self._body(head, body)
         return Request(head, content, request_id, self._deadline(head), tenant, params)
 
-    def _failure(self, fault: Exception, family: Family, request_id: str) -> Response:
-        refused = logged(fault, f"request {request_id}")
+    def _failure(self, fault: Exception, family: Family, observed: Observed) -> Response:
+        refused = logged(fault, f"request {observed.id}")
+        observed.error, observed.message = type(fault).__name__, str(refused)
         response = Response(encode(family.body_of(refused)), status=refused.status)
         if refused.retry_after is not None:
             response.headers.append((b"retry-after", b"%d" % max(1, round(refused.retry_after))))
@@ -158,7 +159,10 @@ class App:
             return math.inf
         if given is not None:
             if not given.isdigit() or len(given) > 9 or int(given) == 0:
-                raise BadRequest("expected a number of milliseconds", place="x-request-timeout-ms")
+                raise BadRequest(
+                    "expected a whole number of milliseconds, from 1 to 999,999,999",
+                    place="x-request-timeout-ms",
+                )
             seconds = min(seconds, int(given) / 1000)
         return asyncio.get_running_loop().time() + seconds
 
