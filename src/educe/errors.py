@@ -164,12 +164,13 @@ class UnsupportedModelError(UnsupportedError):
         *,
         problems: Sequence[Problem] = (),
         path: str | os.PathLike[str] | None = None,
+        place: str | None = None,
         remedy: str | None = None,
     ) -> None:
         shown = "; ".join(str(problem) for problem in problems[: self.MAX_SHOWN])
         hidden = len(problems) - self.MAX_SHOWN
-        place = f"{shown}; and {hidden} more" if hidden > 0 else shown
-        super().__init__(cause, path=path, place=place or None, remedy=remedy)
+        nodes = f"{shown}; and {hidden} more" if hidden > 0 else shown
+        super().__init__(cause, path=path, place=nodes or place, remedy=remedy)
         self.problems = tuple(problems)
 
 

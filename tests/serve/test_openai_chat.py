@@ -75,6 +75,7 @@ def writer() -> Iterator[Any]:
 def test_models_are_listed(api_client: openai.OpenAI) -> None:
     assert [model.id for model in api_client.models.list()] == ["writer", "stories260K"]
     model = api_client.models.retrieve("writer")
+    assert model.model_extra == {"task": "text-generation"}
     assert (model.object, model.owned_by) == ("model", "educe")
     assert abs(model.created - time.time()) < 3600
     with pytest.raises(openai.NotFoundError) as refused:
@@ -460,8 +461,13 @@ def test_a_model_that_cannot_is_said_to(api_client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as unknown:
         api_client.chat.completions.create(model="none", messages=MESSAGES)
     assert unknown.value.code == "model_not_found"
-    with pytest.raises(openai.UnprocessableEntityError, match="no chat template"):
+    with pytest.raises(openai.UnprocessableEntityError, match="no chat template") as plain:
         api_client.chat.completions.create(model="stories260K", messages=MESSAGES)
+    assert plain.value.param == "messages"
+    tool: Any = {"type": "function", "function": {"name": "look"}}
+    with pytest.raises(openai.UnprocessableEntityError, match="how the model writes calls") as without:
+        api_client.chat.completions.create(model="writer", messages=MESSAGES, tools=[tool])
+    assert without.value.param == "tools"
 
 
 @pytest.mark.parametrize("path", ["chat/completions", "responses"])

@@ -250,6 +250,7 @@ class OrderReader:
             raise UnsupportedModelError(
                 "it is not known how the model writes calls of tools",
                 path=self._checkpoint.path,
+                place="tools",
                 remedy=f"if it was made for tools, give tool_format: {', '.join(tool_formats.FORMATS)}",
             )
         return found

@@ -94,6 +94,7 @@ class PromptReader:
             raise UnsupportedModelError(
                 "the model has no chat template: it was made to continue texts",
                 path=self._checkpoint.path,
+                place="prompt",
                 remedy="give a text instead of messages; or use the model's version for conversations",
             )
         _check_variables(variables, self._limits)

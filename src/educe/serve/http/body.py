@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from educe.limits import format_bytes
 from educe.serve.faults import Overloaded, Refusal, TooLarge
 from educe.serve.settings import ServerLimits
 from educe.serve.threads import Held
@@ -156,4 +157,4 @@ class Body(Share):
 
 def body_too_large(most: int) -> TooLarge:
     """Return the error of a body that has more bytes than it may have."""
-    return TooLarge(f"the body has more than {most} bytes")
+    return TooLarge(f"the body has more than {format_bytes(most)}", remedy="send it in parts")

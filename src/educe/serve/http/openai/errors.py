@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from educe.errors import InputError, LimitError, UserError
-from educe.serve.faults import BadRequest, NotFound, Refusal, Unauthorized
+from educe.errors import InputError, LimitError, UnsupportedModelError, UserError
+from educe.serve.faults import BadRequest, NotFound, Refusal, Unauthorized, Unprocessable
 from educe.serve.http.openai import types
 from educe.serve.http.routes import Family
 
@@ -44,11 +44,15 @@ def in_words_of(fields: Mapping[str, str]) -> Iterator[None]:
 
     Raises:
         BadRequest: the code in the block raises a `UserError`.
+        Unprocessable: it raises an `UnsupportedModelError`.
     """
     try:
         yield
     except Refusal:
         raise
+    except UnsupportedModelError as fault:
+        named = None if fault.place is None else fields.get(fault.place, fault.place)
+        raise Unprocessable(fault.cause, place=named, remedy=fault.remedy) from None
     except UserError as fault:
         if isinstance(fault, LimitError):
             named = fields.get(fault.limit or "", fields.get(""))

@@ -11,6 +11,7 @@ from educe.serve.http.openai import types
 from educe.serve.http.openai.errors import OPENAI, ModelNotFound
 from educe.serve.http.routes import Route
 from educe.serve.inference import Inference
+from educe.serve.repository import Entry
 
 
 @dataclass(frozen=True)
@@ -49,17 +50,21 @@ class Models:
     async def index(self, request: Request) -> Response:
         """List the models."""
         return json_response(
-            types.ModelList([self._model(name) for name in self.inference.repository.entries])
+            types.ModelList(
+                [self._model(name, entry) for name, entry in self.inference.repository.entries.items()]
+            )
         )
 
     async def model(self, request: Request) -> Response:
         """Tell of a model."""
         name = request.params["model"]
         try:
-            self.inference.repository.entry(name)
+            entry = self.inference.repository.entry(name)
         except NotFound as fault:
             raise ModelNotFound(fault.cause, place="model", remedy="GET /v1/models lists them") from None
-        return json_response(self._model(name))
+        return json_response(self._model(name, entry))
 
-    def _model(self, name: str) -> types.Model:
-        return types.Model(name, self.created, "educe")
+    def _model(self, name: str, entry: Entry) -> types.Model:
+        deployment = entry.deployment
+        task = None if deployment is None else deployment.served.task
+        return types.Model(name, self.created, "educe", task=task)

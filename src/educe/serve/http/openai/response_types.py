@@ -87,6 +87,7 @@ class ResponseRequest(TextRequest, kw_only=True):
     Fields that can only be null are known to the API, and not done here.
 
     Attributes:
+        previous_response_id: Taken if it is null.
         include: What of ``message.output_text.logprobs`` and ``reasoning.encrypted_content``, of which there
             is none, the response is to have.
         parallel_tool_calls: Whether the answer may have several calls.
@@ -98,7 +99,7 @@ class ResponseRequest(TextRequest, kw_only=True):
 
     input: str | Annotated[list[InputItem], Meta(min_length=1)]
     instructions: str | None = None
-    previous_response_id: None = None
+    previous_response_id: str | None = None
     conversation: None = None
     background_options: None = None
     context_management: None = None

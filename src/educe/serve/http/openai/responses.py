@@ -166,6 +166,10 @@ def _text(content: str | Sequence[responses.InputPart]) -> str:
 def _check(asked: responses.ResponseRequest, most: int) -> None:
     if not isinstance(asked.input, str) and len(asked.input) > most:
         raise BadRequest(f"more than {most} items", place="input")
+    if asked.previous_response_id is not None:
+        raise BadRequest(
+            "no response is remembered", place="previous_response_id", remedy="send the conversation as input"
+        )
     if asked.background:
         raise BadRequest("nothing runs in the background", place="background", remedy="leave it out")
     if asked.stream_options is not None:

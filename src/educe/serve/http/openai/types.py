@@ -111,12 +111,14 @@ class Model(Struct):
 
     Attributes:
         created: When the server was started, in seconds since 1970.
+        task: What it is for, such as ``text-generation``; null while it is not loaded. Not of the API.
     """
 
     id: str
     created: int
     owned_by: str
     object: Literal["model"] = "model"
+    task: str | None = None
 
 
 class ModelList(Struct):
