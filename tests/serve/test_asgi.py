@@ -183,3 +183,18 @@ def test_a_server_that_fails_to_receive_ends_the_answer():
                 await asyncio.wait_for(app(scope, receive, None), 20)
 
     asyncio.run(run())
+
+
+def test_a_start_that_is_given_up_leaves_nothing():
+    async def run() -> None:
+        app = AsgiApp(SOURCES)
+        starting = asyncio.create_task(app.__aenter__())
+        while app._core is None:
+            await asyncio.sleep(0)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        with pytest.raises(OptionError, match="not loaded"):
+            await Asked(app, "GET", "/livez").run()
+
+    asyncio.run(run())

@@ -71,7 +71,12 @@ class AsgiApp:
     async def __aenter__(self) -> AsgiApp:
         """Load the models; what is wrong with one that cannot be loaded is logged."""
         self._core = core = Core(self.sources, self.settings)
-        await core.repository.load_all()
+        try:
+            await core.repository.load_all()
+        except BaseException:
+            self._core = None
+            core.close()
+            raise
         return self
 
     async def __aexit__(self, *fault: object) -> None:
