@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from educe.errors import OptionError
+from educe.serve import ModelSource, Server, ServerSettings
 from educe.serve.served import PredictorModel
 from tests.conftest import ROOT
 from tests.serve.conftest import Client, serving
@@ -69,6 +70,15 @@ def test_requests_that_are_not_read_yet_are_answered_at_the_end() -> None:
         for connection in asked:
             connection.close()
         assert running.wait(SECONDS) == 0
+
+
+def test_who_stops_a_server_before_it_runs_is_heard() -> None:
+    server = Server([ModelSource("breast_cancer", ROOT / "zoo" / "breast_cancer")], ServerSettings(port=0))
+    server.stop()
+    running = threading.Thread(target=server.run, daemon=True)
+    running.start()
+    running.join(20)
+    assert not running.is_alive()
 
 
 def test_a_client_that_says_nothing_does_not_delay_the_end() -> None:

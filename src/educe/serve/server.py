@@ -40,6 +40,7 @@ class Server:
         self.sources, self.settings = distinct(sources), settings
         self._worker = worker
         self.grpc_port: int | None = None
+        self._is_stopped = False
         self._end: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -68,10 +69,17 @@ class Server:
                 uvloop.run(serving)
 
     def stop(self) -> None:
-        """Let the requests that are there end, and return from `run`; safe from any thread."""
+        """Let the requests that are there end, and return from `run`; safe from any thread, at any time."""
+        self._is_stopped = True
         if self._loop is not None and self._end is not None:
             with suppress(RuntimeError):  # it has ended
                 self._loop.call_soon_threadsafe(self._end.set)
+
+    def _begin(self) -> None:
+        """Let `stop` reach the loop."""
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        if self._is_stopped:
+            self._end.set()
 
     def _listen(self) -> socket.socket:
         settings = self.settings
@@ -92,16 +100,18 @@ class Server:
         """Have workers serve."""
         from educe.serve.workers.supervisor import Supervisor
 
-        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        self._begin()
         self._tls()
         supervisor = Supervisor(self.sources, self.settings, listener)
         self.grpc_port = supervisor.grpc_port
         self._listen_to_signals(supervisor.hurry)
         url = self._url(listener)
+        assert self._end is not None
         await supervisor.run(lambda: when_ready(url), self._end)
 
     async def _serve(self, listener: socket.socket | None, when_ready: Callable[[str], object]) -> None:
-        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        self._begin()
+        assert self._end is not None
         worker = self._worker
         core = Core(self.sources, self.settings, worker)
         http = Listener(core.app, self.settings.server_limits, self._tls())
