@@ -199,12 +199,12 @@ def nearest(name: object, known: Iterable[str]) -> str:
     return f"did you mean {matches[0]!r}?" if matches else f"known: {', '.join(names)}"
 
 
-def refuse_unknown(what: str, given: Iterable[str], known: Iterable[str]) -> None:
+def refuse_unknown(what: str, given: Iterable[str], known: Iterable[str], place: str | None = None) -> None:
     """Raise `OptionError` for the first of `given` that is not among `known`."""
     names = list(known)
     for name in given:
         if name not in names:
-            raise OptionError(f"unknown {what} {name!r}", remedy=nearest(name, names))
+            raise OptionError(f"unknown {what} {name!r}", place=place, remedy=nearest(name, names))
 
 
 def each_or_error(

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeAlias
+from typing import IO, TYPE_CHECKING, ClassVar, TypeAlias
 
 import msgspec
 
@@ -102,7 +102,12 @@ class Store:
     Args:
         root: The folder; it is made when the first entry is written.
         max_bytes: The bound on the size of all entries together.
+
+    Attributes:
+        num_missing: How often this process asked any store for what it did not have whole.
     """
+
+    num_missing: ClassVar[int] = 0
 
     def __init__(self, root: Path, max_bytes: int) -> None:
         self.root = root
@@ -120,9 +125,11 @@ class Store:
                 raise ValueError("damaged")
         except (FileNotFoundError, NotADirectoryError):
             LOG.debug("miss %s %s: %s", key.kind, key.name, dict(key.ingredients))
+            Store.num_missing += 1
             return None
         except (OSError, ValueError) as fault:
             LOG.warning("%s is not usable and is made again: %s", path, fault)
+            Store.num_missing += 1
             return None
         LOG.debug("hit %s %s", key.kind, key.name)
         with contextlib.suppress(OSError):
@@ -166,6 +173,7 @@ class Store:
                 found = _mapped(path, key, size_bytes)
                 if found is not None:  # another process has made it
                     return found
+                Store.num_missing += 1
                 with _replacing(path) as file:
                     _write_mapped(file, key, size_bytes, make)
             self._count(size_bytes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from educe.cli.app import SUBCOMMANDS, subcommand
 from educe.cli.serve import OpeningOptions
 from educe.errors import ModelFileError, OptionError, UnsupportedFormatError
-from educe.serve import ModelSource
+from educe.serve import ModelSource, ServerSettings
 from educe.serve.opening import open_model, with_options
 from tests.conftest import ROOT
 from tests.serve.models import write_embedder
@@ -84,6 +85,22 @@ def test_options_are_for_the_models_that_take_them(tmp_path: Path) -> None:
     assert caught.value.place == "context"
 
 
+def test_a_model_is_one_whose_newest_version_is_broken(tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "writer"
+    shutil.copytree(ZOO / "stories260K", folder / "1")
+    (folder / "2").mkdir()
+    for text in (folder, folder.parent):
+        (source,) = ModelSource.find(str(text))
+        assert source.versions() == [("2", folder / "2"), ("1", folder / "1")]
+        (found,) = with_options([source], {"context": 64})
+        assert found.options == {"context": 64}
+
+
+def test_origins_and_host_names_that_requests_can_have_are_taken() -> None:
+    origins = ("http://localhost:3000", "https://a-b.example.org", "http://[::1]:8080", "app://localhost")
+    ServerSettings(origins=origins, host_names=("A.example.org", "models", "[fe80::1]"))
+
+
 @pytest.mark.parametrize("name", SUBCOMMANDS)
 def test_no_two_options_have_one_name(name: str) -> None:
     names = [option for each in subcommand(name).params for option in (*each.opts, *each.secondary_opts)]
@@ -115,6 +132,35 @@ def test_options_go_to_the_doors_by_their_keywords() -> None:
             "--tls-cert: there is no '/nope'",
         ),
         (("zoo/breast_cancer", "--timeout-s", "0"), "--timeout-s: expected more than 0"),
+        (("zoo/breast_cancer", "--memory", "0"), "--memory: expected more than 0"),
+        (("zoo/breast_cancer", "--memory", "1kB"), "needs 31.2 KiB, and --memory is 1000 bytes"),
+        (
+            ("zoo/breast_cancer", "--engine", "natve"),
+            "--engine: the model 'breast_cancer': there is no engine",
+        ),
+        (("zoo/breast_cancer", "--threads", "100000"), "--threads=100000 is more than"),
+        (
+            ("zoo/stories260K", "--kv-cache", "fp8"),
+            "--kv-cache: the model 'stories260K': unknown cache 'fp8'",
+        ),
+        (
+            ("zoo/stories260K", "--precision", "fp8"),
+            "--precision: the model 'stories260K': unknown precision",
+        ),
+        (
+            ("zoo/stories260K", "--context", "99999999"),
+            "--context: the model 'stories260K': expected 1 to 512",
+        ),
+        (
+            ("zoo/stories260K", "--kv-memory", "1kB"),
+            "--kv-memory: the model 'stories260K': 1000 bytes hold no",
+        ),
+        (("zoo/stories260K", "--draft", "zoo/mnist"), "--draft: 'zoo/mnist' is no language model"),
+        (("zoo/mnist", "--origin", "foo"), "--origin: 'foo' is no origin"),
+        (("zoo/mnist", "--origin", "https://a.org/"), "--origin: 'https://a.org/' is no origin"),
+        (("zoo/mnist", "--origin", "https://a.org:443"), "--origin: 'https://a.org:443' is no origin"),
+        (("zoo/mnist", "--host-name", "http://a"), "--host-name: 'http://a' is no name of a host"),
+        (("zoo/mnist", "--host-name", "a:80"), "--host-name: 'a:80' is no name of a host"),
     ],
 )
 def test_what_is_wrong_is_said_before_it_listens(line: tuple[str, ...], message: str) -> None:

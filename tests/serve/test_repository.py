@@ -8,6 +8,7 @@ import json
 import math
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
@@ -18,12 +19,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from educe import store
 from educe.errors import OptionError
 from educe.generate.engine import Engine
 from educe.serve import ModelSource, ServerSettings, opening, repository
-from educe.serve.faults import DeadlineExceeded, NotReady
+from educe.serve.faults import BadRequest, DeadlineExceeded, NotReady, Overloaded
 from educe.serve.inference import Inference
-from educe.serve.repository import Repository
+from educe.serve.repository import Deployment, Repository
 from educe.serve.served import PredictorModel
 from tests.conftest import ROOT
 from tests.serve.conftest import Client, Hang, serving, until
@@ -46,6 +48,25 @@ def infer(client: Client, model: str, path: str = "infer") -> tuple[int, Any]:
     body = {"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]}
     status, _, content = client.ask("POST", f"/v2/models/{model}/{path}", body)
     return status, json.loads(content)
+
+
+class Opened:
+    """Counts how often models are opened, and lets that take until it is told otherwise."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.num, self.may_end = 0, threading.Event()
+        self._open = opening.open_model
+        monkeypatch.setattr(repository, "open_model", self)
+
+    def __call__(self, *arguments: Any) -> Any:
+        self.num += 1
+        assert self.may_end.wait(SECONDS)
+        return self._open(*arguments)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> Opened:
+    return Opened(monkeypatch)
 
 
 def test_the_newest_version_answers_until_there_is_a_newer_one(tmp_path: Path) -> None:
@@ -136,12 +157,304 @@ def test_models_not_used_for_longest_make_room_and_come_back(tmp_path: Path) -> 
         assert infer(client, "b")[1]["outputs"][0]["data"] == [2, 4, 6, 8]
 
 
-def test_a_model_that_never_fits_is_refused_and_told(tmp_path: Path) -> None:
-    scale(1, tmp_path / "model.onnx")
-    with serving(ModelSource("a", tmp_path), memory_bytes=10) as client:
+def test_a_model_that_never_fits_is_refused_before_anything_is_served(tmp_path: Path) -> None:
+    path = tmp_path / "1" / "model.onnx"
+    scale(1, path)
+    size = path.stat().st_size
+    message = rf"'a': it needs {size} bytes, and memory_bytes is 10 bytes"
+    with pytest.raises(OptionError, match=message), serving(ModelSource("a", tmp_path), memory_bytes=10):
+        pass
+    with serving(ModelSource("a", tmp_path), memory_bytes=size, admin=True) as client:
+        status, _, content = client.ask("POST", "/v2/repository/models/a/load", {})
+        assert status == 400
+        assert (
+            f"it needs {size} bytes beside the {served_bytes(client)} bytes of the version".encode()
+            in content
+        )
+        assert infer(client, "a")[0] == 200
+
+
+def served_bytes(client: Client) -> int:
+    (stats,) = client.json("GET", "/v2/models/a/stats")["model_stats"]
+    size: int = stats["memory_usage"][0]["byte_size"]
+    return size
+
+
+def test_the_newest_version_that_fits_is_served(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    scale(1, tmp_path / "1" / "model.onnx")
+    size = (tmp_path / "1" / "model.onnx").stat().st_size
+    scale(2, tmp_path / "2" / "model.onnx")
+    (tmp_path / "2" / "large.txt").write_bytes(bytes(size))
+    with serving(ModelSource("a", tmp_path), memory_bytes=size) as client:
+        assert infer(client, "a")[1]["model_version"] == "1"
+    assert f"version 2 cannot be loaded: it needs {2 * size} bytes, and memory_bytes is {size}" in caplog.text
+
+
+def broken(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"nonsense")
+
+
+def index_of(client: Client) -> dict[str, dict[str, str]]:
+    return {entry["name"]: entry for entry in client.json("POST", "/v2/repository/index")}
+
+
+def test_at_the_start_the_newest_version_that_can_be_loaded_is_served(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scale(1, tmp_path / "a" / "1" / "model.onnx")
+    broken(tmp_path / "a" / "2" / "model.onnx")
+    (tmp_path / "a" / "3").mkdir()
+    (source,) = ModelSource.find(str(tmp_path / "a"))
+    with serving(source) as client:
+        assert infer(client, "a")[1]["model_version"] == "1"
+        assert client.ask("GET", "/readyz")[0] == 200
+        told = index_of(client)["a"]
+        assert (told["version"], told["state"]) == ("1", "READY")
+        assert told["reason"].startswith("version 3 cannot be loaded: ")
+    for text in (
+        "model a version 2 cannot be loaded",
+        "model a version 3 cannot be loaded",
+        "model a is served in version 1",
+    ):
+        assert text in caplog.text
+
+
+def test_errors_of_loading_name_the_version_and_no_path(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    scale(1, folder / "1" / "model.onnx")
+    with serving(ModelSource("a", folder), admin=True) as client:
+        broken(folder / "3" / "model.onnx")
+        status, _, content = client.ask("POST", "/v2/repository/models/a/load", {})
+        assert status == 400
+        assert b"the model 'a': version 3 cannot be loaded: " in content
+        assert str(tmp_path).encode() not in content
+        told = index_of(client)["a"]
+        assert (told["version"], told["state"]) == ("1", "READY")
+        assert told["reason"].startswith("version 3 cannot be loaded: ")
+
+
+def test_the_version_in_service_is_what_comes_back(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        scale(1, tmp_path / name / "1" / "model.onnx")
+    size = (tmp_path / "a" / "1" / "model.onnx").stat().st_size
+    sources = [ModelSource(name, tmp_path / name) for name in "ab"]
+    with serving(*sources, memory_bytes=size + size // 2, admin=True) as client:
+
+        def version_that_comes_back() -> str:
+            assert infer(client, "b")[0] == 200
+            assert index_of(client)["a"]["state"] == "UNAVAILABLE"
+            version: str = infer(client, "a")[1]["model_version"]
+            return version
+
+        assert version_that_comes_back() == "1"
+        scale(7, tmp_path / "a" / "7" / "model.onnx")
+        broken(tmp_path / "a" / "8" / "model.onnx")
+        assert version_that_comes_back() == "1"
+        assert infer(client, "b")[0] == 200
+        assert client.ask("POST", "/v2/repository/models/a/load", {})[0] == 400
+        assert client.ask("GET", "/readyz")[0] == 200
+        assert version_that_comes_back() == "1"
+        shutil.rmtree(tmp_path / "a" / "8")
+        assert infer(client, "b")[0] == 200
+        client.json("POST", "/v2/repository/models/a/load", {})
+        assert version_that_comes_back() == "7"
+
+        # What cannot come back is missed.
+        assert infer(client, "b")[0] == 200
+        shutil.rmtree(tmp_path / "a" / "7")
         status, found = infer(client, "a")
         assert status == 503
-        assert "memory" in found["error"]
+        assert "not there any more" in found["error"]
+        assert client.ask("GET", "/readyz")[0] == 503
+        client.json("POST", "/v2/repository/models/a/load", {})
+        assert infer(client, "a")[1]["model_version"] == "1"
+        assert client.ask("GET", "/readyz")[0] == 200
+
+
+def test_a_newer_version_that_fails_does_not_keep_the_one_in_service_from_coming_back(
+    tmp_path: Path, opened: Opened
+) -> None:
+    for name in ("a", "b"):
+        scale(1, tmp_path / name / "1" / "model.onnx")
+    size = (tmp_path / "a" / "1" / "model.onnx").stat().st_size
+    sources = [ModelSource(name, tmp_path / name) for name in "ab"]
+    opened.may_end.set()
+
+    async def ask(pool: Executor) -> None:
+        models = Repository(sources, ServerSettings(memory_bytes=size + size // 2), pool)
+        await models.use("a")
+        await models.use("b")
+        broken(tmp_path / "a" / "2" / "model.onnx")
+        opened.may_end.clear()
+        loading = asyncio.create_task(models.load("a"))
+        await asyncio.sleep(0.1)
+        asked = asyncio.create_task(models.use("a"))
+        await asyncio.sleep(0.1)
+        opened.may_end.set()
+        with pytest.raises(BadRequest, match="version 2"):
+            await loading
+        assert (await asked).version == "1"
+
+    with ThreadPoolExecutor(2) as pool:
+        asyncio.run(ask(pool))
+
+
+def test_only_requests_for_answers_load_what_made_room(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        scale(1, tmp_path / name / "model.onnx")
+    size = (tmp_path / "a" / "model.onnx").stat().st_size
+    sources = [ModelSource(name, tmp_path / name) for name in "abc"]
+    with serving(*sources, memory_bytes=size + size // 2, admin=True) as client:
+        paths = [
+            f"/v2/models/a{version}{path}"
+            for version in ("", "/versions/1")
+            for path in ("", "/config", "/ready", "/stats")
+        ]
+        before = {path: client.json("GET", path) for path in paths}
+        assert infer(client, "b")[0] == 200
+        for path in paths:
+            told = client.json("GET", path)
+            assert told == before[path] or path.endswith("stats")
+        assert client.ask("GET", "/v2/models/a/versions/2")[0] == 404
+        (page,) = [each for each in client.json("GET", "/page/models")["models"] if each["name"] == "a"]
+        assert (page["kind"], page["version"], page["state"]) == ("predictor", "1", "UNAVAILABLE")
+        # Nothing is known of what was never loaded.
+        for path in ("", "/config"):
+            status, _, content = client.ask("GET", f"/v2/models/c{path}")
+            assert status == 503
+            assert b"there was no room" in content
+        assert client.ask("GET", "/v2/models/c/ready")[0] == 200
+        assert {name: told["state"] for name, told in index_of(client).items()} == {
+            "a": "UNAVAILABLE",
+            "b": "READY",
+            "c": "UNAVAILABLE",
+        }
+        client.json("POST", "/v2/repository/models/a/unload", {})
+        for path in ("", "/config", "/ready"):
+            assert client.ask("GET", f"/v2/models/a{path}")[0] == 503
+
+
+def test_the_metadata_of_a_model_that_failed_does_not_load_it_again(tmp_path: Path, opened: Opened) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"nonsense")
+    opened.may_end.set()
+    with serving(ModelSource("a", tmp_path)) as client:
+        for _ in range(2):
+            status, _, content = client.ask("GET", "/v2/models/a")
+            assert status == 503
+            assert b"version 1 cannot be loaded" in content
+        assert opened.num == 1
+
+
+def test_models_that_need_each_others_room_both_make_progress(tmp_path: Path) -> None:
+    for factor, name in enumerate("ab", 1):
+        scale(factor, tmp_path / name / "model.onnx")
+    size = (tmp_path / "a" / "model.onnx").stat().st_size
+    sources = [ModelSource(name, tmp_path / name) for name in "ab"]
+    seen: dict[str, list[Any]] = {"a": [], "b": []}
+    with serving(*sources, memory_bytes=size + size // 2) as client:
+        ended = time.monotonic() + 4
+
+        def ask(name: str) -> None:
+            while time.monotonic() < ended:
+                status, found = infer(client, name)
+                seen[name].append(found["outputs"][0]["data"][0] if status == 200 else found)
+
+        threads = [threading.Thread(target=ask, args=[name]) for name in "aaaab"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(SECONDS)
+    assert set(map(str, seen["a"])) == {"1"} or set(map(str, seen["a"])) == {"1.0"}
+    assert set(map(str, seen["b"])) == {"2"} or set(map(str, seen["b"])) == {"2.0"}
+    assert len(seen["a"]) > 5
+    assert len(seen["b"]) > 5
+
+
+def test_who_needs_the_room_of_models_in_use_waits_in_order(tmp_path: Path) -> None:
+    for name in "abc":
+        scale(1, tmp_path / name / "model.onnx")
+    size = (tmp_path / "a" / "model.onnx").stat().st_size
+    sources = [ModelSource(name, tmp_path / name) for name in "abc"]
+
+    async def ask(pool: Executor) -> None:
+        models = Repository(sources, ServerSettings(memory_bytes=size), pool)
+        answered: list[str] = []
+        may_end = {name: asyncio.Event() for name in "abc"}
+
+        async def answer(name: str) -> None:
+            with await models.use(name) as deployment:
+                deployment.memory_bytes = size  # what a file takes may be more than its weights
+                answered.append(name)
+                await may_end[name].wait()
+
+        asked = []
+        for name in "abcaab":
+            asked.append(asyncio.create_task(answer(name)))
+            while name == "a" and not answered:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)
+        # Nobody gets in while a model is in use that has to go, and nobody is refused.
+        await asyncio.sleep(0.2)
+        assert answered == ["a"]
+        loop = asyncio.get_running_loop()
+        with pytest.raises(DeadlineExceeded):
+            await models.use("a", deadline=loop.time() + 0.05)
+        for count, name in ((3, "a"), (4, "b"), (6, "c")):
+            may_end[name].set()
+            while len(answered) < count:
+                await asyncio.sleep(0.01)
+            if name != "c":
+                may_end[name].clear()
+        may_end["a"].set()
+        await asyncio.wait_for(asyncio.gather(*asked), SECONDS)
+        assert answered == ["a", "b", "b", "c", "a", "a"]
+
+    with ThreadPoolExecutor(2) as pool:
+        asyncio.run(ask(pool))
+
+
+def test_no_more_models_make_room_than_needed(tmp_path: Path) -> None:
+    for name in ("small", "tiny", "large", "wanted"):
+        scale(1, tmp_path / name / "model.onnx")
+    size = (tmp_path / "small" / "model.onnx").stat().st_size
+    for name in ("large", "wanted"):
+        (tmp_path / name / "notes.txt").write_bytes(bytes(9 * size))
+    names = ("small", "tiny", "large", "wanted")
+    sources = [ModelSource(name, tmp_path / name) for name in names]
+
+    async def ask(pool: Executor) -> None:
+        models = Repository(sources, ServerSettings(memory_bytes=12 * size), pool)
+        for name in names[:3]:
+            (await models.use(name)).memory_bytes = 10 * size if name == "large" else size
+        await models.use("wanted")
+        assert [name for name in names if models.entry(name).deployment] == ["small", "tiny", "wanted"]
+
+    with ThreadPoolExecutor(2) as pool:
+        asyncio.run(ask(pool))
+
+
+def test_only_so_many_requests_wait_for_a_load(tmp_path: Path, opened: Opened) -> None:
+    scale(1, tmp_path / "model.onnx")
+
+    async def ask(pool: Executor) -> None:
+        models = Repository([ModelSource("a", tmp_path)], ServerSettings(max_waiting=2), pool)
+        asked = [asyncio.create_task(models.use("a")) for _ in range(3)]
+        await asyncio.sleep(0.1)
+        opened.may_end.set()
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(each) for each in found] == [Deployment, Deployment, Overloaded]
+
+    with ThreadPoolExecutor(2) as pool:
+        asyncio.run(ask(pool))
+
+
+def test_a_model_that_does_not_take_an_option_ends_the_server(tmp_path: Path) -> None:
+    scale(1, tmp_path / "model.onnx")
+    sources = [ModelSource("bad", tmp_path / "none"), ModelSource("a", tmp_path, {"engine": "natve"})]
+    with pytest.raises(OptionError, match="the model 'a': there is no engine") as caught, serving(*sources):
+        pass
+    assert caught.value.place == "engine"
 
 
 def test_unloaded_models_stay_so_until_they_are_loaded(tmp_path: Path) -> None:
@@ -181,25 +494,6 @@ def test_statistics_load_no_model(tmp_path: Path) -> None:
         assert client.ask("GET", "/v2/models/a/ready")[0] == 503
 
 
-class Opened:
-    """Counts how often models are opened, and lets that take until it is told otherwise."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.num, self.may_end = 0, threading.Event()
-        self._open = opening.open_model
-        monkeypatch.setattr(repository, "open_model", self)
-
-    def __call__(self, *arguments: Any) -> Any:
-        self.num += 1
-        assert self.may_end.wait(SECONDS)
-        return self._open(*arguments)
-
-
-@pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> Opened:
-    return Opened(monkeypatch)
-
-
 def test_a_load_outlasts_who_asked_for_it(tmp_path: Path, opened: Opened) -> None:
     scale(1, tmp_path / "model.onnx")
 
@@ -235,13 +529,17 @@ def test_who_has_no_more_time_does_not_wait_for_a_load(tmp_path: Path, opened: O
 
 
 def test_the_task_of_a_model_that_made_room_is_known(tmp_path: Path) -> None:
-    scale(1, tmp_path / "model.onnx")
+    for name in "ab":
+        scale(1, tmp_path / name / "model.onnx")
+    settings = ServerSettings(memory_bytes=(tmp_path / "a" / "model.onnx").stat().st_size)
+    sources = [ModelSource(name, tmp_path / name) for name in "ab"]
 
     async def ask(pool: Executor) -> None:
-        models = Repository([ModelSource("a", tmp_path)], ServerSettings(), pool)
-        inference = Inference(models, ServerSettings(), pool, models)
+        models = Repository(sources, settings, pool)
+        inference = Inference(models, settings, pool, models)
+        (await models.use("a")).memory_bytes = settings.memory_bytes or 0
         task = await inference.task("a", math.inf)
-        await models.unload("a")
+        await models.use("b")
         assert await inference.task("a", math.inf) == task
         assert models.entry("a").state == "UNAVAILABLE"
 
@@ -321,11 +619,7 @@ def test_loads_at_once_stay_within_the_memory(tmp_path: Path, opened: Opened) ->
         asked = [asyncio.create_task(models.use(name)) for name in "ab"]
         await asyncio.sleep(0.1)
         opened.may_end.set()
-        first, second = await asyncio.gather(*asked, return_exceptions=True)
-        assert not isinstance(first, BaseException)
-        assert isinstance(second, NotReady)
-        assert second.retry_after is not None
-        assert await models.use("b")
+        assert [each.name for each in await asyncio.gather(*asked)] == ["a", "b"]
         assert models.entry("a").deployment is None
 
     with ThreadPoolExecutor(2) as pool:
@@ -397,15 +691,31 @@ def test_sequences_of_rows_do_not_share_runs(tmp_path: Path) -> None:
         assert [each[1]["outputs"][0]["data"] for each in found] == [[1, 1, 1, 1]] * 20
 
 
-def test_a_model_that_takes_long_to_load_is_named(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_only_a_model_that_is_compiled_is_said_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    scale(1, tmp_path / "model.onnx")
     monkeypatch.setattr(repository, "_NOTICED_SECONDS", 0.0)
+    monkeypatch.setattr(repository, "_LOOK_SECONDS", 0.01)
     caplog.set_level("INFO", "educe.serve")
-    with serving("mnist"):
-        pass
-    assert "model mnist is compiling" in caplog.text
-    assert "model mnist version 1 is ready after" in caplog.text
+
+    is_new = False
+
+    def open_model(*arguments: Any) -> Any:
+        if is_new:
+            store.Store(tmp_path / "store", 1000).get(store.Key("kernel", "k", ()))
+        time.sleep(0.2)
+        return opening.open_model(*arguments)
+
+    monkeypatch.setattr(repository, "open_model", open_model)
+    with serving(ModelSource("a", tmp_path)):
+        pass  # what a real store lacks is made
+    for is_new in (False, True):
+        caplog.clear()
+        with serving(ModelSource("a", tmp_path)):
+            pass
+        assert ("model a is compiling" in caplog.text) == is_new
+    assert "model a version 1 is ready after" in caplog.text
 
 
 def test_a_model_that_somebody_asked_for_is_not_loaded_again(tmp_path: Path, opened: Opened) -> None:
@@ -435,8 +745,8 @@ def test_a_model_that_is_unloaded_counts_until_its_last_request_has_ended(tmp_pa
         held.memory_bytes = size
         with held:
             await models.unload("a")
-            with pytest.raises(NotReady, match="not free"):
-                await models.use("b")
+            with pytest.raises(DeadlineExceeded):
+                await models.use("b", deadline=asyncio.get_running_loop().time() + 0.2)
         assert (await models.use("b")).version == "1"
 
     with ThreadPoolExecutor(2) as pool:

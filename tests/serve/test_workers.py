@@ -137,6 +137,45 @@ def asking(client: Client, method: str, path: str, body: Any = None) -> Iterator
             thread.join(SECONDS)
 
 
+def test_one_that_takes_anothers_place_serves_the_version_of_the_others(tmp_path: Path) -> None:
+    folder = tmp_path / "spam"
+    shutil.copytree(ROOT / "zoo" / "breast_cancer", folder / "1")
+
+    def versions() -> set[str]:
+        return {client.json("POST", INFER, ROW)["model_version"] for _ in range(6)}
+
+    with workers(folder, "--admin") as (running, client):
+
+        def replace_one() -> None:
+            os.kill(children(running)[0], signal.SIGKILL)
+            wait_for(lambda: len(children(running)) == 2 and is_whole())
+
+        def is_whole() -> bool:
+            try:
+                return both_answer(client)
+            except (ConnectionError, HTTPException):  # the connection was given to the one that was killed
+                return False
+
+        shutil.copytree(folder / "1", folder / "2")
+        (folder / "3").mkdir()
+        (folder / "3" / "model.onnx").write_bytes(b"nonsense")
+        replace_one()
+        assert versions() == {"1"}
+        assert client.ask("GET", "/readyz")[0] == 200
+        shutil.rmtree(folder / "3")
+        client.json("POST", "/v2/repository/models/spam/load", {})
+        shutil.copytree(folder / "1", folder / "4")
+        replace_one()
+        assert versions() == {"2"}
+
+
+def test_options_that_a_model_does_not_take_end_a_server_of_several(model: Path) -> None:
+    command = [sys.executable, "-m", "educe", "serve", str(model), "--workers", "2", "--port", "0"]
+    done = subprocess.run([*command, "--engine", "natve"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert "--engine: the model 'spam': there is no engine 'natve'" in " ".join(done.stderr.split())
+
+
 def test_workers_look_like_one_server(model: Path) -> None:
     with workers(model, "--admin", "--grpc-port", "0") as (running, client):
         for _ in range(20):

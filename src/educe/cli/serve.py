@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,6 +19,7 @@ from educe.cli.options import EngineOption, OptionGroup, given, named_path
 from educe.cli.remote import API_KEY, read_keys
 from educe.cli.screen import errors, print_warning
 from educe.errors import OptionError
+from educe.formats import checkpoint
 from educe.generate.cache import CACHES
 from educe.serve import ModelSource, Server, ServerSettings
 from educe.serve.opening import with_options
@@ -223,6 +225,8 @@ class OpeningOptions(GuessingOptions, ReadingOptions, LoadingOptions):
         for name in ("chat_template", "draft"):
             if name in found and not found[name].exists():
                 raise OptionError(f"there is no {str(found[name])!r}", place=name)
+        if "draft" in found and not checkpoint.recognises(found["draft"]):
+            raise OptionError(f"{str(found['draft'])!r} is no language model", place="draft")
         memory = given(memory_bytes=found.pop("kv_memory", None))
         return {**found, **memory}
 
@@ -232,8 +236,14 @@ class OpeningOptions(GuessingOptions, ReadingOptions, LoadingOptions):
         Raises:
             OptionError: no model takes an option.
         """
-        try:
+        with self.naming():
             return with_options(sources, self.keywords())
+
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """Have errors of the options name them as they are called here."""
+        try:
+            yield
         except OptionError as error:
             if error.place == "memory_bytes":  # which is --memory in the other commands
                 error.place = "kv_memory"
@@ -307,4 +317,5 @@ def command(
             also = "" if server.grpc_port is None else f", and gRPC at port {server.grpc_port}"
             errors().print(f"[bold]{escape(url)}[/] answers{also}; Ctrl-C ends it")
 
-        server.run(announce)
+        with opening.naming():
+            server.run(announce)

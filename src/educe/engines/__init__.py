@@ -23,15 +23,19 @@ def engines() -> tuple[Engine, ...]:
     return tuple(get(name) for name in _CLASSES)
 
 
-def get(name: str | None = None) -> Engine:
+def get(name: str | None = None, *, place: str | None = None) -> Engine:
     """Return the engine called `name`, or the one that the settings choose.
+
+    Args:
+        name: An engine's name.
+        place: The option that has it, for the error.
 
     Raises:
         OptionError: there is no such engine.
     """
     name = ENGINE.value() if name is None else name
     if not isinstance(name, str) or name not in _CLASSES:
-        raise OptionError(f"there is no engine {name!r}", remedy=nearest(str(name), _CLASSES))
+        raise OptionError(f"there is no engine {name!r}", place=place, remedy=nearest(str(name), _CLASSES))
     module, class_name = _CLASSES[name]
     engine: Engine = getattr(importlib.import_module(module), class_name)()
     return engine
@@ -50,7 +54,8 @@ def compile(model: Model, engine: str | None = None, **options: Any) -> Executab
         UnsupportedModelError: the engine lacks operators; the error lists the nodes.
         MissingLibraryError: the engine's library is not installed.
     """
-    chosen, settled = get(engine), Options.of(**options)
+    place = None if engine is None else "engine"
+    chosen, settled = get(engine, place=place), Options.of(**options)
     check_state(model)
     support = chosen.supports(model)
     if not support:

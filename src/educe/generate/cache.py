@@ -49,7 +49,7 @@ class CacheFormat:
     page: int
 
     def __post_init__(self) -> None:
-        refuse_unknown("cache", [self.name], CACHES)
+        refuse_unknown("cache", [self.name], CACHES, place="cache")
         if self.page < UNIT or self.page % UNIT:
             raise OptionError(f"expected a multiple of {UNIT}, found {self.page}", place="block_size")
 

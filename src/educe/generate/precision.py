@@ -34,7 +34,9 @@ ROUNDED_AGAIN = "matrices that the file has in other quantised kinds are rounded
 def check(precision: str) -> None:
     """Raise OptionError unless there is a precision of this name."""
     if precision not in PRECISIONS:
-        raise OptionError(f"unknown precision {precision!r}", remedy=f"known: {', '.join(PRECISIONS)}")
+        raise OptionError(
+            f"unknown precision {precision!r}", place="precision", remedy=f"known: {', '.join(PRECISIONS)}"
+        )
 
 
 def format_of(weight: Weight, precision: str) -> Format | None:

@@ -124,7 +124,7 @@ class RecurrentRunner(StepRunner):
         progress: Progress | None = None,
     ) -> None:
         build = RECURRENT[checkpoint.model_type]
-        refuse_unknown("cache", [cache], CACHES)
+        refuse_unknown("cache", [cache], CACHES, place="cache")
         self._network = Recurrence(build, checkpoint, precision, threads)
         self.block_size, self.sizes = max_length + 1, ()
         self._pools = {}

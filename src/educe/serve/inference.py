@@ -194,8 +194,10 @@ class Inference:
 
     async def task(self, model: str, deadline: float) -> str:
         """Return the name of a model's task; one that was never loaded is loaded until the deadline."""
-        entry = self.repository.entry(model)
-        return entry.task or (await self.repository.use(model, deadline=deadline)).served.task
+        description = self.repository.entry(model).description
+        if description is not None:
+            return description.task
+        return (await self.repository.use(model, deadline=deadline)).served.task
 
     async def answer(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -79,12 +80,13 @@ class ModelSource:
                 models.
         """
         source = cls.parse(text)
-        _, path = source.newest()
-        if path != source.path or not path.is_dir() or _holds_model(path):
-            _check_model(path)
+        path = source.path
+        paths = [found for _, found in source.versions()]
+        if paths != [path] or not path.is_dir() or _holds_model(path):
+            _check_any_model(paths)
             return [source]
         inside = [cls.parse(str(entry)) for entry in sorted(path.iterdir()) if _is_visible_folder(entry)]
-        found = [each for each in inside if _holds_model(each.newest()[1])]
+        found = [each for each in inside if any(_holds_model(path) for _, path in each.versions())]
         if not found:
             raise ModelFileError(
                 "the folder holds no model, no versions, and no folders of models",
@@ -100,8 +102,8 @@ class ModelSource:
             _LOG.warning("in %s, these hold no model and are left out: %s", path, ", ".join(others))
         return found
 
-    def newest(self) -> tuple[str, Path]:
-        """Return the newest version's number and path; a path that has no versions is version 1.
+    def versions(self) -> list[tuple[str, Path]]:
+        """Return the number and path of each version, the newest first; a path without any is version 1.
 
         Raises:
             ModelFileError: there is nothing at the path.
@@ -110,16 +112,19 @@ class ModelSource:
             raise ModelFileError("there is no such file or folder", path=self.path)
         numbers = [entry for entry in self.path.iterdir() if _is_version(entry)] if self.path.is_dir() else []
         if not numbers:
-            return "1", self.path
-        newest = max(numbers, key=lambda entry: int(entry.name))
-        return newest.name, newest
+            return [("1", self.path)]
+        return [(entry.name, entry) for entry in sorted(numbers, key=lambda entry: -int(entry.name))]
 
-    def size_bytes(self) -> int:
-        """Return the size of the newest version's files, before anything of it is loaded."""
-        _, path = self.newest()
-        if path.is_file():
-            return path.stat().st_size
-        return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())
+    def newest(self) -> tuple[str, Path]:
+        """Return the newest version's number and path; see `versions`."""
+        return self.versions()[0]
+
+
+def size_bytes(path: Path) -> int:
+    """Return the size of a model's files, before anything of it is loaded."""
+    if path.is_file():
+        return path.stat().st_size
+    return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())
 
 
 def distinct(sources: Sequence[ModelSource]) -> tuple[ModelSource, ...]:
@@ -156,7 +161,7 @@ def with_options(sources: Sequence[ModelSource], options: Mapping[str, Any]) -> 
     """
     if not options:
         return list(sources)
-    kinds = [_kind(source.newest()[1]) for source in sources]
+    kinds = [_kind([path for _, path in source.versions()]) for source in sources]
     for name in options:
         if not any(name in _KEYWORDS[kind] for kind in kinds):
             takers = sorted(kind for kind, names in _KEYWORDS.items() if name in names)
@@ -171,20 +176,33 @@ def with_options(sources: Sequence[ModelSource], options: Mapping[str, Any]) -> 
     ]
 
 
-def _kind(path: Path) -> str:
-    """Return the name of the door that opens a model; one that cannot be read is left to what loads it."""
-    if not checkpoint.recognises(path):
-        return "predictor"
-    try:
-        door = door_of(checkpoint.load(path))
-    except EduceError:
-        door = None
-    return "generator" if door is None else door.name
+def _kind(paths: Sequence[Path]) -> str:
+    """Return the name of the door that opens a model, by the first of its versions that can be read."""
+    language_models = [path for path in paths if checkpoint.recognises(path)]
+    for path in language_models:
+        with suppress(EduceError):
+            if (door := door_of(checkpoint.load(path))) is not None:
+                return door.name
+    return "generator" if language_models else "predictor"
 
 
 def _holds_model(folder: Path) -> bool:
     graphs = (*folder.glob("*.onnx"), *folder.glob("onnx/*.onnx"))
     return bool(graphs) or checkpoint.recognises(folder)
+
+
+def _check_any_model(paths: Sequence[Path]) -> None:
+    """Raise the first path's error if, by names and first bytes, none of them holds a model."""
+    first: EduceError | None = None
+    for path in paths:
+        try:
+            _check_model(path)
+        except EduceError as error:
+            first = first or error
+        else:
+            return
+    if first is not None:
+        raise first
 
 
 def _check_model(path: Path) -> None:

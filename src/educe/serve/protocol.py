@@ -5,14 +5,13 @@ Source: the protocol, and its extensions of model configuration and statistics, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
 from msgspec import Struct, field
 
 from educe.model import ValueType
 from educe.serve import tensors
-from educe.serve.repository import Deployment
+from educe.serve.description import Description
 from educe.serve.snapshot import ModelSnapshot
 from educe.serve.statistics import Histogram, ModelStatistics
 
@@ -120,9 +119,7 @@ class StatisticsAnswer(Struct):
     model_stats: list[ModelStats]
 
 
-def metadata_of(
-    deployment: Deployment, inputs: Mapping[str, ValueType], outputs: Mapping[str, ValueType]
-) -> ModelMetadata:
+def metadata_of(model: Description) -> ModelMetadata:
     """Return what a model takes and gives.
 
     Raises:
@@ -130,23 +127,19 @@ def metadata_of(
     """
     given, found = (
         [TensorMetadata(name, *tensors.describe(kind)) for name, kind in kinds.items()]
-        for kinds in (inputs, outputs)
+        for kinds in (model.inputs, model.outputs)
     )
-    platform = f"educe_{deployment.served.kind}"
-    return ModelMetadata(deployment.name, [deployment.version], platform, given, found)
+    return ModelMetadata(model.name, [model.version], f"educe_{model.kind}", given, found)
 
 
-def config_of(
-    deployment: Deployment, inputs: Mapping[str, ValueType], outputs: Mapping[str, ValueType]
-) -> ModelConfig:
+def config_of(model: Description) -> ModelConfig:
     """Return a model's configuration as Triton has it."""
     given, found = (
         [TensorConfig(name, _config_type(kind), tensors.describe(kind)[1]) for name, kind in kinds.items()]
-        for kinds in (inputs, outputs)
+        for kinds in (model.inputs, model.outputs)
     )
-    kind = deployment.served.kind
-    policy = TransactionPolicy(kind == "generator")
-    return ModelConfig(deployment.name, f"educe_{kind}", "educe", 0, given, found, policy)
+    policy = TransactionPolicy(model.kind == "generator")
+    return ModelConfig(model.name, f"educe_{model.kind}", "educe", 0, given, found, policy)
 
 
 def _config_type(kind: ValueType) -> str:
@@ -168,7 +161,7 @@ def stats_of(name: str, model: ModelSnapshot) -> ModelStats:
             BatchStatistics(rows, Duration(count, round(seconds * 1e9)))
             for rows, (count, seconds) in sorted(found.batches.items())
         ],
-        [MemoryUsage(model.memory_bytes)] if model.version else [],
+        [MemoryUsage(model.memory_bytes)] if model.memory_bytes else [],
     )
 
 

@@ -5,35 +5,46 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Thread
 from typing import Literal
 
-from educe.errors import EduceError
+from educe.errors import EduceError, ModelFileError, OptionError
 from educe.generate.generator import Generator
-from educe.limits import Limits, format_bytes
-from educe.model import TensorType
+from educe.limits import format_bytes
 from educe.serve import text_tensors
 from educe.serve.batcher import Batcher
 from educe.serve.cache import ModelCache, ResponseCache, is_deterministic
 from educe.serve.deadline import as_fault
-from educe.serve.faults import BadRequest, DeadlineExceeded, NotFound, NotReady, Unprocessable
+from educe.serve.description import Description
+from educe.serve.faults import (
+    BadRequest,
+    DeadlineExceeded,
+    NotFound,
+    NotReady,
+    Overloaded,
+    Unprocessable,
+)
 from educe.serve.lane import Lane
 from educe.serve.observation import note_model
-from educe.serve.opening import ModelSource, open_model
+from educe.serve.opening import ModelSource, open_model, size_bytes
 from educe.serve.served import LanguageModelServed, PredictorModel, Served
 from educe.serve.settings import ServerSettings
 from educe.serve.statistics import ModelStatistics
+from educe.store import Store
 
 _LOG = logging.getLogger("educe.serve")
 
 # What takes longer is worth a word.
 _NOTICED_SECONDS = 1.0
 _COMPILING = "model %s is compiling: what comes of it is kept, and the next start is quick"
+_LOOK_SECONDS = 0.25
 _EVICTED = "evicted: loads when it is asked for"
+_NO_ROOM = "there was no room: loads when it is asked for"
 
 State = Literal["UNAVAILABLE", "LOADING", "READY"]
 
@@ -51,6 +62,7 @@ class Deployment:
         statistics: What it has done, in other versions, too.
         cache: Where its answers are kept; None if they are not.
         num_users: Requests that use it now, and runs that nobody waits for any more.
+        when_free: Called when no request uses it after it was taken out of use.
     """
 
     name: str
@@ -61,6 +73,7 @@ class Deployment:
     statistics: ModelStatistics = field(default_factory=ModelStatistics)
     cache: ModelCache | None = None
     num_users: int = 0
+    when_free: Callable[[], object] = lambda: None
     is_retired: bool = False
 
     def __enter__(self) -> Deployment:
@@ -101,6 +114,7 @@ class Deployment:
     def _close(self) -> None:
         """Close the model where its last step is not waited for by all who use the event loop."""
         if self.lane is not None or self.running_seconds == 0:
+            self.when_free()
             Thread(target=self.served.close, name="educe-close").start()
         else:
             self.num_users += 1
@@ -118,34 +132,51 @@ class Deployment:
 class Entry:
     """A model that the server knows.
 
+    One version of a model is in service, from when it was first loaded until the model is unloaded, or
+    loaded by request in a newer one. It is what comes back when it has made room for another model.
+
     Attributes:
         source: Where it is.
         state: Whether it is loaded.
-        reason: Why it is not.
+        reason: Why it is not, or not in its newest version.
+        description: What is in service, loaded or not; None if nothing is.
         deployment: What answers now.
-        task: The name of its task, from when it was first loaded.
         is_wanted: Whether it is to be ready: not if it was unloaded, or made room for another.
         is_unloaded: Whether it was unloaded on purpose, and waits until it is loaded so.
         statistics: What it has done, in all versions.
         loading: What loads it now, for all who wait for it; it goes on when they have gone.
+        is_replacing: Whether what loads it now looks for a newer version than the one in service.
         loading_bytes: The memory that is kept for it while it is loaded.
+        num_waiting: Requests that wait until it is loaded.
     """
 
     source: ModelSource
     state: State = "UNAVAILABLE"
     reason: str = ""
+    description: Description | None = None
+    deployment: Deployment | None = None
     is_wanted: bool = True
     is_unloaded: bool = False
-    deployment: Deployment | None = None
-    task: str = ""
     statistics: ModelStatistics = field(default_factory=ModelStatistics)
     loading: asyncio.Task[None] | None = None
+    is_replacing: bool = False
     loading_bytes: int = 0
+    num_waiting: int = 0
 
     @property
     def version(self) -> str:
-        """The version that answers; empty if there is none."""
-        return "" if self.deployment is None else self.deployment.version
+        """The version in service; empty if there is none."""
+        return "" if self.description is None else self.description.version
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it answers at once, or comes back by itself when it is asked."""
+        return self.deployment is not None or not (self.is_wanted or self.is_unloaded)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it counts against the budget."""
+        return self.loading_bytes + (0 if self.deployment is None else self.deployment.memory_bytes)
 
 
 class Repository:
@@ -154,10 +185,20 @@ class Repository:
     A version is replaced only when the next one is loaded: there is always one that answers, requests keep
     the one that they began with, and one that cannot be loaded changes nothing.
 
+    Models that need room get it one after the other, in the order in which they were asked for. Those that
+    have to go for it answer the requests that they have, and no others: these wait until their model is
+    loaded again, behind all that wait for room already. So none keeps another out.
+
     Args:
         sources: The models.
         settings: Among them the memory for all models, and the bounds on what waits for one.
         pool: Threads for loading and running.
+
+    Attributes:
+        when_in_service: Called with the description of each version that is put in service here.
+
+    Raises:
+        OptionError: a model has no version that the memory can hold.
     """
 
     def __init__(self, sources: Sequence[ModelSource], settings: ServerSettings, pool: Executor) -> None:
@@ -166,6 +207,10 @@ class Repository:
         self._entries = {source.name: Entry(source) for source in sources}
         self._recent: dict[str, None] = {}
         self._retired: list[Deployment] = []
+        self._turn, self._change = asyncio.Lock(), asyncio.Event()
+        self.when_in_service: Callable[[Description], object] = lambda description: None
+        for source in sources:
+            self._check_can_fit(source)
 
     @property
     def entries(self) -> dict[str, Entry]:
@@ -176,14 +221,46 @@ class Repository:
         """Return a model, whether it is loaded or not.
 
         Raises:
-            NotFound: there is no such model, or it does not answer in the version.
+            NotFound: there is no such model, or the version is not in service.
         """
         entry = self._entries.get(name)
         if entry is None:
             raise NotFound(f"there is no model {name[:128]!r}", remedy="/v2/repository/index lists them")
-        if version is not None and (entry.deployment is None or entry.deployment.version != version):
+        if version not in (None, entry.version):
             raise NotFound(f"the model {name!r} has no version {version!r}", place="model_version")
         return entry
+
+    async def describe(
+        self, name: str, version: str | None = None, deadline: float = math.inf
+    ) -> Description:
+        """Return what is in service of a model, which makes no room for it.
+
+        Args:
+            name: The model's name.
+            version: Its version; None for the one in service.
+            deadline: When the answer is of no use any more, by the loop's clock.
+
+        Raises:
+            NotFound: there is no such model or version.
+            NotReady: nothing is known of it: it was unloaded, cannot be loaded, or was never asked for.
+            DeadlineExceeded: the deadline has passed before it was loaded for the first time.
+        """
+        entry = self.entry(name)
+        is_untried = entry.is_wanted and not entry.reason
+        if entry.description is None and (is_untried or entry.loading is not None):
+            await self._load(entry, deadline)
+        description = entry.description
+        if description is None:
+            raise NotReady(f"the model {name!r} is not loaded: {entry.reason}")
+        self.entry(name, version)
+        note_model(name, description.version, entry.statistics)
+        return description
+
+    def put_in_service(self, description: Description) -> None:
+        """Put a version in service that another process has loaded, unless one is already."""
+        entry = self.entry(description.name)
+        if entry.description is None and not entry.is_unloaded:
+            entry.description = description
 
     def listed(self, ready_only: bool) -> list[Entry]:
         """Return all models, or those that answer at once."""
@@ -191,13 +268,13 @@ class Repository:
 
     @property
     def are_ready(self) -> bool:
-        """Whether all models are loaded, but those that were unloaded on purpose."""
-        return all(entry.state == "READY" or not entry.is_wanted for entry in self._entries.values())
+        """Whether all models answer, but those that were unloaded on purpose."""
+        return all(entry.is_ready or entry.is_unloaded for entry in self._entries.values())
 
     def is_ready(self, name: str, version: str | None = None) -> bool:
-        """Say whether a model, in a version if one is given, answers at once."""
-        deployment = self.entry(name).deployment
-        return deployment is not None and version in (None, deployment.version)
+        """Say whether a model answers, in a version if one is given; one that comes back by itself does."""
+        entry = self.entry(name)
+        return entry.is_ready and version in (None, entry.version)
 
     @property
     def is_stuck(self) -> bool:
@@ -207,38 +284,41 @@ class Repository:
         return any(each.running_seconds > most for each in (*deployed, *self._retired))
 
     async def use(self, name: str, version: str | None = None, deadline: float = math.inf) -> Deployment:
-        """Return a model for a request, which has to hold it at once; what made room for others is loaded.
+        """Return a model for a request, which has to hold it at once; it is loaded first if it is not.
 
         Args:
             name: The model's name.
-            version: Its version; None for the newest.
+            version: Its version; None for the one in service.
             deadline: When the answer is of no use any more, by the loop's clock.
 
         Raises:
             NotFound: there is no such model or version.
             NotReady: it was unloaded, or cannot be loaded now.
+            Overloaded: too many requests wait until it is loaded.
             DeadlineExceeded: the deadline has passed before it was loaded, which goes on.
         """
         entry = self.entry(name)
-        while (deployment := entry.deployment) is None:  # which it may be again, if others needed its room
-            if entry.is_unloaded and entry.loading is None:
-                raise NotReady(f"the model {name!r} was unloaded", remedy="ask the server's admin to load it")
-            await self._load(entry, deadline)
+        if version is not None and entry.description is not None:
+            self.entry(name, version)
+        while (deployment := entry.deployment) is None:  # which it may be again, if it was unloaded
+            if entry.loading is None:
+                _check_not_unloaded(entry)
+            await self._wait(entry, deadline)
         self.entry(name, version)
         self._note_use(name)
         return deployment
 
     async def load(self, name: str) -> None:
-        """Load a model, or its newest version in place of the one that answers.
+        """Load a model, or its newest version in place of the one in service.
 
         Raises:
             NotFound: there is no such model.
-            BadRequest: it cannot be loaded; what answered before still does.
+            BadRequest: it cannot be loaded; the version in service stays so.
         """
         entry = self.entry(name)
         await _end_of_loading(entry)
         try:
-            await self._load(entry)
+            await self._load(entry, is_replacing=True)
         except NotReady as fault:
             raise BadRequest(fault.cause) from None
 
@@ -251,20 +331,27 @@ class Repository:
         entry = self.entry(name)
         await _end_of_loading(entry)
         self._drop(entry, "unloaded")
-        entry.is_unloaded = True
+        entry.is_unloaded, entry.description = True, None
 
     async def load_all(self) -> None:
-        """Load all models that fit into the memory, in their order; what is wrong with others is logged."""
+        """Load all models that fit into the memory, in their order; what is wrong with others is logged.
+
+        Raises:
+            OptionError: a model does not take an option.
+        """
         for entry in self._entries.values():
             if entry.deployment is not None:  # somebody has asked for it meanwhile
                 continue
-            with suppress(NotReady):
-                has_room = entry.loading is not None or self._has_room(entry)
-                entry.is_wanted = not entry.is_unloaded and has_room
-                if entry.is_wanted:
+            has_room = entry.loading is not None or self._has_room(entry)
+            entry.is_wanted = not entry.is_unloaded and has_room
+            if entry.is_wanted:
+                try:
                     await self._load(entry)
-                elif not entry.is_unloaded:
-                    entry.reason = _EVICTED
+                except NotReady as fault:
+                    if isinstance(fault.__cause__, OptionError):
+                        raise _of_model(entry.source.name, fault.__cause__) from None
+            elif not entry.is_unloaded:
+                entry.reason = _NO_ROOM
 
     def close(self) -> None:
         """Take all models out of use."""
@@ -273,9 +360,25 @@ class Repository:
                 entry.loading.cancel()
             self._drop(entry, "the server ends")
 
-    async def _load(self, entry: Entry, deadline: float = math.inf) -> None:
+    async def _wait(self, entry: Entry, deadline: float) -> None:
+        """Wait as a request until a model is loaded."""
+        if entry.num_waiting >= self._settings.max_waiting:
+            raise Overloaded("too many requests wait until the model is loaded", retry_after=1.0)
+        is_replacing = entry.is_replacing
+        entry.num_waiting += 1
+        try:
+            await self._load(entry, deadline)
+        except NotReady:
+            if not (is_replacing and entry.description):  # else the version in service comes back
+                raise
+        finally:
+            entry.num_waiting -= 1
+            self._change.set()
+
+    async def _load(self, entry: Entry, deadline: float = math.inf, *, is_replacing: bool = False) -> None:
         """Load a model, or wait until it is loaded if it is being loaded already."""
         if entry.loading is None:
+            entry.is_replacing = is_replacing
             entry.loading = asyncio.create_task(self._loaded(entry))
             entry.loading.add_done_callback(_look_at)
         loading = entry.loading
@@ -287,36 +390,84 @@ class Repository:
 
     async def _loaded(self, entry: Entry) -> None:
         entry.state = "LOADING" if entry.deployment is None else "READY"
-        loop = asyncio.get_running_loop()
-        start, noticed = (
-            loop.time(),
-            loop.call_later(_NOTICED_SECONDS, _LOG.info, _COMPILING, entry.source.name),
-        )
+        loop, name = asyncio.get_running_loop(), entry.source.name
+        start = loop.time()
+        noticing = asyncio.create_task(_notice_compiling(name, Store.num_missing))
         try:
-            self._make_room(entry)
-            version, served = await loop.run_in_executor(
-                self._pool, _open_newest, entry.source, self._settings.limits
-            )
-            _check_replaces(entry.deployment, served)
-        except Exception as error:
+            description, served, reason = await self._opened(entry)
+        except NotReady as fault:
             entry.state = "UNAVAILABLE" if entry.deployment is None else "READY"
-            entry.reason = _cause(entry.source.name, error)
-            raise NotReady(
-                f"the model {entry.source.name!r} cannot be loaded: {entry.reason}",
-                retry_after=error.retry_after if isinstance(error, NotReady) else None,
-            ) from None
+            entry.reason = fault.cause
+            entry.is_wanted = entry.is_wanted or not entry.is_replacing
+            raise NotReady(f"the model {name!r}: {fault.cause}") from fault.__cause__
         finally:
-            noticed.cancel()
-            entry.loading, entry.loading_bytes = None, 0
-        old, entry.deployment = entry.deployment, self._deploy(entry, version, served)
-        self._note_use(entry.source.name)
-        entry.state, entry.reason, entry.is_wanted = "READY", "", True
-        entry.is_unloaded, entry.task = False, served.task
+            noticing.cancel()
+            entry.loading, entry.loading_bytes, entry.is_replacing = None, 0, False
+            self._change.set()
+        old, entry.deployment = entry.deployment, self._deploy(entry, description.version, served)
+        self._note_use(name)
+        entry.state, entry.reason, entry.is_wanted = "READY", reason, True
+        entry.is_unloaded, entry.description = False, description
+        self.when_in_service(description)
         if old is not None:
             self._retire(old)
         seconds = loop.time() - start
         level = logging.DEBUG if old is None and seconds < _NOTICED_SECONDS else logging.INFO
-        _LOG.log(level, "model %s version %s is ready after %.1f s", entry.source.name, version, seconds)
+        _LOG.log(level, "model %s version %s is ready after %.1f s", name, description.version, seconds)
+
+    async def _opened(self, entry: Entry) -> tuple[Description, Served, str]:
+        """Return a model in the first of its versions that can be loaded, and what is wrong with newer ones.
+
+        Raises:
+            NotReady: there is none; the cause is an `OptionError` if one does not take an option.
+        """
+        faults: list[tuple[str, Exception]] = []
+        try:
+            versions = self._versions(entry)
+        except (EduceError, OSError) as error:
+            versions, faults = [], [(entry.version, error)]
+            _log_fault(entry.source.name, entry.version, error)
+        for version, path in versions:
+            try:
+                description, served = await self._opened_version(entry, version, path)
+            except Exception as error:
+                entry.loading_bytes = 0
+                faults.append((version, error))
+                _log_fault(entry.source.name, version, error)
+            else:
+                reason = _reason(*faults[0]) if faults else ""
+                if faults:
+                    _LOG.warning("model %s is served in version %s: %s", entry.source.name, version, reason)
+                return description, served, reason
+        of_option = next((error for _, error in faults if isinstance(error, OptionError)), None)
+        raise NotReady(_reason(*faults[0])) from of_option or faults[0][1]
+
+    def _versions(self, entry: Entry) -> list[tuple[str, Path]]:
+        """Return the versions of which one is to be loaded, in the order in which they are tried.
+
+        The version in service is looked for alone, the newest one if it is asked for, and any if none is.
+        """
+        found = entry.source.versions()
+        if entry.is_replacing:
+            return found[:1]
+        if entry.description is None:
+            return found
+        present = [each for each in found if each[0] == entry.version]
+        if not present:
+            raise ModelFileError("it is not there any more", path=entry.source.path)
+        return present
+
+    async def _opened_version(self, entry: Entry, version: str, path: Path) -> tuple[Description, Served]:
+        await self._make_room(entry, size_bytes(path))
+        served = await asyncio.get_running_loop().run_in_executor(
+            self._pool, open_model, path, entry.source.options, self._settings.limits
+        )
+        description = Description.of(entry.source.name, version, served)
+        if entry.description is not None and not description.takes_inputs_of(entry.description):
+            raise Unprocessable(
+                "it takes other inputs than the version in service", remedy="unload that one first"
+            )
+        return description, served
 
     def _deploy(self, entry: Entry, version: str, served: Served) -> Deployment:
         settings = self._settings
@@ -340,6 +491,7 @@ class Repository:
             served.memory_bytes,
             entry.statistics,
             self._cache_of(entry, served),
+            when_free=self._change.set,
         )
 
     def _cache_of(self, entry: Entry, served: Served) -> ModelCache | None:
@@ -348,23 +500,54 @@ class Repository:
         is_kept = is_deterministic(served.predictor.task.model)
         return ModelCache(self._cache, entry.statistics) if is_kept else None
 
-    def _make_room(self, entry: Entry) -> None:
-        """Take models out of use that were not used for longest, until there is room for one more."""
-        needed = entry.source.size_bytes()
-        others = [self._entries[name] for name in self._recent if name != entry.source.name]
-        idle = [
-            (other, other.deployment.memory_bytes)
-            for other in others
-            if other.deployment is not None and other.deployment.num_users == 0
+    async def _make_room(self, entry: Entry, needed: int) -> None:
+        """Wait until there is room for one more model, which others make.
+
+        Raises:
+            OptionError: there never will be.
+        """
+        budget = self._settings.memory_bytes
+        if budget is None:
+            return
+        if needed + entry.memory_bytes > budget:
+            raise self._too_large(needed, entry.memory_bytes, budget)
+        async with self._turn:
+            while self._room() < needed:
+                self._change.clear()
+                for other in self._dispensable(entry, needed):
+                    _LOG.info("model %s makes room for %s", other.source.name, entry.source.name)
+                    self._drop(other, _EVICTED)
+                if self._room() < needed:
+                    await self._change.wait()
+            entry.loading_bytes = needed
+
+    def _dispensable(self, entry: Entry, needed: int) -> list[Entry]:
+        """Return the models that have to go; none if there is room soon, or not even without all of them.
+
+        Those that no request uses go first, of them those that were not used for longest.
+        """
+        leaving = sum(each.memory_bytes for each in self._retired if each.num_users)
+        lacking = needed - self._room() - leaving
+        # What a request has waited for is there until it has it.
+        loaded = [
+            (other, deployment)
+            for name in self._recent
+            if name != entry.source.name
+            and not (other := self._entries[name]).num_waiting
+            and (deployment := other.deployment) is not None
         ]
-        if self._room() + sum(size for _, size in idle) < needed:
-            raise NotReady(f"{format_bytes(needed)} of memory are not free", retry_after=1.0)
-        for other, _ in idle:
-            if self._room() >= needed:
-                break
-            _LOG.info("model %s makes room for %s", other.source.name, entry.source.name)
-            self._drop(other, _EVICTED)
-        entry.loading_bytes = needed
+        chosen: list[Entry] = []
+        for other, _ in sorted(loaded, key=lambda each: each[1].num_users > 0):
+            if lacking > 0:
+                chosen.append(other)
+                lacking -= other.memory_bytes
+        if lacking > 0:
+            return []
+        for other in chosen[::-1]:
+            if other.memory_bytes <= -lacking:
+                chosen.remove(other)
+                lacking += other.memory_bytes
+        return chosen
 
     def _note_use(self, name: str) -> None:
         self._recent.pop(name, None)
@@ -372,17 +555,30 @@ class Repository:
 
     def _has_room(self, entry: Entry) -> bool:
         try:
-            return self._room() >= entry.source.size_bytes()
+            return self._room() >= size_bytes(self._versions(entry)[0][1])
         except (EduceError, OSError):
             return True  # and loading it says what is wrong
+
+    def _check_can_fit(self, source: ModelSource) -> None:
+        """Raise an error if no version of a model fits into the memory, whatever made room."""
+        budget = self._settings.memory_bytes
+        with suppress(ModelFileError, OSError):
+            sizes = [size_bytes(path) for _, path in source.versions()]
+            if budget is not None and min(sizes) > budget:
+                raise _of_model(source.name, self._too_large(sizes[0], 0, budget))
+
+    def _too_large(self, needed: int, own: int, budget: int) -> OptionError:
+        beside = f" beside the {format_bytes(own)} of the version in service" if own else ""
+        each = " for each worker" if self._settings.workers > 1 else ""
+        return OptionError(
+            f"it needs {format_bytes(needed)}{beside}, and memory_bytes is {format_bytes(budget)}{each}",
+            remedy="unload the model first, or give more memory" if own else "give more memory",
+        )
 
     def _room(self) -> float:
         if self._settings.memory_bytes is None:
             return float("inf")
-        used = sum(
-            entry.loading_bytes + (0 if entry.deployment is None else entry.deployment.memory_bytes)
-            for entry in self._entries.values()
-        )
+        used = sum(entry.memory_bytes for entry in self._entries.values())
         self._retired = [each for each in self._retired if each.num_users]
         used += sum(each.memory_bytes for each in self._retired)
         return self._settings.memory_bytes - used
@@ -398,26 +594,7 @@ class Repository:
         """Take a version out of use, whose memory counts until the last request that uses it has ended."""
         deployment.retire()
         self._retired = [each for each in (*self._retired, deployment) if each.num_users]
-
-
-def _open_newest(source: ModelSource, limits: Limits) -> tuple[str, Served]:
-    version, path = source.newest()
-    return version, open_model(path, source.options, limits)
-
-
-def _check_replaces(old: Deployment | None, served: Served) -> None:
-    """Raise an error if who asks the present version could not ask the next one."""
-    if old is None or not isinstance(old.served, PredictorModel):
-        return
-    if not isinstance(served, PredictorModel) or _inputs(served) != _inputs(old.served):
-        raise Unprocessable(
-            "the new version takes other inputs than the one that answers; unload that one first"
-        )
-
-
-def _inputs(served: PredictorModel) -> dict[str, object]:
-    kinds = served.signature.inputs.items()
-    return {name: kind.dtype if isinstance(kind, TensorType) else kind for name, kind in kinds}
+        self._change.set()
 
 
 async def _end_of_loading(entry: Entry) -> None:
@@ -431,10 +608,37 @@ def _look_at(loading: asyncio.Task[None]) -> None:
         loading.exception()
 
 
-def _cause(name: str, error: Exception) -> str:
-    """Return why a model cannot be loaded, as clients may know it; the log has more."""
-    if isinstance(error, EduceError):
-        _LOG.warning("model %s cannot be loaded: %s", name, error)
-        return error.cause
-    _LOG.error("model %s cannot be loaded", name, exc_info=error)
-    return "the server failed at it, and its log says more"
+def _check_not_unloaded(entry: Entry) -> None:
+    if entry.is_unloaded:
+        raise NotReady(
+            f"the model {entry.source.name!r} was unloaded", remedy="ask the server's admin to load it"
+        )
+
+
+async def _notice_compiling(name: str, num_missing: int) -> None:
+    """Say that a model takes long because something is made for it that the store did not have."""
+    await asyncio.sleep(_NOTICED_SECONDS)
+    while Store.num_missing == num_missing:
+        await asyncio.sleep(_LOOK_SECONDS)
+    _LOG.info(_COMPILING, name)
+
+
+def _of_model(name: str, error: OptionError) -> OptionError:
+    """Return an error of the options, which are those of all models, with the model that it is of."""
+    return OptionError(f"the model {name!r}: {error.cause}", place=error.place, remedy=error.remedy)
+
+
+def _reason(version: str, error: Exception) -> str:
+    """Return why a version cannot be loaded, as clients may know it; the log has more."""
+    cause = error.cause if isinstance(error, EduceError) else "the server failed at it, and its log says more"
+    return f"version {version} cannot be loaded: {cause}" if version else cause
+
+
+def _log_fault(name: str, version: str, error: Exception) -> None:
+    what = f"{name} version {version}" if version else name
+    if isinstance(error, OptionError):  # which ends the server, or is told to who asked
+        _LOG.debug("model %s cannot be loaded: %s", what, error)
+    elif isinstance(error, EduceError):
+        _LOG.warning("model %s cannot be loaded: %s", what, error)
+    else:
+        _LOG.error("model %s cannot be loaded", what, exc_info=error)

@@ -54,6 +54,7 @@ class Server:
             OptionError: an address cannot be listened at, or the certificate cannot be used.
             MissingLibraryError: gRPC is wanted, and not installed.
             EngineError: a worker ended while it started.
+            OptionError: a model does not take an option, or never fits into the memory.
         """
         is_supervisor = self._worker is None and self.settings.workers > 1
         with self._listen() if self._worker is None else nullcontext() as listener:
@@ -138,6 +139,7 @@ class Server:
                 self.grpc_port = grpc.port
             await asyncio.wait({loading, ending}, return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
+                loading.result()
                 when_ready("" if listener is None else self._url(listener))
             await ending
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -12,6 +13,11 @@ from educe.errors import OptionError
 from educe.limits import DEFAULT_LIMITS, Limits
 
 _SHORTEST_KEY = 16
+_HOST_NAME = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]")
+# As browsers say it: in small letters, and with a port only if it is not the scheme's own.
+_ORIGIN = re.compile(
+    rf"(?!http://[^/]*:80$|https://[^/]*:443$)[a-z][a-z0-9+.-]*://({_HOST_NAME.pattern})(:\d{{1,5}})?"
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ class ServerSettings:
 
     Raises:
         OptionError: an address beyond this machine without keys and TLS, a key that is too short or not of
-            ASCII, or a value that is none.
+            ASCII, a host name or origin that no request can have, or a value that is none.
     """
 
     host: str = "127.0.0.1"
@@ -105,7 +111,7 @@ class ServerSettings:
         for name in ("workers", "max_batch", "max_waiting", "timeout_seconds"):
             if getattr(self, name) <= 0:
                 raise OptionError(f"expected more than 0, found {getattr(self, name)}", place=name)
-        for name in ("target_seconds", "cache_bytes"):
+        for name in ("target_seconds", "cache_bytes", "memory_bytes"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise OptionError(f"expected more than 0, found {value}", place=name)
@@ -123,6 +129,7 @@ class ServerSettings:
                 place="api_keys",
                 remedy="use letters, digits and signs of ASCII",
             )
+        self._check_names()
         is_safe = bool(self.api_keys) and self.certificate is not None
         if not self.is_local and not is_safe and not self.insecure:
             raise OptionError(
@@ -132,6 +139,22 @@ class ServerSettings:
                 remedy="give keys and a certificate, with --api-key-file, --tls-cert and --tls-key; "
                 "or accept it, with --insecure",
             )
+
+    def _check_names(self) -> None:
+        for host in self.host_names:
+            if not _HOST_NAME.fullmatch(host.lower()):
+                raise OptionError(
+                    f"{host!r} is no name of a host",
+                    place="host_names",
+                    remedy="give one without scheme, port and path, such as models.example.org",
+                )
+        for origin in self.origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise OptionError(
+                    f"{origin!r} is no origin of a page",
+                    place="origins",
+                    remedy="give scheme, host and any port as browsers do, such as https://app.example.org",
+                )
 
     @property
     def is_local(self) -> bool:

@@ -23,7 +23,7 @@ class ModelSnapshot:
     """What a model is and has done.
 
     Attributes:
-        version: The version that answers; empty if there is none.
+        version: The version in service; empty if there is none.
         is_ready: Whether it answers at once, in every process.
         memory_bytes: Memory of its weights in the process that has most.
         num_waiting: Requests that wait.
@@ -47,7 +47,7 @@ class ModelSnapshot:
         """Return what a model of this process is and has done."""
         deployment = entry.deployment
         if deployment is None:
-            return cls(is_ready=False, statistics=entry.statistics)
+            return cls(entry.version, False, statistics=entry.statistics)
         lane, served = deployment.lane, deployment.served
         found = cls(deployment.version, True, deployment.memory_bytes, statistics=entry.statistics)
         if deployment.cache is not None:

@@ -93,15 +93,13 @@ class InferenceService:
 
     async def model_metadata(self, request: Any, call: Call) -> Any:
         """Say what a model takes and gives."""
-        with await self.models.repository.use(request.name, request.version or None) as deployment:
-            found = metadata_of(deployment, *self.models.kinds(deployment))
-        return inference("ModelMetadataResponse")(**to_builtins(found))
+        found = await self.models.repository.describe(request.name, request.version or None)
+        return inference("ModelMetadataResponse")(**to_builtins(metadata_of(found)))
 
     async def model_config(self, request: Any, call: Call) -> Any:
         """Say of a model what Triton's clients ask beyond its metadata."""
-        with await self.models.repository.use(request.name, request.version or None) as deployment:
-            config = config_of(deployment, *self.models.kinds(deployment))
-        return inference("ModelConfigResponse")(config=to_builtins(config))
+        found = await self.models.repository.describe(request.name, request.version or None)
+        return inference("ModelConfigResponse")(config=to_builtins(config_of(found)))
 
     async def model_infer(self, request: Any, call: Call) -> Any:
         """Run a model."""

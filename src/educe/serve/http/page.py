@@ -10,12 +10,10 @@ from importlib import resources
 from msgspec import Struct
 
 from educe import __version__
-from educe.generate.generator import Generator
 from educe.serve.http.exchange import Request, Response, json_response
 from educe.serve.http.routes import Route
 from educe.serve.inference import Inference
 from educe.serve.repository import Entry
-from educe.serve.served import PredictorModel, Served
 
 _MEDIA_TYPES = {
     "html": "text/html; charset=utf-8",
@@ -60,11 +58,11 @@ class PageModel(Struct):
     Attributes:
         name: Its name.
         title: What its card calls it.
-        version: Its version; empty while it is not loaded.
+        version: The version in service; empty if there is none.
         state: Whether it is loaded.
         reason: Why it is not.
-        kind: What it is, such as ``predictor`` or ``generator``; empty while it is not loaded.
-        task: What it is for; empty while it is not loaded.
+        kind: What it is, such as ``predictor`` or ``generator``; empty if nothing is in service.
+        task: What it is for; empty if nothing is in service.
         columns: The columns of the table that it takes.
         chats: Whether it takes conversations.
     """
@@ -149,33 +147,17 @@ def _content(name: str) -> tuple[bytes, bytes]:
 
 
 def _model(name: str, entry: Entry) -> PageModel:
-    deployment = entry.deployment
-    if deployment is None:
+    found = entry.description
+    if found is None:
         return PageModel(name, name, "", entry.state, entry.reason, "", "", [], False)
-    served = deployment.served
-    title, columns = _card(served)
     return PageModel(
         name=name,
-        title=title or name,
-        version=deployment.version,
+        title=found.title or name,
+        version=found.version,
         state=entry.state,
         reason=entry.reason,
-        kind=served.kind,
-        task=served.task,
-        columns=columns,
-        chats=_chats(served),
+        kind=found.kind,
+        task=found.task,
+        columns=list(found.columns),
+        chats=found.chats,
     )
-
-
-def _card(served: Served) -> tuple[str, list[str]]:
-    if not isinstance(served, PredictorModel):
-        return "", []
-    card = served.predictor.task.model.card
-    return card.name or "", [] if card.table is None else list(card.table.columns)
-
-
-def _chats(served: Served) -> bool:
-    if isinstance(served, PredictorModel) or not isinstance(served.model, Generator):
-        return False
-    files = served.model.checkpoint.tokenizer
-    return files is not None and files.chat_template is not None

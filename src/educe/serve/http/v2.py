@@ -130,14 +130,14 @@ class V2:
     async def metadata(self, request: Request) -> Response:
         """Say what a model takes and gives."""
         name, version = _named(request)
-        with await self.inference.repository.use(name, version) as deployment:
-            return json_response(metadata_of(deployment, *self.inference.kinds(deployment)))
+        found = await self.inference.repository.describe(name, version, request.deadline)
+        return json_response(metadata_of(found))
 
     async def config(self, request: Request) -> Response:
         """Say of a model what Triton's clients ask beyond its metadata."""
         name, version = _named(request)
-        with await self.inference.repository.use(name, version) as deployment:
-            return json_response(config_of(deployment, *self.inference.kinds(deployment)))
+        found = await self.inference.repository.describe(name, version, request.deadline)
+        return json_response(config_of(found))
 
     async def infer(self, request: Request) -> Response:
         """Run a model."""

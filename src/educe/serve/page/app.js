@@ -1,5 +1,5 @@
 // The page: which models there are, and the view of the one that is chosen.
-import { ask, key, setKey } from "./api.js";
+import { ask, key, send, setKey } from "./api.js";
 import { filesView, takesFiles, withTensors } from "./files.js";
 import { tensorsView } from "./tensors.js";
 import { embedView, translateView } from "./texts.js";
@@ -51,11 +51,11 @@ async function open() {
   }
   at("model-select").value = model.name;
   document.title = `${model.name} – Educe`;
-  if (model.state !== "READY") work.replaceChildren(el("h1", {}, model.name), el("p.note.busy", {}, "The model is being loaded …"));
+  if (!model.kind) work.replaceChildren(el("h1", {}, model.name), el("p.note.busy", {}, "The model is being loaded …"));
   let signature = null;
   try {
-    if (model.state !== "READY") {
-      await ask(`/v2/models/${model.name}`);
+    if (!model.kind) {
+      await loaded(model);
       await list();
       return open();
     }
@@ -69,6 +69,15 @@ async function open() {
   if (chosen() !== model) return undefined;
   work.replaceChildren(heading(model, signature), viewOf(model, signature));
   return undefined;
+}
+
+/** Have a model loaded that never was: requests for answers do, of which one without tensors is none. */
+async function loaded(model) {
+  try {
+    await send(`/v2/models/${model.name}/infer`, { method: "POST", body: JSON.stringify({ inputs: [] }) });
+  } catch (fault) {
+    if (fault.status !== 400) throw fault;
+  }
 }
 
 function heading(model, signature) {

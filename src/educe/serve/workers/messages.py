@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from educe.errors import EduceError
+from educe.serve.description import Description
 from educe.serve.opening import ModelSource
 from educe.serve.settings import ServerSettings
 from educe.serve.snapshot import Snapshot
@@ -25,7 +26,22 @@ class Beginning:
 
 @dataclass(frozen=True)
 class Join:
-    """A worker asks which models were unloaded, and is asked what all are asked from now on."""
+    """A worker asks what the others serve, and is asked what all are asked from now on."""
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What the others serve: which models were unloaded, and what is in service of the rest."""
+
+    unloaded: tuple[str, ...]
+    in_service: tuple[Description, ...]
+
+
+@dataclass(frozen=True)
+class InService:
+    """A version was put in service: by a worker, and from the supervisor for those that have none."""
+
+    description: Description
 
 
 @dataclass(frozen=True)

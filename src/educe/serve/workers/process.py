@@ -26,6 +26,7 @@ def work(link: int, connections: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     end = socket.socket(fileno=link)
+    spare = end.dup()  # the link closes its own
     try:
         beginning = receive(end)
     except ConnectionError:
@@ -36,5 +37,5 @@ def work(link: int, connections: int) -> None:
         Server(beginning.sources, beginning.settings, worker).run(lambda url: worker.started())
     except EduceError as error:
         with contextlib.suppress(OSError):
-            send(end, Failed(error))
+            send(spare, Failed(error))
         sys.exit(error.exit_status)

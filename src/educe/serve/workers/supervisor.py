@@ -15,12 +15,24 @@ from dataclasses import replace
 from typing import Any
 
 from educe.errors import EduceError, EngineError, OptionError
+from educe.serve.description import Description
 from educe.serve.faults import BadRequest
 from educe.serve.http.acceptor import Acceptor
 from educe.serve.opening import ModelSource
 from educe.serve.settings import ServerSettings
 from educe.serve.snapshot import Snapshot, total
-from educe.serve.workers.messages import Apply, Beginning, End, Failed, Join, Look, Readiness, Started
+from educe.serve.workers.messages import (
+    Apply,
+    Beginning,
+    End,
+    Failed,
+    InService,
+    Join,
+    Joined,
+    Look,
+    Readiness,
+    Started,
+)
 from educe.serve.workers.seat import Seat
 from educe.serve.workers.shares import share_of
 
@@ -62,6 +74,7 @@ class Supervisor:
         self._starting = len(self._seats)
         self._started, self._ending = asyncio.Event(), asyncio.Event()
         self._unloaded: set[str] = set()
+        self._in_service: dict[str, Description] = {}
         self._applying = asyncio.Lock()
         self._past = Snapshot()
 
@@ -155,7 +168,10 @@ class Supervisor:
             case Join():
                 async with self._applying:
                     seat.has_joined = True
-                    return set(self._unloaded)
+                    return Joined(tuple(self._unloaded), tuple(self._in_service.values()))
+            case InService():
+                self._in_service[message.description.name] = message.description
+                self._tell_all(message)
             case Started():
                 seat.has_started = True
                 self._tell_readiness()
@@ -197,6 +213,8 @@ class Supervisor:
             }
             if not faults or message.action == "unload":
                 (self._unloaded.add if message.action == "unload" else self._unloaded.discard)(message.model)
+            if message.action == "unload":
+                self._in_service.pop(message.model, None)
         if len(faults) == len(seats) and faults:
             raise BadRequest(next(iter(faults.values())))
         if faults:

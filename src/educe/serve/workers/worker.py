@@ -15,7 +15,7 @@ from educe.serve.http.listener import Listener
 from educe.serve.repository import Repository
 from educe.serve.snapshot import Snapshot
 from educe.serve.workers.link import Link
-from educe.serve.workers.messages import Action, Apply, End, Join, Look, Readiness, Started
+from educe.serve.workers.messages import Action, Apply, End, InService, Join, Look, Readiness, Started
 
 _POLL_SECONDS = 0.1
 
@@ -54,8 +54,12 @@ class Worker:
         self._link = await Link.open(self._end, self._handle)
         logging.getLogger("educe").addHandler(_Forwarding(self._link, self._index))
         self._tasks = [asyncio.create_task(each) for each in (self._run(), self._watch())]
+        repository.when_in_service = lambda description: self._link.tell(InService(description))
         with contextlib.suppress(ConnectionError):
-            for name in await self._link.ask(Join()):
+            joined = await self._link.ask(Join())
+            for description in joined.in_service:
+                repository.put_in_service(description)
+            for name in joined.unloaded:
                 await repository.unload(name)
 
     def accept(self, listener: Listener) -> None:
@@ -113,6 +117,8 @@ class Worker:
                     raise BadRequest(fault.cause) from None
             case Look():
                 return self._counted(self._own())
+            case InService():
+                self._repository.put_in_service(message.description)
             case Readiness():
                 self._are_all_ready = message.is_ready
             case End():

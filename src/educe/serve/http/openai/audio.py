@@ -77,7 +77,8 @@ class Audio:
         self, request: Request, asked: types.TranscriptionForm
     ) -> tuple[np.ndarray, Transcript]:
         loop, limits = asyncio.get_running_loop(), self.inference.settings.limits
-        with await deployed(self.inference, asked.model) as deployment, in_words_of({"": "file"}):
+        deployment = await deployed(self.inference, asked.model, request.deadline)
+        with deployment, in_words_of({"": "file"}):
             language_model(deployment, "transcriber")
             samples = await loop.run_in_executor(
                 self.inference.pool, open_sound, asked.file, SAMPLE_RATE, limits
