@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import math
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +18,10 @@ import openai
 import pytest
 
 from educe import api
+from educe.machine import usable_cores
 from educe.serve import ModelSource
+from educe.serve.http.openai import audio, embeddings
+from educe.serve.writing import Writing
 from tests.conftest import ROOT
 from tests.serve.conftest import Client, serving
 from tests.serve.models import wav, write_embedder, write_transcriber
@@ -177,6 +185,8 @@ COMPLETIONS: Any = [
     ({"prompt": "Tom " * 600, "echo": True, "logprobs": 1}, "prompt"),
     ({"json_schema": {"type": 1}}, "json_schema"),
     ({"regex": "a", "choice": ["b"]}, "None"),
+    ({"regex": "(a{1000}){1000}", "max_tokens": 9}, "regex"),
+    ({"json_schema": {"type": "integer", "multipleOf": 999_983}}, "json_schema"),
     ({"messages": []}, "messages"),
 ]
 
@@ -367,3 +377,97 @@ def test_what_is_no_form_is_refused(server: Client, body: bytes, kind: str, stat
     found, _, content = server.ask("POST", "/v1/audio/transcriptions", body, {"content-type": kind})
     assert found == status, content
     assert json.loads(content)["error"]["message"]
+
+
+# Places in the queue -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Semaphore, threading.Event]]:
+    """What counts the inputs whose reading has begun, and what lets it go on."""
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    def slow(read: Any) -> Any:
+        def read_later(*given: Any) -> Any:
+            begun.release()
+            assert go_on.wait(60)
+            return read(*given)
+
+        return read_later
+
+    monkeypatch.setattr(audio, "open_sound", slow(audio.open_sound))
+    monkeypatch.setattr(embeddings, "_tokens", slow(embeddings._tokens))
+    yield begun, go_on
+    go_on.set()
+
+
+@pytest.mark.parametrize("model", ["listener", "reader"])
+def test_what_is_refused_for_those_that_wait_is_not_read(
+    model: str, folders: Path, sound: bytes, held: tuple[threading.Semaphore, threading.Event]
+) -> None:
+    begun, go_on = held
+    body, headers = form({"model": "listener", "file": sound})
+    asked: Any = ("POST", "/v1/audio/transcriptions", body, headers)
+    if model == "reader":
+        asked = ("POST", "/v1/embeddings", {"model": "reader", "input": "a"})
+    with (
+        serving(ModelSource(model, folders / model), max_waiting=1) as found,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        first = pool.submit(found.ask, *asked)
+        assert begun.acquire(timeout=60)
+        assert [found.ask(*asked)[0] for _ in range(3)] == [503] * 3
+        go_on.set()
+        assert first.result()[0] == 200
+        assert not begun.acquire(blocking=False)
+
+
+def test_runs_of_other_models_do_not_wait_for_what_is_read(
+    server: Client, sound: bytes, held: tuple[threading.Semaphore, threading.Event]
+) -> None:
+    begun, go_on = held
+    count = 2 * max(4, 2 * usable_cores())
+    body, headers = form({"model": "listener", "file": sound})
+    row = {"inputs": [{"name": "x", "shape": [1, 30], "datatype": "FP32", "data": [0.5] * 30}]}
+    (given,) = server.json("GET", "/v2/models/breast_cancer")["inputs"]
+    row["inputs"][0] |= {"name": given["name"], "datatype": given["datatype"]}
+    with ThreadPoolExecutor(count) as pool:
+        asked = [
+            pool.submit(server.ask, "POST", "/v1/audio/transcriptions", body, headers) for _ in range(count)
+        ]
+        assert all(begun.acquire(timeout=60) for _ in range(count // 2))
+        server.json("POST", "/v2/models/breast_cancer/infer", row)
+        chat = {"model": "stories260K", "prompt": [1, 2], "max_tokens": 1}
+        assert not any(each.done() for each in asked)
+        go_on.set()
+        server.json("POST", "/v1/completions", chat)
+        assert [each.result()[0] for each in asked] == [200] * count
+
+
+def test_what_is_weighed_ends_with_its_request(writer: Any) -> None:
+    async def main() -> list[Any]:
+        with ThreadPoolExecutor(4) as pool, Writing(writer, math.inf, 1, pool) as written:
+            weighed = [asyncio.ensure_future(written.weigh([1] * 500, 1)) for _ in range(100)]
+            await asyncio.wait(weighed, return_when=asyncio.FIRST_COMPLETED)
+            for each in weighed:
+                each.cancel()
+            return await asyncio.gather(*weighed, return_exceptions=True)
+
+    before = writer.statistics()
+    found = asyncio.run(main())
+    assert sum(isinstance(each, asyncio.CancelledError) for each in found) > 50
+    end = time.monotonic() + 60
+    while (statistics := writer.statistics()).num_running + statistics.num_waiting:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert statistics.num_cancelled - before.num_cancelled > 50
+
+
+def test_a_prompt_is_found_again_whatever_way_it_came(server: Client) -> None:
+    prompt = "Lily found a big red ball in the park and took it home. " * 4
+    tensor = {"name": "text_input", "shape": [1], "datatype": "BYTES", "data": [prompt]}
+    body = {"inputs": [tensor], "parameters": {"max_tokens": 1}}
+    server.json("POST", "/v2/models/stories260K/infer", body)
+    asked = {"model": "stories260K", "prompt": prompt, "max_tokens": 1}
+    usage = server.json("POST", "/v1/completions", asked)["usage"]
+    assert usage["prompt_tokens_details"]["cached_tokens"] >= 32

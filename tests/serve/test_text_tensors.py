@@ -132,9 +132,10 @@ def test_what_is_no_text_is_refused(texts, tensor, model) -> None:
     assert status == 400, content
 
 
-def test_too_many_texts_are_refused(texts) -> None:
-    body = asked("text_input", ["a"] * 10_001)
-    status, _, _ = texts.ask("POST", "/v2/models/embedder/infer", body)
+@pytest.mark.parametrize(("model", "count"), [("embedder", 10_001), ("stories260K", 129)])
+def test_too_many_texts_are_refused(texts, model, count) -> None:
+    body = asked("text_input", ["a"] * count)
+    status, _, _ = texts.ask("POST", f"/v2/models/{model}/infer", body)
     assert status == 413
 
 

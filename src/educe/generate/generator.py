@@ -26,6 +26,7 @@ from educe.generate.scheduler import Scheduler
 from educe.generate.statistics import Statistics
 from educe.generate.stream import Completion, Score, Stream
 from educe.generate.texts import several
+from educe.generate.writing import Scoring
 from educe.limits import DEFAULT_LIMITS, Limits, format_bytes
 from educe.model.checkpoint import Checkpoint
 from educe.text.prompt import Message, Prompt, PromptReader, is_conversation
@@ -243,6 +244,14 @@ class Generator:
             InputError: there is nothing to weigh, or it does not fit into the context.
             OptionError: `top` is out of range.
         """
+        stream, scoring = self.begin_score(text, after=after, top=top)
+        stream.result()
+        return Score(tuple(scoring.choices))
+
+    def begin_score(
+        self, text: str | Sequence[int], *, after: str = "", top: int = 1
+    ) -> tuple[Stream, Scoring]:
+        """Return a stream, without text, at whose end the scoring has all choices; `score` has the rest."""
         check_number("top", top, 1, MOST_LOGPROBS, True)
         if not isinstance(after, str):
             raise InputError(f"is a {type(after).__name__}, no text", place="after", remedy="give a text")
@@ -262,9 +271,7 @@ class Generator:
                 "there is nothing to weigh", remedy="give a text, with at least one token before it"
             )
         sequence = texts.Sequence(ids, max_tokens=0, logits_from=start - 1)
-        stream, scoring = self._engine.score(sequence, top)
-        stream.result()
-        return Score(tuple(scoring.choices))
+        return self._engine.score(sequence, top)
 
     def perplexity(
         self,

@@ -52,11 +52,15 @@ class Core:
         worker: Worker | None = None,
     ) -> None:
         self._worker = worker
-        self._pool = ThreadPoolExecutor(max(4, 2 * usable_cores()), thread_name_prefix="educe-serve")
+        # What strangers can make long has threads of its own, of which a request holds one at a time: runs
+        # and loads never wait for it.
+        count = max(4, 2 * usable_cores())
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="educe-serve")
+        self._reading = ThreadPoolExecutor(count, thread_name_prefix="educe-serve-reading")
         self.repository = Repository(sources, settings, self._pool)
         self.observer = Observer(sys.stderr if settings.log_requests else None, tracer_from_environment())
         control = self.repository if worker is None else worker
-        self.inference = Inference(self.repository, settings, self._pool, control)
+        self.inference = Inference(self.repository, settings, self._reading, control)
         self.app = App(routes(self.inference, self.snapshot), settings, self.observer)
 
     def own_snapshot(self) -> Snapshot:
@@ -72,7 +76,8 @@ class Core:
         """Take all models out of use, and send what is not sent yet."""
         self.repository.close()
         self.observer.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._reading):
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def routes(inference: Inference, snapshot: Callable[[], Awaitable[Snapshot]]) -> list[Route]:

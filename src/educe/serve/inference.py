@@ -87,7 +87,8 @@ class Inference:
     Attributes:
         repository: The models.
         settings: The server's.
-        pool: Threads for what is neither loading nor a run, such as the decoding of pictures.
+        pool: Threads for what is neither loading nor a run, and may take long: the decoding of pictures and
+            sounds, prompts, constraints. A request holds one at a time.
         control: What loads and unloads models.
     """
 
@@ -153,7 +154,9 @@ class Inference:
         ):
             served, lane = deployment.served, deployment.lane
             if not isinstance(served, PredictorModel):
-                found, timing = await text_tensors.infer(served, lane, self._text_call(call), self.pool)
+                found, timing = await text_tensors.infer(
+                    served, lane, self._text_call(call, served), self.pool
+                )
                 return Inferred(deployment.version, found, timing)
             assert lane is not None
             if call.parameters:
@@ -173,22 +176,24 @@ class Inference:
     async def stream(self, call: InferCall) -> AsyncGenerator[Inferred, None]:
         """Yield what comes of a request: a generator's text in pieces, else all at once; see `infer`."""
         with await self.repository.use(call.model, call.version, call.deadline) as deployment:
-            model = deployment.served.model if isinstance(deployment.served, LanguageModelServed) else None
-            if isinstance(model, Generator):
-                async with aclosing(text_tensors.stream(model, self._text_call(call), self.pool)) as pieces:
+            served = deployment.served
+            if isinstance(served, LanguageModelServed) and isinstance(served.model, Generator):
+                asked = self._text_call(call, served)
+                async with aclosing(text_tensors.stream(served.model, asked, self.pool)) as pieces:
                     async for found, timing, is_last in pieces:
                         yield Inferred(deployment.version, found, timing, is_last)
                 return
         yield await self.infer(call)
 
-    def _text_call(self, call: InferCall) -> text_tensors.TextCall:
+    def _text_call(self, call: InferCall, served: LanguageModelServed) -> text_tensors.TextCall:
+        limits = self.settings.server_limits
         return text_tensors.TextCall(
             call.feeds,
             call.parameters,
             call.deadline,
             call.priority,
             call.tenant,
-            self.settings.server_limits.num_items,
+            limits.num_texts if served.kind == "generator" else limits.num_items,
             self.settings.max_waiting,
         )
 

@@ -32,7 +32,7 @@ from educe.serve.faults import BadRequest, TooLarge, unknown_parameter
 from educe.serve.lane import Lane
 from educe.serve.observation import Timing
 from educe.serve.served import LanguageModelServed
-from educe.serve.writing import Writing
+from educe.serve.writing import Writing, salt_of
 
 SAMPLING = (
     "temperature",
@@ -219,7 +219,7 @@ async def _write(
 
 
 async def _begun(written: Writing, text: str, options: Mapping[str, Any], call: TextCall) -> Stream:
-    return await written.begin(text, priority=call.priority, salt=call.tenant, **options)
+    return await written.begin(text, priority=call.priority, salt=salt_of(call.tenant), **options)
 
 
 def _items(kind: str, call: TextCall) -> tuple[list[Any], tuple[int, ...]]:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from educe.generate.generator import Generator
+from educe.generate.sampling import Choice
 from educe.generate.stream import Completion, Piece, Stream
 from educe.serve.deadline import Deadline
 from educe.serve.faults import NotReady, Overloaded
@@ -62,6 +63,28 @@ class Writing:
         self.streams.append(stream)
         return stream
 
+    async def weigh(self, prompt: str | list[int], top: int) -> list[Choice | int]:
+        """Return the tokens of a prompt with their log-probabilities, which the first one has not.
+
+        Args:
+            prompt: A prompt of one of the texts, which has been admitted.
+            top: How many of the likeliest tokens come with each.
+
+        Raises:
+            UserError: the prompt is not what the model takes.
+            DeadlineExceeded: the deadline has passed.
+            NotReady: the model is taken out of use.
+        """
+        with Deadline(self._deadline):
+            ids = await in_thread(self._pool, partial(self.model.encode, prompt))
+            if len(ids) < 2:
+                return [*ids]
+            stream, scoring = await in_thread(self._pool, partial(self.model.begin_score, ids, top=top))
+            await stream
+        if len(scoring.choices) < len(ids) - 1:
+            raise _taken_out_of_use()
+        return [ids[0], *scoring.choices]
+
     async def pieces(self, stream: Stream) -> AsyncIterator[Piece]:
         """Yield the pieces of a stream.
 
@@ -93,6 +116,11 @@ class Writing:
         if self.model.statistics().num_waiting >= self._most_waiting:
             raise Overloaded(f"{self._most_waiting} texts wait for this model", retry_after=_RETRY_SECONDS)
         return self.model.stream(prompt, **options)
+
+
+def salt_of(tenant: str, key: str | None = None) -> str:
+    """Return what prompts have in common that may be found again: a tenant, and a key of its own."""
+    return f"{tenant}:{key or ''}"
 
 
 def _taken_out_of_use() -> NotReady:

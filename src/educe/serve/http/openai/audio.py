@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -76,17 +76,16 @@ class Audio:
     async def _transcript(
         self, request: Request, asked: types.TranscriptionForm
     ) -> tuple[np.ndarray, Transcript]:
-        loop, limits = asyncio.get_running_loop(), self.inference.settings.limits
+        limits = self.inference.settings.limits
         deployment = await deployed(self.inference, asked.model, request.deadline)
         with deployment, in_words_of({"": "file"}):
             language_model(deployment, "transcriber")
-            samples = await loop.run_in_executor(
-                self.inference.pool, open_sound, asked.file, SAMPLE_RATE, limits
-            )
+            assert deployment.lane is not None
+            opened = partial(open_sound, asked.file, SAMPLE_RATE, limits)
+            samples = await deployment.lane.read(opened, self.inference.pool, request.deadline)
             options: dict[str, Any] = {"language": asked.language}
             if asked.temperature:
                 options["temperature"] = asked.temperature
-            assert deployment.lane is not None
             work = Work([samples], options, _transcripts)
             (transcript,), _ = await deployment.lane.submit(
                 object(), work, _seconds(samples), deadline=request.deadline

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -34,6 +33,7 @@ from educe.serve.http.openai.writing import (
 )
 from educe.serve.http.routes import Route
 from educe.serve.inference import Inference
+from educe.serve.threads import in_thread
 from educe.serve.writing import Writing
 
 _FORMS = ("json_schema", "json_object", "regex", "choice", "grammar")
@@ -119,8 +119,8 @@ class _Answer:
         found = self._part([])
         ended: list[Completion] = []
         for stream, prompt in zip(written.streams, prompts, strict=True):
+            echo = await self._echo(written, prompt)
             ended.append(await written.completion(stream))
-            echo = await self._echo(written.model, prompt)
             for output in ended[-1].outputs:
                 text = echo.text + output.text
                 told = self._logprobs(output.logprobs, written.model, _behind(echo, written.model))
@@ -135,7 +135,7 @@ class _Answer:
         num_each = self.asked.n or 1
         async with texts() as written:
             for number, (stream, prompt) in enumerate(zip(written.streams, prompts, strict=True)):
-                echo = await self._echo(written.model, prompt)
+                echo = await self._echo(written, prompt)
                 places = [_behind(echo, written.model) for _ in range(num_each)]
                 for index in range(num_each if self.asked.echo else 0):
                     yield self._event(number * num_each + index, echo.text, None, echo.told)
@@ -149,19 +149,18 @@ class _Answer:
                 last.usage = usage_of([stream.result() for stream in written.streams])
                 yield sse.event(last)
 
-    async def _echo(self, model: Generator, prompt: str | list[int]) -> _Echo:
+    async def _echo(self, written: Writing, prompt: str | list[int]) -> _Echo:
         """Return what an answer begins with; no text of it unless it is asked for."""
-        text = ""
+        text, model = "", written.model
         if self.asked.echo:
             text = prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt)
         if self.asked.logprobs is None:
             return _Echo(text)
-        loop, pool = asyncio.get_running_loop(), self.inference.pool
         if not self.asked.echo:
-            return _Echo(before=(await loop.run_in_executor(pool, model.encode, prompt))[-SPELLING_TOKENS:])
-        weighed = partial(_weighed, model, prompt, max(1, self.asked.logprobs))
+            ids = await in_thread(self.inference.pool, partial(model.encode, prompt))
+            return _Echo(before=ids[-SPELLING_TOKENS:])
         with in_words_of({}):
-            choices = await loop.run_in_executor(pool, weighed)
+            choices = await written.weigh(prompt, max(1, self.asked.logprobs))
         told = self._logprobs(choices, model, logprobs.Places(model.tokenizer.stream(), 0))
         last = choices[-SPELLING_TOKENS:]
         return _Echo(text, told, [each if isinstance(each, int) else each.token for each in last])
@@ -203,13 +202,6 @@ def _joined(
         one.top_logprobs + other.top_logprobs,
         one.text_offset + other.text_offset,
     )
-
-
-def _weighed(model: Generator, prompt: str | list[int], num_top: int) -> list[Choice | int]:
-    """Return the tokens of a prompt with their log-probabilities, which the first one has not."""
-    ids = model.encode(prompt)
-    rest = model.score(ids, top=num_top).choices if len(ids) > 1 else ()
-    return [ids[0], *rest]
 
 
 def _check(asked: completions.CompletionRequest, num_prompts: int, most: int) -> None:

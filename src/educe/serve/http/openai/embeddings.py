@@ -6,6 +6,7 @@ import asyncio
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -67,8 +68,10 @@ class Embeddings:
                     remedy="leave it out",
                 )
             loop = asyncio.get_running_loop()
+            assert deployment.lane is not None
+            cut = partial(_tokens, model, texts, asked.truncate)
             with in_words_of({}):
-                ids = await loop.run_in_executor(self.inference.pool, _tokens, model, texts, asked.truncate)
+                ids = await deployment.lane.read(cut, self.inference.pool, request.deadline)
                 vectors = await _vectors(self.inference, deployment, ids, request.deadline, asked.priority)
         return await loop.run_in_executor(self.inference.pool, _answer, asked, ids, vectors)
 

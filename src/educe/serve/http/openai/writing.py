@@ -18,7 +18,7 @@ from educe.serve.inference import Inference
 from educe.serve.observation import Timing
 from educe.serve.repository import Deployment
 from educe.serve.served import LanguageModelServed
-from educe.serve.writing import Writing
+from educe.serve.writing import Writing, salt_of
 from educe.text.prompt import Prompt
 from educe.text.tool_calls import ToolCallDelta
 
@@ -68,7 +68,7 @@ def own_options(asked: types.TextRequest, tenant: str) -> dict[str, Any]:
     options = {name: value for name in _OWN_NAMES if (value := getattr(asked, name)) is not None}
     if asked.stop is not None:
         options["stop"] = [asked.stop] if isinstance(asked.stop, str) else asked.stop
-    options["salt"] = f"{tenant}:{asked.prompt_cache_key or ''}"
+    options["salt"] = salt_of(tenant, asked.prompt_cache_key)
     return options
 
 
@@ -139,14 +139,13 @@ async def writing(
         fields: The names of the request's fields, by those of these options.
 
     Raises:
-        BadRequest: prompt or options are not what the model takes.
+        BadRequest: prompt or options are not what the model takes, as some options show only later.
         Overloaded: too many texts wait.
     """
     most = inference.settings.max_waiting
     with await deployed(inference, name, request.deadline) as deployment:
         model: Generator = language_model(deployment, "generator")
-        with Writing(model, request.deadline, most, inference.pool) as written:
-            with in_words_of(fields):
-                for prompt in prompts:
-                    await written.begin(prompt, **options)
+        with Writing(model, request.deadline, most, inference.pool) as written, in_words_of(fields):
+            for prompt in prompts:
+                await written.begin(prompt, **options)
             yield written
