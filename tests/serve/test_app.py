@@ -136,6 +136,8 @@ def test_errors_say_what_and_where_in_each_family(client: Client) -> None:
     status, _, body = client.ask("POST", "/v1/models/nix/predict", b"x")
     fault = json.loads(body)["error"]
     assert (status, fault["type"], fault["code"]) == (404, "invalid_request_error", "not_found")
+    _, _, body = client.ask("POST", "/v1/models/mobilnet_v2/predict", b"x")
+    assert "did you mean 'mobilenet_v2'?" in json.loads(body)["error"]["message"]
 
 
 def test_a_request_keeps_its_id_if_it_is_a_decent_one(client: Client) -> None:

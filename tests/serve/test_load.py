@@ -168,6 +168,7 @@ def test_a_server_that_is_not_there_is_an_error() -> None:
     [
         (b"", "begin the URL with https://"),
         (b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", "--api-key-file"),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 14\r\n\r\n<html></html>\n", "educe serve"),
     ],
 )
 def test_a_server_that_does_not_answer_so_has_a_remedy(answer: bytes, expected: str) -> None:

@@ -120,6 +120,7 @@ def test_options_go_to_the_doors_by_their_keywords() -> None:
     ("line", "message"),
     [
         (("zoo/none",), "zoo/none: there is no such file or folder"),
+        (("zoo/mobilnet_v2",), "did you mean zoo/mobilenet_v2?"),
         (("zoo/LICENSES",), "the folder holds no model"),
         (("zoo/breast_cancer", "--context", "64"), "--context: no model that is served takes this option"),
         (("zoo/breast_cancer", "--kv-memory", "1GiB"), "--kv-memory: no model that is served takes this"),
@@ -167,3 +168,10 @@ def test_what_is_wrong_is_said_before_it_listens(line: tuple[str, ...], message:
     done = educe("serve", *line, "--port", "0")
     assert done.returncode == 2
     assert message in " ".join(done.stderr.split())
+
+
+def test_a_key_of_the_environment_is_named_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDUCE_API_KEY", "short")
+    done = educe("serve", "zoo/mnist", "--port", "0")
+    assert done.returncode == 2
+    assert "EDUCE_API_KEY: a key has less than 16 characters" in " ".join(done.stderr.split())

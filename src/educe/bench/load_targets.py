@@ -101,11 +101,13 @@ class Address:
         finally:
             connection.close()
         if answer.status != 200:
-            shown = content[:200].decode("utf-8", "replace")
+            shown = content[:200].decode("utf-8", "replace").strip()
+            is_page = "html" in answer.getheader("content-type", "") or shown.startswith("<")
+            remedy = "is it one of educe serve?" if is_page else None
             raise InputError(
-                f"answers {method} {path} with {answer.status}: {shown}",
+                f"answers {method} {path} with {answer.status}: {'a page' if is_page else shown}",
                 path=self.url,
-                remedy="give its key with --api-key-file" if answer.status == 401 else None,
+                remedy="give its key with --api-key-file" if answer.status == 401 else remedy,
             )
         return content
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -193,7 +194,8 @@ class ServingOptions(OptionGroup):
             return ServerSettings(**self.keywords())
         except OptionError as error:
             if error.place == "api_keys" and self.api_keys is None:
-                error.place = "api_key"
+                is_set = self.api_key == (os.environ.get(API_KEY) or "").split()
+                error.place = API_KEY if is_set else "api_key"
             raise
 
 

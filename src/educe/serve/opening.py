@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from educe.serve.served import LanguageModelServed, PredictorModel, Served
 
 _LOG = logging.getLogger("educe.serve")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_MOST_NAMES = 10_000
 _KEYWORDS: dict[str, frozenset[str]] = {
     "predictor": frozenset(("engine", *OPTION_NAMES)),
     "generator": api.GeneratorOptions.__optional_keys__ | {"chat_template", "draft"},
@@ -109,7 +112,7 @@ class ModelSource:
             ModelFileError: there is nothing at the path.
         """
         if not self.path.exists():
-            raise ModelFileError("there is no such file or folder", path=self.path)
+            raise ModelFileError("there is no such file or folder", path=self.path, remedy=_near(self.path))
         numbers = [entry for entry in self.path.iterdir() if _is_version(entry)] if self.path.is_dir() else []
         if not numbers:
             return [("1", self.path)]
@@ -174,6 +177,16 @@ def with_options(sources: Sequence[ModelSource], options: Mapping[str, Any]) -> 
         replace(source, options={name: value for name, value in options.items() if name in _KEYWORDS[kind]})
         for source, kind in zip(sources, kinds, strict=True)
     ]
+
+
+def _near(path: Path) -> str | None:
+    """Return a remedy that names what is beside a path that is not there, and called much as it."""
+    try:
+        names = [entry.name for entry in islice(path.parent.iterdir(), _MOST_NAMES)]
+    except OSError:
+        return None
+    near = get_close_matches(path.name, names, n=1)
+    return f"did you mean {path.with_name(near[0])}?" if near else None
 
 
 def _kind(paths: Sequence[Path]) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from threading import Thread
 from typing import Literal
@@ -225,7 +226,9 @@ class Repository:
         """
         entry = self._entries.get(name)
         if entry is None:
-            raise NotFound(f"there is no model {name[:128]!r}", remedy="/v2/repository/index lists them")
+            near = get_close_matches(name[:128], self._entries, n=1)
+            remedy = [*(f"did you mean {each!r}?" for each in near), "/v2/repository/index lists them"]
+            raise NotFound(f"there is no model {name[:128]!r}", remedy=" ".join(remedy))
         if version not in (None, entry.version):
             raise NotFound(f"the model {name!r} has no version {version!r}", place="model_version")
         return entry

@@ -65,6 +65,5 @@ class Models:
         return json_response(self._model(name, entry))
 
     def _model(self, name: str, entry: Entry) -> types.Model:
-        deployment = entry.deployment
-        task = None if deployment is None else deployment.served.task
+        task = None if entry.description is None else entry.description.task
         return types.Model(name, self.created, "educe", task=task)

@@ -111,7 +111,7 @@ class Model(Struct):
 
     Attributes:
         created: When the server was started, in seconds since 1970.
-        task: What it is for, such as ``text-generation``; null while it is not loaded. Not of the API.
+        task: What it is for, such as ``text-generation``; null until it is loaded. Not of the API.
     """
 
     id: str
