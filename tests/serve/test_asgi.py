@@ -127,7 +127,7 @@ def test_keys_hosts_and_the_size_of_bodies_are_checked():
             path = "/v1/completions"
             assert (await Asked(app, "POST", path, b"x" * 60, b"x" * 60, **known).run())[0] == 413
             assert (await Asked(app, "POST", path, content_length="101", **known).run())[0] == 413
-            assert app._room.used_bytes == 0
+            assert app._core.room.used_bytes == 0
 
     asyncio.run(run())
 

@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from educe.serve import ServerLimits
-from educe.serve.http.body import Body, BodyRoom
+from educe.serve.http.body import Body
+from educe.serve.room import BodyRoom
 from educe.serve.served import PredictorModel
 from tests.serve.conftest import Client, serving
 

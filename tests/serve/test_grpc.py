@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -108,6 +109,14 @@ def refused(call: Any, code: str) -> Any:
         call()
     assert caught.value.code() is grpc.StatusCode[code], caught.value.details()
     return caught.value
+
+
+def has_room(stub: Stub, request: Any) -> bool:
+    try:
+        stub.ask("ModelInfer", request)
+    except grpc.RpcError as fault:
+        return fault.code() is not grpc.StatusCode.UNAVAILABLE
+    return True
 
 
 def test_descriptions_are_those_of_the_proto_files(tmp_path) -> None:
@@ -490,7 +499,7 @@ def test_a_client_that_goes_ends_its_text(is_stream, monkeypatch) -> None:
         assert writer.statistics().num_steps == found.num_steps, "no step is made for nobody"
 
 
-def test_the_messages_that_are_there_have_a_bound_together(server) -> None:
+def test_the_messages_that_are_there_have_a_bound_together_with_bodies(server) -> None:
     limits = ServerLimits(bodies_bytes=60_000)
     with serving("breast_cancer", grpc_port=0, server_limits=limits) as client, connected(client) as own:
         small, _ = features(200)
@@ -502,6 +511,11 @@ def test_the_messages_that_are_there_have_a_bound_together(server) -> None:
         for _ in range(5):  # what was answered or refused takes no room
             assert own.ask("ModelInfer", small).outputs
             assert len(list(stream(iter([small] * 5), timeout=SECONDS))) == 5
+        with socket.create_connection(client.address.split(":"), SECONDS) as slow:
+            head = f"POST /v2/models/breast_cancer/infer HTTP/1.1\r\nHost: {client.address}\r\n"
+            slow.sendall(f"{head}Content-Length: 50000\r\n\r\n".encode() + b" " * 45_000)
+            until(lambda: not has_room(own, small))
+        until(lambda: has_room(own, small))
 
 
 @pytest.mark.parametrize("is_stream", [True, False])

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from educe.errors import OptionError
 from educe.serve.core import Core
-from educe.serve.http.body import Body, BodyRoom
+from educe.serve.http.body import Body
 from educe.serve.http.exchange import Head, Response
 from educe.serve.opening import ModelSource, distinct
 from educe.serve.settings import ServerSettings
@@ -45,7 +45,6 @@ class AsgiApp:
     def __init__(self, sources: Sequence[ModelSource], settings: ServerSettings | None = None) -> None:
         self.sources = distinct(sources)
         self.settings = ServerSettings() if settings is None else settings
-        self._room = BodyRoom(self.settings.server_limits)
         self._answering: set[asyncio.Task[None]] = set()
         self._core: Core | None = None
 
@@ -111,7 +110,7 @@ class AsgiApp:
                 remedy="have the server send ASGI's lifespan events, or hold the application by `async with`",
             )
         loop = asyncio.get_running_loop()
-        head, body = _head(scope), Body(loop, self._room)
+        head, body = _head(scope), Body(loop, self._core.room)
         if (size_bytes := head.declared_bytes) is not None:
             body.expect(size_bytes)
         answering = loop.create_task(self._core.app(head, body, partial(_send, send, head.method == "HEAD")))

@@ -22,6 +22,7 @@ from educe.serve.inference import Inference
 from educe.serve.observer import Observer
 from educe.serve.opening import ModelSource
 from educe.serve.repository import Repository
+from educe.serve.room import BodyRoom
 from educe.serve.settings import ServerSettings
 from educe.serve.snapshot import Snapshot
 from educe.serve.tracing import tracer_from_environment
@@ -42,6 +43,7 @@ class Core:
         repository: The models.
         observer: What sees every request begin and end.
         inference: The models at work.
+        room: The room for what all requests have sent, over HTTP and gRPC.
         app: What answers over HTTP.
     """
 
@@ -61,6 +63,7 @@ class Core:
         self.observer = Observer(sys.stderr if settings.log_requests else None, tracer_from_environment())
         control = self.repository if worker is None else worker
         self.inference = Inference(self.repository, settings, self._reading, control)
+        self.room = BodyRoom(settings.server_limits)
         self.app = App(routes(self.inference, self.snapshot), settings, self.observer)
 
     def own_snapshot(self) -> Snapshot:

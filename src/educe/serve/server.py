@@ -8,7 +8,7 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import closing, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from educe.errors import OptionError
@@ -112,10 +112,16 @@ class Server:
 
     async def _serve(self, listener: socket.socket | None, when_ready: Callable[[str], object]) -> None:
         self._begin()
+        with closing(Core(self.sources, self.settings, self._worker)) as core:
+            await self._answer(core, listener, when_ready)
+
+    async def _answer(
+        self, core: Core, listener: socket.socket | None, when_ready: Callable[[str], object]
+    ) -> None:
+        """Answer requests until the end is told and those that are there are answered."""
         assert self._end is not None
         worker = self._worker
-        core = Core(self.sources, self.settings, worker)
-        http = Listener(core.app, self.settings.server_limits, self._tls())
+        http = Listener(core.app, core.room, self._tls())
         grpc = self._grpc(core)
         hurrying: list[asyncio.Task[None]] = []
 
@@ -146,10 +152,7 @@ class Server:
             loading.cancel()
             ending.cancel()
             drain = self.settings.drain_seconds
-            try:
-                await asyncio.gather(http.stop(drain), *([grpc.stop(drain)] if grpc else []))
-            finally:
-                core.close()
+            await asyncio.gather(http.stop(drain), *([grpc.stop(drain)] if grpc else []))
 
     def _listen_to_signals(self, hurry: Callable[[], object]) -> None:
         """End at the first signal when all requests have ended, at the second one at once, by `hurry`."""
@@ -194,4 +197,4 @@ class Server:
             return None
         from educe.serve.grpc.server import GrpcServer
 
-        return GrpcServer(core.inference, core.observer, core.snapshot)
+        return GrpcServer(core.inference, core.observer, core.snapshot, core.room)

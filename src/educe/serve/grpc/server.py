@@ -15,10 +15,10 @@ from educe.files import open_regular
 from educe.serve.access import tenant_of
 from educe.serve.deadline import Deadline
 from educe.serve.faults import BadRequest, Refusal, Unimplemented, logged
-from educe.serve.http.body import BodyRoom, Share
 from educe.serve.inference import Inference
 from educe.serve.observation import GRPC, RequestIds
 from educe.serve.observer import Observer
+from educe.serve.room import BodyRoom, Share
 from educe.serve.snapshot import Snapshot
 from educe.serve.threads import aside, hold
 
@@ -41,6 +41,7 @@ class GrpcServer:
         inference: What runs the models.
         observer: What sees every call begin and end.
         snapshot: What tells all numbers of the server.
+        room: The room for the messages of all calls that are there.
 
     Attributes:
         port: The port; 0 before it is listened at.
@@ -54,6 +55,7 @@ class GrpcServer:
         inference: Inference,
         observer: Observer,
         snapshot: Callable[[], Awaitable[Snapshot]],
+        room: BodyRoom,
     ) -> None:
         try:
             import grpc.aio
@@ -72,8 +74,7 @@ class GrpcServer:
         methods = [*InferenceService(inference, snapshot).methods(), *health.methods()]
         methods += [method for name in REFLECTIONS for method in Reflection(name).methods()]
         self._methods = {method.path: method for method in methods}
-        self._observer, self._ids = observer, RequestIds()
-        self._room = BodyRoom(self.settings.server_limits)
+        self._observer, self._ids, self._room = observer, RequestIds(), room
         self._grpc, self._kind = grpc, Call
         self._server = grpc.aio.server(
             options=self._options(), maximum_concurrent_rpcs=self.settings.server_limits.num_connections

@@ -1,65 +1,12 @@
-"""`Share` and `Body`: what a request takes of the room for bodies, and the body itself, while it comes."""
+"""`Body`: the body of a request, while it comes."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 
 from educe.limits import format_bytes
 from educe.serve.faults import Overloaded, Refusal, TooLarge
-from educe.serve.settings import ServerLimits
-from educe.serve.threads import Held
-
-
-@dataclass(slots=True)
-class BodyRoom:
-    """The room that a server has for the bodies of all requests that are there.
-
-    Attributes:
-        limits: How large one may be, and all together.
-        used_bytes: How large they are now.
-    """
-
-    limits: ServerLimits
-    used_bytes: int = 0
-
-
-class Share(Held):
-    """What a request takes of the room, until it is released and no thread works for the request any more.
-
-    Args:
-        room: The room that it shares with others.
-    """
-
-    __slots__ = ("_is_released", "_room", "_room_bytes")
-
-    def __init__(self, room: BodyRoom) -> None:
-        super().__init__()
-        self._room, self._room_bytes = room, 0
-        self._is_released = False
-
-    def charge(self, size_bytes: int) -> None:
-        """Take room for more bytes that last as long as it does, such as what is made of a body.
-
-        Raises:
-            Overloaded: there is no room for them.
-        """
-        if self._is_released:
-            return
-        self._room_bytes += size_bytes
-        self._room.used_bytes += size_bytes
-        if self._room.used_bytes > self._room.limits.bodies_bytes:
-            raise Overloaded("the requests that are there fill the memory for them", retry_after=1.0)
-
-    def release(self) -> None:
-        """Let the room be given back."""
-        if not self._is_released:
-            self._is_released = True
-            self.let_go()
-
-    def give_back(self) -> None:
-        """Give the room back."""
-        self._room.used_bytes -= self._room_bytes
+from educe.serve.room import BodyRoom, Share
 
 
 class Body(Share):

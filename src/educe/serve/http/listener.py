@@ -11,9 +11,8 @@ from typing import Any
 
 from educe.serve.http.acceptor import Acceptor
 from educe.serve.http.app import App
-from educe.serve.http.body import BodyRoom
 from educe.serve.http.connection import LAST_SECONDS, Connection
-from educe.serve.settings import ServerLimits
+from educe.serve.room import BodyRoom
 
 _TICK_SECONDS = 0.1
 
@@ -23,24 +22,23 @@ class Listener:
 
     Args:
         app: What answers.
-        limits: The bounds on what clients may send.
+        room: The room for the bodies of all requests that are there.
         tls: How connections are encrypted; None if they are not.
 
     Attributes:
         app: The same.
-        limits: The same.
+        room: The same.
+        limits: The bounds on what clients may send.
         scheme: ``http`` or ``https``.
         connections: Those that are open.
-        room: The room for the bodies of all requests that are there.
         date: The ``date`` field of answers.
         is_draining: Whether connections are closed behind the answers that they wait for.
     """
 
-    def __init__(self, app: App, limits: ServerLimits, tls: ssl.SSLContext | None = None) -> None:
-        self.app, self.limits = app, limits
+    def __init__(self, app: App, room: BodyRoom, tls: ssl.SSLContext | None = None) -> None:
+        self.app, self.room, self.limits = app, room, room.limits
         self.scheme = "http" if tls is None else "https"
         self.connections: set[Connection] = set()
-        self.room = BodyRoom(limits)
         self.is_draining = False
         self.date = b""
         self._tls = tls
