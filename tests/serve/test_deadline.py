@@ -198,7 +198,7 @@ HANGS: dict[str, tuple[Any, str, str, Any]] = {
     "prompt": (Generator, "stream", "/v1/completions", written(regex="a+")),
     "step": (Engine, "_step", "/v1/completions", written()),
     "text tensor": (Engine, "_step", "/v2/models/stories260K/generate", {"text_input": "Once"}),
-    "score": (Generator, "score", "/v1/completions", written(echo=True, logprobs=1)),
+    "score": (Generator, "begin_score", "/v1/completions", written(echo=True, logprobs=1)),
     "tokens": (Embedder, "tokens", "/v1/embeddings", {"model": "reader", "input": ["b"]}),
     "embedding": (Embedder, "embed_tokens", "/v1/embeddings", {"model": "reader", "input": ["b"]}),
     "sound": (audio, "open_sound", "/v1/audio/transcriptions", sound),

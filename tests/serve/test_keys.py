@@ -26,7 +26,7 @@ SECONDS = 60
 MODEL, STRANGER = "breast_cancer", "nobody_knows_it"
 PROBES = ("/livez", "/readyz")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "QUERY", "BREW")
-REFUSALS = (400, 401, 404, 405)
+REFUSALS = (400, 401, 404, 405, 421)
 PAGE_KEY = f"Basic {b64encode(f'anyone:{KEY}'.encode()).decode()}"
 WITHOUT_KEY: tuple[tuple[str, ...], ...] = (
     (),
@@ -158,7 +158,8 @@ def path_of(route: Route, model: str = MODEL) -> str:
 
 
 def is_probe(method: str, target: str) -> bool:
-    return method in ("GET", "HEAD") and unquote(re.split("[?#]", target)[0]).removesuffix("/") in PROBES
+    path = unquote(re.split("[?#]", re.sub("^https?://[^/]*", "", target))[0])
+    return method in ("GET", "HEAD") and path.removesuffix("/") in PROBES
 
 
 def check(
