@@ -9,7 +9,7 @@ import time
 from email.utils import formatdate
 from typing import Any
 
-from educe.serve.http.acceptor import Acceptor
+from educe.serve.http.acceptor import BACKLOG, waiting
 from educe.serve.http.app import App
 from educe.serve.http.connection import LAST_SECONDS, Connection
 from educe.serve.room import BodyRoom
@@ -42,8 +42,9 @@ class Listener:
         self.is_draining = False
         self.date = b""
         self._tls = tls
-        self._acceptor: Acceptor | None = None
-        self._accepting: asyncio.Task[None] | None = None
+        self._server: asyncio.Server | None = None
+        # The same socket, which is left when the server has closed its own, with what waits in it.
+        self._socket: socket.socket | None = None
         self._adopting: set[asyncio.Task[None]] = set()
         self._ticking: asyncio.Task[None] | None = None
         self._is_hurried = False
@@ -54,8 +55,10 @@ class Listener:
         loop = asyncio.get_running_loop()
         self._ticking = loop.create_task(self._tick_on())
         if listener is not None:
-            self._acceptor = Acceptor(listener, self._take)
-            self._accepting = loop.create_task(self._acceptor.run())
+            self._socket = listener.dup()
+            self._server = await loop.create_server(
+                lambda: Connection(loop, self), sock=listener, backlog=BACKLOG, **self._secured()
+            )
 
     def adopt(self, connection: socket.socket) -> None:
         """Serve a connection that was accepted, here or by another process."""
@@ -69,9 +72,11 @@ class Listener:
         if self._ticking is None:
             return
         end = time.monotonic() + seconds
-        if self._acceptor is not None and self._accepting is not None:
-            self._acceptor.end()
-            await self._accepting
+        if self._server is not None and self._socket is not None:
+            self._server.close()
+            with self._socket:
+                for accepted in waiting(self._socket):
+                    self.adopt(accepted)
         for connection in list(self.connections):
             connection.drain()
         if self._adopting:
@@ -81,9 +86,6 @@ class Listener:
         for connection in list(self.connections):
             connection.abandon()
         self._ticking.cancel()
-
-    async def _take(self, connection: socket.socket) -> None:
-        self.adopt(connection)
 
     async def _adopt(self, connection: socket.socket) -> None:
         """Make what serves a connection; one that has gone is dropped."""
