@@ -634,7 +634,7 @@ def test_calls_are_counted_and_logged(capfd) -> None:
             stream = own.rpc(f"{messages.INFERENCE}/ModelStreamInfer")(iter([long]), metadata=key)
             next(stream)
             stream.cancel()
-            refused(lambda: own.ask("ModelInfer", long, timeout=0.01), "DEADLINE_EXCEEDED")
+            refused(lambda: own.ask("ModelInfer", long, timeout=0.1), "DEADLINE_EXCEEDED")
         metrics = ""
 
         def are_counted() -> bool:

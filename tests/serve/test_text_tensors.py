@@ -302,8 +302,10 @@ def test_a_reader_that_goes_ends_its_text() -> None:
                     await asyncio.sleep(0.001)
                 task.cancel()
                 await asyncio.wait([task])
-                while (found := model.statistics()).num_running and time.monotonic() < end:
+                while model.statistics().num_running or deployment.num_users:
+                    assert time.monotonic() < end
                     await asyncio.sleep(0.001)
+                found = model.statistics()
                 assert found.num_running == found.num_waiting == deployment.num_users == 0
                 assert found.num_tokens < 800
             repository.close()

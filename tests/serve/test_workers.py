@@ -161,7 +161,7 @@ def test_one_that_takes_anothers_place_serves_the_version_of_the_others(tmp_path
         (folder / "3" / "model.onnx").write_bytes(b"nonsense")
         replace_one()
         assert versions() == {"1"}
-        assert client.ask("GET", "/readyz")[0] == 200
+        wait_for(lambda: client.ask("GET", "/readyz")[0] == 200)
         shutil.rmtree(folder / "3")
         client.json("POST", "/v2/repository/models/spam/load", {})
         shutil.copytree(folder / "1", folder / "4")
