@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
 import ssl
@@ -16,6 +15,7 @@ from educe.serve.core import Core
 from educe.serve.http.listener import Listener
 from educe.serve.opening import ModelSource, distinct
 from educe.serve.settings import ServerSettings
+from educe.serve.sockets import bound
 
 if TYPE_CHECKING:
     from educe.serve.grpc.server import GrpcServer
@@ -51,14 +51,14 @@ class Server:
             when_ready: Called with the server's URL when it answers.
 
         Raises:
-            OptionError: an address cannot be listened at, or the certificate cannot be used.
+            OptionError: an address cannot be listened at, the certificate cannot be used, or a model does
+                not take an option, or never fits into the memory.
             MissingLibraryError: gRPC is wanted, and not installed.
             EngineError: a worker ended while it started.
-            OptionError: a model does not take an option, or never fits into the memory.
         """
-        is_supervisor = self._worker is None and self.settings.workers > 1
-        with self._listen() if self._worker is None else nullcontext() as listener:
-            if listener is not None and is_supervisor:
+        settings, is_alone = self.settings, self._worker is None
+        with bound(settings.host, settings.port, "--port") if is_alone else nullcontext() as listener:
+            if listener is not None and settings.workers > 1:
                 serving = self._supervise(listener, when_ready)
             else:
                 serving = self._serve(listener, when_ready)
@@ -81,21 +81,6 @@ class Server:
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
         if self._is_stopped:
             self._end.set()
-
-    def _listen(self) -> socket.socket:
-        settings = self.settings
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((settings.host, settings.port))
-        except OSError as fault:
-            listener.close()
-            raise OptionError(
-                f"cannot listen at {settings.host}:{settings.port}: {os.strerror(fault.errno or 0).lower()}",
-                remedy="give another --port, or end what listens there",
-            ) from None
-        return listener
 
     async def _supervise(self, listener: socket.socket, when_ready: Callable[[str], object]) -> None:
         """Have workers serve."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
-import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -20,6 +18,7 @@ from educe.serve.observation import GRPC, RequestIds
 from educe.serve.observer import Observer
 from educe.serve.room import BodyRoom, Share
 from educe.serve.snapshot import Snapshot
+from educe.serve.sockets import bound
 from educe.serve.threads import aside, hold
 
 if TYPE_CHECKING:
@@ -90,7 +89,11 @@ class GrpcServer:
         settings = self.settings
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"{host}:{settings.grpc_port}"
-        self._check_free(address)
+        assert settings.grpc_port is not None
+        if (
+            settings.workers == 1
+        ):  # else the supervisor has looked; gRPC writes elsewhere what the system says
+            bound(settings.host, settings.grpc_port, "--grpc-port").close()
         try:
             if settings.certificate is None:
                 self.port = self._server.add_insecure_port(address)
@@ -104,22 +107,6 @@ class GrpcServer:
                 remedy="give another --grpc-port, or end what listens there; check the certificate, if any",
             ) from None
         await self._server.start()
-
-    def _check_free(self, address: str) -> None:
-        """Raise what the system says of the address, which gRPC writes elsewhere."""
-        settings = self.settings
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if settings.workers > 1:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            try:
-                probe.bind((settings.host, settings.grpc_port))
-            except OSError as fault:
-                raise OptionError(
-                    f"cannot listen at {address}: {os.strerror(fault.errno or 0).lower()}",
-                    remedy="give another --grpc-port, or end what listens there",
-                ) from None
 
     async def stop(self, seconds: float) -> None:
         """Take no more calls, let those that are there end within some seconds, and close."""

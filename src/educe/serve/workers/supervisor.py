@@ -21,6 +21,7 @@ from educe.serve.http.acceptor import Acceptor
 from educe.serve.opening import ModelSource
 from educe.serve.settings import ServerSettings
 from educe.serve.snapshot import Snapshot, total
+from educe.serve.sockets import bound
 from educe.serve.workers.messages import (
     Apply,
     Beginning,
@@ -239,22 +240,10 @@ def _reserve(host: str, port: int) -> socket.socket:
     Raises:
         OptionError: the address cannot be listened at.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as alone:
-            # Two servers of one user would share the port without a word.
-            alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            alone.bind((host, port))
-            port = alone.getsockname()[1]
-        kept = socket.socket(family, socket.SOCK_STREAM)
-        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        kept.bind((host, port))
-    except OSError as fault:
-        raise OptionError(
-            f"cannot listen at {host}:{port}: {os.strerror(fault.errno or 0).lower()}",
-            remedy="give another --grpc-port, or end what listens there",
-        ) from None
-    return kept
+    # Two servers of one user would share the port without a word.
+    with bound(host, port, "--grpc-port") as alone:
+        port = alone.getsockname()[1]
+    return bound(host, port, "--grpc-port", socket.SO_REUSEPORT)
 
 
 async def _first(tasks: Sequence[asyncio.Task[Any]]) -> None:
