@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import math
 import shutil
 import threading
 import time
@@ -23,6 +22,7 @@ from educe import store
 from educe.errors import OptionError
 from educe.generate.engine import Engine
 from educe.serve import ModelSource, ServerSettings, opening, repository
+from educe.serve.deadline import Deadline
 from educe.serve.faults import BadRequest, DeadlineExceeded, NotReady, Overloaded
 from educe.serve.inference import Inference
 from educe.serve.repository import Deployment, Repository
@@ -42,6 +42,10 @@ def scale(factor: float, path: Path, feed: str = "x") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     opsets = [helper.make_opsetid("", 21)]
     path.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString())
+
+
+def within(seconds: float) -> Deadline:
+    return Deadline(asyncio.get_running_loop().time() + seconds)
 
 
 def infer(client: Client, model: str, path: str = "infer") -> tuple[int, Any]:
@@ -397,9 +401,8 @@ def test_who_needs_the_room_of_models_in_use_waits_in_order(tmp_path: Path) -> N
         # Nobody gets in while a model is in use that has to go, and nobody is refused.
         await asyncio.sleep(0.2)
         assert answered == ["a"]
-        loop = asyncio.get_running_loop()
-        with pytest.raises(DeadlineExceeded):
-            await models.use("a", deadline=loop.time() + 0.05)
+        with pytest.raises(DeadlineExceeded), within(0.05):
+            await models.use("a")
         for count, name in ((3, "a"), (4, "b"), (6, "c")):
             may_end[name].set()
             while len(answered) < count:
@@ -518,8 +521,8 @@ def test_who_has_no_more_time_does_not_wait_for_a_load(tmp_path: Path, opened: O
 
     async def ask(pool: Executor) -> None:
         models = Repository([ModelSource("a", tmp_path)], ServerSettings(), pool)
-        with pytest.raises(DeadlineExceeded):
-            await models.use("a", deadline=asyncio.get_running_loop().time() + 0.05)
+        with pytest.raises(DeadlineExceeded), within(0.05):
+            await models.use("a")
         opened.may_end.set()
         assert (await models.use("a")).version == "1"
 
@@ -538,9 +541,9 @@ def test_the_task_of_a_model_that_made_room_is_known(tmp_path: Path) -> None:
         models = Repository(sources, settings, pool)
         inference = Inference(models, settings, pool, models)
         (await models.use("a")).memory_bytes = settings.memory_bytes or 0
-        task = await inference.task("a", math.inf)
+        task = await inference.task("a")
         await models.use("b")
-        assert await inference.task("a", math.inf) == task
+        assert await inference.task("a") == task
         assert models.entry("a").state == "UNAVAILABLE"
 
     with ThreadPoolExecutor(2) as pool:
@@ -745,8 +748,8 @@ def test_a_model_that_is_unloaded_counts_until_its_last_request_has_ended(tmp_pa
         held.memory_bytes = size
         with held:
             await models.unload("a")
-            with pytest.raises(DeadlineExceeded):
-                await models.use("b", deadline=asyncio.get_running_loop().time() + 0.2)
+            with pytest.raises(DeadlineExceeded), within(0.2):
+                await models.use("b")
         assert (await models.use("b")).version == "1"
 
     with ThreadPoolExecutor(2) as pool:

@@ -150,7 +150,7 @@ class Inference:
         """
         with (
             Deadline(call.deadline),
-            await self.repository.use(call.model, call.version, call.deadline) as deployment,
+            await self.repository.use(call.model, call.version) as deployment,
         ):
             served, lane = deployment.served, deployment.lane
             if not isinstance(served, PredictorModel):
@@ -175,7 +175,9 @@ class Inference:
 
     async def stream(self, call: InferCall) -> AsyncGenerator[Inferred, None]:
         """Yield what comes of a request: a generator's text in pieces, else all at once; see `infer`."""
-        with await self.repository.use(call.model, call.version, call.deadline) as deployment:
+        with Deadline(call.deadline):
+            deployment = await self.repository.use(call.model, call.version)
+        with deployment:
             served = deployment.served
             if isinstance(served, LanguageModelServed) and isinstance(served.model, Generator):
                 asked = self._text_call(call, served)
@@ -197,12 +199,12 @@ class Inference:
             self.settings.max_waiting,
         )
 
-    async def task(self, model: str, deadline: float) -> str:
-        """Return the name of a model's task; one that was never loaded is loaded until the deadline."""
+    async def task(self, model: str) -> str:
+        """Return the name of a model's task; one that was never loaded is loaded."""
         description = self.repository.entry(model).description
         if description is not None:
             return description.task
-        return (await self.repository.use(model, deadline=deadline)).served.task
+        return (await self.repository.use(model)).served.task
 
     async def answer(
         self,
@@ -233,7 +235,7 @@ class Inference:
             OptionError: an option does not take its value.
             Unprocessable: the model takes no such input.
         """
-        with await self.repository.use(model, deadline=deadline) as deployment:
+        with await self.repository.use(model) as deployment:
             served, lane = deployment.served, deployment.lane
             if not isinstance(served, PredictorModel) or lane is None:
                 raise Unprocessable(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -24,7 +23,6 @@ from educe.serve.deadline import as_fault
 from educe.serve.description import Description
 from educe.serve.faults import (
     BadRequest,
-    DeadlineExceeded,
     NotFound,
     NotReady,
     Overloaded,
@@ -233,25 +231,21 @@ class Repository:
             raise NotFound(f"the model {name!r} has no version {version!r}", place="model_version")
         return entry
 
-    async def describe(
-        self, name: str, version: str | None = None, deadline: float = math.inf
-    ) -> Description:
+    async def describe(self, name: str, version: str | None = None) -> Description:
         """Return what is in service of a model, which makes no room for it.
 
         Args:
             name: The model's name.
             version: Its version; None for the one in service.
-            deadline: When the answer is of no use any more, by the loop's clock.
 
         Raises:
             NotFound: there is no such model or version.
             NotReady: nothing is known of it: it was unloaded, cannot be loaded, or was never asked for.
-            DeadlineExceeded: the deadline has passed before it was loaded for the first time.
         """
         entry = self.entry(name)
         is_untried = entry.is_wanted and not entry.reason
         if entry.description is None and (is_untried or entry.loading is not None):
-            await self._load(entry, deadline)
+            await self._load(entry)
         description = entry.description
         if description is None:
             raise NotReady(f"the model {name!r} is not loaded: {entry.reason}")
@@ -286,19 +280,19 @@ class Repository:
         most = self._settings.timeout_seconds
         return any(each.running_seconds > most for each in (*deployed, *self._retired))
 
-    async def use(self, name: str, version: str | None = None, deadline: float = math.inf) -> Deployment:
+    async def use(self, name: str, version: str | None = None) -> Deployment:
         """Return a model for a request, which has to hold it at once; it is loaded first if it is not.
+
+        The load goes on when the request waits for it no longer.
 
         Args:
             name: The model's name.
             version: Its version; None for the one in service.
-            deadline: When the answer is of no use any more, by the loop's clock.
 
         Raises:
             NotFound: there is no such model or version.
             NotReady: it was unloaded, or cannot be loaded now.
             Overloaded: too many requests wait until it is loaded.
-            DeadlineExceeded: the deadline has passed before it was loaded, which goes on.
         """
         entry = self.entry(name)
         if version is not None and entry.description is not None:
@@ -306,7 +300,7 @@ class Repository:
         while (deployment := entry.deployment) is None:  # which it may be again, if it was unloaded
             if entry.loading is None:
                 _check_not_unloaded(entry)
-            await self._wait(entry, deadline)
+            await self._wait(entry)
         self.entry(name, version)
         self._note_use(name)
         return deployment
@@ -363,14 +357,14 @@ class Repository:
                 entry.loading.cancel()
             self._drop(entry, "the server ends")
 
-    async def _wait(self, entry: Entry, deadline: float) -> None:
+    async def _wait(self, entry: Entry) -> None:
         """Wait as a request until a model is loaded."""
         if entry.num_waiting >= self._settings.max_waiting:
             raise Overloaded("too many requests wait until the model is loaded", retry_after=1.0)
         is_replacing = entry.is_replacing
         entry.num_waiting += 1
         try:
-            await self._load(entry, deadline)
+            await self._load(entry)
         except NotReady:
             if not (is_replacing and entry.description):  # else the version in service comes back
                 raise
@@ -378,17 +372,14 @@ class Repository:
             entry.num_waiting -= 1
             self._change.set()
 
-    async def _load(self, entry: Entry, deadline: float = math.inf, *, is_replacing: bool = False) -> None:
+    async def _load(self, entry: Entry, *, is_replacing: bool = False) -> None:
         """Load a model, or wait until it is loaded if it is being loaded already."""
         if entry.loading is None:
             entry.is_replacing = is_replacing
             entry.loading = asyncio.create_task(self._loaded(entry))
             entry.loading.add_done_callback(_look_at)
         loading = entry.loading
-        seconds = None if math.isinf(deadline) else deadline - asyncio.get_running_loop().time()
-        done, _ = await asyncio.wait({loading}, timeout=seconds)
-        if not done:
-            raise DeadlineExceeded("the request's time passed while its model was loaded")
+        await asyncio.wait({loading})
         await loading
 
     async def _loaded(self, entry: Entry) -> None:

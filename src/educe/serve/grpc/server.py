@@ -90,9 +90,8 @@ class GrpcServer:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"{host}:{settings.grpc_port}"
         assert settings.grpc_port is not None
-        if (
-            settings.workers == 1
-        ):  # else the supervisor has looked; gRPC writes elsewhere what the system says
+        if settings.workers == 1:  # else the supervisor has
+            # What the system says, gRPC writes elsewhere.
             bound(settings.host, settings.grpc_port, "--grpc-port").close()
         try:
             if settings.certificate is None:

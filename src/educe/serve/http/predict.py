@@ -75,7 +75,7 @@ class Predict:
             raise BadRequest("the body is empty", remedy="send a file's content, or a form with one file")
         source: Any = content
         if media_type in (_JSON, WEB_FORM, ""):
-            task = await self.inference.task(name, request.deadline)
+            task = await self.inference.task(name)
             source = await aside(size, lambda: _source(task, content, media_type))
         asked = source.lines if isinstance(source, _Texts) else source
         try:

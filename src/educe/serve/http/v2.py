@@ -130,13 +130,13 @@ class V2:
     async def metadata(self, request: Request) -> Response:
         """Say what a model takes and gives."""
         name, version = _named(request)
-        found = await self.inference.repository.describe(name, version, request.deadline)
+        found = await self.inference.repository.describe(name, version)
         return json_response(metadata_of(found))
 
     async def config(self, request: Request) -> Response:
         """Say of a model what Triton's clients ask beyond its metadata."""
         name, version = _named(request)
-        found = await self.inference.repository.describe(name, version, request.deadline)
+        found = await self.inference.repository.describe(name, version)
         return json_response(config_of(found))
 
     async def infer(self, request: Request) -> Response:

@@ -77,7 +77,7 @@ class Audio:
         self, request: Request, asked: types.TranscriptionForm
     ) -> tuple[np.ndarray, Transcript]:
         limits = self.inference.settings.limits
-        deployment = await deployed(self.inference, asked.model, request.deadline)
+        deployment = await deployed(self.inference, asked.model)
         with deployment, in_words_of({"": "file"}):
             language_model(deployment, "transcriber")
             assert deployment.lane is not None

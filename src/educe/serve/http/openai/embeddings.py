@@ -59,7 +59,7 @@ class Embeddings:
         most = self.inference.settings.server_limits.num_inputs
         if len(texts) > most:
             raise BadRequest(f"more than {most} texts", place="input", remedy="send them in parts")
-        with await deployed(self.inference, asked.model, request.deadline) as deployment:
+        with await deployed(self.inference, asked.model) as deployment:
             model: Embedder = language_model(deployment, "embedder")
             if asked.dimensions not in (None, model.dimensions):
                 raise BadRequest(

@@ -29,16 +29,15 @@ _OWN_NAMES = (
 )
 
 
-async def deployed(inference: Inference, name: str, deadline: float) -> Deployment:
-    """Return a model for a request, which has to hold it at once, and waits for it until its deadline.
+async def deployed(inference: Inference, name: str) -> Deployment:
+    """Return a model for a request, which has to hold it at once.
 
     Raises:
         ModelNotFound: there is no such model.
         NotReady: it cannot be loaded now.
-        DeadlineExceeded: it is not loaded in time.
     """
     try:
-        return await inference.repository.use(name, deadline=deadline)
+        return await inference.repository.use(name)
     except NotFound as fault:
         raise ModelNotFound(fault.cause, place="model", remedy="GET /v1/models lists them") from None
 
@@ -143,7 +142,7 @@ async def writing(
         Overloaded: too many texts wait.
     """
     most = inference.settings.max_waiting
-    with await deployed(inference, name, request.deadline) as deployment:
+    with await deployed(inference, name) as deployment:
         model: Generator = language_model(deployment, "generator")
         with Writing(model, request.deadline, most, inference.pool) as written, in_words_of(fields):
             for prompt in prompts:
