@@ -23,9 +23,10 @@ from educe.errors import OptionError
 from educe.generate.engine import Engine
 from educe.serve import ModelSource, ServerSettings, opening, repository
 from educe.serve.deadline import Deadline
+from educe.serve.deployment import Deployment
 from educe.serve.faults import BadRequest, DeadlineExceeded, NotReady, Overloaded
 from educe.serve.inference import Inference
-from educe.serve.repository import Deployment, Repository
+from educe.serve.repository import Repository
 from educe.serve.served import PredictorModel
 from tests.conftest import ROOT
 from tests.serve.conftest import Client, Hang, serving, until

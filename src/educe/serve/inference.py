@@ -17,14 +17,13 @@ import numpy as np
 
 from educe.errors import LimitError
 from educe.generate.generator import Generator
-from educe.model import ValueType
 from educe.serve import text_tensors
 from educe.serve.control import Control
 from educe.serve.deadline import Deadline
 from educe.serve.faults import BadRequest, Unprocessable, unknown_parameter
 from educe.serve.lane import Lane
 from educe.serve.observation import Timing
-from educe.serve.repository import Deployment, Repository
+from educe.serve.repository import Repository
 from educe.serve.served import Asked, LanguageModelServed, PredictorModel
 from educe.serve.settings import ServerSettings
 from educe.serve.threads import in_thread
@@ -130,13 +129,6 @@ class Inference:
         if timeout > 0:
             latest = min(latest, asyncio.get_running_loop().time() + timeout / 1e6)
         return InferCall(model, version, feeds, latest, priority, own, tenant)
-
-    def kinds(self, deployment: Deployment) -> tuple[Mapping[str, ValueType], Mapping[str, ValueType]]:
-        """Return the inputs and outputs of a model, by name."""
-        served = deployment.served
-        if isinstance(served, PredictorModel):
-            return served.signature.inputs, served.signature.outputs
-        return text_tensors.kinds(served)
 
     async def infer(self, call: InferCall) -> Inferred:
         """Run a model on tensors, together with others' if they come at once.

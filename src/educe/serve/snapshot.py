@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, field, replace
 
 from educe.generate.generator import Generator
 from educe.generate.statistics import Statistics as GeneratorStatistics
+from educe.serve.deployment import Entry
 from educe.serve.observer import Observer
-from educe.serve.repository import Entry, Repository
+from educe.serve.repository import Repository
 from educe.serve.served import LanguageModelServed
 from educe.serve.statistics import Histogram, ModelStatistics
 

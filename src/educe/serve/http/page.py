@@ -10,10 +10,10 @@ from importlib import resources
 from msgspec import Struct
 
 from educe import __version__
+from educe.serve.deployment import Entry
 from educe.serve.http.exchange import Request, Response, json_response
 from educe.serve.http.routes import Route
 from educe.serve.inference import Inference
-from educe.serve.repository import Entry
 
 _MEDIA_TYPES = {
     "html": "text/html; charset=utf-8",

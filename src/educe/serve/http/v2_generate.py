@@ -139,7 +139,7 @@ class Generate:
     async def _call(self, asked: GenerateRequest, request: Request) -> tuple[InferCall, bool]:
         name, version = request.params["model"], request.params.get("version")
         with await self.inference.repository.use(name, version) as deployment:
-            if _WRITTEN not in self.inference.kinds(deployment)[1]:
+            if _WRITTEN not in deployment.description.outputs:
                 raise BadRequest("the model writes no text", remedy="use infer")
         parameters = asked.given() | (asked.parameters.given() if asked.parameters else {})
         streams = parameters.pop("stream", False)

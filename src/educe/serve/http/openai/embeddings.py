@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from educe.generate.embedding import Embedder
+from educe.serve.deployment import Deployment
 from educe.serve.faults import BadRequest
 from educe.serve.http.exchange import Request, Response, json_response
 from educe.serve.http.openai import types
@@ -21,7 +22,6 @@ from educe.serve.http.openai.errors import OPENAI, in_words_of
 from educe.serve.http.openai.writing import deployed, language_model
 from educe.serve.http.routes import Route
 from educe.serve.inference import Inference
-from educe.serve.repository import Deployment
 from educe.serve.text_tensors import Work
 
 _TOKENS = "tokens"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from educe.serve.deployment import Entry
 from educe.serve.faults import NotFound
 from educe.serve.http.exchange import Request, Response, json_response
 from educe.serve.http.openai import types
 from educe.serve.http.openai.errors import OPENAI, ModelNotFound
 from educe.serve.http.routes import Route
 from educe.serve.inference import Inference
-from educe.serve.repository import Entry
 
 
 @dataclass(frozen=True)

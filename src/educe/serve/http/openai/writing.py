@@ -10,13 +10,13 @@ from msgspec import Struct
 
 from educe.generate.generator import Generator
 from educe.generate.stream import Completion
+from educe.serve.deployment import Deployment
 from educe.serve.faults import BadRequest, NotFound
 from educe.serve.http.exchange import Request, Response, json_response
 from educe.serve.http.openai import types
 from educe.serve.http.openai.errors import ModelNotFound, in_words_of
 from educe.serve.inference import Inference
 from educe.serve.observation import Timing
-from educe.serve.repository import Deployment
 from educe.serve.served import LanguageModelServed
 from educe.serve.writing import Writing, salt_of
 from educe.text.prompt import Prompt
