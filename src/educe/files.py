@@ -127,20 +127,23 @@ def _regular(descriptor: int, path: str | os.PathLike[str], error: type[UserErro
 
 
 def _open_error(path: str | os.PathLike[str], fault: Exception, error: type[UserError]) -> UserError:
-    remedy = _neighbour(Path(path)) if isinstance(fault, FileNotFoundError) else None
+    remedy = None
+    if isinstance(fault, FileNotFoundError):
+        near = neighbour(Path(path))
+        remedy = "check the name" if near is None else f"did you mean {str(near)!r}?"
     return error(f"cannot be opened: {_reason(fault)}", path=path, remedy=remedy)
 
 
-def _neighbour(path: Path) -> str:
-    """Return a remedy for a name that is not there: the closest one beside it, if one is close."""
+def neighbour(path: Path) -> Path | None:
+    """Return what lies beside a path that is not there and is called much like it; None if nothing is."""
     with suppress(OSError):
         while path.parent != path and not path.parent.exists():
             path = path.parent
         with os.scandir(path.parent) as entries:
             names = [entry.name for entry in islice(entries, _MOST_NEIGHBOURS)]
         for name in difflib.get_close_matches(path.name, names, n=1, cutoff=_CLOSE):
-            return f"did you mean {str(path.with_name(name))!r}?"
-    return "check the name"
+            return path.with_name(name)
+    return None
 
 
 def _reason(fault: Exception) -> str:

@@ -7,15 +7,13 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from educe import api
 from educe.engines import OPTION_NAMES
 from educe.errors import EduceError, ModelFileError, OptionError
-from educe.files import open_regular
+from educe.files import neighbour, open_regular
 from educe.formats import FORMATS, checkpoint
 from educe.formats.sniff import HEAD_BYTES, refuse
 from educe.generate.doors import door_of
@@ -24,7 +22,6 @@ from educe.serve.served import LanguageModelServed, PredictorModel, Served
 
 _LOG = logging.getLogger("educe.serve")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_MOST_NAMES = 10_000
 _KEYWORDS: dict[str, frozenset[str]] = {
     "predictor": frozenset(("engine", *OPTION_NAMES)),
     "generator": api.GeneratorOptions.__optional_keys__ | {"chat_template", "draft"},
@@ -112,7 +109,9 @@ class ModelSource:
             ModelFileError: there is nothing at the path.
         """
         if not self.path.exists():
-            raise ModelFileError("there is no such file or folder", path=self.path, remedy=_near(self.path))
+            near = neighbour(self.path)
+            remedy = None if near is None else f"did you mean {near}?"
+            raise ModelFileError("there is no such file or folder", path=self.path, remedy=remedy)
         numbers = [entry for entry in self.path.iterdir() if _is_version(entry)] if self.path.is_dir() else []
         if not numbers:
             return [("1", self.path)]
@@ -177,16 +176,6 @@ def with_options(sources: Sequence[ModelSource], options: Mapping[str, Any]) -> 
         replace(source, options={name: value for name, value in options.items() if name in _KEYWORDS[kind]})
         for source, kind in zip(sources, kinds, strict=True)
     ]
-
-
-def _near(path: Path) -> str | None:
-    """Return a remedy that names what is beside a path that is not there, and called much as it."""
-    try:
-        names = [entry.name for entry in islice(path.parent.iterdir(), _MOST_NAMES)]
-    except OSError:
-        return None
-    near = get_close_matches(path.name, names, n=1)
-    return f"did you mean {path.with_name(near[0])}?" if near else None
 
 
 def _kind(paths: Sequence[Path]) -> str:
