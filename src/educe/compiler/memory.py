@@ -37,9 +37,14 @@ def aligned(array: np.ndarray) -> np.ndarray:
 
 def shared(array: np.ndarray) -> np.ndarray:
     """Return a copy of `array` as `aligned` does; a large one is in memory once for all processes."""
-    kept = store() if array.nbytes >= _SHARED_BYTES else None
-    found = None if kept is None else kept.interned(array)
+    found = interned(array)
     return aligned(array) if found is None else found
+
+
+def interned(array: np.ndarray) -> np.ndarray | None:
+    """Return a large array as all processes have it in memory once; None if it is small or not kept."""
+    kept = store() if array.nbytes >= _SHARED_BYTES else None
+    return None if kept is None else kept.interned(array)
 
 
 @dataclass

@@ -166,12 +166,14 @@ def _share_weights(graph: ir.Model) -> None:
     """Have all processes that do so hold the large weights of a graph once."""
     import onnx_ir as ir
 
-    from educe.compiler.memory import shared
+    from educe.compiler.memory import interned
 
     for value in graph.graph.initializers.values():
         weight = value.const_value
-        if weight is not None and weight.dtype != ir.DataType.STRING:
-            value.const_value = ir.Tensor(shared(weight.numpy()), weight.dtype, name=value.name)
+        if weight is None or weight.dtype == ir.DataType.STRING:
+            continue
+        if (array := interned(weight.numpy())) is not None:
+            value.const_value = ir.Tensor(array, weight.dtype, name=value.name)
 
 
 def _is_new(value: Value) -> bool:
