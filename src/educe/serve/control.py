@@ -10,15 +10,15 @@ class Control(Protocol):
 
     @property
     def are_ready(self) -> bool:
-        """Whether all models are loaded, but those that were unloaded on purpose."""
+        """Whether all models answer, but those that were unloaded on purpose."""
         ...
 
     async def load(self, name: str) -> None:
-        """Load a model, or its newest version in place of the one that answers.
+        """Load a model, or its newest version in place of the one in service.
 
         Raises:
             NotFound: there is no such model.
-            BadRequest: it cannot be loaded; what answered before still does.
+            BadRequest: it cannot be loaded; the version in service stays so.
         """
 
     async def unload(self, name: str) -> None:

@@ -98,7 +98,7 @@ class Inference:
 
     @property
     def is_ready(self) -> bool:
-        """Whether all models are loaded, but those that were unloaded on purpose."""
+        """Whether all models answer, but those that were unloaded on purpose."""
         return self.control.are_ready
 
     def call(

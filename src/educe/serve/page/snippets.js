@@ -5,8 +5,9 @@ import { copyButton, el, tabs } from "./ui.js";
 const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 /** A list of one element so many times, which Python's code writes so. */
 export const repeated = (element, count) => `\u0001[${python(element)}] * ${count}`;
-const python = (value) => JSON.stringify(value, null, 4)
-  .replace(/"\\u0001((?:[^"\\]|\\.)*)"/g, (all, inner) => JSON.parse(`"${inner}"`))
+/** JSON in which texts that begin with U+0001 stand as they are, without quotes. */
+export const unquoted = (text) => text.replace(/"\\u0001((?:[^"\\]|\\.)*)"/g, (all, inner) => JSON.parse(`"${inner}"`));
+const python = (value) => unquoted(JSON.stringify(value, null, 4))
   .replace(/("(?:[^"\\]|\\.)*")|\b(true|false|null)\b/g, (all, text, word) => text ?? { true: "True", false: "False", null: "None" }[word]);
 const auth = () => (key() ? ["-H \"Authorization: Bearer $EDUCE_API_KEY\""] : []);
 const curl = (first, ...parts) => [`curl ${first}`, ...parts, ...auth()].join(" \\\n  ");

@@ -1,6 +1,6 @@
 // Tensors as JSON: the Open Inference Protocol, with an example made from the model's signature.
 import { ask, json } from "./api.js";
-import { codePanel, jsonCode, repeated } from "./snippets.js";
+import { codePanel, jsonCode, repeated, unquoted } from "./snippets.js";
 import { alertBox, el, field, table, timingLine } from "./ui.js";
 
 const MOST_ELEMENTS = 3000;
@@ -57,8 +57,7 @@ function codeOf(path, body) {
   return codePanel(body.inputs.some(isLeftOut) ? { Python: code.Python } : code);
 }
 
-const pretty = (value) => JSON.stringify(value, (key, each) => (key === "data" || key === "shape" ? `\u0001${JSON.stringify(each)}` : each), 2)
-  .replace(/"\\u0001((?:[^"\\]|\\.)*)"/g, (all, inner) => JSON.parse(`"${inner}"`));
+const pretty = (value) => unquoted(JSON.stringify(value, (key, each) => (key === "data" || key === "shape" ? `\u0001${JSON.stringify(each)}` : each), 2));
 
 function shortened(data) {
   return pretty({ ...data, outputs: data.outputs.map((each) => ({ ...each, data: each.data.length > 200 ? [...each.data.slice(0, 200), `… ${each.data.length - 200} more`] : each.data })) });

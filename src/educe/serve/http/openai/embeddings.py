@@ -23,6 +23,7 @@ from educe.serve.http.openai.writing import deployed, language_model
 from educe.serve.http.routes import Route
 from educe.serve.inference import Inference
 from educe.serve.text_tensors import Work
+from educe.serve.threads import in_thread
 
 _TOKENS = "tokens"
 _EMBEDDING = msgspec.json.Decoder(types.EmbeddingRequest)
@@ -67,13 +68,12 @@ class Embeddings:
                     place="dimensions",
                     remedy="leave it out",
                 )
-            loop = asyncio.get_running_loop()
             assert deployment.lane is not None
             cut = partial(_tokens, model, texts, asked.truncate)
             with in_words_of({}):
                 ids = await deployment.lane.read(cut, self.inference.pool, request.deadline)
                 vectors = await _vectors(self.inference, deployment, ids, request.deadline, asked.priority)
-        return await loop.run_in_executor(self.inference.pool, _answer, asked, ids, vectors)
+        return await in_thread(self.inference.pool, partial(_answer, asked, ids, vectors))
 
 
 def _answer(asked: types.EmbeddingRequest, ids: Sequence[list[int]], vectors: np.ndarray) -> Response:
