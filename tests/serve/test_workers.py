@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
@@ -33,7 +33,7 @@ from educe.serve.statistics import Histogram
 from educe.serve.workers.shares import share_of
 from educe.serve.workers.supervisor import Supervisor
 from tests.conftest import ROOT
-from tests.serve.conftest import Client
+from tests.serve.conftest import Client, until
 from tests.serve.ends import lost_at_the_end, sent, status
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers need Linux")
@@ -84,14 +84,7 @@ def lives(process: int) -> bool:
 def halt(process: int) -> None:
     os.kill(process, signal.SIGSTOP)
     state = Path(f"/proc/{process}/stat")
-    wait_for(lambda: state.read_text().rpartition(")")[2].split()[0] == "T")
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    until(lambda: state.read_text().rpartition(")")[2].split()[0] == "T")
 
 
 def counted(client: Client, metric: str) -> dict[str, float]:
@@ -148,7 +141,7 @@ def test_one_that_takes_anothers_place_serves_the_version_of_the_others(tmp_path
 
         def replace_one() -> None:
             os.kill(children(running)[0], signal.SIGKILL)
-            wait_for(lambda: len(children(running)) == 2 and is_whole())
+            until(lambda: len(children(running)) == 2 and is_whole())
 
         def is_whole() -> bool:
             try:
@@ -161,7 +154,7 @@ def test_one_that_takes_anothers_place_serves_the_version_of_the_others(tmp_path
         (folder / "3" / "model.onnx").write_bytes(b"nonsense")
         replace_one()
         assert versions() == {"1"}
-        wait_for(lambda: client.ask("GET", "/readyz")[0] == 200)
+        until(lambda: client.ask("GET", "/readyz")[0] == 200)
         shutil.rmtree(folder / "3")
         client.json("POST", "/v2/repository/models/spam/load", {})
         shutil.copytree(folder / "1", folder / "4")
@@ -196,10 +189,10 @@ def test_workers_look_like_one_server(model: Path) -> None:
         # One that takes another's place knows of it, and of what that one has counted.
         first, other = children(running)
         with asking(client, "GET", "/livez") as seen:
-            wait_for(lambda: len(seen) > 50)
+            until(lambda: len(seen) > 50)
             os.kill(first, signal.SIGKILL)
-            wait_for(lambda: len(children(running)) == 2 and first not in children(running))
-            wait_for(lambda: both_answer(client))
+            until(lambda: len(children(running)) == 2 and first not in children(running))
+            until(lambda: both_answer(client))
         assert set(seen) <= {200, 0}
         assert seen.count(0) <= THREADS
         assert other in children(running)
@@ -225,7 +218,7 @@ def test_workers_look_like_one_server(model: Path) -> None:
         processes = children(running)
         running.kill()
         running.wait(SECONDS)
-        wait_for(lambda: not any(map(lives, processes)))
+        until(lambda: not any(map(lives, processes)))
 
 
 def assert_grpc(client: Client) -> None:
