@@ -19,7 +19,7 @@ from educe.serve.http import sse
 from educe.serve.http.exchange import Request, Response, json_response
 from educe.serve.http.forms import FORM, Part, read_form
 from educe.serve.http.invalid import invalid
-from educe.serve.http.openai import types
+from educe.serve.http.openai import audio_types as audio
 from educe.serve.http.openai.errors import OPENAI, in_words_of
 from educe.serve.http.openai.streaming import streamed
 from educe.serve.http.openai.writing import deployed, language_model
@@ -50,8 +50,8 @@ class Audio:
                 "/v1/audio/transcriptions",
                 self.transcribe,
                 "Write down what is said in a sound; events if it is to stream.",
-                takes=Content(FORM, types.TranscriptionForm),
-                gives=(types.Transcription | types.VerboseTranscription, _PLAIN, _VTT, sse.MEDIA_TYPE),
+                takes=Content(FORM, audio.TranscriptionForm),
+                gives=(audio.Transcription | audio.VerboseTranscription, _PLAIN, _VTT, sse.MEDIA_TYPE),
                 family=OPENAI,
             )
         ]
@@ -67,14 +67,14 @@ class Audio:
         samples, transcript = await self._transcript(request, asked)
         return _answer(asked.response_format, len(samples) / SAMPLE_RATE, transcript)
 
-    async def _events(self, request: Request, asked: types.TranscriptionForm) -> AsyncGenerator[bytes, None]:
+    async def _events(self, request: Request, asked: audio.TranscriptionForm) -> AsyncGenerator[bytes, None]:
         samples, transcript = await self._transcript(request, asked)
         for index, segment in enumerate(transcript.segments):
-            yield _event(types.TranscriptDelta(segment.text if index == 0 else f" {segment.text}"))
-        yield _event(types.TranscriptDone(transcript.text, _usage(len(samples) / SAMPLE_RATE)))
+            yield _event(audio.TranscriptDelta(segment.text if index == 0 else f" {segment.text}"))
+        yield _event(audio.TranscriptDone(transcript.text, _usage(len(samples) / SAMPLE_RATE)))
 
     async def _transcript(
-        self, request: Request, asked: types.TranscriptionForm
+        self, request: Request, asked: audio.TranscriptionForm
     ) -> tuple[np.ndarray, Transcript]:
         limits = self.inference.settings.limits
         deployment = await deployed(self.inference, asked.model)
@@ -101,7 +101,7 @@ def _seconds(samples: np.ndarray) -> int:
     return math.ceil(len(samples) / SAMPLE_RATE)
 
 
-def _read(request: Request, most_parts: int) -> types.TranscriptionForm:
+def _read(request: Request, most_parts: int) -> audio.TranscriptionForm:
     fields: dict[str, object] = {}
     for part in read_form(request, most_parts):
         name, value = part.name, part.content if part.name == "file" else _text(part)
@@ -114,9 +114,9 @@ def _read(request: Request, most_parts: int) -> types.TranscriptionForm:
         else:
             fields[name] = value
     try:
-        return msgspec.convert(fields, types.TranscriptionForm, strict=False, builtin_types=(bytes,))
+        return msgspec.convert(fields, audio.TranscriptionForm, strict=False, builtin_types=(bytes,))
     except msgspec.ValidationError as fault:
-        raise invalid(fault, types.TranscriptionForm) from None
+        raise invalid(fault, audio.TranscriptionForm) from None
 
 
 def _text(part: Part) -> str:
@@ -128,14 +128,14 @@ def _text(part: Part) -> str:
 
 def _answer(form: str, seconds: float, transcript: Transcript) -> Response:
     if form == "json":
-        return json_response(types.Transcription(transcript.text, _usage(seconds)))
+        return json_response(audio.Transcription(transcript.text, _usage(seconds)))
     if form == "verbose_json":
         segments = [
-            types.TranscriptionSegment(index, segment.start_seconds, segment.end_seconds, segment.text)
+            audio.TranscriptionSegment(index, segment.start_seconds, segment.end_seconds, segment.text)
             for index, segment in enumerate(transcript.segments)
         ]
         return json_response(
-            types.VerboseTranscription(
+            audio.VerboseTranscription(
                 transcript.language or "", seconds, transcript.text, segments, _usage(seconds)
             )
         )
@@ -145,9 +145,9 @@ def _answer(form: str, seconds: float, transcript: Transcript) -> Response:
     return Response(text.encode(), _PLAIN)
 
 
-def _usage(seconds: float) -> types.SoundUsage:
-    return types.SoundUsage(math.ceil(seconds))
+def _usage(seconds: float) -> audio.SoundUsage:
+    return audio.SoundUsage(math.ceil(seconds))
 
 
-def _event(data: types.TranscriptDelta | types.TranscriptDone) -> bytes:
+def _event(data: audio.TranscriptDelta | audio.TranscriptDone) -> bytes:
     return sse.event(data, str(data.__struct_config__.tag))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 from msgspec import UNSET
@@ -22,6 +21,7 @@ from educe.serve.http.openai import logprobs, types
 from educe.serve.http.openai.errors import OPENAI
 from educe.serve.http.openai.streaming import streamed
 from educe.serve.http.openai.writing import (
+    Texts,
     answer_of,
     bounded,
     check_stream_options,
@@ -85,10 +85,6 @@ class Chat:
         async with texts() as written:
             completion = await written.completion(written.streams[0])
             return answer_of(answer.whole(written, completion), [completion])
-
-
-Texts: TypeAlias = "Callable[[], AbstractAsyncContextManager[Writing]]"
-"""Begins the texts of a request."""
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,15 @@ from educe.serve.http import sse
 from educe.serve.http.exchange import Request, Response
 from educe.serve.http.openai import completion_types as completions
 from educe.serve.http.openai import logprobs
-from educe.serve.http.openai.chat import Texts
 from educe.serve.http.openai.errors import OPENAI, in_words_of
 from educe.serve.http.openai.streaming import streamed
 from educe.serve.http.openai.writing import (
+    Texts,
     answer_of,
     bounded,
     check_stream_options,
     own_options,
+    prompts_of,
     usage_of,
     writing,
 )
@@ -77,22 +78,6 @@ class Completions:
             return await streamed(answer.chunks(texts, prompts), request.id)
         async with texts() as written:
             return answer_of(*await answer.whole(written, prompts))
-
-
-def prompts_of(given: str | Sequence[Any], place: str) -> list[str | list[int]]:
-    """Return the texts or tokens that a text, its tokens, or a list of one of these are.
-
-    Raises:
-        BadRequest: they are of several kinds, or one has no tokens.
-    """
-    if isinstance(given, str):
-        return [given]
-    kinds = {type(each) for each in given}
-    if len(kinds) > 1:
-        raise BadRequest("texts, tokens and lists of tokens do not go together", place=place)
-    if kinds == {list} and not all(given):
-        raise BadRequest("a list of tokens is empty", place=place)
-    return [[*given]] if kinds == {int} else [*given]
 
 
 @dataclass(frozen=True)

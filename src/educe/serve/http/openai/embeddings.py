@@ -16,17 +16,17 @@ from educe.generate.embedding import Embedder
 from educe.serve.deployment import Deployment
 from educe.serve.faults import BadRequest
 from educe.serve.http.exchange import Request, Response, json_response
-from educe.serve.http.openai import types
-from educe.serve.http.openai.completions import prompts_of
+from educe.serve.http.openai import embedding_types as embeddings
 from educe.serve.http.openai.errors import OPENAI, in_words_of
-from educe.serve.http.openai.writing import deployed, language_model
+from educe.serve.http.openai.types import Usage
+from educe.serve.http.openai.writing import deployed, language_model, prompts_of
 from educe.serve.http.routes import Route
 from educe.serve.inference import Inference
 from educe.serve.text_tensors import Work
 from educe.serve.threads import in_thread
 
 _TOKENS = "tokens"
-_EMBEDDING = msgspec.json.Decoder(types.EmbeddingRequest)
+_EMBEDDING = msgspec.json.Decoder(embeddings.EmbeddingRequest)
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Embeddings:
                 "/v1/embeddings",
                 self.embed,
                 "Make vectors of texts.",
-                takes=types.EmbeddingRequest,
-                gives=types.EmbeddingAnswer,
+                takes=embeddings.EmbeddingRequest,
+                gives=embeddings.EmbeddingAnswer,
                 family=OPENAI,
             )
         ]
@@ -76,13 +76,13 @@ class Embeddings:
         return await in_thread(self.inference.pool, partial(_answer, asked, ids, vectors))
 
 
-def _answer(asked: types.EmbeddingRequest, ids: Sequence[list[int]], vectors: np.ndarray) -> Response:
+def _answer(asked: embeddings.EmbeddingRequest, ids: Sequence[list[int]], vectors: np.ndarray) -> Response:
     count = sum(map(len, ids))
     found = [
-        types.Embedding(index, _written(vector, asked.encoding_format))
+        embeddings.Embedding(index, _written(vector, asked.encoding_format))
         for index, vector in enumerate(vectors)
     ]
-    return json_response(types.EmbeddingAnswer(found, asked.model, types.Usage(count, count)))
+    return json_response(embeddings.EmbeddingAnswer(found, asked.model, Usage(count, count)))
 
 
 def _tokens(model: Embedder, texts: Sequence[str | list[int]], truncate: bool) -> list[list[int]]:

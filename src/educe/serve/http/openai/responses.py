@@ -18,11 +18,11 @@ from educe.serve.http.exchange import Request, Response
 from educe.serve.http.openai import chat_types as chats
 from educe.serve.http.openai import response_types as responses
 from educe.serve.http.openai import types
-from educe.serve.http.openai.chat import Texts
 from educe.serve.http.openai.errors import OPENAI
 from educe.serve.http.openai.response_events import ResponseWriter, whole
 from educe.serve.http.openai.streaming import streamed
 from educe.serve.http.openai.writing import (
+    Texts,
     answer_of,
     bounded,
     check_stream_options,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, TypeAlias
 
 from msgspec import Struct
 
@@ -21,6 +21,9 @@ from educe.serve.served import LanguageModelServed
 from educe.serve.writing import Writing, salt_of
 from educe.text.prompt import Prompt
 from educe.text.tool_calls import ToolCallDelta
+
+Texts: TypeAlias = "Callable[[], AbstractAsyncContextManager[Writing]]"
+"""Begins the texts of a request."""
 
 _OWN_NAMES = (
     *("temperature", "top_p", "top_k", "min_p", "typical_p"),
@@ -54,6 +57,22 @@ def language_model(deployment: Deployment, kind: str) -> Any:
             f"the model {deployment.name!r} is no {kind}: its kind is {served.kind}", place="model"
         )
     return served.model
+
+
+def prompts_of(given: str | Sequence[Any], place: str) -> list[str | list[int]]:
+    """Return the texts or tokens that a text, its tokens, or a list of one of these are.
+
+    Raises:
+        BadRequest: they are of several kinds, or one has no tokens.
+    """
+    if isinstance(given, str):
+        return [given]
+    kinds = {type(each) for each in given}
+    if len(kinds) > 1:
+        raise BadRequest("texts, tokens and lists of tokens do not go together", place=place)
+    if kinds == {list} and not all(given):
+        raise BadRequest("a list of tokens is empty", place=place)
+    return [[*given]] if kinds == {int} else [*given]
 
 
 def own_options(asked: types.TextRequest, tenant: str) -> dict[str, Any]:
