@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import TracebackType
 
 from educe.serve.faults import Overloaded
 from educe.serve.settings import ServerLimits
-from educe.serve.threads import Held
+from educe.serve.threads import Held, hold
 
 
 @dataclass(slots=True)
@@ -25,6 +26,8 @@ class BodyRoom:
 class Share(Held):
     """What a request takes of the room, until it is released and no thread works for the request any more.
 
+    As a ``with`` block it is what the present request holds, and is released at the end.
+
     Args:
         room: The room that it shares with others.
     """
@@ -35,6 +38,15 @@ class Share(Held):
         super().__init__()
         self._room, self._room_bytes = room, 0
         self._is_released = False
+
+    def __enter__(self) -> Share:
+        hold(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
 
     def charge(self, size_bytes: int) -> None:
         """Take room for more bytes that last as long as it does, such as what is made of a body.

@@ -59,10 +59,11 @@ def write_parameters(target: Any, parameters: Mapping[str, bool | int | str]) ->
 
 def bytes_to_read(request: Any) -> int:
     """Return about how many bytes `read_inputs` has to look at; numbers that are raw it takes as they lie."""
-    is_raw = len(request.raw_input_contents) > 0
-    entries = [entry for entry in request.inputs if not is_raw or entry.datatype == "BYTES"]
-    counts: list[int] = [math.prod(entry.shape[: tensors.MOST_AXES]) for entry in entries]
-    return _ELEMENT_BYTES * sum(max(0, count) for count in counts)
+    is_raw, count = len(request.raw_input_contents) > 0, 0
+    for entry in request.inputs:
+        if not is_raw or entry.datatype == "BYTES":
+            count += max(0, math.prod(entry.shape[: tensors.MOST_AXES]))
+    return _ELEMENT_BYTES * count
 
 
 def read_inputs(request: Any) -> dict[str, np.ndarray]:

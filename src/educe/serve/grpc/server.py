@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from educe.errors import MissingLibraryError, OptionError
 from educe.files import open_regular
@@ -14,17 +15,20 @@ from educe.serve.access import tenant_of
 from educe.serve.deadline import Deadline
 from educe.serve.faults import BadRequest, Refusal, Unimplemented, logged
 from educe.serve.inference import Inference
-from educe.serve.observation import GRPC, RequestIds
+from educe.serve.observation import GRPC, Observed, RequestIds
 from educe.serve.observer import Observer
 from educe.serve.room import BodyRoom, Share
 from educe.serve.snapshot import Snapshot
 from educe.serve.sockets import bound
-from educe.serve.threads import aside, hold
+from educe.serve.threads import aside
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from educe.serve.grpc.methods import Call, Method
+
+Metadata: TypeAlias = "tuple[tuple[str, str], ...]"
+"""What stands beside a call's messages: names and values."""
 
 _CERTIFICATE_BYTES = 2**20
 # A client that has gone without a word is noticed within so long.
@@ -68,13 +72,14 @@ class GrpcServer:
 
         self.settings = inference.settings
         self.port = 0
+        self._grpc, self._kind = grpc, Call
         self._is_ending = False
         health = Health(lambda: inference.is_ready, lambda: self._is_ending)
         methods = [*InferenceService(inference, snapshot).methods(), *health.methods()]
         methods += [method for name in REFLECTIONS for method in Reflection(name).methods()]
         self._methods = {method.path: method for method in methods}
+        self._handlers = {method.path: self._handler(method) for method in methods}
         self._observer, self._ids, self._room = observer, RequestIds(), room
-        self._grpc, self._kind = grpc, Call
         self._server = grpc.aio.server(
             options=self._options(), maximum_concurrent_rpcs=self.settings.server_limits.num_connections
         )
@@ -128,30 +133,32 @@ class GrpcServer:
 
     def service(self, details: Any) -> Any:
         """Return what answers a call, as gRPC asks for it before it reads the call's message."""
-        method, fields = self._methods.get(details.method), dict(details.invocation_metadata)
+        method = self._methods.get(details.method)
         try:
-            authorization = fields.get("authorization")
-            if sum(name == "authorization" for name, _ in details.invocation_metadata) > 1:
-                authorization = None
-            access = "key" if method is None else method.access
-            tenant = tenant_of(self.settings, access, authorization)
+            self._tenant(method, details.invocation_metadata)
             if method is None:
                 raise Unimplemented("there is no such method", remedy="reflection lists them")
         except Refusal as fault:
-            return self._refusing(fault, method, fields)
-        return self._answering(method, tenant, fields)
+            return self._refusing(fault, method)
+        return self._handlers[details.method]
 
-    def _refusing(self, fault: Refusal, method: Method | None, fields: Mapping[str, str]) -> Any:
+    def _tenant(self, method: Method | None, metadata: Metadata) -> str:
+        """Return who asks, as `tenant_of` does."""
+        access = "key" if method is None else method.access
+        given = [value for name, value in metadata if name == "authorization"]
+        return tenant_of(self.settings, access, given[0] if len(given) == 1 else None)
+
+    def _refusing(self, fault: Refusal, method: Method | None) -> Any:
         """Return what refuses a call without a look at its messages."""
 
         async def answer(contents: Any, context: Any) -> None:
-            async with self._seen(context, method, fields):
+            async with self._seen(method, context):
                 raise fault
 
         return self._grpc.stream_stream_rpc_method_handler(answer)
 
-    def _answering(self, method: Method, tenant: str, fields: Mapping[str, str]) -> Any:
-        """Return a method as gRPC knows it, for one call."""
+    def _handler(self, method: Method) -> Any:
+        """Return a method as gRPC knows it."""
         description, takes = method.description, method.takes
 
         async def read(content: bytes) -> Any:
@@ -159,23 +166,26 @@ class GrpcServer:
 
         async def read_all(contents: AsyncIterator[bytes]) -> AsyncGenerator[Any, None]:
             async for content in contents:
-                with self._holding(content):
+                with Share(self._room) as share:
+                    share.charge(len(content))
                     yield await read(content)
 
         async def answer(content: bytes, context: Any) -> Any:
-            async with self._seen(context, method, fields):
-                call = self._call(context, tenant)
-                with self._holding(content), Deadline(call.deadline()):
+            async with self._seen(method, context):
+                call = self._call(method, context)
+                with Share(self._room) as share, Deadline(call.deadline()):
+                    share.charge(len(content))
                     return await method.handle(await read(content), call)
 
         async def stream(content: bytes, context: Any) -> None:
-            async with self._seen(context, method, fields):
-                with self._holding(content):
-                    await _write(method.handle(await read(content), self._call(context, tenant)), context)
+            async with self._seen(method, context):
+                with Share(self._room) as share:
+                    share.charge(len(content))
+                    await _write(method.handle(await read(content), self._call(method, context)), context)
 
         async def converse(contents: AsyncIterator[bytes], context: Any) -> None:
-            async with self._seen(context, method, fields), aclosing(read_all(contents)) as requests:
-                await _write(method.handle(requests, self._call(context, tenant)), context)
+            async with self._seen(method, context), aclosing(read_all(contents)) as requests:
+                await _write(method.handle(requests, self._call(method, context)), context)
 
         if description.client_streaming:
             return self._grpc.stream_stream_rpc_method_handler(converse, None, method.write)
@@ -183,55 +193,60 @@ class GrpcServer:
             return self._grpc.unary_stream_rpc_method_handler(stream, None, method.write)
         return self._grpc.unary_unary_rpc_method_handler(answer, None, method.write)
 
-    def _call(self, context: Any, tenant: str) -> Call:
+    def _call(self, method: Method, context: Any) -> Call:
         left = context.time_remaining()
         end = math.inf if left is None else asyncio.get_running_loop().time() + left
+        tenant = self._tenant(method, context.invocation_metadata())
         return self._kind(end, self.settings.timeout_seconds, tenant)
 
-    @contextmanager
-    def _holding(self, content: bytes) -> Iterator[None]:
-        """Count a message that has come, until it is answered.
-
-        Raises:
-            Overloaded: the messages that are there fill the memory for them.
-        """
-        share = Share(self._room)
-        hold(share)
-        try:
-            share.charge(len(content))
-            yield
-        finally:
-            share.release()
-
-    @asynccontextmanager
-    async def _seen(
-        self, context: Any, method: Method | None, fields: Mapping[str, str]
-    ) -> AsyncIterator[None]:
-        """Have a call observed; what is raised becomes its status."""
-        observed = self._observer.begin(GRPC)
+    def _seen(self, method: Method | None, context: Any) -> _Seen:
+        """Have a call observed."""
+        observed, fields = self._observer.begin(GRPC), dict(context.invocation_metadata())
         observed.route = "" if method is None else method.path
         observed.id, observed.status = self._ids.of(fields.get("x-request-id")), "CANCELLED"
         if self._observer.is_tracing:
             observed.traceparent = fields.get("traceparent", "")
             observed.tracestate = fields.get("tracestate", "")
-        metadata: tuple[tuple[str, str], ...] = (("x-request-id", observed.id),)
-        context.set_trailing_metadata(metadata)
+        return _Seen(self._observer, observed, context, self._grpc.StatusCode)
+
+
+class _Seen:
+    """An ``async with`` block that is a call as it is observed: what is raised in it becomes the status.
+
+    Args:
+        observer: What sees it end.
+        observed: What is known of it.
+        context: The call, as gRPC has it.
+        codes: gRPC's statuses, by name.
+    """
+
+    __slots__ = ("_codes", "_context", "_metadata", "_observed", "_observer")
+
+    def __init__(self, observer: Observer, observed: Observed, context: Any, codes: Any) -> None:
+        self._observer, self._observed, self._context, self._codes = observer, observed, context, codes
+        self._metadata: Metadata = (("x-request-id", observed.id),)
+
+    async def __aenter__(self) -> None:
+        self._context.set_trailing_metadata(self._metadata)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        observed, metadata = self._observed, self._metadata
         try:
-            yield
-            observed.status = "OK"
-        except asyncio.CancelledError:
-            if context.time_remaining() == 0:
+            if fault is None:
+                observed.status = "OK"
+            elif isinstance(fault, Exception):
+                refused = logged(fault, f"request {observed.id}")
+                observed.status = refused.grpc
+                observed.error, observed.message = type(fault).__name__, str(refused)
+                if refused.retry_after is not None:
+                    # How long clients with a policy of retries wait, as gRPC has it.
+                    milliseconds = max(1, round(refused.retry_after * 1000))
+                    metadata += (("grpc-retry-pushback-ms", str(milliseconds)),)
+                await self._context.abort(self._codes[refused.grpc], str(refused), metadata)
+            elif isinstance(fault, asyncio.CancelledError) and self._context.time_remaining() == 0:
                 observed.status = "DEADLINE_EXCEEDED"
-            raise
-        except Exception as fault:
-            refused = logged(fault, f"request {observed.id}")
-            observed.status = refused.grpc
-            observed.error, observed.message = type(fault).__name__, str(refused)
-            if refused.retry_after is not None:
-                # How long clients with a policy of retries wait, as gRPC has it.
-                milliseconds = max(1, round(refused.retry_after * 1000))
-                metadata += (("grpc-retry-pushback-ms", str(milliseconds)),)
-            await context.abort(self._grpc.StatusCode[refused.grpc], str(refused), metadata)
         finally:
             self._observer.end(observed)
 

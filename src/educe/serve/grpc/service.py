@@ -105,7 +105,7 @@ class InferenceService:
         """Run a model."""
         parameters = read_parameters(request.parameters)
         is_timed = tensors.take_flag(parameters, "timing")
-        done = await self.models.infer(await self._asked(request, parameters, call))
+        done = await self.models.infer(await self._asked(request, parameters, call, call.deadline()))
         response = await _response(request, done)
         if is_timed:
             write_parameters(response.parameters, done.timing.parameters())
@@ -118,7 +118,9 @@ class InferenceService:
             try:
                 parameters = read_parameters(request.parameters)
                 tensors.take_flag(parameters, _EMPTY_FINAL)
-                asked = await self._asked(request, parameters, call)
+                latest = call.deadline()
+                with Deadline(latest):
+                    asked = await self._asked(request, parameters, call, latest)
                 async with aclosing(self.models.stream(asked)) as pieces:
                     async for done in pieces:
                         response = await _response(request, done)
@@ -160,10 +162,8 @@ class InferenceService:
         await self.models.control.unload(request.model_name)
         return inference("RepositoryModelUnloadResponse")(model_name=request.model_name, isUnloaded=True)
 
-    async def _asked(self, request: Any, parameters: dict[str, Any], call: Call) -> InferCall:
-        latest = call.deadline()
-        with Deadline(latest):
-            feeds = await aside(bytes_to_read(request), lambda: read_inputs(request))
+    async def _asked(self, request: Any, parameters: dict[str, Any], call: Call, latest: float) -> InferCall:
+        feeds = await aside(bytes_to_read(request), lambda: read_inputs(request))
         version = request.model_version or None
         return self.models.call(
             request.model_name, version, feeds, parameters, latest=latest, tenant=call.tenant
