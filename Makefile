@@ -23,7 +23,7 @@ demo: $(VENV)/installed  ## Run a model of every task on real input.
 	$(BIN)/educe demo --save demo-out
 
 test: $(VENV)/installed  ## Run the tests, in random order, on all cores.
-	$(BIN)/python -m pytest -n auto --ignore=tests/parity --ignore=tests/clients --ignore=tests/cluster --cov --cov-report=term:skip-covered --cov-fail-under=90
+	$(BIN)/python -m pytest -n auto --dist worksteal --ignore=tests/parity --ignore=tests/clients --ignore=tests/cluster --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 test-parity: $(VENV)/installed-parity  ## Compare with PyTorch and transformers.
 	$(BIN)/python -m pytest tests/parity
