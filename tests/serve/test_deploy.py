@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,8 @@ from typer.testing import CliRunner
 from educe.cli.app import app, subcommand
 from educe.settings import ALL
 from tests.conftest import ROOT
-from tests.serve.test_ending import ROW, process
+from tests.serve.conftest import Client, serving
+from tests.serve.test_ending import ROW, SECONDS, process
 
 DEPLOY = ROOT / "deploy"
 KEY = "a-key-of-some-length"
@@ -24,7 +28,7 @@ def read(name: str) -> Any:
     return yaml.safe_load((DEPLOY / name).read_text(encoding="utf-8"))
 
 
-CONTAINERFILE = (DEPLOY / "Containerfile").read_text(encoding="utf-8")
+CONTAINERFILE = (DEPLOY / "Containerfile").read_text(encoding="utf-8").replace("\\\n", "")
 COMPOSE, PROMETHEUS = read("compose.yaml"), read("prometheus.yml")
 RUNTIME, SERVICE = read("kserve/runtime.yaml"), read("kserve/service.yaml")
 (CONTAINER,) = RUNTIME["spec"]["containers"]
@@ -114,9 +118,34 @@ def test_prometheus_reaches_the_server_of_the_compose_file(secret: Path) -> None
         assert status == 200
         assert b'educe_model_ready{model="cancer"} 1' in metrics
         assert client.ask("GET", job["metrics_path"], headers={"Host": target})[0] == 401
-        health = re.search(r"http://(127.0.0.1):8080(/\w+)", CONTAINERFILE)
-        assert health
-        assert client.ask("GET", health[2], headers={"Host": health[1]})[0] == 200
+
+
+def is_healthy(client: Client) -> bool:
+    """Say what the health check of the image says of a server at another port."""
+    python, *arguments = last("HEALTHCHECK .*CMD")
+    assert python == "python"
+    words = [word.replace("127.0.0.1:8080", client.address) for word in arguments]
+    assert words != arguments
+    return subprocess.run([sys.executable, *words], capture_output=True, timeout=SECONDS).returncode == 0
+
+
+def test_the_image_is_healthy_while_its_server_is_ready() -> None:
+    with process("zoo/breast_cancer") as (running, client):
+        assert is_healthy(client)
+        running.terminate()
+        running.wait(SECONDS)
+        assert not is_healthy(client)
+
+
+def test_the_image_is_healthy_with_tls(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    files = ["-days", "1", "-keyout", str(key), "-out", str(certificate), "-subj", "/CN=example.com"]
+    subprocess.run([*made, *files], check=True, capture_output=True, timeout=SECONDS)
+    with serving("breast_cancer", certificate=certificate, private_key=key) as client:
+        assert is_healthy(client)
 
 
 def test_kserve_reaches_the_server() -> None:
