@@ -57,3 +57,9 @@ def test_models_without_keys_are_not_served_beyond_this_machine_by_a_ray_serve_t
 def test_the_cores_of_a_replica_are_a_number(cpus: object) -> None:
     with pytest.raises(OptionError, match="replica_cpus"):
         application({"replica_cpus": cpus})
+
+
+@pytest.mark.parametrize("models", ["zoo/breast_cancer", [1], None])
+def test_the_models_are_a_list(models: object) -> None:
+    with pytest.raises(OptionError, match="expected a list of models"):
+        application({"models": models})

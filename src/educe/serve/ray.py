@@ -188,6 +188,8 @@ def application(arguments: Mapping[str, Any]) -> Application:
         name: tuple(each) if isinstance(each, list) else each for name, each in arguments.items()
     }
     models = given.pop("models", ())
+    if not isinstance(models, tuple) or not all(isinstance(text, str) for text in models):
+        raise OptionError(f"expected a list of models, found {models!r}", place="models")
     cpus = str(given.pop("replica_cpus", 1))
     if not re.fullmatch("[0-9]{1,5}", cpus):
         raise OptionError(f"expected a number from 1 on, found {cpus!r}", place="replica_cpus")
