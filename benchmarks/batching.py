@@ -19,19 +19,19 @@ import json
 import math
 import statistics
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection
 
-from benchmarks.serving import ROOT, SERVERS, SilentServerError, running
-from educe.bench.load import Load, Plan, Target, run_load
+from benchmarks.clients import PHOTO, Request, answer_of, answered_a_second, posted
+from benchmarks.processes import ROOT, SilentServerError
+from benchmarks.serving import SERVERS, running
+from educe.bench.load import Load, Plan, run_load
 from educe.bench.load_targets import Address
 from educe.machine import usable_cores
 
-PHOTO = (ROOT / "zoo" / "images" / "zebra.jpeg").read_bytes()
 MODEL = ROOT / "zoo" / "mobilenet_v2"
 BOUND_SECONDS = 0.05
 SHARE = 0.7
@@ -40,24 +40,20 @@ CLIENTS = 16
 STEPS = (0.8, 1.0, 1.2, 1.4, 1.7, 2.1, 2.6)
 
 
-def _json(value: object) -> tuple[bytes, dict[str, str]]:
-    return json.dumps(value).encode(), {"Content-Type": "application/json"}
-
-
-def _triton() -> tuple[bytes, dict[str, str]]:
+def _triton() -> Request:
     size = len(PHOTO)
     photo = {"name": "photo", "shape": [1, size], "datatype": "UINT8"}
     head = json.dumps({"inputs": [{**photo, "parameters": {"binary_data_size": size}}]}).encode()
-    return head + PHOTO, {"Inference-Header-Content-Length": str(len(head))}
+    return "/v2/models/model/infer", head + PHOTO, {"Inference-Header-Content-Length": str(len(head))}
 
 
 _BASE64 = base64.b64encode(PHOTO).decode()
-REQUESTS: Mapping[str, tuple[str, Callable[[], tuple[bytes, dict[str, str]]]]] = {
-    "educe": ("/v1/models/model/predict", lambda: (PHOTO, {"Content-Type": "image/jpeg"})),
-    "fastapi": ("/classify", lambda: (PHOTO, {"Content-Type": "image/jpeg"})),
-    "litserve": ("/classify", lambda: _json({"photo": _BASE64})),
-    "bentoml": ("/classify", lambda: _json({"photos": [_BASE64]})),
-    "triton": ("/v2/models/model/infer", _triton),
+REQUESTS: Mapping[str, Request] = {
+    "educe": ("/v1/models/model/predict", PHOTO, {"Content-Type": "image/jpeg"}),
+    "fastapi": ("/classify", PHOTO, {"Content-Type": "image/jpeg"}),
+    "litserve": posted("/classify", {"photo": _BASE64}),
+    "bentoml": posted("/classify", {"photos": [_BASE64]}),
+    "triton": _triton(),
 }
 
 
@@ -76,7 +72,8 @@ class Server:
     def load(self, url: str, rate: float, seconds: float) -> Load:
         """Ask at a rate."""
         plan = Plan(rate, seconds, 1.0, BOUND_SECONDS, timeout_seconds=5.0)
-        return run_load(self._target(url), plan)
+        address = Address(url)
+        return run_load(address.target([address.request(*REQUESTS[self.name])]), plan)
 
     def goodput(self, url: str, rate: float, seconds: float) -> float:
         """Return the most answers within the bound, a second, of all rates from some to more than can be."""
@@ -100,15 +97,7 @@ class Server:
 
     def running(self) -> AbstractContextManager[str]:
         """Run it."""
-        path, make = REQUESTS[self.name]
-        body, headers = make()
-        return running(self.command, self.environment, (path, body, headers))
-
-    def _target(self, url: str) -> Target:
-        path, make = REQUESTS[self.name]
-        body, headers = make()
-        address = Address(url)
-        return address.target([address.request(path, body, headers)])
+        return running(self.command, self.environment, REQUESTS[self.name])
 
 
 def main() -> None:
@@ -126,7 +115,7 @@ def main() -> None:
         choices = [_peer(name, interpreter, *setting) for setting in settings]
         middle = choices[len(choices) // 2]
         with middle.noting(), middle.running() as url:
-            capacities.append(_capacity(name, url))
+            capacities.append(answered_a_second(url, REQUESTS[name], CLIENTS, 5.0))
             print(f"{name}: at {CLIENTS} clients {capacities[-1]:.0f}/s")
         tuned.append([middle] if middle.fault else choices)
     if not capacities:
@@ -161,30 +150,6 @@ def _peer(name: str, interpreter: str, batch: int, delay_ms: int) -> Server:
     command = [interpreter, str(SERVERS / f"{name}_pictures.py")]
     shown = "" if name == "fastapi" else f"{batch} within {delay_ms} ms" if batch > 1 else "no batches"
     return Server(name, command, environment, shown)
-
-
-def _capacity(name: str, url: str, seconds: float = 5.0) -> float:
-    """Return how many requests a second are answered if some clients always wait for one."""
-    path, make = REQUESTS[name]
-    body, headers = make()
-    end = time.monotonic() + seconds
-    counts = [0] * CLIENTS
-
-    def ask(index: int) -> None:
-        connection = HTTPConnection(url.removeprefix("http://"), timeout=30)
-        while time.monotonic() < end:
-            with suppress(HTTPException, OSError):
-                connection.request("POST", path, body, headers)
-                answer = connection.getresponse()
-                answer.read()
-                counts[index] += answer.status == 200
-
-    threads = [threading.Thread(target=ask, args=(index,)) for index in range(CLIENTS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(counts) / seconds
 
 
 def _best(choices: Sequence[Server], rate: float, seconds: float) -> Server:
@@ -233,14 +198,11 @@ def _show_alone(command: Sequence[str], rounds: int) -> None:
 
 
 def _alone(url: str, count: int) -> float:
-    path, make = REQUESTS["educe"]
-    body, headers = make()
     connection = HTTPConnection(url.removeprefix("http://"), timeout=30)
     found = []
     for _ in range(count):
         start = time.perf_counter()
-        connection.request("POST", path, body, headers)
-        connection.getresponse().read()
+        answer_of(connection, REQUESTS["educe"])
         found.append(time.perf_counter() - start)
     connection.close()
     return statistics.median(found)

@@ -15,174 +15,58 @@ Clients that are unkind have a process of their own; Linux only.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import math
-import multiprocessing
-import os
-import random
-import resource
 import shutil
 import signal
 import socket
-import struct
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.serving import ROOT
+from benchmarks.clients import PHOTO, answer_of, answered_a_second, posted, together
+from benchmarks.processes import Running, serving
+from benchmarks.unkind import (
+    INFER,
+    PREDICT,
+    RAMP_SECONDS,
+    STORY,
+    Attack,
+    abort,
+    attacked,
+    hold,
+    raise_descriptors,
+)
 from educe.bench.load import Load, Plan, run_load
 from educe.bench.load_targets import Address, file
 
-PHOTO = (ROOT / "zoo" / "images" / "zebra.jpeg").read_bytes()
-PREDICT = "/v1/models/mobilenet_v2/predict"
-INFER = "/v2/models/breast_cancer/infer"
 ROW = {"inputs": [{"name": "features", "shape": [1, 30], "datatype": "FP32", "data": [0.5] * 30}]}
 MODELS = ("zoo/mobilenet_v2", "zoo/breast_cancer", "zoo/stories260K")
 MOST_RATIO = 1.5
 BOUND_SECONDS = 0.05
-CLIENTS = 8
+CLIENTS, CROWD = 8, 128
 ROUNDS, REST_SECONDS = 40, 2.0
 MOST_GROWTH = 1.01
-RAMP_SECONDS, SLOW_SECONDS = 6.0, 3.0
 MOST_MORE_DESCRIPTORS = 8
-PHASES = ("connected", "header", "body", "queued", "running", "stream")
-
-
-@dataclass(frozen=True)
-class Running:
-    """A server's process.
-
-    Attributes:
-        process: The process.
-        url: Its URL.
-    """
-
-    process: subprocess.Popen[bytes]
-    url: str
-
-    @property
-    def host(self) -> str:
-        """The host and the port."""
-        return self.url.removeprefix("http://")
-
-    @property
-    def port(self) -> int:
-        """The port."""
-        return int(self.host.rpartition(":")[2])
-
-    @property
-    def descriptors(self) -> int:
-        """How many files and connections are open."""
-        return sum(1 for _ in Path(f"/proc/{self.process.pid}/fd").iterdir())
-
-    @property
-    def rss_mib(self) -> float:
-        """The memory, in MiB."""
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-    @property
-    def cpu_seconds(self) -> float:
-        """How long it has computed."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def kept(self) -> dict[str, int]:
-        """Return what memory is kept, of a server that is weighed."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(b"\n")
-        self.process.stdin.flush()
-        found: dict[str, int] = json.loads(self.process.stdout.readline())
-        return found
-
-    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
-        """Return the status and the body of an answer."""
-        connection = HTTPConnection(self.host, timeout=60)
-        try:
-            content = body if body is None or isinstance(body, bytes) else json.dumps(body)
-            kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
-            connection.request(method, path, content, {"Content-Type": kind})
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
-
-
-@contextmanager
-def serving(*arguments: str, is_weighed: bool = False) -> Iterator[Running]:
-    """Run `educe serve` until it was measured."""
-    module, environment = "educe", dict(os.environ)
-    if is_weighed:
-        # What threads keep for later would count as in use: it grows until each has met all sizes.
-        module, environment["GLIBC_TUNABLES"] = "benchmarks.weighed", "glibc.malloc.tcache_count=0"
-    command = [sys.executable, "-m", module, "serve", *arguments, "--port", "0"]
-    pipe = subprocess.PIPE
-    with (
-        tempfile.TemporaryFile() as log,
-        subprocess.Popen(command, cwd=ROOT, env=environment, stdin=pipe, stdout=pipe, stderr=log) as process,
-    ):
-        try:
-            yield Running(process, _url(process, log))
-        finally:
-            process.kill()
-
-
-def _url(process: subprocess.Popen[bytes], log: Any) -> str:
-    while process.poll() is None:
-        text = os.pread(log.fileno(), 2**16, 0).decode()
-        if found := [word for word in text.split() if word.startswith("http://")]:
-            return found[0]
-        time.sleep(0.05)
-    raise RuntimeError("the server did not start")
-
-
-@contextmanager
-def unkind(attack: Callable[..., None], *arguments: Any) -> Iterator[None]:
-    """Run clients in another process meanwhile, which ends by itself or with this."""
-    process = multiprocessing.get_context("spawn").Process(target=attack, args=arguments, daemon=True)
-    process.start()
-    try:
-        yield
-    finally:
-        process.join(timeout=60)
-        process.kill()
-        process.join()
+# For each connection: a leak of one object, or of what a transport takes of the C library, is more than that.
+MOST_MORE_BLOCKS, MOST_MORE_BYTES = 0.8, 100.0
 
 
 def capacity(server: Running) -> float:
     """Return how many photos a second are answered if some clients always wait for one, once all is warm."""
-    _asked(server, 6.0)
-    return _asked(server, 4.0)
-
-
-def _asked(server: Running, seconds: float) -> float:
-    end, counts = time.monotonic() + seconds, [0] * CLIENTS
-
-    def ask(index: int) -> None:
-        connection = HTTPConnection(server.host, timeout=60)
-        while time.monotonic() < end:
-            with suppress(HTTPException, OSError):
-                connection.request("POST", PREDICT, PHOTO, {"Content-Type": "application/octet-stream"})
-                answer = connection.getresponse()
-                answer.read()
-                counts[index] += answer.status == 200
-        connection.close()
-
-    _together(ask, CLIENTS)
-    return sum(counts) / seconds
+    request = posted(PREDICT, PHOTO)
+    answered_a_second(server.url, request, CLIENTS, 6.0)
+    return answered_a_second(server.url, request, CLIENTS, 4.0)
 
 
 def photos(server: Running, rate: float, seconds: float) -> Load:
@@ -193,30 +77,41 @@ def photos(server: Running, rate: float, seconds: float) -> Load:
 
 def slow(options: argparse.Namespace) -> dict[str, Any]:
     """Measure beside connections that hold what they get."""
-    return _beside(options, _hold, "slow")
+    return _beside(options, hold, "slow")
 
 
 def aborted(options: argparse.Namespace) -> dict[str, Any]:
     """Measure beside connections that are given up."""
-    return _beside(options, _abort, "aborted")
+    return _beside(options, abort, "aborted")
 
 
-def _beside(options: argparse.Namespace, attack: Callable[..., None], name: str) -> dict[str, Any]:
-    with serving(*MODELS) as server:
+def _beside(options: argparse.Namespace, attack: Attack, name: str) -> dict[str, Any]:
+    """Measure alone and beside an attack, both after a crowd and such an attack fill what is kept for later.
+
+    The server is weighed, which makes it a little slower: alone as well as beside.
+    """
+    with serving(*MODELS, is_weighed=True) as server:
+        descriptors = server.descriptors
+        answered_a_second(server.url, posted(PREDICT, PHOTO), CROWD, 4.0)
         rate = capacity(server) / 2
-        photos(server, rate, 2.0)
+        with attacked(attack, server.url, options.connections, RAMP_SECONDS + 2):
+            photos(server, rate, RAMP_SECONDS)
+        _rest(server, descriptors)
         alone = photos(server, rate, options.seconds)
-        descriptors, rss = server.descriptors, server.rss_mib
-        with unkind(attack, server.port, options.connections, options.seconds + RAMP_SECONDS + 2):
+        _rest(server, descriptors)
+        before, rss = server.kept(), server.rss_mib
+        with attacked(attack, server.url, options.connections, options.seconds + RAMP_SECONDS + 2):
             time.sleep(RAMP_SECONDS + 2)
-            most = server.descriptors
+            most, tasks = server.descriptors, server.kept()["tasks"]
             beside = photos(server, rate, options.seconds)
             most = max(most, server.descriptors)
-        left = _until(lambda: server.descriptors, descriptors + MOST_MORE_DESCRIPTORS, 60.0)
-        before = server.cpu_seconds
+        left = _rest(server, descriptors)
+        after = server.kept()
+        busy_before = server.cpu_seconds
         time.sleep(1.0)
-        busy = server.cpu_seconds - before
+        busy = server.cpu_seconds - busy_before
         ratio = beside.latency["p99"] / alone.latency["p99"]
+        more = {key: (after[key] - before[key]) / options.connections for key in ("blocks", "bytes")}
         return {
             "photos a second": round(rate, 1),
             "p99 alone, ms": alone.latency["p99"] * 1e3,
@@ -226,73 +121,32 @@ def _beside(options: argparse.Namespace, attack: Callable[..., None], name: str)
             "descriptors before": descriptors,
             "descriptors, most seen": most,
             "descriptors after": left,
-            "MiB before": rss,
-            "MiB after": server.rss_mib,
+            "tasks before": before["tasks"],
+            "tasks meanwhile": tasks,
+            "tasks after": after["tasks"],
+            **{f"{key} more, of each connection": value for key, value in more.items()},
+            "resident MiB before": rss,
+            "resident MiB after": server.rss_mib,
             "busy afterwards, of a second": busy,
             "missed": _missed(
                 ratio=ratio <= MOST_RATIO,
                 failed=not beside.errors,
                 descriptors=left <= descriptors + MOST_MORE_DESCRIPTORS,
+                tasks=after["tasks"] <= before["tasks"],
+                blocks=more["blocks"] <= MOST_MORE_BLOCKS,
+                bytes=more["bytes"] <= MOST_MORE_BYTES,
                 idle=busy < 0.2,
             ),
         }
 
 
-def _hold(port: int, count: int, seconds: float) -> None:
-    """Hold connections of four kinds for some seconds; those that are closed are opened again."""
-    _raise_descriptors()
-
-    async def one(index: int, end: float) -> None:
-        head = b"POST %b HTTP/1.1\r\nHost: localhost\r\n" % INFER.encode()
-        starts = (b"", head, head + b"Content-Length: 1000\r\n\r\n", _get("/openapi.json"))
-        await asyncio.sleep(random.random() * RAMP_SECONDS)
-        while time.monotonic() < end:
-            with suppress(OSError):
-                reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
-                with suppress(OSError):
-                    writer.write(starts[index % 4])
-                    while time.monotonic() < end and not (reader.at_eof() or writer.is_closing()):
-                        if index % 4 in (1, 2):
-                            writer.write(b"a")
-                        await asyncio.sleep(SLOW_SECONDS)
-                writer.transport.abort()
-
-    async def all_of_them() -> None:
-        end = time.monotonic() + seconds
-        await asyncio.gather(*(one(index, end) for index in range(count)))
-
-    asyncio.run(all_of_them())
-
-
-def _abort(port: int, count: int, seconds: float) -> None:
-    """Give up connections at every phase, by turns with and without a reset, spread over some seconds."""
-    body = json.dumps({"model": "stories260K", "prompt": "Once", "max_tokens": 200, "stream": True}).encode()
-    photo = _post(PREDICT, PHOTO, "application/octet-stream")
-    contents = {
-        "connected": b"",
-        "header": photo[:40],
-        "body": photo[:5000],
-        "queued": photo,
-        "running": photo,
-        "stream": _post("/v1/completions", body, "application/json"),
-    }
-    start = time.monotonic()
-
-    def some(worker: int) -> None:
-        for index in range(worker, count, CLIENTS):
-            time.sleep(max(0.0, start + seconds * index / count - time.monotonic()))
-            phase = PHASES[index % len(PHASES)]
-            with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
-                if (index // len(PHASES)) % 2:
-                    linger = struct.pack("ii", 1, 0)
-                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-                connection.sendall(contents[phase])
-                if phase == "running":
-                    time.sleep(0.01)
-                elif phase == "stream":
-                    connection.recv(100)
-
-    _together(some, CLIENTS)
+def _rest(server: Running, descriptors: int) -> int:
+    """Return the descriptors that are open, once they are as few as they were, or after some time."""
+    end = time.monotonic() + 60.0
+    while (found := server.descriptors) > descriptors + MOST_MORE_DESCRIPTORS and time.monotonic() < end:
+        time.sleep(0.2)
+    time.sleep(REST_SECONDS)
+    return found
 
 
 def reloads(options: argparse.Namespace) -> dict[str, Any]:
@@ -301,40 +155,40 @@ def reloads(options: argparse.Namespace) -> dict[str, Any]:
         folder, found = Path(name) / "constant", Counter[str]()
         folder.mkdir()
         _put(folder, 1, "good")
-        with serving(str(folder), "--admin") as server:
+        with ThreadPoolExecutor(1) as pool, serving(str(folder), "--admin") as server:
             is_over = threading.Event()
 
             def ask(index: int) -> None:
-                connection = HTTPConnection(server.host, timeout=60)
-                rows = index + 1
+                connection, rows = server.connection(), index + 1
                 tensor = {"name": "x", "shape": [rows, 1], "datatype": "FP32", "data": [1.0] * rows}
-                body = json.dumps({"inputs": [tensor]})
+                request = posted("/v2/models/constant/infer", {"inputs": [tensor]})
                 while not is_over.is_set():
-                    connection.request(
-                        "POST", "/v2/models/constant/infer", body, {"Content-Type": "application/json"}
-                    )
-                    answer = connection.getresponse()
-                    content = json.loads(answer.read())
                     found["answers"] += 1
-                    if answer.status != 200:
+                    status = 0
+                    with suppress(HTTPException, OSError):
+                        status, body = answer_of(connection, request)
+                    if status != 200:
                         found["failed"] += 1
-                    elif content["outputs"][0]["data"] != [float(content["model_version"])] * rows:
+                        continue
+                    content = json.loads(body)
+                    if content["outputs"][0]["data"] != [float(content["model_version"])] * rows:
                         found["mixed"] += 1
                 connection.close()
 
-            clients = threading.Thread(target=_together, args=(ask, 4))
-            clients.start()
-            for version in range(2, options.reloads + 2):
-                kinds = ("garbage", "truncated", "missing", "other inputs")
-                kind = kinds[version // 4 % 4] if version % 4 == 0 else "good"
-                _put(folder, version, kind)
-                status, _ = server.ask("POST", "/v2/repository/models/constant/load", {})
-                found[f"{kind}: {status}"] += 1
-                found["wrong status"] += (status == 200) != (kind == "good")
-                if kind != "good":
-                    shutil.rmtree(folder / str(version))
-            is_over.set()
-            clients.join()
+            clients = pool.submit(together, ask, 4)
+            try:
+                for version in range(2, options.reloads + 2):
+                    kinds = ("garbage", "truncated", "missing", "other inputs")
+                    kind = kinds[version // 4 % 4] if version % 4 == 0 else "good"
+                    _put(folder, version, kind)
+                    status, _ = server.ask(posted("/v2/repository/models/constant/load", {}))
+                    found[f"{kind}: {status}"] += 1
+                    found["wrong status"] += (status == 200) != (kind == "good")
+                    if kind != "good":
+                        shutil.rmtree(folder / str(version))
+            finally:
+                is_over.set()
+            clients.result()
         good = {name: not found[name] for name in ("failed", "mixed", "wrong status")}
         return {**{key: found[key] for key in (*good, *found)}, "missed": _missed(**good)}
 
@@ -364,17 +218,16 @@ def ending(options: argparse.Namespace) -> dict[str, Any]:
     """End the server while it is asked: what was sent whole before has to be answered."""
     found = Counter[str]()
     for _ in range(options.rounds):
-        with serving(*MODELS) as server:
+        with ThreadPoolExecutor(1) as pool, serving(*MODELS) as server:
             told, sent = [float("inf")], list[tuple[float, bool]]()
 
             def ask(index: int, server: Running = server, sent: list[tuple[float, bool]] = sent) -> None:
-                connection = HTTPConnection(server.host, timeout=60)
-                path, body = (PREDICT, PHOTO) if index % 2 else (INFER, json.dumps(ROW).encode())
-                kind = "application/octet-stream" if index % 2 else "application/json"
+                connection = server.connection()
+                request = posted(PREDICT, PHOTO) if index % 2 else posted(INFER, ROW)
                 while True:
                     moment = float("inf")
                     try:
-                        connection.request("POST", path, body, {"Content-Type": kind})
+                        connection.request("POST", *request)
                         moment = time.monotonic()
                         answer = connection.getresponse()
                         answer.read()
@@ -384,8 +237,7 @@ def ending(options: argparse.Namespace) -> dict[str, Any]:
                         sent.append((moment, False))
                         return
 
-            clients = threading.Thread(target=_together, args=(ask, CLIENTS))
-            clients.start()
+            clients = pool.submit(together, ask, CLIENTS)
             time.sleep(2.0)
             told[0] = time.monotonic()
             server.process.send_signal(signal.SIGTERM)
@@ -393,7 +245,7 @@ def ending(options: argparse.Namespace) -> dict[str, Any]:
             found["slowest end, ms"] = max(
                 found["slowest end, ms"], round((time.monotonic() - told[0]) * 1e3)
             )
-            clients.join()
+            clients.result()
             found["answered"] += sum(is_ok for _, is_ok in sent)
             found["lost"] += sum(moment < told[0] and not is_ok for moment, is_ok in sent)
     good = {"lost": not found["lost"], "status": not found["status not 0"]}
@@ -413,14 +265,14 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
     with serving(*MODELS, "--grpc-port", str(grpc_port), is_weighed=True) as server:
         seconds, found = 60 * options.minutes / ROUNDS, Counter[str]()
         story = {"model": "stories260K", "max_tokens": 20, "stream": True}
-        requests: Sequence[tuple[str, Any]] = (
-            (INFER, ROW),
-            (PREDICT, PHOTO),
-            ("/v1/chat/completions", {**story, "messages": [{"role": "user", "content": "Once"}]}),
-            ("/v1/completions", {**story, "prompt": "Once"}),
-            (INFER, {"inputs": []}),
-            (PREDICT, b"no picture"),
-            ("/v2/models/none/infer", ROW),
+        requests = (
+            posted(INFER, ROW),
+            posted(PREDICT, PHOTO),
+            posted("/v1/chat/completions", {**story, "messages": [{"role": "user", "content": "Once"}]}),
+            posted(STORY, {**story, "prompt": "Once"}),
+            posted(INFER, {"inputs": []}),
+            posted(PREDICT, b"no picture"),
+            posted("/v2/models/none/infer", ROW),
         )
         calls = [_caller(grpc_port) for _ in range(3)]
 
@@ -428,15 +280,15 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
             call, end = calls[index], time.monotonic() + seconds
             while time.monotonic() < end:
                 found[call(("breast_cancer", "none")[index % 2])] += 1
-                path, body = requests[index % len(requests)]
+                request = requests[index % len(requests)]
                 index += 1
                 with suppress(OSError, HTTPException):
-                    found[str(server.ask("POST", path, body)[0])] += 1
+                    found[str(server.ask(request)[0])] += 1
 
         asked, kept, resident = list[float](), list[dict[str, int]](), list[float]()
         for _ in range(ROUNDS):
-            with unkind(_abort, server.port, int(20 * seconds), seconds):
-                _together(ask, len(calls))
+            with attacked(abort, server.url, int(20 * seconds), seconds):
+                together(ask, len(calls))
             time.sleep(REST_SECONDS)
             asked.append(found.total())
             kept.append(server.kept())
@@ -530,38 +382,8 @@ def overload(options: argparse.Namespace) -> dict[str, Any]:
         }
 
 
-def _together(ask: Callable[[int], None], count: int) -> None:
-    threads = [threading.Thread(target=ask, args=(index,)) for index in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-
-def _until(measure: Callable[[], int], most: int, seconds: float) -> int:
-    """Return a number as soon as it is small enough, or after some seconds."""
-    end = time.monotonic() + seconds
-    while (found := measure()) > most and time.monotonic() < end:
-        time.sleep(0.2)
-    return found
-
-
 def _missed(**good: bool) -> list[str]:
     return [name for name, is_good in good.items() if not is_good]
-
-
-def _get(path: str) -> bytes:
-    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
-
-
-def _post(path: str, body: bytes, kind: str) -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
-
-
-def _raise_descriptors() -> None:
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def main() -> None:
@@ -576,7 +398,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
-    _raise_descriptors()
+    raise_descriptors()
     found = {each.__name__: each for each in scenarios}[options.scenario](options)
     for name, value in found.items():
         shown = (

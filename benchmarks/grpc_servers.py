@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from benchmarks.clients import together
 from educe.serve.grpc import messages
 
 SERVERS = ("event loop, uvloop", "event loop, asyncio", "threads", "threads, model in an event loop")
@@ -88,7 +89,7 @@ def ask(port: int, clients: int, found: Any) -> None:
     request.inputs.add(name="features", datatype="FP32", shape=[1, 30])
     seconds: list[float] = []
 
-    def one() -> None:
+    def one(_: int) -> None:
         with grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.use_local_subchannel_pool", 1)]) as channel:
             infer = channel.unary_unary(
                 f"/{messages.INFERENCE}/{METHOD}", takes.SerializeToString, gives.FromString
@@ -99,11 +100,7 @@ def ask(port: int, clients: int, found: Any) -> None:
                 infer(request)
                 seconds.append(time.monotonic() - start)
 
-    threads = [threading.Thread(target=one) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    together(one, clients)
     found.put(seconds)
 
 

@@ -12,23 +12,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import shutil
-import signal
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.clients import Request, posted
+from benchmarks.processes import ROOT, started, when_ready
+
 SERVERS = Path(__file__).parent / "servers"
 MODEL = ROOT / "zoo" / "breast_cancer" / "model.onnx"
 NUM_FEATURES = 30
@@ -43,8 +42,7 @@ BODY = {
     ]
 }
 PATH = "/v2/models/model/infer"
-REQUEST = (PATH, json.dumps(BODY).encode(), {"content-type": "application/json"})
-READY_SECONDS = 60
+REQUEST = posted(PATH, BODY)
 UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
@@ -111,15 +109,11 @@ def measure(run: Run, url: str, clients: int, seconds: int, script: Path) -> Non
     run.failed += int(failed[1]) if failed else 0
 
 
-class SilentServerError(RuntimeError):
-    """A server that does not answer."""
-
-
 @contextmanager
 def running(
     command: Sequence[str],
     more: Mapping[str, str] | None = None,
-    request: tuple[str, bytes, Mapping[str, str]] = REQUEST,
+    request: Request = REQUEST,
 ) -> Iterator[str]:
     """Run a server until it was measured.
 
@@ -135,44 +129,19 @@ def running(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1] % 20_000 + 10_000
-    environment = {**os.environ, "MODEL_PATH": str(MODEL), "MODEL_SIZES": f"{NUM_FEATURES},2", **(more or {})}
-    process = subprocess.Popen(
-        [*command, str(port)],
-        env=environment,
-        cwd=ROOT if "educe" in command else SERVERS,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_for(url, process, request)
-        yield url
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    environment = {"MODEL_PATH": str(MODEL), "MODEL_SIZES": f"{NUM_FEATURES},2", **(more or {})}
+    folder = ROOT if "educe" in command else SERVERS
+    silent = subprocess.DEVNULL
+    with started([*command, str(port)], folder, environment, stdout=silent, stderr=silent) as process:
+        url = f"http://127.0.0.1:{port}"
+        path, body, fields = request
 
+        def answered() -> str:
+            asked = urllib.request.Request(url + path, body, dict(fields))
+            urllib.request.urlopen(asked, timeout=5).read()
+            return url
 
-def wait_for(
-    url: str, process: subprocess.Popen[bytes], request: tuple[str, bytes, Mapping[str, str]]
-) -> None:
-    """Wait until a server answers the request that it will be measured with."""
-    end = time.monotonic() + READY_SECONDS
-    while True:
-        try:
-            path, body, fields = request
-            urllib.request.urlopen(urllib.request.Request(url + path, body, dict(fields)), timeout=5).read()
-            return
-        except OSError as fault:
-            if process.poll() is not None or time.monotonic() > end:
-                command = " ".join(map(str, process.args))  # type: ignore[arg-type]
-                raise SilentServerError(f"{command} does not answer: {fault}") from None
-            time.sleep(0.1)
+        yield when_ready(process, answered)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command line `educe`, which tells how much memory it keeps whenever a line comes to its input::
+"""The command line `educe`, which tells what it keeps whenever a line comes to its input::
 
     python -m benchmarks.weighed serve zoo/breast_cancer
 
@@ -7,6 +7,7 @@ Linux with glibc only.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import gc
 import json
@@ -31,14 +32,16 @@ def kept() -> dict[str, int]:
 
     Returns:
         ``bytes`` of the C library that are in use, and ``blocks`` of Python that are; Python's small blocks
-        are none of the library's.
+        are none of the library's. ``tasks`` of event loops that are not done, but for those that a server
+        begins with.
     """
     library = ctypes.CDLL(None)
     library.mallinfo2.restype = _Mallinfo2
     gc.collect()
+    tasks = sum(type(each) is asyncio.Task and not each.done() for each in gc.get_objects())
     library.malloc_trim(0)
     found = library.mallinfo2()
-    return {"bytes": found.uordblks + found.hblkhd, "blocks": sys.getallocatedblocks()}
+    return {"bytes": found.uordblks + found.hblkhd, "blocks": sys.getallocatedblocks(), "tasks": tasks}
 
 
 def _tell() -> None:

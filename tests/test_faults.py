@@ -1,18 +1,31 @@
-"""How the soak tells a leak: memory that is kept is weighed, and its trend has an honest interval."""
+"""What faults are measured with: what is kept is weighed, trends have honest intervals, some are unkind."""
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import json
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 from benchmarks.faults import trend
+from benchmarks.processes import ROOT, serving
 from benchmarks.weighed import kept
 
+from tests.serve.conftest import until
+
 REQUESTS = np.arange(1, 21) * 16_000
+HOLD = """
+import sys
+from benchmarks import unkind
+from educe.bench.load_targets import Address
+
+unkind.RAMP_SECONDS = 0.0
+unkind.hold(Address(sys.argv[1]), 8, 60.0)
+"""
 
 needs_glibc = pytest.mark.skipif(
     sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallinfo2"),
@@ -55,6 +68,19 @@ def test_rings_that_nobody_holds_are_not_kept():
 
 
 @needs_glibc
+def test_tasks_are_kept_until_they_are_done():
+    async def waiting():
+        before = kept()["tasks"]
+        task = asyncio.ensure_future(asyncio.sleep(60))
+        during = kept()["tasks"]
+        task.cancel()
+        await asyncio.wait([task])
+        return during - before, kept()["tasks"] - before
+
+    assert asyncio.run(waiting()) == (1, 0)
+
+
+@needs_glibc
 def test_the_command_line_tells_what_it_keeps():
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.weighed", "serve", "zoo/breast_cancer", "--port", "0"],
@@ -72,6 +98,21 @@ def test_the_command_line_tells_what_it_keeps():
     finally:
         process.kill()
         process.communicate()
+
+
+@needs_glibc
+def test_bodies_that_come_slowly_and_answers_that_are_read_slowly_keep_the_server_waiting():
+    with (
+        serving("zoo/breast_cancer", is_weighed=True) as server,
+        subprocess.Popen([sys.executable, "-c", HOLD, server.url], cwd=ROOT) as clients,
+    ):
+        try:
+            until(lambda: server.kept()["tasks"] == 4)
+            time.sleep(1.0)
+            assert server.kept()["tasks"] == 4
+        finally:
+            clients.kill()
+        until(lambda: server.kept()["tasks"] == 0)
 
 
 def test_a_trend_is_the_slope_of_a_line():
