@@ -32,7 +32,11 @@ Attack = Callable[[Address, int, float], None]
 
 @contextmanager
 def attacked(attack: Attack, url: str, count: int, seconds: float) -> Iterator[None]:
-    """Let clients in another process attack a server meanwhile, until the seconds and this are over."""
+    """Let clients in another process attack a server meanwhile, until the seconds and this are over.
+
+    Raises:
+        RuntimeError: they have failed.
+    """
     arguments = (Address(url), count, seconds)
     process = multiprocessing.get_context("spawn").Process(target=attack, args=arguments, daemon=True)
     process.start()
@@ -42,6 +46,8 @@ def attacked(attack: Attack, url: str, count: int, seconds: float) -> Iterator[N
         process.join(timeout=60)
         process.kill()
         process.join()
+    if (process.exitcode or 0) > 0:
+        raise RuntimeError("the clients have failed")
 
 
 def raise_descriptors() -> None:
