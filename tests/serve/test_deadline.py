@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import math
 import sys
 from collections.abc import Callable, Coroutine, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from educe.generate.embedding import Embedder
 from educe.generate.engine import Engine
@@ -282,15 +284,28 @@ def test_a_stream_that_hangs_ends_at_the_deadline(
 
 @pytest.mark.parametrize("function", ["open", "_answer"])
 def test_what_a_thread_uses_takes_room_until_it_has_ended(hang: Callable[..., Hang], function: str) -> None:
-    limits = ServerLimits(bodies_bytes=int(1.5 * len(PICTURE)))
+    picture = PICTURE + bytes(10_000_000)  # its pixels take less
+    limits = ServerLimits(bodies_bytes=int(1.5 * len(picture)))
     with serving("mobilenet_v2", server_limits=limits) as client:
-        assert client.ask("POST", PREDICT, PICTURE)[0] == 200
+        assert client.ask("POST", PREDICT, picture)[0] == 200
         hanging = hang(PredictorModel, function)
-        assert client.ask("POST", PREDICT, PICTURE, SOON_FIELD)[0] == 504
-        status, fields, content = client.ask("POST", PREDICT, PICTURE)
+        assert client.ask("POST", PREDICT, picture, SOON_FIELD)[0] == 504
+        status, fields, content = client.ask("POST", PREDICT, picture)
         assert (status, "retry-after" in fields) == (503, True), content
         hanging.end()
-        until(lambda: client.ask("POST", PREDICT, PICTURE)[0] == 200)
+        until(lambda: client.ask("POST", PREDICT, picture)[0] == 200)
+
+
+def test_what_is_made_of_a_body_takes_room_until_it_is_answered() -> None:
+    small, large = io.BytesIO(), io.BytesIO()
+    Image.new("P", (1000, 1000)).save(small, "png")
+    Image.new("P", (4000, 4000)).save(large, "png")
+    assert len(large.getvalue()) < 100_000
+    with serving("mobilenet_v2", server_limits=ServerLimits(bodies_bytes=30_000_000)) as client:
+        status, fields, content = client.ask("POST", PREDICT, large.getvalue())
+        assert (status, "retry-after" in fields) == (503, True), content
+        for _ in range(20):  # of which eight would fill it
+            assert client.ask("POST", PREDICT, small.getvalue())[0] == 200
 
 
 def test_an_input_that_is_read_for_nobody_still_has_its_place(hang: Callable[..., Hang]) -> None:

@@ -7,14 +7,19 @@ import math
 import threading
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 import educe
 from educe.errors import InputError
-from educe.serve.batcher import Batcher
+from educe.serve import lane as lane_module
+from educe.serve.batcher import Batcher, Ticket
+from educe.serve.faults import Overloaded
 from educe.serve.lane import Lane
 from educe.serve.served import PredictorModel
 from educe.serve.statistics import ModelStatistics
@@ -40,6 +45,41 @@ def test_only_what_is_small_runs_in_the_loop(at_once: int) -> None:
         asyncio.run(ask(pool))
     assert threads[3] == threading.get_ident()
     assert threads[-1] != threading.get_ident()
+
+
+def test_a_thread_runs_what_rows_of_a_new_number_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lane_module, "_NUM_PROGRAMS", 4)
+    in_loop: list[tuple[int, bool]] = []
+
+    def run(group: Hashable, contents: Sequence[Any]) -> Sequence[Any]:
+        in_loop.append((contents[0], threading.get_ident() == loop_thread))
+        return contents
+
+    async def ask(pool: ThreadPoolExecutor) -> None:
+        lane = Lane(run, Batcher(8, 100), pool, is_small=lambda content: True)
+        for rows in (1, 1, 2, 2, 3, 4, 1, 5, 1):
+            await lane.submit("a", rows, rows, deadline=math.inf)
+
+    loop_thread = threading.get_ident()
+    with ThreadPoolExecutor(1) as pool:
+        asyncio.run(ask(pool))
+    assert in_loop == [
+        *((1, False), (1, True), (2, False), (2, True), (3, False), (4, False), (1, True)),
+        *((5, False), (1, False)),  # the engine may have forgotten the others
+    ]
+
+
+def test_an_input_is_read_by_its_priority() -> None:
+    async def ask(pool: ThreadPoolExecutor) -> None:
+        lane = Lane(lambda group, contents: contents, Batcher(8, 100, target_seconds=0.05), pool)
+        lane.batcher.cost.learn(1, 0.1)
+        lane.batcher.offer(Ticket("a", 4, 0.0, math.inf), 0.0)
+        assert await lane.read(lambda: "read", pool, math.inf, -1) == "read"
+        with pytest.raises(Overloaded):
+            await lane.read(lambda: "read", pool, math.inf)
+
+    with ThreadPoolExecutor(1) as pool:
+        asyncio.run(ask(pool))
 
 
 def test_how_long_a_run_lasts_is_known() -> None:
@@ -69,6 +109,15 @@ def test_texts_and_long_rows_are_not_small() -> None:
     assert not served.is_small({"features": np.zeros((1, 10_000), np.float32)})
     assert not served.is_small({"features": np.array(["text"], object)})
     assert not served.is_small([])
+
+
+def test_rows_of_any_length_are_not_small(tmp_path: Path) -> None:
+    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", "L"])
+    found = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", "L"])
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "any", [given], [found])
+    onnx.save(helper.make_model(graph, ir_version=10), tmp_path / "model.onnx")
+    served = PredictorModel(educe.predictor(tmp_path / "model.onnx"))
+    assert not served.is_small({"x": np.zeros((1, 1), np.float32)})
 
 
 @pytest.mark.parametrize("is_small", [True, False])

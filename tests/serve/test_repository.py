@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import math
 import shutil
 import threading
 import time
@@ -515,6 +516,30 @@ def test_a_load_outlasts_who_asked_for_it(tmp_path: Path, opened: Opened) -> Non
     with ThreadPoolExecutor(2) as pool:
         asyncio.run(ask(pool))
     assert opened.num == 1
+
+
+def test_loads_do_not_keep_models_from_running(tmp_path: Path, opened: Opened) -> None:
+    names = [f"m{number}" for number in range(9)]
+    for name in names:
+        scale(1, tmp_path / name / "model.onnx")
+
+    async def ask(pool: Executor) -> None:
+        sources = [ModelSource(name, tmp_path / name) for name in names]
+        models = Repository(sources, ServerSettings(), pool)
+        opened.may_end.set()
+        ready = await models.use(names[0])
+        opened.may_end.clear()
+        loads = [asyncio.create_task(models.use(name)) for name in names[1:]]
+        await asyncio.sleep(0.1)
+        assert ready.lane is not None
+        feeds = {"x": np.ones((1, 4), np.float32)}
+        await asyncio.wait_for(ready.lane.submit("a", feeds, 1, deadline=math.inf), SECONDS)
+        assert not any(load.done() for load in loads)
+        opened.may_end.set()
+        await asyncio.gather(*loads)
+
+    with ThreadPoolExecutor(1) as pool:
+        asyncio.run(ask(pool))
 
 
 def test_who_has_no_more_time_does_not_wait_for_a_load(tmp_path: Path, opened: Opened) -> None:

@@ -118,7 +118,6 @@ class Entry:
 
     Attributes:
         source: Where it is.
-        state: Whether it is loaded.
         reason: Why it is not, or not in its newest version.
         description: What is in service, loaded or not; None if nothing is.
         deployment: What answers now.
@@ -132,7 +131,6 @@ class Entry:
     """
 
     source: ModelSource
-    state: State = "UNAVAILABLE"
     reason: str = ""
     description: Description | None = None
     deployment: Deployment | None = None
@@ -148,6 +146,13 @@ class Entry:
     def version(self) -> str:
         """The version in service; empty if there is none."""
         return "" if self.description is None else self.description.version
+
+    @property
+    def state(self) -> State:
+        """Whether it is loaded."""
+        if self.deployment is not None:
+            return "READY"
+        return "UNAVAILABLE" if self.loading is None else "LOADING"
 
     @property
     def is_ready(self) -> bool:

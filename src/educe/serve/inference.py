@@ -24,11 +24,12 @@ from educe.serve.faults import BadRequest, Unprocessable, unknown_parameter
 from educe.serve.lane import Lane
 from educe.serve.observation import Timing
 from educe.serve.repository import Repository
+from educe.serve.room import charge
 from educe.serve.served import Asked, LanguageModelServed, PredictorModel
 from educe.serve.settings import ServerSettings
 from educe.serve.threads import in_thread
 from educe.serve.videos import is_video, store
-from educe.tasks.predictor import Named, Result
+from educe.tasks.predictor import Named, Opened, Result
 
 _NUM_FRAMES = 16
 _ROUTES = {
@@ -248,9 +249,11 @@ class Inference:
         if is_video(served.task, source):
             return await self._video(served, lane, source, asked, deadline)
         most = self.settings.server_limits.num_items
-        items = await lane.read(partial(served.open, Named("input", source), most), self.pool, deadline)
+        opened = partial(served.open, Named("input", source), most)
+        items = await lane.read(opened, self.pool, deadline, asked.priority)
         if not items:
             raise BadRequest("the input holds nothing to answer about")
+        charge(_size_bytes(items))
         return await self._run(served, lane, replace(asked, items=items), deadline)
 
     async def _run(
@@ -277,6 +280,8 @@ class Inference:
             while items := await in_thread(self.pool, lambda: list(islice(opened, _NUM_FRAMES))):
                 if len(found) + len(items) > most:
                     raise LimitError(f"the video has more than {most:,} frames", remedy="send it in parts")
+                if not found:
+                    charge(_size_bytes(items))  # as large as those that come in their place
                 unread = [item for item in items if isinstance(item, Result)]
                 if found and len(unread) == len(items):
                     return found + unread, total
@@ -284,6 +289,19 @@ class Inference:
                 found += results
                 total = Timing(total.queue + timing.queue, total.run + timing.run, timing.rows)
         return found, total
+
+
+def _size_bytes(items: Sequence[Opened | Result]) -> int:
+    """Return about how much memory is taken by what was read."""
+    return sum(_content_bytes(item.item.content) for item in items if isinstance(item, Opened))
+
+
+def _content_bytes(content: Any) -> int:
+    from PIL.Image import Image
+
+    if isinstance(content, Image):
+        return content.width * content.height * (1 if content.mode == "L" else 4)
+    return content.nbytes if isinstance(content, np.ndarray) else 0
 
 
 def _integer(parameters: dict[str, Any], name: str) -> int:

@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 # A run that is expected to be shorter costs less than waiting for companions.
 _TRIFLING_SECONDS = 0.00005
+# For so many numbers of rows an engine keeps what it has compiled.
+_NUM_PROGRAMS = 64
 
 
 @dataclass(slots=True, eq=False)
@@ -45,7 +47,7 @@ class Lane:
         batcher: What plans the runs.
         pool: The threads.
         compile_seconds: How long a thread's runs so far have compiled, which is no cost of a run.
-        is_small: Says whether a content is so small that its rows tell how long it takes.
+        is_small: Says whether a content is so small, and so shaped, that its rows tell how long it takes.
         statistics: Where requests and runs are counted; if absent, nobody reads them.
     """
 
@@ -64,6 +66,7 @@ class Lane:
         self._run, self._pool, self._compile_seconds = run, pool, compile_seconds
         self._is_small = is_small
         self._loop = asyncio.get_running_loop()
+        self._run_rows: set[int] = set()
         self._is_due = False
         self._began: float | None = None
         self.work: asyncio.Future[tuple[Sequence[Any], float]] | None = None
@@ -96,8 +99,7 @@ class Lane:
             DeadlineExceeded: the deadline would pass before its run.
         """
         now = self._loop.time()
-        is_trifle = 0 < self.batcher.cost.seconds(rows) < _TRIFLING_SECONDS
-        if is_trifle and self.is_idle and self._is_small(content):
+        if self.is_idle and self._is_brief(rows, [content], _TRIFLING_SECONDS):
             return self._run_alone(group, content, rows)
         ticket = _Waiting(
             group, rows, now, deadline, priority, content=content, future=self._loop.create_future()
@@ -113,19 +115,20 @@ class Lane:
         note_timing(found[1])
         return found
 
-    async def read(self, read: Callable[[], T], pool: Executor, deadline: float) -> T:
+    async def read(self, read: Callable[[], T], pool: Executor, deadline: float, priority: int = 0) -> T:
         """Return what the reading of a request's input gives, which takes a place in the queue until it ends.
 
         Args:
             read: Reads it; called in a thread.
             pool: The threads.
             deadline: When the answer is of no use any more.
+            priority: The request's; lower numbers go first.
 
         Raises:
             Overloaded: too many requests wait; nothing is read.
             DeadlineExceeded: the deadline would pass before its run.
         """
-        self.batcher.admit(self._loop.time(), 1, deadline)
+        self.batcher.admit(self._loop.time(), 1, deadline, priority)
         self.batcher.num_reading += 1
         found, seconds = await in_thread(pool, partial(_with_cpu_seconds, read), self._end_reading)
         self.batcher.read(seconds / usable_cores())
@@ -136,9 +139,7 @@ class Lane:
 
     def _run_alone(self, group: Hashable, content: Any, rows: int) -> tuple[Any, Timing]:
         """Run a request at once, in the loop."""
-        start = time.perf_counter()
-        (result,) = self._run(group, [content])
-        seconds = time.perf_counter() - start
+        (result,), seconds = self._timed(group, [content])
         if isinstance(result, Exception):
             raise result
         self._count(rows, seconds)
@@ -174,12 +175,23 @@ class Lane:
         self.num_running = len(batch)
         rows = sum(ticket.rows for ticket in batch)
         contents = [ticket.content for ticket in batch]
-        expected = self.batcher.cost.seconds(rows)
-        if 0 < expected < BRIEF_SECONDS and all(map(self._is_small, contents)):  # not worth a thread's waking
+        if self._is_brief(rows, contents, BRIEF_SECONDS):  # not worth a thread's waking
             self._end(batch, now, rows, *self._timed(batch[0].group, contents))
             return
+        self._note_rows(rows)
         self.work = self._loop.run_in_executor(self._pool, self._timed, batch[0].group, contents)
         self.work.add_done_callback(lambda done: self._end(batch, now, rows, *done.result()))
+
+    def _is_brief(self, rows: int, contents: Sequence[Any], seconds: float) -> bool:
+        """Say whether a run takes less than some seconds for sure, so that it may be done in the loop."""
+        is_known = rows in self._run_rows and 0 < self.batcher.cost.seconds(rows) < seconds
+        return is_known and all(map(self._is_small, contents))
+
+    def _note_rows(self, rows: int) -> None:
+        """Know that a thread runs so many rows, and compiles what they need."""
+        if len(self._run_rows) == _NUM_PROGRAMS:
+            self._run_rows.clear()
+        self._run_rows.add(rows)
 
     def _end(
         self, batch: Sequence[_Waiting], start: float, rows: int, results: Sequence[Any], seconds: float

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
 from educe.errors import EduceError, ModelFileError, OptionError
 from educe.limits import format_bytes
+from educe.machine import usable_cores
 from educe.serve import text_tensors
 from educe.serve.batcher import Batcher
 from educe.serve.cache import ModelCache, ResponseCache, is_deterministic
@@ -54,7 +55,7 @@ class Repository:
     Args:
         sources: The models.
         settings: Among them the memory for all models, and the bounds on what waits for one.
-        pool: Threads for loading and running.
+        pool: Threads for running.
 
     Attributes:
         when_in_service: Called with the description of each version that is put in service here.
@@ -65,6 +66,8 @@ class Repository:
 
     def __init__(self, sources: Sequence[ModelSource], settings: ServerSettings, pool: Executor) -> None:
         self._settings, self._pool = settings, pool
+        # Loads take long, and runs never wait for them.
+        self._loading = ThreadPoolExecutor(max(2, usable_cores()), thread_name_prefix="educe-serve-loading")
         self._cache = None if settings.cache_bytes is None else ResponseCache(settings.cache_bytes)
         self._entries = {source.name: Entry(source) for source in sources}
         self._recent: dict[str, None] = {}
@@ -219,6 +222,7 @@ class Repository:
             if entry.loading is not None:
                 entry.loading.cancel()
             self._drop(entry, "the server ends")
+        self._loading.shutdown(wait=False, cancel_futures=True)
 
     async def _wait(self, entry: Entry) -> None:
         """Wait as a request until a model is loaded."""
@@ -246,14 +250,12 @@ class Repository:
         await loading
 
     async def _loaded(self, entry: Entry) -> None:
-        entry.state = "LOADING" if entry.deployment is None else "READY"
         loop, name = asyncio.get_running_loop(), entry.source.name
         start = loop.time()
         noticing = asyncio.create_task(_notice_compiling(name, Store.num_missing))
         try:
             description, served, reason = await self._opened(entry)
         except NotReady as fault:
-            entry.state = "UNAVAILABLE" if entry.deployment is None else "READY"
             entry.reason = fault.cause
             entry.is_wanted = entry.is_wanted or not entry.is_replacing
             raise NotReady(f"the model {name!r}: {fault.cause}") from fault.__cause__
@@ -263,7 +265,7 @@ class Repository:
             self._change.set()
         old, entry.deployment = entry.deployment, self._deploy(entry, description, served)
         self._note_use(name)
-        entry.state, entry.reason, entry.is_wanted = "READY", reason, True
+        entry.reason, entry.is_wanted = reason, True
         entry.is_unloaded, entry.description = False, description
         self.when_in_service(description)
         if old is not None:
@@ -317,7 +319,7 @@ class Repository:
     async def _opened_version(self, entry: Entry, version: str, path: Path) -> tuple[Description, Served]:
         await self._make_room(entry, size_bytes(path))
         served = await asyncio.get_running_loop().run_in_executor(
-            self._pool, open_model, path, entry.source.options, self._settings.limits
+            self._loading, open_model, path, entry.source.options, self._settings.limits
         )
         description = Description.of(entry.source.name, version, served)
         if entry.description is not None and not description.takes_inputs_of(entry.description):
@@ -392,18 +394,18 @@ class Repository:
             and not (other := self._entries[name]).num_waiting
             and (deployment := other.deployment) is not None
         ]
-        chosen: list[Entry] = []
-        for other, _ in sorted(loaded, key=lambda each: each[1].num_users > 0):
+        chosen: list[tuple[Entry, Deployment]] = []
+        for each in sorted(loaded, key=lambda each: each[1].num_users > 0):
             if lacking > 0:
-                chosen.append(other)
-                lacking -= other.memory_bytes
+                chosen.append(each)
+                lacking -= each[1].memory_bytes
         if lacking > 0:
             return []
-        for other in chosen[::-1]:
-            if other.memory_bytes <= -lacking:
-                chosen.remove(other)
-                lacking += other.memory_bytes
-        return chosen
+        for each in chosen[::-1]:
+            if each[1].memory_bytes <= -lacking:
+                chosen.remove(each)
+                lacking += each[1].memory_bytes
+        return [other for other, _ in chosen]
 
     def _note_use(self, name: str) -> None:
         self._recent.pop(name, None)
@@ -441,7 +443,7 @@ class Repository:
 
     def _drop(self, entry: Entry, reason: str) -> None:
         deployment, entry.deployment = entry.deployment, None
-        entry.state, entry.reason, entry.is_wanted = "UNAVAILABLE", reason, False
+        entry.reason, entry.is_wanted = reason, False
         self._recent.pop(entry.source.name, None)
         if deployment is not None:
             self._retire(deployment)

@@ -1,4 +1,7 @@
-"""`BodyRoom` and `Share`: the memory for what all requests have sent, and what one takes of it."""
+"""`BodyRoom` and `Share`: the memory for what all requests have sent, and what one takes of it.
+
+What is made of a body, such as the pixels of a picture, may be a thousand times as large, and counts, too.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from types import TracebackType
 
 from educe.serve.faults import Overloaded
 from educe.serve.settings import ServerLimits
-from educe.serve.threads import Held, hold
+from educe.serve.threads import Held, held_now, hold
 
 
 @dataclass(slots=True)
@@ -70,3 +73,14 @@ class Share(Held):
     def give_back(self) -> None:
         """Give the room back."""
         self._room.used_bytes -= self._room_bytes
+
+
+def charge(size_bytes: int) -> None:
+    """Count what is made of the body of the present request, until it has ended.
+
+    Raises:
+        Overloaded: there is no room for it.
+    """
+    share = held_now()
+    if isinstance(share, Share):
+        share.charge(size_bytes)

@@ -14,7 +14,7 @@ from educe.generate.embedding import Embedder
 from educe.generate.generator import Generator
 from educe.generate.transcription import Transcriber
 from educe.generate.translation import Translator
-from educe.model import Signature
+from educe.model import Signature, TensorType, ValueType
 from educe.serve.rows import joined, rows_are_independent
 from educe.tasks.base import TaskOptions
 from educe.tasks.predictor import Opened, Predictor, Result
@@ -60,6 +60,8 @@ class PredictorModel:
         self.signature: Signature = predictor.executable.signature
         self.shares_runs = rows_are_independent(predictor.executable)
         self.most_items = predictor.most_items
+        first = 1 if self.shares_runs else 0
+        self._rows_tell = all(_is_fixed(kind, first) for kind in self.signature.inputs.values())
 
     @property
     def task(self) -> str:
@@ -89,8 +91,10 @@ class PredictorModel:
 
     def is_small(self, content: Any) -> bool:
         """Say whether a request has few numbers, and no text: what it takes is known by its rows."""
-        return isinstance(content, dict) and all(
-            array.dtype.kind != "O" and array.nbytes <= _FEW_BYTES for array in content.values()
+        return (
+            self._rows_tell
+            and isinstance(content, dict)
+            and all(array.dtype.kind != "O" and array.nbytes <= _FEW_BYTES for array in content.values())
         )
 
     def open(self, source: Any, most: int) -> list[Opened | Result]:
@@ -149,6 +153,12 @@ class PredictorModel:
         size = self.most_items or max(len(items), 1)
         for first in range(0, len(items), size):
             yield from predictor.answer(items[first : first + size])
+
+
+def _is_fixed(kind: ValueType, first: int) -> bool:
+    """Say whether all inputs of a kind have one shape, from some axis on."""
+    shape = kind.shape if isinstance(kind, TensorType) else None
+    return shape is not None and all(isinstance(dim, int) for dim in shape[first:])
 
 
 def _fault_of_all(results: Sequence[Result]) -> EduceError | None:

@@ -30,7 +30,8 @@ class ServerLimits:
         header_seconds: Longest time to receive them.
         body_bytes: Largest body, and largest after decompression.
         bodies_bytes: Largest sum of the bodies of all requests over HTTP that are there, as they are sent and
-            as they are when decompressed, and of the messages over gRPC.
+            as they are when decompressed, of the messages over gRPC, and of the pictures and sounds in them
+            when they are decoded.
         body_seconds: Longest time to receive it, beyond a second for each MiB.
         num_parts: Most parts of a form.
         num_connections: Most connections at once.
@@ -43,7 +44,7 @@ class ServerLimits:
     num_headers: int = 100
     header_seconds: float = 10.0
     body_bytes: int = 64 * 2**20
-    bodies_bytes: int = 2**30
+    bodies_bytes: int = 2**31
     body_seconds: float = 30.0
     num_parts: int = 100
     num_connections: int = 10_000

@@ -49,9 +49,14 @@ def hold(held: Held) -> None:
     _HELD.set(held)
 
 
+def held_now() -> Held | None:
+    """Return what the present request holds; None if nothing."""
+    return _HELD.get()
+
+
 def hold_until(work: asyncio.Future[Any]) -> None:
     """Hold what the present request holds until a work for it has ended, too."""
-    held = _HELD.get()
+    held = held_now()
     if held is not None:
         held.hold_until(work)
 

@@ -25,6 +25,7 @@ from educe.serve.http.openai.streaming import streamed
 from educe.serve.http.openai.writing import deployed, language_model
 from educe.serve.http.routes import Content, Route
 from educe.serve.inference import Inference
+from educe.serve.room import charge
 from educe.serve.text_tensors import Work
 from educe.serve.threads import aside
 
@@ -83,6 +84,7 @@ class Audio:
             assert deployment.lane is not None
             opened = partial(open_sound, asked.file, SAMPLE_RATE, limits)
             samples = await deployment.lane.read(opened, self.inference.pool, request.deadline)
+            charge(samples.nbytes)
             options: dict[str, Any] = {"language": asked.language}
             if asked.temperature:
                 options["temperature"] = asked.temperature

@@ -71,7 +71,7 @@ class Embeddings:
             assert deployment.lane is not None
             cut = partial(_tokens, model, texts, asked.truncate)
             with in_words_of({}):
-                ids = await deployment.lane.read(cut, self.inference.pool, request.deadline)
+                ids = await deployment.lane.read(cut, self.inference.pool, request.deadline, asked.priority)
                 vectors = await _vectors(self.inference, deployment, ids, request.deadline, asked.priority)
         return await in_thread(self.inference.pool, partial(_answer, asked, ids, vectors))
 
