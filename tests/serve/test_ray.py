@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from educe.errors import OptionError
-from educe.serve import ServerSettings
-from educe.serve.ray import _url, application
+from educe.serve import AsgiApp, ModelSource, ServerSettings
+from educe.serve.faults import NotReady
+from educe.serve.ray import _Replica, _url, application
+from educe.serve.served import PredictorModel
 from tests.conftest import ROOT
+from tests.serve.conftest import Hang
+from tests.serve.test_asgi import Asked
 
 SECONDS = 60
 
@@ -63,3 +71,28 @@ def test_the_cores_of_a_replica_are_a_number(cpus: object) -> None:
 def test_the_models_are_a_list(models: object) -> None:
     with pytest.raises(OptionError, match="expected a list of models"):
         application({"models": models})
+
+
+def test_a_replica_is_replaced_if_a_run_hangs_and_not_for_a_model_that_cannot_be_loaded(
+    hang: Callable[..., Hang], tmp_path: Path
+) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"nonsense")
+    sources = [ModelSource("nonsense", tmp_path), ModelSource("good", ROOT / "zoo" / "breast_cancer")]
+    tensor = {"name": "features", "datatype": "FP32", "shape": [1000, 30], "data": [0.5] * 30_000}
+    infer = json.dumps({"inputs": [tensor]}).encode()
+
+    async def run() -> None:
+        replica = _Replica()
+        async with AsgiApp(sources, ServerSettings(timeout_seconds=1.0)) as app:
+            replica.app = app
+            assert not app.is_ready
+            replica.check_health()
+            hanging = hang(PredictorModel, "_infer")
+            status, _, _ = await Asked(app, "POST", "/v2/models/good/infer", infer).run()
+            assert status == 504
+            await asyncio.sleep(1.0)
+            with pytest.raises(NotReady):
+                replica.check_health()
+            hanging.end()
+
+    asyncio.run(run())

@@ -53,6 +53,11 @@ class AsgiApp:
         """Whether all models answer at once."""
         return self._core is not None and self._core.inference.is_ready
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether a run of a model has lasted longer than any request may."""
+        return self._core is not None and self._core.repository.is_stuck
+
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer a request, or load and drain.
 

@@ -164,13 +164,13 @@ class _Replica:
     app: AsgiApp
 
     def check_health(self) -> None:
-        """Say whether all models answer.
+        """Say whether no run of a model hangs, as ``/livez`` does.
 
         Raises:
-            NotReady: one does not: Ray starts another replica in place of this one.
+            NotReady: one does: Ray starts another replica in place of this one.
         """
-        if not self.app.is_ready:
-            raise NotReady("a model is not loaded")
+        if self.app.is_stuck:
+            raise NotReady("a model hangs")
 
 
 def application(arguments: Mapping[str, Any]) -> Application:
