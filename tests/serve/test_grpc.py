@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,10 @@ from tests.serve.conftest import Client, serving, until
 
 grpc = pytest.importorskip("grpc")
 
+from educe.serve import tensors  # noqa: E402
 from educe.serve.faults import BadRequest  # noqa: E402
 from educe.serve.grpc import messages  # noqa: E402
-from educe.serve.grpc.contents import read_inputs, write_outputs  # noqa: E402
+from educe.serve.grpc.contents import bytes_to_read, read_inputs, write_outputs  # noqa: E402
 
 SECONDS = 60
 KEY = "a-key-of-many-letters"
@@ -310,6 +312,36 @@ def test_errors_have_codes(stub) -> None:
     )
 
 
+@pytest.mark.parametrize("is_stream", [True, False])
+@pytest.mark.parametrize("place", ["inputs", "outputs", "parameters"])
+def test_more_of_a_request_than_is_looked_at_is_refused(stub, place, is_stream) -> None:
+    request = Request(model_name="breast_cancer")
+    for number in range(tensors.MOST_NAMED + 1):
+        if place == "parameters":
+            request.parameters[str(number)].bool_param = True
+        else:
+            getattr(request, place).add(name=str(number))
+    if is_stream:
+        (answer,) = stub.rpc(f"{messages.INFERENCE}/ModelStreamInfer")(iter([request]), timeout=SECONDS)
+        said = answer.error_message
+    else:
+        said = refused(lambda: stub.ask("ModelInfer", request), "INVALID_ARGUMENT").details()
+    assert said == f"{place}: there are 1,025 (send at most 1,024)"
+
+
+def test_of_a_shape_no_more_is_looked_at_than_is_refused() -> None:
+    class Sizes:
+        def __getitem__(self, asked: slice) -> list[int]:
+            assert asked.stop <= tensors.MOST_AXES + 1
+            return [1] * asked.stop
+
+    tensor = SimpleNamespace(name="x", datatype="FP32", shape=Sizes(), parameters={})
+    request = SimpleNamespace(inputs=[tensor], raw_input_contents=[])
+    assert bytes_to_read(request) == 8
+    with pytest.raises(BadRequest, match="more than 64 axes"):
+        read_inputs(request)
+
+
 def test_a_fault_of_the_server_says_nothing(stub, monkeypatch) -> None:
     from educe.serve.inference import Inference
 
@@ -497,6 +529,57 @@ def test_a_client_that_goes_ends_its_text(is_stream, monkeypatch) -> None:
         assert found.num_used_blocks == 0
         time.sleep(0.05)
         assert writer.statistics().num_steps == found.num_steps, "no step is made for nobody"
+
+
+def test_who_does_not_read_what_is_sent_does_not_hold_a_model(monkeypatch, caplog) -> None:
+    from educe.serve.deployment import Deployment
+    from educe.serve.grpc import server as module
+
+    users = 0
+    enter, leave = Deployment.__enter__, Deployment.__exit__
+
+    def count_enter(self: Any) -> Any:
+        nonlocal users
+        users += 1
+        return enter(self)
+
+    def count_leave(self: Any, *fault: Any) -> Any:
+        nonlocal users
+        users -= 1
+        return leave(self, *fault)
+
+    monkeypatch.setattr(module, "_READER_SECONDS", 2.0)
+    monkeypatch.setattr(Deployment, "__enter__", count_enter)
+    monkeypatch.setattr(Deployment, "__exit__", count_leave)
+    with serving("stories260K", grpc_port=0) as client, connected(client) as own:
+        request = text(PROMPT, max_tokens=480, min_tokens=480, ignore_eos=True)
+        request.id = "x" * 200_000  # which each piece has, so that no client's system takes them all
+        stream = own.rpc(f"{messages.INFERENCE}/ModelStreamInfer")
+        stuck = stream(iter([request]), timeout=2 * SECONDS)
+        next(stuck)
+        assert users == 1
+        until(lambda: not users)
+        assert "is not read in time" in refused(lambda: list(stuck), "DEADLINE_EXCEEDED").details()
+        slow = 0
+        for _ in stream(iter([request]), timeout=2 * SECONDS):
+            slow += 1
+            time.sleep(0.01)  # so long for each, and all of them longer than for one
+        assert slow > 200
+
+
+@pytest.mark.parametrize("by", ["cancelling", "closing"])
+def test_a_client_that_goes_while_it_is_sent_to_is_no_fault_of_the_server(caplog, by) -> None:
+    with serving("stories260K", grpc_port=0) as client:
+        with connected(client) as own:
+            request = text(PROMPT, max_tokens=480, min_tokens=480, ignore_eos=True)
+            request.id = "x" * 200_000
+            stream = own.rpc(f"{messages.INFERENCE}/ModelStreamInfer")(iter([request]), timeout=SECONDS)
+            next(stream)
+            time.sleep(1.0)  # meanwhile the server waits for it
+            if by == "cancelling":
+                stream.cancel()
+        until(lambda: b'status="CANCELLED"' in client.ask("GET", "/metrics")[2])
+    assert [each for each in caplog.records if each.levelname == "ERROR"] == []
 
 
 def test_the_messages_that_are_there_have_a_bound_together_with_bodies(server) -> None:

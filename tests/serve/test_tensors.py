@@ -266,6 +266,19 @@ def test_outputs_are_those_that_are_wanted() -> None:
             write_outputs(outputs, hostile, False)
 
 
+def test_more_inputs_or_outputs_than_are_looked_at_are_refused() -> None:
+    most = tensors.MOST_NAMED
+    inputs = [types.InferInput(str(number), [0], "FP32", data=[]) for number in range(most + 1)]
+    assert len(read_inputs(inputs[:most], memoryview(b""))) == most
+    with pytest.raises(BadRequest, match="inputs: there are 1,025"):
+        read_inputs(inputs, memoryview(b""))
+    outputs = {str(number): np.zeros(1, np.int8) for number in range(most + 1)}
+    wanted = [types.WantedOutput(name) for name in outputs]
+    assert len(write_outputs(outputs, wanted[:most], False)[0]) == most
+    with pytest.raises(BadRequest, match="outputs: there are 1,025"):
+        write_outputs(outputs, wanted, False)
+
+
 def test_what_the_protocol_lacks_is_said() -> None:
     for output in ([{"a": 1.0}], np.zeros(1, np.complex64), np.zeros(1, ml_dtypes.float8_e4m3fn)):
         with pytest.raises(Unprocessable):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,9 @@ _DATATYPES = {NUMPY_TYPES[short]: name for name, short in DATATYPES.items()}
 _LENGTH_BYTES = 4
 MOST_AXES = 64
 """The most axes of a tensor, which are as many as NumPy has."""
+
+MOST_NAMED = 1024
+"""The most inputs, wanted outputs and parameters of a request, of each."""
 
 # More would not have a number of bytes that NumPy can count, even if another size is 0.
 _MOST_ELEMENTS_BITS = 58
@@ -103,6 +106,12 @@ def chosen(outputs: Mapping[str, Any], names: Sequence[str]) -> Mapping[str, Any
     return {name: outputs[name] for name in names}
 
 
+def refuse_too_many(named: Sized, place: str) -> None:
+    """Raise BadRequest if a request has more inputs, outputs or parameters than are looked at."""
+    if len(named) > MOST_NAMED:
+        raise BadRequest(f"there are {len(named):,}", place=place, remedy=f"send at most {MOST_NAMED:,}")
+
+
 def refuse_parameters(given: Iterable[str], known: Collection[str], place: str) -> None:
     """Raise BadRequest if a tensor has parameters that are not known, such as those of shared memory."""
     for name in given:
@@ -130,7 +139,7 @@ def element_count(shape: list[int], place: str) -> int:
         BadRequest: a size is negative, or there are too many axes or elements.
     """
     if len(shape) > MOST_AXES:
-        raise BadRequest(f"the shape has {len(shape)} axes", place=place, remedy=f"use at most {MOST_AXES}")
+        raise BadRequest(f"the shape has more than {MOST_AXES} axes", place=place)
     count = 1
     for size in shape:
         if size < 0:

@@ -35,6 +35,13 @@ _OF_HTTP = ("binary_data", "binary_data_size")
 """What tensors have over HTTP, and KServe's client sends over gRPC, too, where it says nothing."""
 
 
+def refuse_too_many(request: Any) -> None:
+    """Raise BadRequest if a `ModelInferRequest` has more inputs, outputs or parameters than are looked at."""
+    tensors.refuse_too_many(request.inputs, "inputs")
+    tensors.refuse_too_many(request.outputs, "outputs")
+    tensors.refuse_too_many(request.parameters, "parameters")
+
+
 def read_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return a request's parameters.
 
@@ -85,7 +92,7 @@ def read_inputs(request: Any) -> dict[str, np.ndarray]:
         if entry.name in feeds:
             raise BadRequest(f"the input {entry.name[:100]!r} stands twice", place=place)
         tensors.refuse_parameters(entry.parameters, _OF_HTTP, place)
-        shape = list(entry.shape)
+        shape = list(entry.shape[: tensors.MOST_AXES + 1])  # of which one more is refused
         if not raw:
             feeds[entry.name] = _typed(entry, shape, place)
             continue

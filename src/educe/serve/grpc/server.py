@@ -13,7 +13,7 @@ from educe.errors import MissingLibraryError, OptionError
 from educe.files import open_regular
 from educe.serve.access import tenant_of
 from educe.serve.deadline import Deadline
-from educe.serve.faults import BadRequest, Refusal, Unimplemented, logged
+from educe.serve.faults import BadRequest, DeadlineExceeded, Refusal, Unimplemented, logged
 from educe.serve.inference import Inference
 from educe.serve.observation import GRPC, Observed, RequestIds
 from educe.serve.observer import Observer
@@ -31,6 +31,8 @@ Metadata: TypeAlias = "tuple[tuple[str, str], ...]"
 """What stands beside a call's messages: names and values."""
 
 _CERTIFICATE_BYTES = 2**20
+# As long as HTTP gives.
+_READER_SECONDS = 30.0
 # A client that has gone without a word is noticed within so long.
 _PING_MILLISECONDS = 20_000
 # More pings of a client that sends nothing else than one in so long are too many.
@@ -181,17 +183,32 @@ class GrpcServer:
             async with self._seen(method, context):
                 with Share(self._room) as share:
                     share.charge(len(content))
-                    await _write(method.handle(await read(content), self._call(method, context)), context)
+                    await self._write(
+                        method.handle(await read(content), self._call(method, context)), context
+                    )
 
         async def converse(contents: AsyncIterator[bytes], context: Any) -> None:
             async with self._seen(method, context), aclosing(read_all(contents)) as requests:
-                await _write(method.handle(requests, self._call(method, context)), context)
+                await self._write(method.handle(requests, self._call(method, context)), context)
 
         if description.client_streaming:
             return self._grpc.stream_stream_rpc_method_handler(converse, None, method.write)
         if description.server_streaming:
             return self._grpc.unary_stream_rpc_method_handler(stream, None, method.write)
         return self._grpc.unary_unary_rpc_method_handler(answer, None, method.write)
+
+    async def _write(self, responses: AsyncGenerator[Any, None], context: Any) -> None:
+        """Send responses, as long as the client reads what is sent."""
+        loop = asyncio.get_running_loop()
+        async with aclosing(responses):
+            async for response in responses:
+                try:
+                    with Deadline(loop.time() + _READER_SECONDS):
+                        await context.write(response)
+                except DeadlineExceeded:
+                    raise DeadlineExceeded("what was sent is not read in time") from None
+                except self._grpc.aio.InternalError:  # the client has gone
+                    raise asyncio.CancelledError from None
 
     def _call(self, method: Method, context: Any) -> Call:
         left = context.time_remaining()
@@ -249,12 +266,6 @@ class _Seen:
                 observed.status = "DEADLINE_EXCEEDED"
         finally:
             self._observer.end(observed)
-
-
-async def _write(responses: AsyncGenerator[Any, None], context: Any) -> None:
-    async with aclosing(responses):
-        async for response in responses:
-            await context.write(response)
 
 
 def _read(kind: Any, content: bytes) -> Any:

@@ -20,6 +20,7 @@ from educe.serve.grpc.contents import (
     bytes_to_read,
     read_inputs,
     read_parameters,
+    refuse_too_many,
     write_outputs,
     write_parameters,
 )
@@ -103,6 +104,7 @@ class InferenceService:
 
     async def model_infer(self, request: Any, call: Call) -> Any:
         """Run a model."""
+        refuse_too_many(request)
         parameters = read_parameters(request.parameters)
         is_timed = tensors.take_flag(parameters, "timing")
         done = await self.models.infer(await self._asked(request, parameters, call, call.deadline()))
@@ -116,6 +118,7 @@ class InferenceService:
         kind = inference("ModelStreamInferResponse")
         async for request in requests:
             try:
+                refuse_too_many(request)
                 parameters = read_parameters(request.parameters)
                 tensors.take_flag(parameters, _EMPTY_FINAL)
                 latest = call.deadline()
@@ -183,5 +186,5 @@ async def _response(request: Any, done: Inferred) -> Any:
 def _check_nothing(request: Any) -> None:
     if request.repository_name:
         raise BadRequest("the server has one repository, without a name", place="repository_name")
-    if set(request.parameters) - {_UNLOAD}:
+    if any(name != _UNLOAD for name in request.parameters):
         raise BadRequest("a model is loaded as the server was started with it", place="parameters")

@@ -35,8 +35,9 @@ def read_inputs(inputs: Sequence[InferInput], behind: memoryview) -> dict[str, n
         behind: The bytes behind the JSON.
 
     Raises:
-        BadRequest: a tensor stands twice, or its elements do not fit its type and shape.
+        BadRequest: there are too many, one stands twice, or its elements do not fit its type and shape.
     """
+    tensors.refuse_too_many(inputs, "inputs")
     feeds: dict[str, np.ndarray] = {}
     offset = 0
     for entry in inputs:
@@ -71,8 +72,9 @@ def write_outputs(
         all_binary: Whether those that it does not say it of lie behind the JSON.
 
     Raises:
-        BadRequest: there is no such output.
+        BadRequest: there is no such output, or too many are named.
     """
+    tensors.refuse_too_many(wanted, "outputs")
     for number, each in enumerate(wanted):
         tensors.refuse_parameters(each.parameters, ("binary_data",), f"outputs[{number}]")
     binary = {each.name: each.parameters.get("binary_data", all_binary) for each in wanted}
