@@ -474,6 +474,29 @@ def test_messages_have_bounds() -> None:
         refused(lambda: stub.ask("ServerLive", metadata=(("x", "y" * 100_000),)), "RESOURCE_EXHAUSTED")
 
 
+def test_calls_whose_message_does_not_come_give_their_places_back() -> None:
+    limits = ServerLimits(num_connections=4, body_seconds=0.5, body_bytes=2**20)
+    ended = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        ended.wait(SECONDS)
+        yield from ()
+
+    check = "/grpc.health.v1.Health/Check"
+    with (
+        serving("breast_cancer", grpc_port=0, api_keys=(KEY,), server_limits=limits) as client,
+        connected(client) as stub,
+    ):
+        for kind in ("stream_unary", "stream_stream"):
+            with pytest.raises(grpc.RpcError) as fault:
+                list(getattr(stub.channel, kind)(check)(iter(()), timeout=SECONDS))
+            assert fault.value.code().name == "INVALID_ARGUMENT"
+        stuck = [stub.channel.stream_unary(check).future(nothing()) for _ in range(limits.num_connections)]
+        assert {each.exception().code().name for each in stuck} == {"DEADLINE_EXCEEDED"}
+        assert stub.channel.unary_unary(check)(b"", timeout=SECONDS)
+        ended.set()
+
+
 def test_a_deadline_ends_a_text(stub) -> None:
     long = text(PROMPT, max_tokens=400, min_tokens=400, ignore_eos=True)
     refused(lambda: stub.ask("ModelInfer", long, timeout=0.01), "DEADLINE_EXCEEDED")

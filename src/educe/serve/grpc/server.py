@@ -80,7 +80,7 @@ class GrpcServer:
         methods = [*InferenceService(inference, snapshot).methods(), *health.methods()]
         methods += [method for name in REFLECTIONS for method in Reflection(name).methods()]
         self._methods = {method.path: method for method in methods}
-        self._handlers = {method.path: self._handler(method) for method in methods}
+        self._rpcs = {method.path: self._rpc(method) for method in methods}
         self._observer, self._ids, self._room = observer, RequestIds(), room
         self._server = grpc.aio.server(
             options=self._options(), maximum_concurrent_rpcs=self.settings.server_limits.num_connections
@@ -142,7 +142,7 @@ class GrpcServer:
                 raise Unimplemented("there is no such method", remedy="reflection lists them")
         except Refusal as fault:
             return self._refusing(fault, method)
-        return self._handlers[details.method]
+        return self._rpcs[details.method]
 
     def _tenant(self, method: Method | None, metadata: Metadata) -> str:
         """Return who asks, as `tenant_of` does."""
@@ -159,8 +159,8 @@ class GrpcServer:
 
         return self._grpc.stream_stream_rpc_method_handler(answer)
 
-    def _handler(self, method: Method) -> Any:
-        """Return a method as gRPC knows it."""
+    def _rpc(self, method: Method) -> Any:
+        """Return a method as gRPC knows it: all read streams, as those alone let a message be waited for."""
         description, takes = method.description, method.takes
 
         async def read(content: bytes) -> Any:
@@ -172,15 +172,17 @@ class GrpcServer:
                     share.charge(len(content))
                     yield await read(content)
 
-        async def answer(content: bytes, context: Any) -> Any:
+        async def answer(contents: Any, context: Any) -> Any:
             async with self._seen(method, context):
+                content = await self._message(context)
                 call = self._call(method, context)
                 with Share(self._room) as share, Deadline(call.deadline()):
                     share.charge(len(content))
                     return await method.handle(await read(content), call)
 
-        async def stream(content: bytes, context: Any) -> None:
+        async def stream(contents: Any, context: Any) -> None:
             async with self._seen(method, context):
+                content = await self._message(context)
                 with Share(self._room) as share:
                     share.charge(len(content))
                     await self._write(
@@ -194,8 +196,23 @@ class GrpcServer:
         if description.client_streaming:
             return self._grpc.stream_stream_rpc_method_handler(converse, None, method.write)
         if description.server_streaming:
-            return self._grpc.unary_stream_rpc_method_handler(stream, None, method.write)
-        return self._grpc.unary_unary_rpc_method_handler(answer, None, method.write)
+            return self._grpc.stream_stream_rpc_method_handler(stream, None, method.write)
+        return self._grpc.stream_unary_rpc_method_handler(answer, None, method.write)
+
+    async def _message(self, context: Any) -> bytes:
+        """Wait for the message of a call that has one.
+
+        Raises:
+            BadRequest: it has none.
+            DeadlineExceeded: it does not come.
+        """
+        bounds, now = self.settings.server_limits, asyncio.get_running_loop().time()
+        with Deadline(now + bounds.body_seconds + bounds.body_bytes / 2**20):
+            content = await context.read()
+        if content is self._grpc.aio.EOF:
+            raise BadRequest("the call has no message")
+        found: bytes = content
+        return found
 
     async def _write(self, responses: AsyncGenerator[Any, None], context: Any) -> None:
         """Send responses, as long as the client reads what is sent."""
