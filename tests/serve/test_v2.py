@@ -125,6 +125,13 @@ def test_a_request_that_does_not_fit_is_refused(client, change) -> None:
     assert status == 400, content
 
 
+def test_more_parameters_than_are_looked_at_are_refused(client) -> None:
+    given = {str(number): number for number in range(2000)}
+    status, _, content = client.ask("POST", INFER, {"inputs": [features()], "parameters": given})
+    assert status == 400
+    assert b"2,000" in content or b"1,024" in content
+
+
 def test_rows_may_be_none(client) -> None:
     for _ in range(2):
         (output,) = client.json("POST", INFER, {"inputs": [features(0)]})["outputs"]

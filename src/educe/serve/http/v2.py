@@ -143,6 +143,7 @@ class V2:
         """Run a model."""
         size = len(request.body)
         asked, feeds = await aside(size, lambda: _read(request))
+        tensors.refuse_too_many(asked.parameters, "parameters")
         name, version = _named(request)
         if asked.model_name not in (None, name):
             raise BadRequest("it is not the name in the path", place="model_name")
