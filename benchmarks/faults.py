@@ -45,10 +45,10 @@ from benchmarks.unkind import (
     abort,
     attacked,
     hold,
-    raise_descriptors,
 )
 from educe.bench.load import Load, Plan, run_load
 from educe.bench.load_targets import Address, file
+from educe.serve.sockets import raise_descriptors
 
 ROW = {"inputs": [{"name": "features", "shape": [1, 30], "datatype": "FP32", "data": [0.5] * 30}]}
 MODELS = ("zoo/mobilenet_v2", "zoo/breast_cancer", "zoo/stories260K")

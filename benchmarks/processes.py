@@ -20,6 +20,8 @@ from benchmarks.clients import Request, answer_of
 
 ROOT = Path(__file__).parents[1]
 READY_SECONDS = 60
+# Of open files: what a server is started with, whatever its clients have.
+USUAL_LIMIT = 1024
 
 
 class SilentServerError(RuntimeError):
@@ -134,7 +136,8 @@ def serving(*arguments: str, is_weighed: bool = False) -> Iterator[Running]:
     if is_weighed:
         # What threads keep for later would count as in use: it grows until each has met all sizes.
         module, environment["GLIBC_TUNABLES"] = "benchmarks.weighed", "glibc.malloc.tcache_count=0"
-    command = [sys.executable, "-m", module, "serve", *arguments, "--port", "0"]
+    bounded = ("sh", "-c", f'ulimit -S -n {USUAL_LIMIT} && exec "$@"', "sh")
+    command = [*bounded, sys.executable, "-m", module, "serve", *arguments, "--port", "0"]
     pipe = subprocess.PIPE
     with (
         tempfile.TemporaryFile() as log,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import random
-import resource
 import socket
 import struct
 import time
@@ -14,6 +13,7 @@ from contextlib import contextmanager, suppress
 
 from benchmarks.clients import PHOTO, posted, together
 from educe.bench.load_targets import Address
+from educe.serve.sockets import raise_descriptors
 
 RAMP_SECONDS, SLOW_SECONDS = 6.0, 3.0
 THREADS = 8
@@ -35,7 +35,7 @@ def attacked(attack: Attack, url: str, count: int, seconds: float) -> Iterator[N
     """Let clients in another process attack a server meanwhile, until the seconds and this are over.
 
     Raises:
-        RuntimeError: they have failed.
+        RuntimeError: they have failed, or do not end.
     """
     arguments = (Address(url), count, seconds)
     process = multiprocessing.get_context("spawn").Process(target=attack, args=arguments, daemon=True)
@@ -46,14 +46,8 @@ def attacked(attack: Attack, url: str, count: int, seconds: float) -> Iterator[N
         process.join(timeout=60)
         process.kill()
         process.join()
-    if (process.exitcode or 0) > 0:
-        raise RuntimeError("the clients have failed")
-
-
-def raise_descriptors() -> None:
-    """Let this process have as many connections as it may."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    if process.exitcode != 0:
+        raise RuntimeError("the clients have failed, or did not end")
 
 
 def hold(address: Address, count: int, seconds: float) -> None:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from benchmarks.faults import trend
-from benchmarks.processes import ROOT, serving
+from benchmarks.processes import ROOT, USUAL_LIMIT, serving
+from benchmarks.unkind import attacked
 from benchmarks.weighed import kept
 
 from tests.serve.conftest import until
@@ -113,6 +118,32 @@ def test_bodies_that_come_slowly_and_answers_that_are_read_slowly_keep_the_serve
         finally:
             clients.kill()
         until(lambda: server.kept()["tasks"] == 0)
+
+
+def fail(address, count, seconds):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def end(address, count, seconds):
+    pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="clients that are unkind need Linux")
+def test_clients_that_were_killed_have_failed():
+    with attacked(end, "http://127.0.0.1:1", 1, 0.0):
+        pass
+    with pytest.raises(RuntimeError, match="failed"), attacked(fail, "http://127.0.0.1:1", 1, 0.0):
+        pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process' limits are read from /proc")
+def test_a_server_may_have_as_many_files_as_the_system_lets_it():
+    with serving("zoo/breast_cancer") as server:
+        limits = Path(f"/proc/{server.process.pid}/limits").read_text()
+    soft, hard = re.search(r"Max open files +(\d+) +(\d+)", limits).groups()
+    assert soft == hard
+    if int(hard) == USUAL_LIMIT:
+        pytest.skip("no more is to be had here")
 
 
 def test_a_trend_is_the_slope_of_a_line():

@@ -10,8 +10,9 @@ import struct
 import threading
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,6 +20,8 @@ import pytest
 
 from educe.serve import ServerLimits
 from educe.serve.http.body import Body
+from educe.serve.http.connection import Connection
+from educe.serve.http.exchange import Head, Response
 from educe.serve.room import BodyRoom
 from educe.serve.served import PredictorModel
 from tests.serve.conftest import Client, serving
@@ -363,3 +366,120 @@ def test_small_parts_of_a_body_take_no_more_room_than_they_have() -> None:
     assert loop.run_until_complete(body.whole()) == b"12" * 200_000
     assert used < 1_000_000
     loop.close()
+
+
+class Line:
+    """A transport that a client reads as slowly as the test says, with a clock of its own."""
+
+    def __init__(self, answer: bytes = b"") -> None:
+        self.now, self.unread, self.read = 0.0, bytearray(), bytearray()
+        self.is_paused = self.is_aborted = False
+        loop = asyncio.get_running_loop()
+        clock = SimpleNamespace(
+            time=lambda: self.now, create_future=loop.create_future, create_task=loop.create_task
+        )
+        limits = ServerLimits()
+
+        async def app(head: Head, body: Body, send: Callable[[Response], Awaitable[None]]) -> None:
+            await send(Response(answer))
+
+        listener = SimpleNamespace(
+            app=app,
+            limits=limits,
+            room=BodyRoom(limits),
+            connections=set(),
+            date=b"date: now\r\n",
+            scheme="http",
+            is_draining=False,
+        )
+        self.connection = Connection(clock, listener)  # type: ignore[arg-type]
+        self.connection.connection_made(self)  # type: ignore[arg-type]
+
+    def write(self, content: bytes) -> None:
+        self.unread += content
+        if len(self.unread) > 2**16 and not self.is_paused:
+            self.is_paused = True
+            self.connection.pause_writing()
+
+    def writelines(self, contents: tuple[bytes, ...]) -> None:
+        self.write(b"".join(contents))
+
+    def take(self, size_bytes: int) -> None:
+        self.read += self.unread[:size_bytes]
+        del self.unread[:size_bytes]
+        if len(self.unread) <= 2**14 and self.is_paused:
+            self.is_paused = False
+            self.connection.resume_writing()
+
+    def tick(self) -> None:
+        if self.connection.deadline < self.now:
+            self.connection.expire()
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+    def get_write_buffer_size(self) -> int:
+        return len(self.unread)
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def is_closing(self) -> bool:
+        return False
+
+    def ignore(self) -> None:
+        pass
+
+    write_eof = resume_reading = pause_reading = close = ignore
+
+
+GET = b"GET /livez HTTP/1.1\r\n" + HOST + b"\r\n"
+
+
+def test_who_reads_steadily_gets_all_however_long_it_takes() -> None:
+    async def read() -> None:
+        answer = bytes(range(256)) * 2**13
+        line = Line(answer)
+        line.connection.data_received(GET)
+        for _ in range(len(answer) // 2**17 + 1):
+            await asyncio.sleep(0.001)
+            line.now += 29.0
+            line.tick()
+            assert not line.is_aborted
+            line.take(2**17)
+        assert line.now > 400.0
+        assert bytes(line.read).endswith(b"\r\n\r\n" + answer)
+
+    asyncio.run(read())
+
+
+def test_who_reads_next_to_nothing_is_cut_off() -> None:
+    async def read() -> None:
+        line = Line(bytes(2**21))
+        line.connection.data_received(GET)
+        await asyncio.sleep(0.001)
+        for _ in range(31):
+            assert not line.is_aborted
+            line.now += 1.0
+            line.take(1)
+            line.tick()
+        assert line.is_aborted
+
+    asyncio.run(read())
+
+
+def test_what_has_expired_is_lingered_for() -> None:
+    async def wait() -> None:
+        line = Line()
+        line.connection.data_received(GET[:20])
+        line.now = ServerLimits().header_seconds + 0.1
+        line.tick()
+        assert line.unread.startswith(b"HTTP/1.1 408 ")
+        line.now += 1.9
+        line.tick()
+        assert not line.is_aborted
+        line.now += 0.2
+        line.tick()
+        assert line.is_aborted
+
+    asyncio.run(wait())

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -32,6 +33,7 @@ from educe.serve.snapshot import ModelSnapshot, Snapshot, total
 from educe.serve.statistics import Histogram
 from educe.serve.workers.shares import share_of
 from educe.serve.workers.supervisor import Supervisor
+from educe.serve.workers.worker import Worker
 from tests.conftest import ROOT
 from tests.serve.conftest import Client, until
 from tests.serve.ends import lost_at_the_end, sent, status
@@ -402,3 +404,45 @@ def test_a_worker_that_cannot_be_started_is_tried_again(model: Path, monkeypatch
             await asyncio.wait_for(running, SECONDS)
 
     asyncio.run(run())
+
+
+def test_a_connection_that_is_one_file_too_many_leaves_those_that_follow(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    taken: list[socket.socket] = []
+
+    async def take() -> None:
+        giving, taking = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        lost, found = socket.socketpair()
+        link = socket.socket()
+        worker = Worker(0, link, taking)
+        adopted = asyncio.Event()
+
+        class Taking:
+            def adopt(self, connection: socket.socket) -> None:
+                taken.append(connection)
+                adopted.set()
+
+        free = os.dup(lost.fileno())
+        os.close(free)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with giving, taking, lost, found, link:
+            socket.send_fds(giving, [b"\0"], [lost.fileno()])
+            socket.send_fds(giving, [b"\0"], [found.fileno()])
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+            try:
+                worker.accept(Taking())  # type: ignore[arg-type]
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            assert not taken
+            await asyncio.wait_for(adopted.wait(), SECONDS)
+            asyncio.get_running_loop().remove_reader(taking)
+            for each in taken:
+                assert each.getsockname() == found.getsockname()
+                each.close()
+
+    asyncio.run(take())
+    assert len(taken) == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        "a connection is lost: too many files are open"
+    ]

@@ -15,7 +15,7 @@ from educe.serve.core import Core
 from educe.serve.http.listener import Listener
 from educe.serve.opening import ModelSource, distinct
 from educe.serve.settings import ServerSettings
-from educe.serve.sockets import bound
+from educe.serve.sockets import bound, raise_descriptors
 
 if TYPE_CHECKING:
     from educe.serve.grpc.server import GrpcServer
@@ -47,6 +47,8 @@ class Server:
     def run(self, when_ready: Callable[[str], object] = lambda url: None) -> None:
         """Serve until the process is told to end, by SIGINT or SIGTERM, or `stop` is called.
 
+        The process may have as many open files as its hard limit allows from then on.
+
         Args:
             when_ready: Called with the server's URL when it answers.
 
@@ -56,6 +58,7 @@ class Server:
             MissingLibraryError: gRPC is wanted, and not installed.
             EngineError: a worker ended while it started.
         """
+        raise_descriptors()
         settings, is_alone = self.settings, self._worker is None
         with bound(settings.host, settings.port, "--port") if is_alone else nullcontext() as listener:
             if listener is not None and settings.workers > 1:

@@ -24,6 +24,9 @@ _ORIGIN = re.compile(
 class ServerLimits:
     """The bounds on what a client may send.
 
+    An answer takes as long as its client reads it: one that reads less than 64 KiB of what waits for it
+    within 30 seconds is cut off.
+
     Attributes:
         header_bytes: Largest sum of the request line and all header fields.
         num_headers: Most header fields.

@@ -1,11 +1,16 @@
-"""`bound`: the sockets of the addresses at which a server listens."""
+"""`bound` and `raise_descriptors`: the sockets that a server listens at, and how many it may have."""
 
 from __future__ import annotations
 
 import os
 import socket
+import sys
+from contextlib import suppress
 
 from educe.errors import OptionError
+
+_OPEN_MAX = 10_240
+"""What macOS takes, where it says that there is no bound."""
 
 
 def bound(host: str, port: int, option: str, flag: int = socket.SO_REUSEADDR) -> socket.socket:
@@ -33,3 +38,16 @@ def bound(host: str, port: int, option: str, flag: int = socket.SO_REUSEADDR) ->
             remedy=f"give another {option}, or end what listens there",
         ) from None
     return found
+
+
+def raise_descriptors() -> None:
+    """Let this process have as many open files and connections as it may, and those that it starts."""
+    if sys.platform == "win32":  # which has no such bound
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _OPEN_MAX if sys.platform == "darwin" and hard == resource.RLIM_INFINITY else hard
+    if resource.RLIM_INFINITY != soft != most:
+        with suppress(ValueError, OSError):  # the system has a bound of its own: then it stays as it is
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 _STATUS_LINES = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in HTTPStatus}
 _BYTES_PER_SECOND = 2**20
-_READER_SECONDS = 30.0
+# Who reads less within that time is not waited for any more.
+_READER_SECONDS, _READER_BYTES = 30.0, 2**16
 _LINGER_SECONDS = 2.0
 # Longer than clients keep connections that they do not use: who closes last never meets a request on its way.
 _KEEP_ALIVE_SECONDS = 75.0
@@ -80,6 +81,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, loop: asyncio.AbstractEventLoop, listener: Listener) -> None:
         self._send_by = math.inf  # until when the client has to have sent what it is about to send
         self._read_by = math.inf  # until when it has to have read what was written
+        self._unread_bytes = 0  # what waited to be read when that time began
         self._loop, self._listener, self._limits = loop, listener, listener.limits
         self._transport: asyncio.Transport
         self._parser = httptools.HttpRequestParser(self)
@@ -154,9 +156,9 @@ class Connection(asyncio.Protocol):
             self._refuse(400, b"the body is in too many parts, or too much lies behind it")
 
     def pause_writing(self) -> None:
-        """Write no more until the client has read, for which it has some time."""
+        """Write no more until the client has read what waits, for which it has some time."""
         self._drained = self._loop.create_future()
-        self._read_by = self._loop.time() + _READER_SECONDS
+        self._await_reader()
 
     def resume_writing(self) -> None:
         """Know that the client reads."""
@@ -253,7 +255,10 @@ class Connection(asyncio.Protocol):
     def expire(self) -> None:
         """End what the client has left waiting."""
         if self._is_closing or self._drained is not None:
-            self._transport.abort()
+            if self._unread_bytes - self._transport.get_write_buffer_size() >= _READER_BYTES:
+                self._await_reader()
+            else:
+                self._transport.abort()
         elif self._is_idle and (self._target or self._listener.is_draining):
             self._close()
         else:
@@ -297,6 +302,11 @@ class Connection(asyncio.Protocol):
         else:
             seconds = _KEEP_ALIVE_SECONDS if self._target else limits.header_seconds
         self._send_by = self._loop.time() + seconds
+
+    def _await_reader(self) -> None:
+        """Give the client the time to read some of what waits for it."""
+        self._unread_bytes = self._transport.get_write_buffer_size()
+        self._read_by = self._loop.time() + _READER_SECONDS
 
     def _start(self, exchange: _Exchange) -> None:
         self._answering = exchange
@@ -435,7 +445,7 @@ class Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         """Close; if the client still sends, not before it has had time to read the answer."""
-        self._is_closing = True
+        self._is_closing, self._send_by = True, math.inf
         is_new = not self._target
         is_sending = self._receiving is not None or self._is_in_head or is_new or self._is_deaf
         if is_sending and self._transport.can_write_eof() and not self._transport.is_closing():
@@ -443,7 +453,7 @@ class Connection(asyncio.Protocol):
             self._read_by = self._loop.time() + _LINGER_SECONDS
             self._transport.resume_reading()
         else:
-            self._read_by = self._loop.time() + _READER_SECONDS
+            self._await_reader()
             self._transport.close()
 
     def _is_head_large(self) -> bool:

@@ -17,7 +17,9 @@ from educe.serve.snapshot import Snapshot
 from educe.serve.workers.link import Link
 from educe.serve.workers.messages import Action, Apply, End, InService, Join, Look, Readiness, Started
 
+_LOG = logging.getLogger("educe.serve")
 _POLL_SECONDS = 0.1
+_PAUSE_SECONDS = 0.1
 
 
 class Worker:
@@ -66,8 +68,7 @@ class Worker:
         """Let a listener have the connections that this worker is handed."""
         self._listener = listener
         self._connections.setblocking(False)
-        asyncio.get_running_loop().add_reader(self._connections, self._take)
-        self._take()
+        self._take_on()
 
     def started(self) -> None:
         """Say that the models are loaded."""
@@ -127,13 +128,23 @@ class Worker:
                 (self._hurry if message.is_hurried else self._told)()
         return None
 
+    def _take_on(self) -> None:
+        """Take connections from now on."""
+        asyncio.get_running_loop().add_reader(self._connections, self._take)
+        self._take()
+
     def _take(self) -> None:
         """Take the connections that this worker was handed."""
         assert self._listener is not None
+        loop = asyncio.get_running_loop()
         with contextlib.suppress(BlockingIOError):
             while (handed := socket.recv_fds(self._connections, 1, 1))[0]:
+                if not handed[1]:  # the system has closed what would be one file too many
+                    _LOG.error("a connection is lost: too many files are open")
+                    loop.call_later(_PAUSE_SECONDS, self._take_on)
+                    break
                 self._listener.adopt(socket.socket(fileno=handed[1][0]))
-            asyncio.get_running_loop().remove_reader(self._connections)
+            loop.remove_reader(self._connections)
 
     async def _run(self) -> None:
         await self._link.run()
