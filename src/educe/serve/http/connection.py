@@ -303,10 +303,10 @@ class Connection(asyncio.Protocol):
             seconds = _KEEP_ALIVE_SECONDS if self._target else limits.header_seconds
         self._send_by = self._loop.time() + seconds
 
-    def _await_reader(self) -> None:
+    def _await_reader(self, seconds: float | None = None) -> None:
         """Give the client the time to read some of what waits for it."""
         self._unread_bytes = self._transport.get_write_buffer_size()
-        self._read_by = self._loop.time() + _READER_SECONDS
+        self._read_by = self._loop.time() + (_READER_SECONDS if seconds is None else seconds)
 
     def _start(self, exchange: _Exchange) -> None:
         self._answering = exchange
@@ -450,7 +450,7 @@ class Connection(asyncio.Protocol):
         is_sending = self._receiving is not None or self._is_in_head or is_new or self._is_deaf
         if is_sending and self._transport.can_write_eof() and not self._transport.is_closing():
             self._transport.write_eof()
-            self._read_by = self._loop.time() + _LINGER_SECONDS
+            self._await_reader(_LINGER_SECONDS)
             self._transport.resume_reading()
         else:
             self._await_reader()
