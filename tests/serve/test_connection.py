@@ -307,7 +307,7 @@ def test_too_much_behind_a_body_is_refused_before_it_ends(client: Client) -> Non
 
 
 def test_who_does_not_read_is_not_waited_for_whatever_it_sends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("educe.serve.http.connection._READER_SECONDS", 0.5)
+    monkeypatch.setattr("educe.serve.http.connection.READER_SECONDS", 0.5)
     with serving("breast_cancer", server_limits=ServerLimits(num_connections=2)) as client:
         for _ in range(3):
             connection = socket.socket()

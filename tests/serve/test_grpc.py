@@ -571,7 +571,7 @@ def test_who_does_not_read_what_is_sent_does_not_hold_a_model(monkeypatch, caplo
         users -= 1
         return leave(self, *fault)
 
-    monkeypatch.setattr(module, "_READER_SECONDS", 2.0)
+    monkeypatch.setattr(module, "READER_SECONDS", 2.0)
     monkeypatch.setattr(Deployment, "__enter__", count_enter)
     monkeypatch.setattr(Deployment, "__exit__", count_leave)
     with serving("stories260K", grpc_port=0) as client, connected(client) as own:

@@ -129,7 +129,7 @@ def test_more_parameters_than_are_looked_at_are_refused(client) -> None:
     given = {str(number): number for number in range(2000)}
     status, _, content = client.ask("POST", INFER, {"inputs": [features()], "parameters": given})
     assert status == 400
-    assert b"2,000" in content or b"1,024" in content
+    assert b"there are 2,000" in content
 
 
 def test_rows_may_be_none(client) -> None:

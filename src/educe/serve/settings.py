@@ -20,6 +20,12 @@ _ORIGIN = re.compile(
 )
 
 
+READER_SECONDS = 30.0
+"""How long is waited for a client that does not read what it is sent."""
+
+_BYTES_PER_SECOND = 2**20
+
+
 @dataclass(frozen=True)
 class ServerLimits:
     """The bounds on what a client may send.
@@ -54,6 +60,11 @@ class ServerLimits:
     num_items: int = 10_000
     num_inputs: int = 2_048
     num_texts: int = 128
+
+    def receiving_seconds(self, size_bytes: int | None) -> float:
+        """Return how long a body of a size may take to come; None for any size."""
+        size = self.body_bytes if size_bytes is None else min(size_bytes, self.body_bytes)
+        return self.body_seconds + size / _BYTES_PER_SECOND
 
 
 @dataclass(frozen=True)

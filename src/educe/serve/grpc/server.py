@@ -18,6 +18,7 @@ from educe.serve.inference import Inference
 from educe.serve.observation import GRPC, Observed, RequestIds
 from educe.serve.observer import Observer
 from educe.serve.room import BodyRoom, Share
+from educe.serve.settings import READER_SECONDS
 from educe.serve.snapshot import Snapshot
 from educe.serve.sockets import bound
 from educe.serve.threads import aside
@@ -31,8 +32,6 @@ Metadata: TypeAlias = "tuple[tuple[str, str], ...]"
 """What stands beside a call's messages: names and values."""
 
 _CERTIFICATE_BYTES = 2**20
-# As long as HTTP gives.
-_READER_SECONDS = 30.0
 # A client that has gone without a word is noticed within so long.
 _PING_MILLISECONDS = 20_000
 # More pings of a client that sends nothing else than one in so long are too many.
@@ -206,8 +205,8 @@ class GrpcServer:
             BadRequest: it has none.
             DeadlineExceeded: it does not come.
         """
-        bounds, now = self.settings.server_limits, asyncio.get_running_loop().time()
-        with Deadline(now + bounds.body_seconds + bounds.body_bytes / 2**20):
+        seconds = self.settings.server_limits.receiving_seconds(None)
+        with Deadline(asyncio.get_running_loop().time() + seconds):
             content = await context.read()
         if content is self._grpc.aio.EOF:
             raise BadRequest("the call has no message")
@@ -220,7 +219,7 @@ class GrpcServer:
         async with aclosing(responses):
             async for response in responses:
                 try:
-                    with Deadline(loop.time() + _READER_SECONDS):
+                    with Deadline(loop.time() + READER_SECONDS):
                         await context.write(response)
                 except DeadlineExceeded:
                     raise DeadlineExceeded("what was sent is not read in time") from None

@@ -21,14 +21,14 @@ import httptools
 from educe.serve.faults import logged
 from educe.serve.http.body import Body
 from educe.serve.http.exchange import Head, Response
+from educe.serve.settings import READER_SECONDS
 
 if TYPE_CHECKING:
     from educe.serve.http.listener import Listener
 
 _STATUS_LINES = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in HTTPStatus}
-_BYTES_PER_SECOND = 2**20
-# Who reads less within that time is not waited for any more.
-_READER_SECONDS, _READER_BYTES = 30.0, 2**16
+# Who reads less within `READER_SECONDS` is not waited for any more.
+_READER_BYTES = 2**16
 _LINGER_SECONDS = 2.0
 # Longer than clients keep connections that they do not use: who closes last never meets a request on its way.
 _KEEP_ALIVE_SECONDS = 75.0
@@ -294,7 +294,7 @@ class Connection(asyncio.Protocol):
         elif self._is_in_head:
             seconds = limits.header_seconds
         elif self._receiving is not None:
-            seconds = self._body_seconds(self._receiving.head.declared_bytes)
+            seconds = self._limits.receiving_seconds(self._receiving.head.declared_bytes)
         elif self._answering is not None:
             seconds = math.inf
         elif self._listener.is_draining:
@@ -306,7 +306,7 @@ class Connection(asyncio.Protocol):
     def _await_reader(self, seconds: float | None = None) -> None:
         """Give the client the time to read some of what waits for it."""
         self._unread_bytes = self._transport.get_write_buffer_size()
-        self._read_by = self._loop.time() + (_READER_SECONDS if seconds is None else seconds)
+        self._read_by = self._loop.time() + (READER_SECONDS if seconds is None else seconds)
 
     def _start(self, exchange: _Exchange) -> None:
         self._answering = exchange
@@ -462,8 +462,3 @@ class Connection(asyncio.Protocol):
             return False
         size = len(self._target) + sum(len(name) + len(value) + 4 for name, value in self._fields.items())
         return size > most or self._head_bytes > most
-
-    def _body_seconds(self, size: int | None) -> float:
-        """Return how long a body of such a size may take to come; None for one of any size."""
-        most = self._limits.body_bytes
-        return self._limits.body_seconds + min(most if size is None else size, most) / _BYTES_PER_SECOND
