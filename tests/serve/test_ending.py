@@ -81,6 +81,28 @@ def test_who_stops_a_server_before_it_runs_is_heard() -> None:
     assert not running.is_alive()
 
 
+def test_signals_are_the_programs_own_after_the_end() -> None:
+    taken = (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
+    before = {number: signal.getsignal(number) for number in taken}
+    own = {number: lambda *_: None for number in taken}
+    server = Server([ModelSource("breast_cancer", ROOT / "zoo" / "breast_cancer")], ServerSettings(port=0))
+    during = []
+    try:
+        for number, does in own.items():
+            signal.signal(number, does)
+
+        def ready(url: str) -> None:
+            during.extend(signal.getsignal(number) is does for number, does in own.items())
+            server.stop()
+
+        server.run(ready)
+        assert {number: signal.getsignal(number) for number in taken} == own
+        assert during == [False] * 3
+    finally:
+        for number, does in before.items():
+            signal.signal(number, does)
+
+
 def test_a_client_that_says_nothing_does_not_delay_the_end() -> None:
     with process("zoo/breast_cancer") as (running, client):
         host, _, port = client.address.partition(":")

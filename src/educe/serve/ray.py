@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +14,7 @@ from educe.serve.asgi import AsgiApp
 from educe.serve.faults import NotReady
 from educe.serve.opening import ModelSource
 from educe.serve.settings import ServerSettings
+from educe.serve.signals import on_ending, signals_kept
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -138,13 +137,12 @@ class RayServer:
         settings = self.settings
         serve.start(http_options={"host": settings.host, "port": settings.port})
         url = _url(settings, _http_options())
-        with suppress(ValueError):  # not in the main thread
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda *_: self._end.set())
         try:
-            serve.run(self.application(), name=APPLICATION, route_prefix="/")
-            when_ready(url)
-            self._end.wait()
+            with signals_kept():
+                on_ending(self._end.set)
+                serve.run(self.application(), name=APPLICATION, route_prefix="/")
+                when_ready(url)
+                self._end.wait()
         except RuntimeError as fault:
             raise EngineError(
                 f"Ray Serve does not run the models: {fault}",

@@ -15,6 +15,7 @@ from educe.serve.core import Core
 from educe.serve.http.listener import Listener
 from educe.serve.opening import ModelSource, distinct
 from educe.serve.settings import ServerSettings
+from educe.serve.signals import ENDING, signals_kept
 from educe.serve.sockets import bound, raise_descriptors
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ class Server:
     def run(self, when_ready: Callable[[str], object] = lambda url: None) -> None:
         """Serve until the process is told to end, by SIGINT or SIGTERM, or `stop` is called.
 
-        The process may have as many open files as its hard limit allows from then on.
+        The process may have as many open files as its hard limit allows from then on. What it did at
+        signals, it does again after.
 
         Args:
             when_ready: Called with the server's URL when it answers.
@@ -60,7 +62,8 @@ class Server:
         """
         raise_descriptors()
         settings, is_alone = self.settings, self._worker is None
-        with bound(settings.host, settings.port, "--port") if is_alone else nullcontext() as listener:
+        listening = bound(settings.host, settings.port, "--port") if is_alone else nullcontext()
+        with signals_kept(), listening as listener:
             if listener is not None and settings.workers > 1:
                 serving = self._supervise(listener, when_ready)
             else:
@@ -156,7 +159,7 @@ class Server:
         with suppress(ValueError, NotImplementedError, RuntimeError):  # not in the main thread
             # Else a client that goes while it is answered would end the process.
             signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in ENDING:
                 loop.add_signal_handler(number, told)
 
     def _url(self, listener: socket.socket) -> str:
