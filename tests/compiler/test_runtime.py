@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import signal
@@ -14,10 +15,12 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from educe.compiler import runtime
 from educe.compiler.executor import Arena
 from educe.compiler.library import library
 from educe.compiler.target import host_target
 from educe.errors import EngineError
+from educe.machine import usable_cores
 from tests.compiler.models import FLOAT, model, native
 from tests.conftest import ROOT
 
@@ -58,6 +61,20 @@ def test_many_threads_share_one_executable():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_a_run_beside_as_many_as_there_are_cores_keeps_to_its_own_thread():
+    executable = native(chain(), threads=2)
+    x = np.random.default_rng(0).standard_normal((1000, 257), np.float32)
+    job = ctypes.c_int64.from_address(executable.executor.runtime.pool + 8 * runtime._JOB)
+    right, shared = executable.run({"x": x})["y"], []
+    others = max(2, usable_cores()) - 1
+    for by in (others, -others):
+        executable.crowd(by)
+        job.value = 0
+        assert np.array_equal(executable.run({"x": x})["y"], right)
+        shared.append(job.value != 0)
+    assert shared == [False, True]
 
 
 @pytest.mark.parametrize("threads", [2, 3, 5])

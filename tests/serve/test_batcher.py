@@ -39,7 +39,7 @@ def test_requests_of_one_group_run_together_when_that_costs_no_more() -> None:
     tickets = [ticket() for _ in range(5)]
     for each in tickets:
         planned.offer(each, 0.0)
-    assert planned.take(0.0) == tickets
+    assert planned.take(0.0).tickets == tickets
     assert planned.waiting == []
 
 
@@ -48,7 +48,7 @@ def test_requests_run_one_by_one_when_rows_cost_as_much_together() -> None:
     tickets = [ticket() for _ in range(5)]
     for each in tickets:
         planned.offer(each, 0.0)
-    assert planned.take(0.0) == tickets[:1]
+    assert planned.take(0.0).tickets == tickets[:1]
 
 
 def test_groups_do_not_mix_and_the_first_goes_first() -> None:
@@ -56,19 +56,20 @@ def test_groups_do_not_mix_and_the_first_goes_first() -> None:
     mixed = [ticket("a"), ticket("b"), ticket("a"), ticket("b")]
     for each in mixed:
         planned.offer(each, 0.0)
-    assert planned.take(0.0) == [mixed[0], mixed[2]]
-    planned.ended(2, 0.01)
-    assert planned.take(0.0) == [mixed[1], mixed[3]]
+    batch = planned.take(0.0)
+    assert batch.tickets == [mixed[0], mixed[2]]
+    planned.ended(batch, 2, 0.01)
+    assert planned.take(0.0).tickets == [mixed[1], mixed[3]]
 
 
 def test_a_run_has_no_more_rows_than_it_may_but_one_request_may_have_more() -> None:
     planned = learnt({1: 0.01, 8: 0.01})
     for rows in (5, 3, 1):
         planned.offer(ticket(rows=rows), 0.0)
-    assert [each.rows for each in planned.take(0.0)] == [5, 3]
+    assert [each.rows for each in planned.take(0.0).tickets] == [5, 3]
     large = batcher()
     large.offer(ticket(rows=50), 0.0)
-    assert [each.rows for each in large.take(0.0)] == [50]
+    assert [each.rows for each in large.take(0.0).tickets] == [50]
 
 
 def test_lower_priorities_go_first_and_equals_in_their_order() -> None:
@@ -79,8 +80,9 @@ def test_lower_priorities_go_first_and_equals_in_their_order() -> None:
         planned.offer(each, 0.0)
     order = []
     while planned.waiting:
-        order += planned.take(0.0)
-        planned.ended(1, 0.01)
+        batch = planned.take(0.0)
+        order += batch.tickets
+        planned.ended(batch, 1, 0.01)
     assert order == [first, second, early, late]
 
 
@@ -114,8 +116,7 @@ def test_waiting_pays_only_if_more_are_expected_in_what_it_saves() -> None:
     planned = learnt({1: 0.010, 2: 0.011}, target_seconds=0.1)
     for number in range(50):  # one comes each millisecond
         planned.offer(ticket(arrival=number / 1000), number / 1000)
-        planned.take(number / 1000)
-        planned.ended(1, 0.010)
+        planned.ended(planned.take(number / 1000), 1, 0.010)
     planned.offer(ticket(arrival=0.05), 0.05)
     start = planned.start_at(0.05)
     assert start is not None
@@ -123,8 +124,7 @@ def test_waiting_pays_only_if_more_are_expected_in_what_it_saves() -> None:
     rare = learnt({1: 0.010, 2: 0.011}, target_seconds=0.1)
     for number in range(50):  # one comes each second
         rare.offer(ticket(arrival=number), number)
-        rare.take(number)
-        rare.ended(1, 0.010)
+        rare.ended(rare.take(number), 1, 0.010)
     rare.offer(ticket(arrival=50.0), 50.0)
     assert rare.start_at(50.0) == 50.0
 
@@ -150,11 +150,11 @@ def test_each_request_runs_exactly_once_in_runs_that_fit(
         assert start >= now
         now = start
         batch = planned.take(now)
-        assert batch
-        assert len({each.group for each in batch}) == 1
-        assert sum(each.rows for each in batch) <= 8 or len(batch) == 1
-        seen += batch
-        planned.ended(sum(each.rows for each in batch), 0.001)
+        assert batch.tickets
+        assert len({each.group for each in batch.tickets}) == 1
+        assert batch.rows <= 8 or len(batch.tickets) == 1
+        seen += batch.tickets
+        planned.ended(batch, batch.rows, 0.001)
     assert sorted(map(id, seen)) == sorted(map(id, tickets))
 
 
@@ -200,7 +200,7 @@ def test_inputs_that_are_being_read_count_as_waiting() -> None:
 def test_an_idle_engine_takes_a_request_whatever_the_target() -> None:
     planned = learnt({1: 0.5}, target_seconds=0.05)
     planned.offer(ticket(), 0.0)
-    assert planned.take(0.0)
+    assert planned.take(0.0).tickets
 
 
 def test_expected_waits_follow_those_that_were_met() -> None:
@@ -208,12 +208,54 @@ def test_expected_waits_follow_those_that_were_met() -> None:
     now = 0.0
     for _ in range(60):  # each request waits twice as long as its run is known to take
         planned.offer(ticket(arrival=now), now)
-        planned.take(now)
+        first = planned.take(now)
         planned.offer(ticket(arrival=now), now)
         expected = planned.waiting[0].expected_seconds
         now += 0.020
-        planned.ended(1, 0.010)
-        planned.take(now)
+        planned.ended(first, 1, 0.010)
+        second = planned.take(now)
         now += 0.010
-        planned.ended(1, 0.010)
+        planned.ended(second, 1, 0.010)
     assert expected == pytest.approx(0.020, rel=0.1)
+
+
+def test_runs_are_beside_each_other_only_if_they_would_follow_and_there_are_enough() -> None:
+    follow, together = {1: 0.01, 2: 0.02, 4: 0.04, 8: 0.08}, {1: 0.01, 8: 0.011}
+    for costs, num_waiting, expected in (
+        (follow, 2, 1),  # fewer than cores: one after the other, each on all of them
+        (follow, 3, 4),
+        (follow, 9, 4),
+        (together, 8, 1),
+    ):
+        planned = learnt(costs, max_runs=4)
+        planned.offer(ticket(), 0.0)
+        planned.take(0.0)
+        for _ in range(num_waiting):
+            planned.offer(ticket(), 0.0)
+        while planned.start_at(0.0) is not None:
+            planned.take(0.0)
+        assert len(planned.running) == expected
+
+
+def test_requests_that_cannot_run_together_run_beside_each_other() -> None:
+    planned = learnt({1: 0.01, 8: 0.01}, max_runs=2)
+    for group in "aabc":
+        planned.offer(ticket(group), 0.0)
+    assert [each.group for each in planned.take(0.0).tickets] == ["a", "a"]
+    assert planned.start_at(0.0) == 0.0
+    assert [each.group for each in planned.take(0.0).tickets] == ["b"]
+    assert planned.start_at(0.0) is None
+
+
+def test_a_run_beside_another_costs_as_much_of_the_machine_as_one_alone() -> None:
+    planned = learnt({1: 0.010}, max_runs=2)
+    for _ in range(4):
+        planned.offer(ticket(), 0.0)
+    first, second = planned.take(0.0), planned.take(0.0)
+    assert (first.until, second.until) == (0.010, 0.020)
+    assert planned.wait_seconds(0.0) == pytest.approx(0.015 + 0.020)
+    planned.ended(first, 1, 0.020)
+    third = planned.take(0.0)
+    planned.ended(second, 1, 0.020)
+    planned.ended(third, 1, 0.015)
+    assert planned.cost.seconds(1) == pytest.approx(0.010, rel=0.1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
+import time
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +24,7 @@ from educe.serve.faults import Overloaded
 from educe.serve.lane import Lane
 from educe.serve.served import PredictorModel
 from educe.serve.statistics import ModelStatistics
+from educe.serve.threads import Held, hold
 from tests.conftest import ROOT
 
 
@@ -133,7 +135,6 @@ def test_what_failed_is_no_run(is_small: bool) -> None:
             await lane.submit("a", -1, 5, deadline=math.inf)
         assert (statistics.num_rows, statistics.batches, lane.batcher.cost.seconds(1)) == (0, {}, 0)
         assert lane.is_idle
-        assert lane.batcher.running_until is None
         asked = [lane.submit("a", content, 2, deadline=math.inf) for content in (1, -1, 2)]
         return await asyncio.gather(*asked, return_exceptions=True)
 
@@ -141,3 +142,91 @@ def test_what_failed_is_no_run(is_small: bool) -> None:
         first, fault, second = asyncio.run(ask(pool))
     assert (first[0], second[0], type(fault)) == (1, 2, InputError)
     assert (statistics.num_rows, statistics.num_answered, statistics.queue.count) == (4, 2, 2)
+
+
+def test_a_thread_begins_the_next_run_while_the_loop_is_busy() -> None:
+    may_end, has_begun = threading.Event(), threading.Event()
+
+    def run(group: Hashable, contents: Sequence[Any]) -> Sequence[Any]:
+        if group == "first":
+            assert may_end.wait(20)
+        else:
+            has_begun.set()
+        return contents
+
+    async def ask(pool: ThreadPoolExecutor) -> list[Any]:
+        lane = Lane(run, Batcher(8, 100), pool)
+        first = asyncio.create_task(lane.submit("first", 1, 1, deadline=math.inf))
+        second = asyncio.create_task(lane.submit("second", 2, 1, deadline=math.inf))
+        while not lane.num_running:
+            await asyncio.sleep(0.001)
+        time.sleep(0.01)  # a run that is over at once is followed by the loop
+        may_end.set()
+        assert has_begun.wait(20)  # while this holds the loop
+        found = await asyncio.gather(first, second)
+        assert lane.is_idle
+        return [content for content, _ in found]
+
+    with ThreadPoolExecutor(1) as pool:
+        assert asyncio.run(ask(pool)) == [1, 2]
+
+
+def test_runs_beside_each_other_are_told_and_all_are_answered() -> None:
+    most, beside, lock = [0], [0], threading.Lock()
+    both, crowd = threading.Barrier(2), list[int]()
+
+    def run(group: Hashable, contents: Sequence[Any]) -> Sequence[Any]:
+        with lock:
+            beside[0] += 1
+            most[0] = max(most[0], beside[0])
+        if group < 2:
+            both.wait(20)
+        time.sleep(0.001)
+        with lock:
+            beside[0] -= 1
+        return contents
+
+    async def ask(pool: ThreadPoolExecutor) -> None:
+        lane = Lane(run, Batcher(8, 100, max_runs=2), pool, crowd=crowd.append)
+        asked = [lane.submit(number, number, 1, deadline=math.inf) for number in range(40)]
+        found = await asyncio.gather(*asked)
+        assert [content for content, _ in found] == list(range(40))
+        assert lane.is_idle
+        assert lane.num_running == lane.running_seconds == 0
+
+    with ThreadPoolExecutor(4) as pool:
+        asyncio.run(ask(pool))
+    assert most == [2]
+    assert sum(crowd) == 0
+    assert set(crowd) == {1, -1}
+
+
+def test_who_leaves_holds_what_it_uses_until_its_run_has_ended() -> None:
+    may_end, given_back = threading.Event(), threading.Event()
+
+    class Body(Held):
+        def give_back(self) -> None:
+            given_back.set()
+
+    def run(group: Hashable, contents: Sequence[Any]) -> Sequence[Any]:
+        assert may_end.wait(20)
+        return contents
+
+    async def ask(pool: ThreadPoolExecutor) -> None:
+        lane = Lane(run, Batcher(8, 100, max_runs=2), pool)
+        body = Body()
+        hold(body)
+        asked = [asyncio.create_task(lane.submit(name, 1, 1, deadline=math.inf)) for name in "abc"]
+        while lane.num_running < 2:
+            await asyncio.sleep(0.001)
+        asked[1].cancel()
+        await asyncio.sleep(0.01)
+        body.let_go()
+        assert not given_back.is_set()
+        may_end.set()
+        await asyncio.gather(asked[0], asked[2])
+        await asyncio.sleep(0.01)
+        assert given_back.is_set()
+
+    with ThreadPoolExecutor(2) as pool:
+        asyncio.run(ask(pool))

@@ -257,13 +257,19 @@ def builtin(
     return made
 
 
-def check_arrays(call: Callable[[int], int]) -> None:
-    """Raise `InternalError` unless the fields of an array are where compiled code look for them."""
+def check_arrays(call: Callable[[int], int], pool: int) -> None:
+    """Raise `InternalError` unless the fields of an array are where compiled code looks for them.
+
+    Args:
+        call: What checks arrays and runs a context, of which nothing is launched here.
+        pool: The address of the pool of threads.
+    """
     array = np.zeros((2, 3))
     for shape, passes in (((2, 3), True), ((3, 2), False)):
         bases = (ctypes.c_int64 * 1)(id(array))
         types = (ctypes.c_int64 * 5)(id(np.ndarray), id(array.dtype), 2, *shape)
         context = (ctypes.c_int64 * len(CONTEXT_FIELDS))(0, 0, ctypes.addressof(bases), 1)
+        context[CONTEXT_FIELDS.index("pool")] = pool
         context[-2:] = [1, ctypes.addressof(types)]
         passed = call(ctypes.addressof(context))
         if passed != passes or (passes and bases[0] != array.ctypes.data):

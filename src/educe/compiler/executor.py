@@ -225,13 +225,14 @@ class Executor:
         keep_arenas: Whether memory is kept between runs.
 
     Attributes:
+        runtime: The process's threads.
         answer: Runs the last program for a dict of inputs if that is a matter of microseconds, else None. It
             returns the dict of outputs, or None for inputs of another shape or type.
     """
 
     def __init__(self, code: Code, runtime: Runtime, keep_arenas: bool = True) -> None:
         self.code = code
-        self._runtime = runtime
+        self.runtime = runtime
         self._arenas = Arenas()
         self._keep_arenas = keep_arenas
         self._programs: OrderedDict[Any, Segment] = OrderedDict()
@@ -270,7 +271,7 @@ class Executor:
         if segment.has_objects:
             ready = segment.ready
             if ready is None:
-                ready = Ready(segment, values, self._runtime, self.code.threads)
+                ready = Ready(segment, values, self.runtime, self.code.threads)
                 if self._keep_arenas:
                     ready.answer = ready.builtin(self.code.inputs, self.code.outputs)
                 segment.ready = ready
@@ -356,7 +357,7 @@ class Executor:
             arena = self._arenas.take(total)
             frame.lent.append(arena)
         frame.arenas[segment.number] = arena.memory
-        context = Context(segment, self._runtime, self.code.threads)
+        context = Context(segment, self.runtime, self.code.threads)
         context.words[_OBJECTS] = 0
         for index, (slot, number) in enumerate(segment.bases):
             if slot != "status":
@@ -364,7 +365,7 @@ class Executor:
         context.lend(arena, arena_bytes)
         if clocks is not None:
             context.words[_CLOCK] = clock.ctypes.data
-        self._runtime.run(context.address)
+        self.runtime.run(context.address)
         context.check()
         return outputs
 

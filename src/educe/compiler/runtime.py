@@ -6,11 +6,14 @@ A table is an array of 64-bit words; each launch is::
     (base, offset) for each pointer, each size
 
 The pool is an array of 64-bit words, by cache lines: `BUSY` is taken by the one run that uses the workers;
+`RUNS` holds how many runs there are, and after it how many leave no core to a worker, and how many more there
+are by what `Runtime.crowd` was told;
 `STATE` holds how many workers are inside the present job, in its low bits, and the number of the last worker
 that may enter, above them, 0 if none may; then the job itself; `NEXT` holds for each thread's share of the
 units the first that nobody has taken. A thread takes its own share first, so that it finds in its cache what
 it wrote before, and then from those of others. Workers watch `STATE` for a short time and then sleep until
-they are woken. A run that finds the pool taken does its work alone.
+they are woken. A run that finds the pool taken does its work alone. So do all of as many runs as there are
+cores: they would wait for workers that wait for a core.
 """
 
 from __future__ import annotations
@@ -32,7 +35,9 @@ MAX_POINTERS = 64
 HEADER_WORDS = 6
 
 _LINE = 8
-_BUSY, _STATE, _JOB, _SLEEP, _MUTEX, _CONDITION, _NEXT = (_LINE * index for index in (0, 2, 4, 8, 10, 14, 20))
+_BUSY, _STATE, _JOB, _RUNS, _SLEEP, _MUTEX, _CONDITION, _NEXT = (
+    _LINE * index for index in (0, 2, 4, 6, 8, 10, 14, 20)
+)
 _MAX_SHARES = 512
 _POOL_WORDS = _NEXT + _MAX_SHARES * _LINE
 _INSIDE_BITS = 16
@@ -161,7 +166,7 @@ def _parallel(target: Target) -> Function:
 
     ::
 
-        if extent <= chunk or threads == 1 or BUSY: function(P, S, 0, extent, scratch)
+        if extent <= chunk or threads == 1 or RUNS >= cores or BUSY: function(P, S, 0, extent, scratch)
         else: publish the job; open it; work; close it; wait until no worker is inside
     """
     kinds = [PTR, I64, PTR, PTR, PTR, I64, I64, PTR, I64]
@@ -170,7 +175,9 @@ def _parallel(target: Target) -> Function:
     threads = fn.minimum(threads, fn.const(I64, _MAX_SHARES))
     alone, shared, done = fn.fresh("alone"), fn.fresh("shared"), fn.fresh("end")
     attempt = fn.fresh("attempt")
-    small = (extent <= chunk) | (threads <= 1)
+    runs_at = _field(fn, pool, _RUNS)
+    crowded = _atomic_load(fn, runs_at) + fn.load(I64, runs_at, 2) >= fn.load(I64, runs_at, 1)
+    small = (extent <= chunk) | (threads <= 1) | crowded
     fn.line(f"br i1 {small.ref}, label %{alone}, label %{attempt}")
     fn.label(attempt)
     taken = _exchange(fn, _field(fn, pool, _BUSY), 0, 1)
@@ -219,9 +226,11 @@ def _run(target: Target) -> Function:
     ::
 
         for i in objects: bases[i] = bases[i]->data
+        RUNS += 1
         for launch in table:
             P[i] = bases[launch.base[i]] + launch.offset[i]
             parallel(pool, threads, launch.function, P, launch.sizes, ...)
+        RUNS -= 1
     """
     fn = Function("educe_run", [PTR])
     (context,) = fn.arguments
@@ -230,6 +239,8 @@ def _run(target: Target) -> Function:
         fn.load(kind, context, index) for index, kind in enumerate(kinds)
     )
     pointers = fn.stack(PTR, MAX_POINTERS)
+    runs_at = _field(fn, pool, _RUNS)
+    _atomic_add(fn, runs_at, 1)
     with fn.loop(0, objects) as index:
         fn.store(fn.load(PTR, fn.at(I8, fn.load(PTR, bases, index), ARRAY_DATA)), bases, index)
     word = fn.var(fn.const(I64, 0))
@@ -249,6 +260,7 @@ def _run(target: Target) -> Function:
         given = ", ".join(f"{each.type} {each.ref}" for each in arguments)
         fn.line(f"call void @educe_parallel({given})")
         word.set(word.get() + words)
+    _atomic_add(fn, runs_at, -1)
     with fn.when(timed):
         fn.store(_time_stamp(fn), clock, count)
     return fn
@@ -292,7 +304,6 @@ class Runtime:
         self.call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(call)
         self.call_briefly = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(call)
         self.answer = self._loader.address("educe_answer")
-        calling.check_arrays(self.call)
         self._worker = self._loader.address("educe_worker")
         self._memory = (ctypes.c_int64 * (_POOL_WORDS + _LINE))()
         keep(self._memory)
@@ -302,13 +313,24 @@ class Runtime:
         self._lock = ForkedLock()
         self.renew()
         renew_when_forked(self)
+        calling.check_arrays(self.call, self.pool)
 
     def renew(self) -> None:
         """Have a pool without workers, as it also is in a forked child, whatever they did in its parent."""
         self._arguments: list[ctypes.Array[ctypes.c_int64]] = []
         ctypes.memset(self.pool, 0, 8 * _POOL_WORDS)
+        ctypes.c_int64.from_address(self.pool + 8 * (_RUNS + 1)).value = max(2, usable_cores())
         self._libc.pthread_mutex_init(ctypes.c_void_p(self.pool + 8 * _MUTEX), None)
         self._libc.pthread_cond_init(ctypes.c_void_p(self.pool + 8 * _CONDITION), None)
+
+    def crowd(self, by: int) -> None:
+        """Count so many runs more, or less, which come but are in Python's code now.
+
+        Runs that follow each other without a rest in several threads would else use the workers whenever one
+        of them does other things, and wait for these when it is back.
+        """
+        with self._lock:
+            ctypes.c_int64.from_address(self.pool + 8 * (_RUNS + 2)).value += by
 
     def grow(self, threads: int) -> None:
         """Have at least `threads` threads, the caller's included.

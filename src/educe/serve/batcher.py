@@ -2,8 +2,9 @@
 
 A request that finds the engine idle runs at once. While a run lasts, others come; when it ends, as many of
 them run together as lets those that wait end soonest on average, by what the batcher has learnt of the cost
-of runs. Only with a target for the latency may an idle engine wait, and only if what is expected to come in
-that time saves more than the wait.
+of runs. Where it is best that they follow each other, and there are enough for all cores, they run beside
+each other, each on a core: that takes no longer, and no core waits for another. Only with a target for the
+latency may an idle engine wait, and only if what is expected to come in that time saves more than the wait.
 """
 
 from __future__ import annotations
@@ -47,6 +48,28 @@ class Ticket:
     expected_seconds: float = 0.0
 
 
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Requests that run together.
+
+    Attributes:
+        tickets: The requests.
+        start: When their run began, in seconds of the caller's clock.
+        until: When it is expected to end.
+        num_runs: How many runs there were then, this one included.
+    """
+
+    tickets: list[Ticket]
+    start: float
+    until: float
+    num_runs: int
+
+    @property
+    def rows(self) -> int:
+        """How many rows the run has."""
+        return sum(ticket.rows for ticket in self.tickets)
+
+
 @dataclass(slots=True)
 class Batcher:
     """The requests that wait for one model.
@@ -55,19 +78,21 @@ class Batcher:
         max_rows: Most rows of a run; a request that has more runs alone.
         max_waiting: Most requests that wait.
         target_seconds: Within which time answers are wanted; None if as soon as may be.
-        cost: What runs cost.
+        max_runs: Most runs beside each other: the cores, if a run may use them all or be one of many.
+        cost: What runs cost, in seconds in which they have the machine alone; two at once take twice as long.
         waiting: The requests, in the order in which they run.
+        running: Those that run.
         num_reading: How many requests are admitted, but their inputs are still being read.
-        running_until: When the present run is expected to end; None if there is none.
     """
 
     max_rows: int
     max_waiting: int
     target_seconds: float | None = None
+    max_runs: int = 1
     cost: CostCurve = field(default_factory=CostCurve)
     waiting: list[Ticket] = field(default_factory=list)
+    running: list[Batch] = field(default_factory=list)
     num_reading: int = 0
-    running_until: float | None = None
     _rows: Counter[int] = field(default_factory=Counter)  # that wait, by priority
     _read_seconds: float = 0.0
     _patience: float = 1.0
@@ -99,7 +124,7 @@ class Batcher:
         wait = self.wait_seconds(now, priority)
         if len(self.waiting) + self.num_reading >= self.max_waiting:
             raise Overloaded(f"{self.max_waiting} requests wait for this model", retry_after=wait)
-        seconds = wait + self.cost.seconds(rows)
+        seconds = wait + self.cost.seconds(rows) * max(1, len(self.running))
         if now + seconds > deadline:
             raise DeadlineExceeded("the request cannot be answered in its time", retry_after=wait)
         if self.target_seconds is not None and wait > 0 and seconds > _SHARE_OF_RUNS * self.target_seconds:
@@ -122,15 +147,17 @@ class Batcher:
     def wait_seconds(self, now: float, priority: int = 0) -> float:
         """Return how long a request that came now would wait before its run."""
         rows = sum(count for level, count in self._rows.items() if level <= priority)
-        running = 0.0 if self.running_until is None else max(0.0, self.running_until - now)
+        running = sum(max(0.0, batch.until - now) for batch in self.running) / max(1, len(self.running))
         row_seconds = self.cost.least_row_seconds
         read = self.num_reading * (row_seconds + self._read_seconds)
         return self._patience * (running + rows * row_seconds + read)
 
     def start_at(self, now: float) -> float | None:
-        """Return when the next run should start: now, a little later if waiting pays, None if none waits."""
+        """Return when the next run should start: now, a little later if waiting pays, None if not before."""
         if not self.waiting:
             return None
+        if self.running:
+            return now if self._pays_beside() else None
         first = self.waiting[0]
         rows = sum(ticket.rows for ticket in self._companions(first))
         if self.target_seconds is None or rows >= self.max_rows:
@@ -141,11 +168,9 @@ class Batcher:
         latest = min(first.arrival + self.target_seconds, first.deadline) - self.cost.seconds(rows + 1)
         return max(now, min(first.arrival + saved, latest))
 
-    def take(self, now: float) -> list[Ticket]:
-        """Take out the requests of the next run."""
-        batch = self._companions(self.waiting[0])
-        if len(batch) > 1:
-            batch = batch[: self._best_count([ticket.rows for ticket in batch])]
+    def take(self, now: float) -> Batch:
+        """Take out the requests of the next run, which begins."""
+        batch = self._next()
         if len(batch) == len(self.waiting):
             self.waiting = []
         else:
@@ -153,19 +178,35 @@ class Batcher:
             self.waiting = [ticket for ticket in self.waiting if id(ticket) not in taken]
         for ticket in batch:
             self._leave(ticket)
-        self.running_until = now + self.cost.seconds(sum(ticket.rows for ticket in batch))
         self._note_waits(batch, now)
-        return batch
+        num_runs = len(self.running) + 1
+        seconds = self.cost.seconds(sum(ticket.rows for ticket in batch)) * num_runs
+        taken_out = Batch(batch, now, now + seconds, num_runs)
+        self.running.append(taken_out)
+        return taken_out
 
-    def ended(self, rows: int, seconds: float) -> None:
-        """Take note of how long a run took."""
-        self.running_until = None
-        self.cost.learn(rows, seconds)
+    def ended(self, batch: Batch, rows: int, seconds: float) -> None:
+        """Take note of how long a run took, and how many of its rows were answered: none are no run."""
+        if rows:
+            self.cost.learn(rows, seconds * 2 / (batch.num_runs + len(self.running)))
+        self.running.remove(batch)
 
     def _leave(self, ticket: Ticket) -> None:
         self._rows[ticket.priority] -= ticket.rows
         if not self._rows[ticket.priority]:
             del self._rows[ticket.priority]
+
+    def _pays_beside(self) -> bool:
+        """Say whether a run should begin beside others, all of which it makes slower."""
+        num_runs, num_waiting = len(self.running), len(self.waiting)
+        if num_runs != 1:
+            return num_runs < self.max_runs
+        return num_runs < self.max_runs <= num_runs + num_waiting and len(self._next()) < num_waiting
+
+    def _next(self) -> list[Ticket]:
+        """Return the requests of the next run."""
+        batch = self._companions(self.waiting[0])
+        return batch[: self._best_count([ticket.rows for ticket in batch])] if len(batch) > 1 else batch
 
     def _companions(self, first: Ticket) -> list[Ticket]:
         """Return the first request and those that can run with it, as many as fit into a run."""

@@ -55,9 +55,9 @@ class Deployment:
     def __exit__(self, kind: object, fault: BaseException | None, trace: object) -> None:
         if fault is not None:
             self.statistics.failed(as_fault(fault))
-        run = None if self.lane is None else self.lane.work
-        if run is not None and fault is not None:
-            run.add_done_callback(lambda ended: self._leave())
+        runs = None if self.lane is None or fault is None else self.lane.end_of_runs()
+        if runs is not None:
+            runs.add_done_callback(lambda ended: self._leave())
         else:
             self._leave()
 

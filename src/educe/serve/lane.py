@@ -8,10 +8,11 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
+from threading import Lock
 from typing import Any, TypeVar
 
 from educe.machine import usable_cores
-from educe.serve.batcher import BRIEF_SECONDS, Batcher, Ticket
+from educe.serve.batcher import BRIEF_SECONDS, Batch, Batcher, Ticket
 from educe.serve.observation import Timing, note_timing
 from educe.serve.statistics import ModelStatistics
 from educe.serve.threads import hold_until, in_thread
@@ -35,17 +36,19 @@ class _Waiting(Ticket):
 
 
 class Lane:
-    """The requests of one model, of which one batch runs at a time. It belongs to one event loop.
+    """The requests of one model.
+
+    It belongs to one event loop. Only the next run is also begun by the thread that has ended one, under
+    the lane's lock: the loop may have other things to do, and the machine would be idle until it comes.
 
     Attributes:
         batcher: What plans the runs.
-        num_running: How many requests run.
-        work: The present run, if a thread does it; it goes on when nobody waits for it any more.
 
     Args:
         run: What runs them; called in a thread of `pool`, or in the loop if it is known to take no time.
         batcher: What plans the runs.
         pool: The threads.
+        crowd: Told by how many more runs there are beside another, so that each stays on its core.
         compile_seconds: How long a thread's runs so far have compiled, which is no cost of a run.
         is_small: Says whether a content is so small, and so shaped, that its rows tell how long it takes.
         statistics: Where requests and runs are counted; if absent, nobody reads them.
@@ -56,31 +59,47 @@ class Lane:
         run: Run,
         batcher: Batcher,
         pool: Executor,
+        crowd: Callable[[int], object] = lambda by: None,
         compile_seconds: Callable[[], float] = lambda: 0.0,
         is_small: Callable[[Any], bool] = lambda content: False,
         statistics: ModelStatistics | None = None,
     ) -> None:
         self.batcher = batcher
-        self.num_running = 0
         self._statistics = statistics or ModelStatistics()
         self._run, self._pool, self._compile_seconds = run, pool, compile_seconds
-        self._is_small = is_small
+        self._crowd, self._is_small = crowd, is_small
         self._loop = asyncio.get_running_loop()
+        self._lock = Lock()  # of the batcher
+        self._ends: dict[Batch, asyncio.Future[None]] = {}
         self._run_rows: set[int] = set()
         self._is_due = False
-        self._began: float | None = None
-        self.work: asyncio.Future[tuple[Sequence[Any], float]] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def is_idle(self) -> bool:
         """Whether no request waits or runs."""
-        return self._began is None and not self.batcher.waiting
+        return not self.batcher.running and not self.batcher.waiting
+
+    @property
+    def num_running(self) -> int:
+        """How many requests run."""
+        with self._lock:
+            return sum(len(batch.tickets) for batch in self.batcher.running)
 
     @property
     def running_seconds(self) -> float:
-        """For how long the present run has lasted; 0 if there is none."""
-        return 0.0 if self._began is None else self._loop.time() - self._began
+        """For how long the longest of the present runs has lasted; 0 if there is none."""
+        with self._lock:
+            now = self._loop.time()
+            return max([0.0, *(now - batch.start for batch in self.batcher.running)])
+
+    def end_of_runs(self) -> asyncio.Future[Any] | None:
+        """Return what is done when all present runs have ended, whoever waits for them; None without any."""
+        with self._lock:
+            ends = [
+                self._ends.setdefault(batch, self._loop.create_future()) for batch in self.batcher.running
+            ]
+        return asyncio.gather(*ends) if ends else None
 
     async def submit(
         self, group: Hashable, content: Any, rows: int, *, deadline: float, priority: int = 0
@@ -104,13 +123,17 @@ class Lane:
         ticket = _Waiting(
             group, rows, now, deadline, priority, content=content, future=self._loop.create_future()
         )
-        self.batcher.offer(ticket, now)
+        with self._lock:
+            self.batcher.offer(ticket, now)
         self._wake()
         try:
             found = await ticket.future
         except asyncio.CancelledError:
-            if not self.batcher.withdraw(ticket) and self.work is not None:
-                hold_until(self.work)
+            with self._lock:
+                is_withdrawn = self.batcher.withdraw(ticket)
+            ends = None if is_withdrawn else self.end_of_runs()
+            if ends is not None:
+                hold_until(ends)
             raise
         note_timing(found[1])
         return found
@@ -128,21 +151,25 @@ class Lane:
             Overloaded: too many requests wait; nothing is read.
             DeadlineExceeded: the deadline would pass before its run.
         """
-        self.batcher.admit(self._loop.time(), 1, deadline, priority)
-        self.batcher.num_reading += 1
+        with self._lock:
+            self.batcher.admit(self._loop.time(), 1, deadline, priority)
+            self.batcher.num_reading += 1
         found, seconds = await in_thread(pool, partial(_with_cpu_seconds, read), self._end_reading)
-        self.batcher.read(seconds / usable_cores())
+        with self._lock:
+            self.batcher.read(seconds / usable_cores())
         return found
 
     def _end_reading(self) -> None:
-        self.batcher.num_reading -= 1
+        with self._lock:
+            self.batcher.num_reading -= 1
 
     def _run_alone(self, group: Hashable, content: Any, rows: int) -> tuple[Any, Timing]:
         """Run a request at once, in the loop."""
         (result,), seconds = self._timed(group, [content])
         if isinstance(result, Exception):
             raise result
-        self._count(rows, seconds)
+        self.batcher.cost.learn(rows, seconds)
+        self._statistics.ran(rows, seconds)
         self._statistics.answered(0.0, seconds)
         timing = Timing(0.0, seconds, rows)
         note_timing(timing)
@@ -150,37 +177,66 @@ class Lane:
 
     def _wake(self) -> None:
         """Have the next run planned when all requests that have come by now are known."""
-        if not self._is_due and self._began is None:
+        if not self._is_due and len(self.batcher.running) < self.batcher.max_runs:
             self._is_due = True
             self._loop.call_soon(self._next)
 
     def _next(self) -> None:
+        """Begin the next run, if it is time, from the loop."""
         self._is_due = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._began is not None:
-            return
         now = self._loop.time()
-        start = self.batcher.start_at(now)
-        if start is None:
-            return
-        if start > now:
-            self._timer = self._loop.call_later(start - now, self._next)
-            return
-        self._begin(self.batcher.take(now), now)
+        with self._lock:
+            start = self.batcher.start_at(now)
+            if start is None:
+                return
+            if start > now:
+                self._timer = self._loop.call_later(start - now, self._next)
+                return
+            batch = self._take(now)
+            contents = _contents(batch)
+            is_brief = self._is_brief(batch.rows, contents, BRIEF_SECONDS)
+            if not is_brief:
+                self._note_rows(batch.rows)
+        if is_brief:  # not worth a thread's waking
+            results, seconds = self._timed(batch.tickets[0].group, contents)
+            with self._lock:
+                rows = self._ended(batch, results, seconds)
+            self._answer(batch, results, seconds, rows)
+        else:
+            self._pool.submit(self._work, batch, time.perf_counter())
+            if self.batcher.waiting:
+                self._wake()
 
-    def _begin(self, batch: Sequence[Any], now: float) -> None:
-        self._began = now
-        self.num_running = len(batch)
-        rows = sum(ticket.rows for ticket in batch)
-        contents = [ticket.content for ticket in batch]
-        if self._is_brief(rows, contents, BRIEF_SECONDS):  # not worth a thread's waking
-            self._end(batch, now, rows, *self._timed(batch[0].group, contents))
-            return
-        self._note_rows(rows)
-        self.work = self._loop.run_in_executor(self._pool, self._timed, batch[0].group, contents)
-        self.work.add_done_callback(lambda done: self._end(batch, now, rows, *done.result()))
+    def _work(self, batch: Batch, submitted: float) -> None:
+        """Do a run in a thread, and begin the next.
+
+        Args:
+            batch: What runs.
+            submitted: When it began by `time.perf_counter`, which a thread can read, unlike the loop's clock.
+        """
+        results, seconds = self._timed(batch.tickets[0].group, _contents(batch))
+        following: Batch | None = None
+        with self._lock:
+            end = time.perf_counter()
+            rows = self._ended(batch, results, seconds)
+            now = batch.start + end - submitted
+            start = self.batcher.start_at(now) if seconds >= BRIEF_SECONDS else None
+            if start is not None and start <= now:
+                following = self._take(now)
+                self._note_rows(following.rows)
+        try:
+            if following is not None:
+                self._pool.submit(self._work, following, end)
+        finally:
+            self._loop.call_soon_threadsafe(self._answer, batch, results, seconds, rows)
+
+    def _take(self, now: float) -> Batch:
+        if self.batcher.running:
+            self._crowd(1)
+        return self.batcher.take(now)
 
     def _is_brief(self, rows: int, contents: Sequence[Any], seconds: float) -> bool:
         """Say whether a run takes less than some seconds for sure, so that it may be done in the loop."""
@@ -193,30 +249,32 @@ class Lane:
             self._run_rows.clear()
         self._run_rows.add(rows)
 
-    def _end(
-        self, batch: Sequence[_Waiting], start: float, rows: int, results: Sequence[Any], seconds: float
-    ) -> None:
-        self._began = self.work = None
-        self.num_running = 0
-        failed = [isinstance(result, Exception) for result in results]
-        rows -= sum(ticket.rows for ticket, has_failed in zip(batch, failed, strict=True) if has_failed)
-        self._count(rows, seconds)
-        for ticket, result in zip(batch, results, strict=True):
+    def _ended(self, batch: Batch, results: Sequence[Any], seconds: float) -> int:
+        """Take note of a run's end, and return how many of its rows were answered."""
+        pairs = zip(batch.tickets, results, strict=True)
+        rows = sum(ticket.rows for ticket, result in pairs if not isinstance(result, Exception))
+        self.batcher.ended(batch, rows, seconds)
+        if self.batcher.running:
+            self._crowd(-1)
+        return rows
+
+    def _answer(self, batch: Batch, results: Sequence[Any], seconds: float, rows: int) -> None:
+        """Give all requests of a run their answers."""
+        if rows:
+            self._statistics.ran(rows, seconds)
+        tickets: Sequence[Any] = batch.tickets
+        for ticket, result in zip(tickets, results, strict=True):
             if isinstance(result, Exception):
                 _fail(ticket, result)
             elif not ticket.future.done():
-                self._statistics.answered(start - ticket.arrival, seconds)
-                ticket.future.set_result((result, Timing(start - ticket.arrival, seconds, rows)))
+                waited = batch.start - ticket.arrival
+                self._statistics.answered(waited, seconds)
+                ticket.future.set_result((result, Timing(waited, seconds, rows)))
+        end = self._ends.pop(batch, None)
+        if end is not None:
+            end.set_result(None)
         if self.batcher.waiting:
             self._wake()
-
-    def _count(self, rows: int, seconds: float) -> None:
-        """Take note of a run that has ended, by the rows that were answered: none are no run."""
-        if not rows:
-            self.batcher.running_until = None
-            return
-        self.batcher.ended(rows, seconds)
-        self._statistics.ran(rows, seconds)
 
     def _timed(self, group: Hashable, contents: Sequence[Any]) -> tuple[Sequence[Any], float]:
         """Return the results of a run, a fault of it as that of each, and its seconds."""
@@ -233,6 +291,11 @@ def _with_cpu_seconds(call: Callable[[], T]) -> tuple[T, float]:
     start = time.thread_time()
     found = call()
     return found, time.thread_time() - start
+
+
+def _contents(batch: Batch) -> list[Any]:
+    tickets: Sequence[Any] = batch.tickets
+    return [ticket.content for ticket in tickets]
 
 
 def _fail(ticket: Any, error: Exception) -> None:

@@ -333,8 +333,17 @@ class Repository:
         batcher = Batcher(settings.max_batch, settings.max_waiting, settings.target_seconds)
         lane = None
         if isinstance(served, PredictorModel):
-            compile_seconds = served.predictor.executable.compile_seconds
-            lane = Lane(served.run, batcher, self._pool, compile_seconds, served.is_small, entry.statistics)
+            batcher.max_runs = usable_cores()
+            executable = served.predictor.executable
+            lane = Lane(
+                served.run,
+                batcher,
+                self._pool,
+                executable.crowd,
+                executable.compile_seconds,
+                served.is_small,
+                entry.statistics,
+            )
         elif served.kind != "generator":
             lane = Lane(
                 lambda group, requests: text_tensors.run(served, requests),
