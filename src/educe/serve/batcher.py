@@ -22,7 +22,7 @@ BRIEF_SECONDS = 0.0003
 
 _SHARE = 0.1
 # How much of a latency may be spent in the queue and the run; the rest is for receiving and sending.
-_SHARE_OF_RUNS = 0.8
+_SHARE_OF_RUNS = 0.7
 # Requests never wait longer than so many times what their runs take: more is a machine that was stopped.
 _MOST_PATIENCE = 4.0
 

@@ -71,6 +71,7 @@ class Lane:
         self._loop = asyncio.get_running_loop()
         self._lock = Lock()  # of the batcher
         self._ends: dict[Batch, asyncio.Future[None]] = {}
+        self._num_cores = usable_cores()
         self._run_rows: set[int] = set()
         self._is_due = False
         self._timer: asyncio.TimerHandle | None = None
@@ -156,7 +157,7 @@ class Lane:
             self.batcher.num_reading += 1
         found, seconds = await in_thread(pool, partial(_with_cpu_seconds, read), self._end_reading)
         with self._lock:
-            self.batcher.read(seconds / usable_cores())
+            self.batcher.read(seconds / self._num_cores)
         return found
 
     def _end_reading(self) -> None:
