@@ -184,20 +184,22 @@ def _show(servers: Sequence[Server]) -> None:
 
 
 def _show_alone(command: Sequence[str], rounds: int) -> None:
-    """Print how long one client alone waits, with batches and without."""
+    """Print how long one client alone waits, with batches and without; each for some requests in its turn."""
     times: dict[str, list[float]] = {"batches": [], "none": []}
-    for _ in range(rounds):
-        for label, more in (("batches", []), ("none", ["--max-batch", "1"])):
-            server = Server("educe", [*command, *more, "--port"], {})
-            with server.running() as url:
-                _alone(url, 20)
-                times[label].append(_alone(url, 150))
-    ratio = statistics.median(times["batches"]) / statistics.median(times["none"])
-    shown = statistics.median(times["batches"]) * 1e3
+    with (
+        Server("educe", [*command, "--port"], {}).running() as batches,
+        Server("educe", [*command, "--max-batch", "1", "--port"], {}).running() as none,
+    ):
+        for turn in range(20 * rounds):
+            for label, url in (("batches", batches), ("none", none)):
+                found = _alone(url, 20)
+                times[label] += found if turn else []
+    medians = {label: statistics.median(found) for label, found in times.items()}
+    shown, ratio = medians["batches"] * 1e3, medians["batches"] / medians["none"]
     print(f"\none client, median: {shown:.2f} ms with batches, {ratio:.3f}x that without")
 
 
-def _alone(url: str, count: int) -> float:
+def _alone(url: str, count: int) -> list[float]:
     connection = HTTPConnection(url.removeprefix("http://"), timeout=30)
     found = []
     for _ in range(count):
@@ -205,7 +207,7 @@ def _alone(url: str, count: int) -> float:
         answer_of(connection, REQUESTS["educe"])
         found.append(time.perf_counter() - start)
     connection.close()
-    return statistics.median(found)
+    return found
 
 
 if __name__ == "__main__":

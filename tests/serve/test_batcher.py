@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from educe.serve.batcher import Batcher, Ticket
+from educe.serve.batcher import Batch, Batcher, Ticket
 from educe.serve.cost import CostCurve
 from educe.serve.faults import DeadlineExceeded, Overloaded
 
@@ -26,6 +26,11 @@ def learnt(seconds_of_rows: dict[int, float], **changes: object) -> Batcher:
     for rows, seconds in seconds_of_rows.items():
         found.cost.learn(rows, seconds)
     return found
+
+
+def ended(planned: Batcher, batch: Batch, rows: int, seconds: float) -> None:
+    planned.ended(batch)
+    planned.learn(batch, rows, seconds)
 
 
 def test_an_idle_engine_never_waits_without_a_target() -> None:
@@ -58,7 +63,7 @@ def test_groups_do_not_mix_and_the_first_goes_first() -> None:
         planned.offer(each, 0.0)
     batch = planned.take(0.0)
     assert batch.tickets == [mixed[0], mixed[2]]
-    planned.ended(batch, 2, 0.01)
+    ended(planned, batch, 2, 0.01)
     assert planned.take(0.0).tickets == [mixed[1], mixed[3]]
 
 
@@ -82,7 +87,7 @@ def test_lower_priorities_go_first_and_equals_in_their_order() -> None:
     while planned.waiting:
         batch = planned.take(0.0)
         order += batch.tickets
-        planned.ended(batch, 1, 0.01)
+        ended(planned, batch, 1, 0.01)
     assert order == [first, second, early, late]
 
 
@@ -106,7 +111,7 @@ def test_a_deadline_that_cannot_be_kept_is_refused_at_once() -> None:
 
 def test_who_would_wait_longer_than_the_target_is_refused() -> None:
     planned = learnt({1: 0.04}, target_seconds=0.2)
-    for _ in range(4):
+    for _ in range(3):
         planned.offer(ticket(), 0.0)
     with pytest.raises(Overloaded):
         planned.offer(ticket(), 0.0)
@@ -116,7 +121,7 @@ def test_waiting_pays_only_if_more_are_expected_in_what_it_saves() -> None:
     planned = learnt({1: 0.010, 2: 0.011}, target_seconds=0.1)
     for number in range(50):  # one comes each millisecond
         planned.offer(ticket(arrival=number / 1000), number / 1000)
-        planned.ended(planned.take(number / 1000), 1, 0.010)
+        ended(planned, planned.take(number / 1000), 1, 0.010)
     planned.offer(ticket(arrival=0.05), 0.05)
     start = planned.start_at(0.05)
     assert start is not None
@@ -124,7 +129,7 @@ def test_waiting_pays_only_if_more_are_expected_in_what_it_saves() -> None:
     rare = learnt({1: 0.010, 2: 0.011}, target_seconds=0.1)
     for number in range(50):  # one comes each second
         rare.offer(ticket(arrival=number), number)
-        rare.ended(rare.take(number), 1, 0.010)
+        ended(rare, rare.take(number), 1, 0.010)
     rare.offer(ticket(arrival=50.0), 50.0)
     assert rare.start_at(50.0) == 50.0
 
@@ -154,7 +159,7 @@ def test_each_request_runs_exactly_once_in_runs_that_fit(
         assert len({each.group for each in batch.tickets}) == 1
         assert batch.rows <= 8 or len(batch.tickets) == 1
         seen += batch.tickets
-        planned.ended(batch, batch.rows, 0.001)
+        ended(planned, batch, batch.rows, 0.001)
     assert sorted(map(id, seen)) == sorted(map(id, tickets))
 
 
@@ -184,7 +189,7 @@ def test_the_first_run_of_a_size_does_not_spoil_it() -> None:
 
 
 def test_inputs_that_are_being_read_count_as_waiting() -> None:
-    planned = learnt({1: 0.010}, target_seconds=0.065)
+    planned = learnt({1: 0.010}, target_seconds=0.075)
     planned.read(0.010)
     planned.num_reading = 2
     assert planned.admit(0.0, 1) == pytest.approx(0.040)
@@ -212,10 +217,10 @@ def test_expected_waits_follow_those_that_were_met() -> None:
         planned.offer(ticket(arrival=now), now)
         expected = planned.waiting[0].expected_seconds
         now += 0.020
-        planned.ended(first, 1, 0.010)
+        ended(planned, first, 1, 0.010)
         second = planned.take(now)
         now += 0.010
-        planned.ended(second, 1, 0.010)
+        ended(planned, second, 1, 0.010)
     assert expected == pytest.approx(0.020, rel=0.1)
 
 
@@ -237,6 +242,14 @@ def test_runs_are_beside_each_other_only_if_they_would_follow_and_there_are_enou
         assert len(planned.running) == expected
 
 
+def test_long_runs_are_one_after_the_other() -> None:
+    planned = learnt({1: 0.06, 2: 0.12}, max_runs=2)
+    for _ in range(4):
+        planned.offer(ticket(), 0.0)
+    planned.take(0.0)
+    assert planned.start_at(0.0) is None
+
+
 def test_requests_that_cannot_run_together_run_beside_each_other() -> None:
     planned = learnt({1: 0.01, 8: 0.01}, max_runs=2)
     for group in "aabc":
@@ -253,9 +266,9 @@ def test_a_run_beside_another_costs_as_much_of_the_machine_as_one_alone() -> Non
         planned.offer(ticket(), 0.0)
     first, second = planned.take(0.0), planned.take(0.0)
     assert (first.until, second.until) == (0.010, 0.020)
-    assert planned.wait_seconds(0.0) == pytest.approx(0.015 + 0.020)
-    planned.ended(first, 1, 0.020)
+    assert planned.wait_seconds(0.0) == pytest.approx(0.010 + 0.020)
+    ended(planned, first, 1, 0.020)
     third = planned.take(0.0)
-    planned.ended(second, 1, 0.020)
-    planned.ended(third, 1, 0.015)
+    ended(planned, second, 1, 0.020)
+    ended(planned, third, 1, 0.015)
     assert planned.cost.seconds(1) == pytest.approx(0.010, rel=0.1)

@@ -230,3 +230,28 @@ def test_who_leaves_holds_what_it_uses_until_its_run_has_ended() -> None:
 
     with ThreadPoolExecutor(2) as pool:
         asyncio.run(ask(pool))
+
+
+def test_what_the_end_of_the_threads_drops_is_no_run_any_more() -> None:
+    may_end, crowd = threading.Event(), list[int]()
+
+    def run(group: Hashable, contents: Sequence[Any]) -> Sequence[Any]:
+        assert may_end.wait(20)
+        return contents
+
+    async def ask(pool: ThreadPoolExecutor) -> None:
+        lane = Lane(run, Batcher(8, 100, max_runs=2), pool, crowd=crowd.append)
+        asked = [asyncio.create_task(lane.submit(name, 1, 1, deadline=math.inf)) for name in "abcd"]
+        while len(lane.batcher.running) < 2:
+            await asyncio.sleep(0.001)
+        pool.shutdown(wait=False, cancel_futures=True)  # which drops the second, and refuses the third
+        may_end.set()
+        assert await asked[0] == (1, asked[0].result()[1])
+        for each in asked[1:]:
+            each.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+        assert lane.is_idle
+
+    with ThreadPoolExecutor(1) as pool:
+        asyncio.run(ask(pool))
+    assert sum(crowd) == 0

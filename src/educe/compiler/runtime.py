@@ -6,8 +6,8 @@ A table is an array of 64-bit words; each launch is::
     (base, offset) for each pointer, each size
 
 The pool is an array of 64-bit words, by cache lines: `BUSY` is taken by the one run that uses the workers;
-`RUNS` holds how many runs there are, and after it how many leave no core to a worker, and how many more there
-are by what `Runtime.crowd` was told;
+`RUNS` holds how many runs there are, and after it how many leave no core to a worker, and how many there are
+beside one by what `Runtime.crowd` was told;
 `STATE` holds how many workers are inside the present job, in its low bits, and the number of the last worker
 that may enter, above them, 0 if none may; then the job itself; `NEXT` holds for each thread's share of the
 units the first that nobody has taken. A thread takes its own share first, so that it finds in its cache what
@@ -176,7 +176,8 @@ def _parallel(target: Target) -> Function:
     alone, shared, done = fn.fresh("alone"), fn.fresh("shared"), fn.fresh("end")
     attempt = fn.fresh("attempt")
     runs_at = _field(fn, pool, _RUNS)
-    crowded = _atomic_load(fn, runs_at) + fn.load(I64, runs_at, 2) >= fn.load(I64, runs_at, 1)
+    cores = fn.load(I64, runs_at, 1)
+    crowded = (_atomic_load(fn, runs_at) >= cores) | (fn.load(I64, runs_at, 2) + 1 >= cores)
     small = (extent <= chunk) | (threads <= 1) | crowded
     fn.line(f"br i1 {small.ref}, label %{alone}, label %{attempt}")
     fn.label(attempt)
@@ -324,10 +325,10 @@ class Runtime:
         self._libc.pthread_cond_init(ctypes.c_void_p(self.pool + 8 * _CONDITION), None)
 
     def crowd(self, by: int) -> None:
-        """Count so many runs more, or less, which come but are in Python's code now.
+        """Count so many more, or fewer, threads beside one in which run follows run.
 
-        Runs that follow each other without a rest in several threads would else use the workers whenever one
-        of them does other things, and wait for these when it is back.
+        Whenever one of them is in Python's code the others would else use the workers, and wait for these
+        when it is back.
         """
         with self._lock:
             ctypes.c_int64.from_address(self.pool + 8 * (_RUNS + 2)).value += by

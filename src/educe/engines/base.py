@@ -138,11 +138,13 @@ class Executable:
         """Return how long this thread's runs so far have compiled, which some do for sizes new to them."""
         return 0.0
 
-    def crowd(self, by: int) -> None:
-        """Take note of so many runs more, or less, in other threads, beside which a run keeps to its own.
+    @property
+    def most_runs(self) -> int:
+        """How many runs beside each other, in as many threads, end sooner than one after the other."""
+        return 1
 
-        Runs that come one after the other without a rest in as many threads as there are cores are faster so.
-        """
+    def crowd(self, by: int) -> None:
+        """Take note of so many more, or fewer, threads beside one in which run follows run."""
 
     def new_state(self, batch: int = 1) -> State:
         """Return the memory of a new stream: zeros, with the unknown size of a state taken as `batch`.

@@ -11,6 +11,7 @@ import numpy as np
 
 from educe.engines.base import Engine, Executable, Options, State, Support, Value, owned
 from educe.errors import EngineError, MissingLibraryError
+from educe.machine import usable_cores
 from educe.model import Model
 from educe.settings import GUARD, SHARE, resolve_threads
 
@@ -64,8 +65,13 @@ class NativeExecutable(Executable):
 
         return compile_seconds()
 
+    @property
+    def most_runs(self) -> int:
+        """How many runs beside each other end sooner than one after the other: one for each core."""
+        return usable_cores()
+
     def crowd(self, by: int) -> None:
-        """Count so many runs more, or less, which come but are in Python's code now."""
+        """Take note of so many more, or fewer, threads beside one: with one a core, runs keep to theirs."""
         self.executor.runtime.crowd(by)
 
     def program(self, feeds: Mapping[str, Value]) -> list[Segment]:

@@ -2,9 +2,10 @@
 
 A request that finds the engine idle runs at once. While a run lasts, others come; when it ends, as many of
 them run together as lets those that wait end soonest on average, by what the batcher has learnt of the cost
-of runs. Where it is best that they follow each other, and there are enough for all cores, they run beside
-each other, each on a core: that takes no longer, and no core waits for another. Only with a target for the
-latency may an idle engine wait, and only if what is expected to come in that time saves more than the wait.
+of runs. Where it is best that short runs follow each other, and there are enough for all cores, they run
+beside each other, each on a core: the last ends no later, and no core waits for another. Only with a target
+for the latency may an idle engine wait, and only if what is expected to come in that time saves more than
+the wait.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ BRIEF_SECONDS = 0.0003
 _SHARE = 0.1
 # How much of a latency may be spent in the queue and the run; the rest is for receiving and sending.
 _SHARE_OF_RUNS = 0.7
+# What cores lose by waiting for each other is a matter of milliseconds: longer runs are better one by one.
+_MOST_SECONDS_BESIDE = 0.1
 # Requests never wait longer than so many times what their runs take: more is a machine that was stopped.
 _MOST_PATIENCE = 4.0
 
@@ -147,7 +150,7 @@ class Batcher:
     def wait_seconds(self, now: float, priority: int = 0) -> float:
         """Return how long a request that came now would wait before its run."""
         rows = sum(count for level, count in self._rows.items() if level <= priority)
-        running = sum(max(0.0, batch.until - now) for batch in self.running) / max(1, len(self.running))
+        running = max(0.0, min((batch.until for batch in self.running), default=now) - now)
         row_seconds = self.cost.least_row_seconds
         read = self.num_reading * (row_seconds + self._read_seconds)
         return self._patience * (running + rows * row_seconds + read)
@@ -170,7 +173,7 @@ class Batcher:
 
     def take(self, now: float) -> Batch:
         """Take out the requests of the next run, which begins."""
-        batch = self._next()
+        batch = self._following()
         if len(batch) == len(self.waiting):
             self.waiting = []
         else:
@@ -185,11 +188,13 @@ class Batcher:
         self.running.append(taken_out)
         return taken_out
 
-    def ended(self, batch: Batch, rows: int, seconds: float) -> None:
-        """Take note of how long a run took, and how many of its rows were answered: none are no run."""
-        if rows:
-            self.cost.learn(rows, seconds * 2 / (batch.num_runs + len(self.running)))
+    def ended(self, batch: Batch) -> None:
+        """Take note of a run's end."""
         self.running.remove(batch)
+
+    def learn(self, batch: Batch, rows: int, seconds: float) -> None:
+        """Take note of how long a run took that has just ended, and how many of its rows were answered."""
+        self.cost.learn(rows, seconds * 2 / (batch.num_runs + len(self.running) + 1))
 
     def _leave(self, ticket: Ticket) -> None:
         self._rows[ticket.priority] -= ticket.rows
@@ -201,9 +206,13 @@ class Batcher:
         num_runs, num_waiting = len(self.running), len(self.waiting)
         if num_runs != 1:
             return num_runs < self.max_runs
-        return num_runs < self.max_runs <= num_runs + num_waiting and len(self._next()) < num_waiting
+        if not num_runs < self.max_runs <= num_runs + num_waiting:
+            return False
+        following = self._following()
+        seconds = self.cost.seconds(sum(ticket.rows for ticket in following)) * self.max_runs
+        return len(following) < num_waiting and seconds < _MOST_SECONDS_BESIDE
 
-    def _next(self) -> list[Ticket]:
+    def _following(self) -> list[Ticket]:
         """Return the requests of the next run."""
         batch = self._companions(self.waiting[0])
         return batch[: self._best_count([ticket.rows for ticket in batch])] if len(batch) > 1 else batch

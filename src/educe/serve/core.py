@@ -57,8 +57,9 @@ class Core:
         # What strangers can make long has threads of its own, of which a request holds one at a time: runs
         # and loads never wait for it.
         count = max(4, 2 * usable_cores())
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix="educe-serve")
         self._reading = ThreadPoolExecutor(count, thread_name_prefix="educe-serve-reading")
+        # One model alone may have runs on all cores.
+        self._pool = ThreadPoolExecutor(2 * count, thread_name_prefix="educe-serve")
         self.repository = Repository(sources, settings, self._pool)
         self.observer = Observer(sys.stderr if settings.log_requests else None, tracer_from_environment())
         control = self.repository if worker is None else worker

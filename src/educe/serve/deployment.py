@@ -55,7 +55,8 @@ class Deployment:
     def __exit__(self, kind: object, fault: BaseException | None, trace: object) -> None:
         if fault is not None:
             self.statistics.failed(as_fault(fault))
-        runs = None if self.lane is None or fault is None else self.lane.end_of_runs()
+        lane = self.lane if isinstance(fault, asyncio.CancelledError) else None
+        runs = None if lane is None else lane.end_of_runs()
         if runs is not None:
             runs.add_done_callback(lambda ended: self._leave())
         else:

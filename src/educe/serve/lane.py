@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
@@ -72,14 +74,15 @@ class Lane:
         self._lock = Lock()  # of the batcher
         self._ends: dict[Batch, asyncio.Future[None]] = {}
         self._num_cores = usable_cores()
-        self._run_rows: set[int] = set()
+        self._run_seconds: dict[int, float] = {}  # of the last run of so many rows
         self._is_due = False
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def is_idle(self) -> bool:
         """Whether no request waits or runs."""
-        return not self.batcher.running and not self.batcher.waiting
+        with self._lock:
+            return not self.batcher.running and not self.batcher.waiting
 
     @property
     def num_running(self) -> int:
@@ -169,7 +172,9 @@ class Lane:
         (result,), seconds = self._timed(group, [content])
         if isinstance(result, Exception):
             raise result
-        self.batcher.cost.learn(rows, seconds)
+        with self._lock:
+            self._note_rows(rows, seconds)
+            self.batcher.cost.learn(rows, seconds)
         self._statistics.ran(rows, seconds)
         self._statistics.answered(0.0, seconds)
         timing = Timing(0.0, seconds, rows)
@@ -199,65 +204,85 @@ class Lane:
             batch = self._take(now)
             contents = _contents(batch)
             is_brief = self._is_brief(batch.rows, contents, BRIEF_SECONDS)
-            if not is_brief:
-                self._note_rows(batch.rows)
         if is_brief:  # not worth a thread's waking
             results, seconds = self._timed(batch.tickets[0].group, contents)
             with self._lock:
                 rows = self._ended(batch, results, seconds)
             self._answer(batch, results, seconds, rows)
         else:
-            self._pool.submit(self._work, batch, time.perf_counter())
+            self._submit(batch, time.perf_counter())
             if self.batcher.waiting:
                 self._wake()
 
-    def _work(self, batch: Batch, submitted: float) -> None:
+    def _work(self, batch: Batch, began: float) -> None:
         """Do a run in a thread, and begin the next.
 
         Args:
             batch: What runs.
-            submitted: When it began by `time.perf_counter`, which a thread can read, unlike the loop's clock.
+            began: When it began by `time.perf_counter`, which a thread can read, unlike the loop's clock.
         """
         results, seconds = self._timed(batch.tickets[0].group, _contents(batch))
         following: Batch | None = None
         with self._lock:
             end = time.perf_counter()
             rows = self._ended(batch, results, seconds)
-            now = batch.start + end - submitted
+            now = batch.start + end - began
             start = self.batcher.start_at(now) if seconds >= BRIEF_SECONDS else None
             if start is not None and start <= now:
                 following = self._take(now)
-                self._note_rows(following.rows)
-        try:
-            if following is not None:
-                self._pool.submit(self._work, following, end)
-        finally:
+        if following is not None:
+            self._submit(following, end)
+        with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._answer, batch, results, seconds, rows)
 
     def _take(self, now: float) -> Batch:
-        if self.batcher.running:
+        batch = self.batcher.take(now)
+        if len(self.batcher.running) > 1:
             self._crowd(1)
-        return self.batcher.take(now)
+        return batch
+
+    def _submit(self, batch: Batch, began: float) -> None:
+        """Have a thread do a run; none does at the server's end."""
+
+        def drop() -> None:
+            with self._lock:
+                self._leave(batch)
+
+        try:
+            submitted = self._pool.submit(self._work, batch, began)
+        except RuntimeError:
+            drop()
+        else:
+            submitted.add_done_callback(lambda done: drop() if done.cancelled() else None)
 
     def _is_brief(self, rows: int, contents: Sequence[Any], seconds: float) -> bool:
-        """Say whether a run takes less than some seconds for sure, so that it may be done in the loop."""
-        is_known = rows in self._run_rows and 0 < self.batcher.cost.seconds(rows) < seconds
+        """Say whether a run takes less than some seconds for sure, so that it may be done in the loop.
+
+        It does if a thread has done one of so many rows, and has compiled what it needs.
+        """
+        is_known = self._run_seconds.get(rows, math.inf) < seconds
+        is_known = is_known and 0 < self.batcher.cost.seconds(rows) < seconds
         return is_known and all(map(self._is_small, contents))
 
-    def _note_rows(self, rows: int) -> None:
-        """Know that a thread runs so many rows, and compiles what they need."""
-        if len(self._run_rows) == _NUM_PROGRAMS:
-            self._run_rows.clear()
-        self._run_rows.add(rows)
+    def _note_rows(self, rows: int, seconds: float) -> None:
+        if len(self._run_seconds) == _NUM_PROGRAMS and rows not in self._run_seconds:
+            self._run_seconds.clear()
+        self._run_seconds[rows] = seconds
 
     def _ended(self, batch: Batch, results: Sequence[Any], seconds: float) -> int:
         """Take note of a run's end, and return how many of its rows were answered."""
+        self._leave(batch)
+        self._note_rows(batch.rows, seconds)
         pairs = zip(batch.tickets, results, strict=True)
         rows = sum(ticket.rows for ticket, result in pairs if not isinstance(result, Exception))
-        self.batcher.ended(batch, rows, seconds)
+        if rows:  # else it was no run
+            self.batcher.learn(batch, rows, seconds)
+        return rows
+
+    def _leave(self, batch: Batch) -> None:
+        self.batcher.ended(batch)
         if self.batcher.running:
             self._crowd(-1)
-        return rows
 
     def _answer(self, batch: Batch, results: Sequence[Any], seconds: float, rows: int) -> None:
         """Give all requests of a run their answers."""

@@ -333,8 +333,8 @@ class Repository:
         batcher = Batcher(settings.max_batch, settings.max_waiting, settings.target_seconds)
         lane = None
         if isinstance(served, PredictorModel):
-            batcher.max_runs = usable_cores()
             executable = served.predictor.executable
+            batcher.max_runs = executable.most_runs
             lane = Lane(
                 served.run,
                 batcher,
