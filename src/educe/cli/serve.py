@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
 import os
@@ -23,6 +22,7 @@ from educe.errors import OptionError
 from educe.formats import checkpoint
 from educe.generate.cache import CACHES
 from educe.serve import ModelSource, Server, ServerSettings
+from educe.serve.collecting import collect_at_rest
 from educe.serve.opening import with_options
 
 if TYPE_CHECKING:
@@ -312,9 +312,7 @@ def command(
     with errors().status("loading the models") as status:
 
         def announce(url: str) -> None:
-            # What the models are made of stays: collections need not look at it again and again.
-            gc.collect()
-            gc.freeze()
+            collect_at_rest()
             status.stop()
             also = "" if server.grpc_port is None else f", and gRPC at port {server.grpc_port}"
             errors().print(f"[bold]{escape(url)}[/] answers{also}; Ctrl-C ends it")

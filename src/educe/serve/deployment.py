@@ -11,6 +11,7 @@ from typing import Literal
 
 from educe.generate.generator import Generator
 from educe.serve.cache import ModelCache
+from educe.serve.collecting import note_dropped
 from educe.serve.deadline import as_fault
 from educe.serve.description import Description
 from educe.serve.lane import Lane
@@ -98,6 +99,7 @@ class Deployment:
         if self.lane is not None or self.running_seconds == 0:
             self.when_free()
             Thread(target=self.served.close, name="educe-close").start()
+            note_dropped()
         else:
             self.num_users += 1
             Thread(
@@ -106,6 +108,7 @@ class Deployment:
 
     def _close_after_step(self, loop: asyncio.AbstractEventLoop) -> None:
         self.served.close()
+        note_dropped()
         with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(self._leave)
 

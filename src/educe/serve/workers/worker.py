@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import socket
 from collections.abc import Callable
 from typing import Any
 
+from educe.serve.collecting import collect_at_rest
 from educe.serve.faults import BadRequest, Refusal
 from educe.serve.http.listener import Listener
 from educe.serve.repository import Repository
@@ -72,8 +72,7 @@ class Worker:
 
     def started(self) -> None:
         """Say that the models are loaded."""
-        gc.collect()
-        gc.freeze()  # collections need not look at what the models are made of again and again
+        collect_at_rest()
         self._link.tell(Started())
 
     @property
