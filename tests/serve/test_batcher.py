@@ -248,6 +248,15 @@ def test_long_runs_are_one_after_the_other() -> None:
         planned.offer(ticket(), 0.0)
     planned.take(0.0)
     assert planned.start_at(0.0) is None
+    beside = learnt({1: 0.01, 2: 0.02, 8: 2.0}, max_runs=4)
+    for rows in (1, 1, 1, 1, 8, 8):
+        beside.offer(ticket(rows=rows), 0.0)
+    first = beside.take(0.0)
+    while beside.start_at(0.0) is not None:
+        beside.take(0.0)
+    assert [batch.rows for batch in beside.running] == [1] * 4
+    beside.ended(first)
+    assert beside.start_at(0.0) is None
 
 
 def test_requests_that_cannot_run_together_run_beside_each_other() -> None:

@@ -20,7 +20,7 @@ import educe
 from educe.errors import InputError
 from educe.serve import lane as lane_module
 from educe.serve.batcher import Batcher, Ticket
-from educe.serve.faults import Overloaded
+from educe.serve.faults import NotReady, Overloaded
 from educe.serve.lane import Lane
 from educe.serve.served import PredictorModel
 from educe.serve.statistics import ModelStatistics
@@ -28,8 +28,15 @@ from educe.serve.threads import Held, hold
 from tests.conftest import ROOT
 
 
+def let_all_be_brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no stall of the machine make a run long."""
+    for name in ("BRIEF_SECONDS", "_TRIFLING_SECONDS"):
+        monkeypatch.setattr(lane_module, name, 60.0)
+
+
 @pytest.mark.parametrize("at_once", [1, 3])
-def test_only_what_is_small_runs_in_the_loop(at_once: int) -> None:
+def test_only_what_is_small_runs_in_the_loop(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    let_all_be_brief(monkeypatch)
     threads: dict[Any, int] = {}
 
     def run(group: Hashable, contents: Sequence[Any]) -> Sequence[Any]:
@@ -51,6 +58,7 @@ def test_only_what_is_small_runs_in_the_loop(at_once: int) -> None:
 
 def test_a_thread_runs_what_rows_of_a_new_number_need(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lane_module, "_NUM_PROGRAMS", 4)
+    let_all_be_brief(monkeypatch)
     in_loop: list[tuple[int, bool]] = []
 
     def run(group: Hashable, contents: Sequence[Any]) -> Sequence[Any]:
@@ -145,10 +153,11 @@ def test_what_failed_is_no_run(is_small: bool) -> None:
 
 
 def test_a_thread_begins_the_next_run_while_the_loop_is_busy() -> None:
-    may_end, has_begun = threading.Event(), threading.Event()
+    started, may_end, has_begun = (threading.Event() for _ in range(3))
 
     def run(group: Hashable, contents: Sequence[Any]) -> Sequence[Any]:
         if group == "first":
+            started.set()
             assert may_end.wait(20)
         else:
             has_begun.set()
@@ -158,8 +167,7 @@ def test_a_thread_begins_the_next_run_while_the_loop_is_busy() -> None:
         lane = Lane(run, Batcher(8, 100), pool)
         first = asyncio.create_task(lane.submit("first", 1, 1, deadline=math.inf))
         second = asyncio.create_task(lane.submit("second", 2, 1, deadline=math.inf))
-        while not lane.num_running:
-            await asyncio.sleep(0.001)
+        assert await asyncio.to_thread(started.wait, 20)
         time.sleep(0.01)  # a run that is over at once is followed by the loop
         may_end.set()
         assert has_begun.wait(20)  # while this holds the loop
@@ -225,33 +233,51 @@ def test_who_leaves_holds_what_it_uses_until_its_run_has_ended() -> None:
         assert not given_back.is_set()
         may_end.set()
         await asyncio.gather(asked[0], asked[2])
-        await asyncio.sleep(0.01)
-        assert given_back.is_set()
+        assert await asyncio.to_thread(given_back.wait, 20)
 
     with ThreadPoolExecutor(2) as pool:
         asyncio.run(ask(pool))
 
 
-def test_what_the_end_of_the_threads_drops_is_no_run_any_more() -> None:
-    may_end, crowd = threading.Event(), list[int]()
+def test_what_the_end_of_the_threads_drops_is_told_and_no_run_any_more() -> None:
+    started, may_end, crowd = threading.Event(), threading.Event(), list[int]()
 
     def run(group: Hashable, contents: Sequence[Any]) -> Sequence[Any]:
+        started.set()
         assert may_end.wait(20)
         return contents
 
     async def ask(pool: ThreadPoolExecutor) -> None:
         lane = Lane(run, Batcher(8, 100, max_runs=2), pool, crowd=crowd.append)
         asked = [asyncio.create_task(lane.submit(name, 1, 1, deadline=math.inf)) for name in "abcd"]
+        assert await asyncio.to_thread(started.wait, 20)
         while len(lane.batcher.running) < 2:
             await asyncio.sleep(0.001)
-        pool.shutdown(wait=False, cancel_futures=True)  # which drops the second, and refuses the third
+        pool.shutdown(wait=False, cancel_futures=True)  # which drops the second, and refuses the others
         may_end.set()
-        assert await asked[0] == (1, asked[0].result()[1])
-        for each in asked[1:]:
-            each.cancel()
-        await asyncio.gather(*asked, return_exceptions=True)
+        first, *others = await asyncio.gather(*asked, return_exceptions=True)
+        assert first[0] == 1
+        assert [type(each) for each in others] == [NotReady] * 3
         assert lane.is_idle
 
     with ThreadPoolExecutor(1) as pool:
         asyncio.run(ask(pool))
     assert sum(crowd) == 0
+
+
+@pytest.mark.parametrize("fault", [SystemExit(3), None])
+def test_whatever_a_run_does_its_requests_are_answered(fault: BaseException | None) -> None:
+    def run(group: Hashable, contents: Sequence[Any]) -> Sequence[Any]:
+        if fault is not None:
+            raise fault
+        return []
+
+    async def ask(pool: ThreadPoolExecutor) -> None:
+        lane = Lane(run, Batcher(8, 100), pool)
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="SystemExit" if fault else "gave 0 results"):
+                await lane.submit("a", 1, 1, deadline=math.inf)
+        assert lane.is_idle
+
+    with ThreadPoolExecutor(1) as pool:
+        asyncio.run(ask(pool))

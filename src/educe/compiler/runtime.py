@@ -6,8 +6,8 @@ A table is an array of 64-bit words; each launch is::
     (base, offset) for each pointer, each size
 
 The pool is an array of 64-bit words, by cache lines: `BUSY` is taken by the one run that uses the workers;
-`RUNS` holds how many runs there are, and after it how many leave no core to a worker, and how many there are
-beside one by what `Runtime.crowd` was told;
+`RUNS` holds three words: how many runs there are, how many leave no core to a worker, and what
+`Runtime.crowd` has added up;
 `STATE` holds how many workers are inside the present job, in its low bits, and the number of the last worker
 that may enter, above them, 0 if none may; then the job itself; `NEXT` holds for each thread's share of the
 units the first that nobody has taken. A thread takes its own share first, so that it finds in its cache what
@@ -166,7 +166,8 @@ def _parallel(target: Target) -> Function:
 
     ::
 
-        if extent <= chunk or threads == 1 or RUNS >= cores or BUSY: function(P, S, 0, extent, scratch)
+        alone = extent <= chunk or threads == 1 or RUNS >= cores or crowd + 1 >= cores or BUSY
+        if alone: function(P, S, 0, extent, scratch)
         else: publish the job; open it; work; close it; wait until no worker is inside
     """
     kinds = [PTR, I64, PTR, PTR, PTR, I64, I64, PTR, I64]

@@ -67,8 +67,8 @@ class NativeExecutable(Executable):
 
     @property
     def most_runs(self) -> int:
-        """How many runs beside each other end sooner than one after the other: one for each core."""
-        return usable_cores()
+        """How many runs beside each other end sooner than one after the other: one for each thread."""
+        return min(usable_cores(), self.executor.code.threads)
 
     def crowd(self, by: int) -> None:
         """Take note of so many more, or fewer, threads beside one: with one a core, runs keep to theirs."""

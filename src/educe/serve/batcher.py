@@ -204,13 +204,11 @@ class Batcher:
     def _pays_beside(self) -> bool:
         """Say whether a run should begin beside others, all of which it makes slower."""
         num_runs, num_waiting = len(self.running), len(self.waiting)
-        if num_runs != 1:
-            return num_runs < self.max_runs
-        if not num_runs < self.max_runs <= num_runs + num_waiting:
+        if num_runs >= self.max_runs or (num_runs + num_waiting < self.max_runs and num_runs == 1):
             return False
         following = self._following()
         seconds = self.cost.seconds(sum(ticket.rows for ticket in following)) * self.max_runs
-        return len(following) < num_waiting and seconds < _MOST_SECONDS_BESIDE
+        return seconds < _MOST_SECONDS_BESIDE and (num_runs > 1 or len(following) < num_waiting)
 
     def _following(self) -> list[Ticket]:
         """Return the requests of the next run."""

@@ -21,7 +21,8 @@ def collect_at_rest() -> None:
     Python does when there are a quarter more of them, which takes 0.2 s for those of 5,000 connections, in
     which nothing is answered. Here it is done when the process has hardly computed for a second, or a model
     was dropped; at the latest after five minutes, or when very many objects have grown old. Those that
-    there are now, of which models are made, stay. Young objects are looked at as ever.
+    there are now, of which models are made, are looked at when a model was dropped. Young objects are
+    looked at as ever.
     """
     gc.collect()
     gc.freeze()
@@ -38,11 +39,15 @@ def note_dropped() -> None:
 def _collect() -> None:
     last = time.monotonic()
     while True:
-        before = time.process_time()
-        time.sleep(_SECONDS)
+        has_dropped, before = _HAS_DROPPED.is_set(), time.process_time()
+        _HAS_DROPPED.clear()
+        time.sleep(_SECONDS)  # in which who dropped a model lets go of it
         is_at_rest = time.process_time() - before < _REST_SHARE * _SECONDS
         least = _FEW if is_at_rest or time.monotonic() - last > _MOST_SECONDS else _MANY
-        if _HAS_DROPPED.is_set() or gc.get_count()[2] >= least:
-            _HAS_DROPPED.clear()
+        if has_dropped:
+            gc.unfreeze()
+        if has_dropped or gc.get_count()[2] >= least:
             gc.collect()
             last = time.monotonic()
+        if has_dropped:
+            gc.freeze()

@@ -98,17 +98,19 @@ class Deployment:
         """Close the model where its last step is not waited for by all who use the event loop."""
         if self.lane is not None or self.running_seconds == 0:
             self.when_free()
-            Thread(target=self.served.close, name="educe-close").start()
-            note_dropped()
+            Thread(target=self._close_served, name="educe-close").start()
         else:
             self.num_users += 1
             Thread(
                 target=self._close_after_step, args=(asyncio.get_running_loop(),), name="educe-close"
             ).start()
 
-    def _close_after_step(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _close_served(self) -> None:
         self.served.close()
         note_dropped()
+
+    def _close_after_step(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._close_served()
         with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(self._leave)
 

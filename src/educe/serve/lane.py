@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from educe.machine import usable_cores
 from educe.serve.batcher import BRIEF_SECONDS, Batch, Batcher, Ticket
+from educe.serve.faults import NotReady
 from educe.serve.observation import Timing, note_timing
 from educe.serve.statistics import ModelStatistics
 from educe.serve.threads import hold_until, in_thread
@@ -221,6 +222,9 @@ class Lane:
             batch: What runs.
             began: When it began by `time.perf_counter`, which a thread can read, unlike the loop's clock.
         """
+        with self._lock:
+            if batch not in self.batcher.running:
+                return
         results, seconds = self._timed(batch.tickets[0].group, _contents(batch))
         following: Batch | None = None
         with self._lock:
@@ -242,11 +246,16 @@ class Lane:
         return batch
 
     def _submit(self, batch: Batch, began: float) -> None:
-        """Have a thread do a run; none does at the server's end."""
+        """Have a thread do a run; if none does, as at the server's end, its requests are told."""
 
         def drop() -> None:
             with self._lock:
+                if batch not in self.batcher.running:
+                    return
                 self._leave(batch)
+            fault = NotReady("no thread of the server is left to run the model")
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._answer, batch, [fault] * len(batch.tickets), 0.0, 0)
 
         try:
             submitted = self._pool.submit(self._work, batch, began)
@@ -293,7 +302,7 @@ class Lane:
             if isinstance(result, Exception):
                 _fail(ticket, result)
             elif not ticket.future.done():
-                waited = batch.start - ticket.arrival
+                waited = max(0.0, batch.start - ticket.arrival)  # an event loop's clock may be coarse
                 self._statistics.answered(waited, seconds)
                 ticket.future.set_result((result, Timing(waited, seconds, rows)))
         end = self._ends.pop(batch, None)
@@ -307,8 +316,13 @@ class Lane:
         compiled, start = self._compile_seconds(), time.perf_counter()
         try:
             results = self._run(group, contents)
-        except Exception as fault:
-            results = [fault] * len(contents)
+            if len(results) != len(contents):
+                raise RuntimeError(f"a run of {len(contents)} requests gave {len(results)} results")
+        except KeyboardInterrupt:
+            raise
+        except BaseException as fault:  # a library's panic is no `Exception`
+            told = fault if isinstance(fault, Exception) else RuntimeError(repr(fault))
+            results = [told] * len(contents)
         return results, time.perf_counter() - start - (self._compile_seconds() - compiled)
 
 

@@ -69,7 +69,11 @@ async def in_thread(pool: Executor, work: Callable[[], T], at_end: Callable[[], 
         work: What one of them does, unless nobody waits for it any more when it is its turn.
         at_end: Called in the loop when it has ended, or will not begin, whether anybody waits for it or not.
     """
-    submitted = pool.submit(work)
+    try:
+        submitted = pool.submit(work)
+    except RuntimeError:  # there are no threads any more
+        at_end()
+        raise
     waited = asyncio.wrap_future(submitted)
     waited.add_done_callback(lambda ended: at_end())
     try:
