@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,14 @@ from onnx import TensorProto, helper
 ROOT = Path(__file__).parents[1]
 
 settings.register_profile("deep", max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def run_python(code: str) -> str:
+    """Return what a new interpreter prints, without the spaces around it."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60, cwd=ROOT
+    )
+    return done.stdout.strip()
 
 
 @pytest.fixture(scope="session", autouse=True)

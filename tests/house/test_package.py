@@ -5,8 +5,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
-import subprocess
-import sys
 import textwrap
 import typing
 
@@ -17,17 +15,10 @@ from educe import tasks
 from educe.cards import check
 from educe.cli.app import SUBCOMMANDS, subcommand
 from educe.model import card
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_python
 
 HEAVY = ("numpy", "onnx", "onnx_ir", "onnxruntime", "PIL", "av", "typer", "rich", "msgspec")
 MAX_IMPORT_SECONDS = 0.150
-
-
-def run_python(code: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60, cwd=ROOT
-    )
-    return done.stdout.strip()
 
 
 def test_public_names_exist_and_are_all() -> None:

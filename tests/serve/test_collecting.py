@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
-from tests.conftest import ROOT
+from tests.conftest import run_python
 
 PREPARE = """
 import gc, time, weakref
@@ -33,11 +30,6 @@ Node.first.self = Node.first
 frozen = weakref.ref(Node.first)
 collecting.collect_at_rest()
 """
-
-
-def run_python(code: str) -> str:
-    command = [sys.executable, "-c", code]
-    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
 
 
 def test_old_garbage_is_looked_for_at_rest_and_not_at_work() -> None:
