@@ -17,6 +17,7 @@ from educe.serve.opening import ModelSource, distinct
 from educe.serve.settings import ServerSettings
 from educe.serve.signals import ENDING, signals_kept
 from educe.serve.sockets import bound, raise_descriptors
+from educe.serve.turns import short_turns
 
 if TYPE_CHECKING:
     from educe.serve.grpc.server import GrpcServer
@@ -63,7 +64,7 @@ class Server:
         raise_descriptors()
         settings, is_alone = self.settings, self._worker is None
         listening = bound(settings.host, settings.port, "--port") if is_alone else nullcontext()
-        with signals_kept(), listening as listener:
+        with signals_kept(), short_turns(), listening as listener:
             if listener is not None and settings.workers > 1:
                 serving = self._supervise(listener, when_ready)
             else:

@@ -15,6 +15,8 @@ from educe.serve.http.connection import LAST_SECONDS, Connection
 from educe.serve.room import BodyRoom
 
 _TICK_SECONDS = 0.1
+# In as many ticks each connection is looked at once: all of 5,000 at one time would take some milliseconds.
+_ROUND_TICKS = 10
 
 
 class Listener:
@@ -48,6 +50,8 @@ class Listener:
         self._adopting: set[asyncio.Task[None]] = set()
         self._ticking: asyncio.Task[None] | None = None
         self._is_hurried = False
+        self._unlooked: list[Connection] = []
+        self._num_looked = 1
 
     async def start(self, listener: socket.socket | None) -> None:
         """Accept connections at a bound socket, which is closed with this; None if all are adopted."""
@@ -114,6 +118,12 @@ class Listener:
     def _tick(self) -> None:
         """Tell the time, and end what has waited for its client for too long."""
         self.date = b"date: " + formatdate(time.time(), usegmt=True).encode() + b"\r\n"
+        if not self._unlooked:
+            self._unlooked = list(self.connections)
+            self._num_looked = -(-len(self._unlooked) // _ROUND_TICKS) or 1
         now = asyncio.get_running_loop().time()
-        for connection in [each for each in self.connections if each.deadline < now]:
-            connection.expire()
+        looked = self._unlooked[-self._num_looked :]
+        del self._unlooked[-self._num_looked :]
+        for connection in looked:
+            if connection.deadline < now and connection in self.connections:
+                connection.expire()
