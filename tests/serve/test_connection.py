@@ -80,6 +80,14 @@ def test_a_header_that_does_not_come_is_not_waited_for(bounded: Client) -> None:
     assert reply(bounded, b"GET /livez HTTP/1.1\r\nHost: loc").startswith(b"HTTP/1.1 408 ")
 
 
+@pytest.mark.parametrize("count", [9, 10, 25])
+def test_of_many_that_send_nothing_each_is_ended(bounded: Client, count: int) -> None:
+    with ExitStack() as stack:
+        connections = [stack.enter_context(raw(bounded)) for _ in range(count)]
+        for connection in connections:
+            assert received(connection).startswith(b"HTTP/1.1 408 ")
+
+
 def test_a_body_that_does_not_come_is_not_waited_for(bounded: Client) -> None:
     head = b"POST /v2/models/breast_cancer/infer HTTP/1.1\r\n" + HOST
     assert reply(bounded, head + b"Content-Length: 100\r\n\r\n{").startswith(b"HTTP/1.1 408 ")
