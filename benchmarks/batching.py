@@ -172,8 +172,8 @@ def _show(servers: Sequence[Server]) -> None:
         if server.fault:
             print(f"{server.name:<12}{server.shown:<18}{server.fault}")
             continue
-        slowest = [load.latency["p99"] * 1e3 for load in server.times]
-        middle = statistics.median(load.latency["p50"] for load in server.times) * 1e3
+        slowest = [load.latency.get("p99", math.inf) * 1e3 for load in server.times]
+        middle = statistics.median(load.latency.get("p50", math.inf) for load in server.times) * 1e3
         refused = sum(load.num_requests - load.num_ok for load in server.times)
         share = refused / sum(load.num_requests for load in server.times)
         print(

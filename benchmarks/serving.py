@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import re
 import shutil
 import socket
@@ -21,7 +22,7 @@ import sys
 import tempfile
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -107,6 +108,16 @@ def measure(run: Run, url: str, clients: int, seconds: int, script: Path) -> Non
         times.append(float(number) * UNITS[unit])
     failed = re.search(r"Non-2xx or 3xx responses: (\d+)", output)
     run.failed += int(failed[1]) if failed else 0
+    if lost := re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", output):
+        run.failed += sum(map(int, lost.groups()))
+
+
+def _free_port() -> int:
+    """Return a port that is free, below those that the system gives to clients."""
+    for port in random.sample(range(10_000, 30_000), 100):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise OSError("there is no free port")
 
 
 @contextmanager
@@ -126,9 +137,7 @@ def running(
         SilentServerError: it ends, or is not ready in time.
         OSError: there is no such command.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1] % 20_000 + 10_000
+    port = _free_port()
     environment = {"MODEL_PATH": str(MODEL), "MODEL_SIZES": f"{NUM_FEATURES},2", **(more or {})}
     folder = ROOT if "educe" in command else SERVERS
     silent = subprocess.DEVNULL

@@ -43,7 +43,7 @@ def attacked(attack: Attack, url: str, count: int, seconds: float) -> Iterator[N
     try:
         yield
     finally:
-        process.join(timeout=60)
+        process.join(timeout=seconds + 60)
         process.kill()
         process.join()
     if process.exitcode != 0:

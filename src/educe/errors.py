@@ -23,6 +23,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
+# Of a name that is compared with others; a stranger's may be of megabytes.
+_NAME_CHARACTERS = 100
+
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 Fault = TypeVar("Fault", bound="EduceError")
@@ -195,7 +198,7 @@ class EngineError(InternalError):
 def nearest(name: object, known: Iterable[str]) -> str:
     """Return a remedy that names the known name closest to `name`, or lists them all."""
     names = sorted(known)
-    matches = difflib.get_close_matches(str(name), names, n=1)
+    matches = difflib.get_close_matches(str(name)[:_NAME_CHARACTERS], names, n=1)
     return f"did you mean {matches[0]!r}?" if matches else f"known: {', '.join(names)}"
 
 

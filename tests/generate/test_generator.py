@@ -316,6 +316,10 @@ def test_what_does_not_fit_is_refused_and_never_cut(writer: Generator) -> None:
     long = "Once upon a time " * 300
     with pytest.raises(InputError, match=r"the prompt has [\d,]+ tokens, and the context 512"):
         writer.generate(long)
+    with pytest.raises(InputError, match="the prompt has 513 tokens, and the context 512"):
+        writer.generate([1] * 513)
+    with pytest.raises(InputError, match="has 513 tokens"):
+        writer.score([1] * 513)
     with pytest.raises(InputError, match="do not fit"):
         writer.generate("Once upon a time", max_tokens=510)
     with pytest.raises(InputError, match=r"the text has [\d,]+ tokens.*perplexity"):

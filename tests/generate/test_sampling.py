@@ -337,3 +337,10 @@ def test_a_text_that_ends_may_be_given_alone() -> None:
 def test_what_an_option_takes_is_said_exactly(options: dict[str, Any], said: str) -> None:
     with pytest.raises(OptionError, match=said):
         SamplingOptions(**options)
+
+
+@pytest.mark.parametrize("stop", [["x"] * 65, "x" * 1025, ["a", "x" * 1025]])
+def test_stops_are_bounded(stop: Any) -> None:
+    with pytest.raises(OptionError, match="64"):
+        SamplingOptions(stop=stop)
+    assert SamplingOptions(stop=["x" * 1024] * 64).stop

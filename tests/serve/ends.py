@@ -57,12 +57,13 @@ def lost_at_the_end(client: Client, asked: Sequence[tuple[str, Any]], end: Calla
     ]
     for thread in threads:
         thread.start()
-    while num_answers < 10 * len(threads):
+    while num_answers < 10 * len(threads) and any(thread.is_alive() for thread in threads):
         time.sleep(0.01)
     told = time.monotonic()
     end()
     for thread in threads:
-        thread.join(SECONDS)
+        thread.join(2 * SECONDS)
+        assert not thread.is_alive()
     return lost
 
 

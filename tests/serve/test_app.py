@@ -15,6 +15,8 @@ import pytest
 
 from educe.errors import OptionError
 from educe.serve import ServerLimits, ServerSettings
+from educe.serve.http.exchange import Request, Response
+from educe.serve.http.routes import Route, Router
 from educe.serve.threads import aside
 from tests.serve.conftest import Client, serving
 
@@ -166,7 +168,7 @@ def test_bodies_may_be_compressed_within_bounds() -> None:
 
 
 def test_what_bodies_are_when_decompressed_takes_room() -> None:
-    limits = ServerLimits(body_bytes=40_000_000, bodies_bytes=30_000_000)
+    limits = ServerLimits(body_bytes=40_000_000, json_bytes=40_000_000, bodies_bytes=30_000_000)
     with serving("breast_cancer", server_limits=limits) as client:
         fields = {"content-encoding": "gzip", "content-type": "application/json"}
         row = json.dumps(ROW).encode()
@@ -228,3 +230,14 @@ def test_large_bodies_are_read_beside_the_loop() -> None:
     small, large = asyncio.run(idents())
     assert small == threading.get_ident()
     assert large != small
+
+
+def test_only_short_paths_are_remembered() -> None:
+    async def answer(request: Request) -> Response:
+        return Response()
+
+    router = Router([Route("GET", "/v2/models/{model}", answer, "A model.")])
+    for name in ("x", "y" * 200):
+        route, params = router.find("GET", f"/v2/models/{name}")
+        assert (route.path, params) == ("/v2/models/{model}", {"model": name})
+    assert [path for _, path in router._known] == ["/v2/models/x"]

@@ -6,9 +6,11 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from educe.errors import MissingLibraryError
+from educe.serve import ServerLimits
 from educe.serve.faults import refusal
 from educe.serve.http.openai.errors import error_of
 from tests.serve.conftest import Client, serving
@@ -46,6 +48,50 @@ def message(client: Client, path: str, body: Any) -> str:
 )
 def test_what_is_known_is_named(own: Client, body: dict[str, Any], expected: str) -> None:
     assert expected in message(own, "/v1/chat/completions", {**CHAT, **body})
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"model": "stories260K", "prompt": "a", "x" * 1_000_000: 1}),
+        ("/v1/completions", {"model": "stories260K", "prompt": "a", "tool_choice": "x" * 1_000_000}),
+        ("/v1/chat/completions", {**CHAT, "service_tier": "x" * 1_000_000}),
+        ("/v2/models/breast_cancer/infer", {"inputs": [ROW], "y" * 1_000_000: 1}),
+    ],
+)
+def test_what_is_wrong_is_said_in_short(own: Client, path: str, body: dict[str, Any]) -> None:
+    status, _, found = own.ask("POST", path, body)
+    assert (status, len(found) < 5000) == (400, True)
+
+
+def test_json_has_a_bound_of_its_own() -> None:
+    limits = ServerLimits(json_bytes=100_000)
+    with serving("breast_cancer", "comment_spam", server_limits=limits) as client:
+        table, infer = "/v1/models/breast_cancer/predict", "/v2/models/breast_cancer/infer"
+        spam = "/v1/models/comment_spam/predict"
+        for path in (table, infer, spam, "/v1/embeddings", "/v2/models/breast_cancer/generate"):
+            status, _, found = client.ask("POST", path, ["x" * 100_000])
+            assert (status, b"100,004 bytes" in found) == (413, True)
+        rows = [ROW["data"]] * 1000
+        tensor = {**ROW, "shape": [1000, 30], "parameters": {"binary_data_size": 120_000}}
+        del tensor["data"]
+        header = json.dumps({"inputs": [tensor]}).encode()
+        fields = {"inference-header-content-length": str(len(header))}
+        content = header + np.array(rows, np.float32).tobytes()
+        assert client.ask("POST", infer, content, fields)[0] == 200
+        assert (
+            client.ask("POST", spam, "a line of some length\n" * 6000, {"content-type": "text/plain"})[0]
+            != 413
+        )
+
+
+def test_what_json_becomes_takes_room() -> None:
+    limits = ServerLimits(bodies_bytes=10_000_000)
+    with serving("breast_cancer", server_limits=limits) as client:
+        path = "/v2/models/breast_cancer/infer"
+        status, fields, found = client.ask("POST", path, "[" + "[]," * 200_000 + "[]]")
+        assert (status, fields["retry-after"]) == (503, "1"), found
+        assert client.ask("POST", path, {"inputs": [ROW]})[0] == 200
 
 
 def test_a_body_of_another_type_is_told_the_header(own: Client) -> None:

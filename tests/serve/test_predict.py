@@ -216,6 +216,23 @@ def test_bodies_whose_type_says_nothing_are_recognised(client: Client, fields: d
     assert ask("mobilenet_v2", (ZOO / "images" / "zebra.jpeg").read_bytes())[0] == 200
 
 
+def test_a_text_in_json_is_one_text_whatever_is_in_it(client: Client) -> None:
+    path = "/v1/models/comment_spam/predict"
+    for body in ("win\na\n\nprize", {"text": "win\na prize"}, ["win\na prize"]):
+        fields = {"content-type": "application/json"}
+        status, headers, found = client.ask("POST", path, json.dumps(body), fields)
+        assert (status, headers["content-type"], found.count(b'"predictions"')) == (
+            200,
+            "application/json",
+            1,
+        )
+
+
+def test_rows_in_json_are_objects(client: Client) -> None:
+    status, _, found = client.ask("POST", "/v1/models/breast_cancer/predict", [[0.5] * 30])
+    assert (status, b"{column: value" in found) == (400, True)
+
+
 def test_a_table_without_its_line_ends_says_how_to_send_it(client: Client) -> None:
     content = (ZOO / "breast_cancer" / "inputs" / "patients.csv").read_text().replace("\n", "")
     status, _, found = client.ask("POST", "/v1/models/breast_cancer/predict", content, WEB_FORM)

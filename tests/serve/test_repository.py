@@ -226,6 +226,17 @@ def test_at_the_start_the_newest_version_that_can_be_loaded_is_served(
         assert text in caplog.text
 
 
+def test_an_unloaded_model_is_loaded_in_the_newest_version_that_can_be(tmp_path: Path) -> None:
+    scale(1, tmp_path / "1" / "model.onnx")
+    with serving(ModelSource("a", tmp_path), admin=True) as client:
+        client.json("POST", "/v2/repository/models/a/unload", {})
+        broken(tmp_path / "2" / "model.onnx")
+        client.json("POST", "/v2/repository/models/a/load", {})
+        assert infer(client, "a")[1]["model_version"] == "1"
+        assert index_of(client)["a"]["reason"].startswith("version 2 cannot be loaded: ")
+        assert client.ask("POST", "/v2/repository/models/a/load", {})[0] == 400  # one is in service
+
+
 def test_errors_of_loading_name_the_version_and_no_path(tmp_path: Path) -> None:
     folder = tmp_path / "a"
     scale(1, folder / "1" / "model.onnx")

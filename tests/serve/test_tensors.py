@@ -134,6 +134,8 @@ def test_what_is_no_number_of_json_is_null() -> None:
         entry("FP32", [2], [{}, {}]),
         entry("FP32", [1], [{"a": 1}]),
         entry("FP32", [1], [10**400]),
+        entry("FP32", [1], [1e39]),
+        entry("FP16", [1], [70000]),
         entry("FP32", [1], [[[[[[1], []]]]]]),
         entry("BOOL", [2], [0, 1]),
         entry("BOOL", [1], ["true"]),

@@ -73,6 +73,17 @@ def test_a_header_length_that_lies_is_refused(client, length) -> None:
     assert status == 400, content
 
 
+def test_json_of_a_length_may_have_nothing_behind_it(client) -> None:
+    body = json.dumps({"inputs": [features()], "parameters": {"binary_data_output": True}}).encode()
+    fields = {
+        "content-type": "application/octet-stream",
+        "inference-header-content-length": str(len(body)),
+    }
+    assert client.ask("POST", INFER, body, fields)[0] == 200
+    del fields["inference-header-content-length"]
+    assert client.ask("POST", INFER, body, fields)[0] == 415
+
+
 @pytest.mark.parametrize(
     "body",
     [

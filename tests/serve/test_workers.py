@@ -316,6 +316,8 @@ def test_totals_are_divided(model: Path) -> None:
     assert [source.options for source in shared] == [{"memory_bytes": 2**18}, {}]
     with pytest.raises(OptionError, match="workers"):
         ServerSettings(workers=0)
+    with pytest.raises(OptionError, match="9999 processes"):
+        ServerSettings(workers=9999)
 
 
 def test_numbers_of_processes_are_added() -> None:

@@ -255,6 +255,7 @@ class Generator:
         check_number("top", top, 1, MOST_LOGPROBS, True)
         if not isinstance(after, str):
             raise InputError(f"is a {type(after).__name__}, no text", place="after", remedy="give a text")
+        self._orders.refuse_longer(after + text if isinstance(text, str) else text)
         if isinstance(text, str):
             ids = self._orders.encode(after + text)
             start = max(1, _num_shared(ids, self._orders.encode(after)))

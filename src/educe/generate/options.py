@@ -13,6 +13,7 @@ from educe.model.checkpoint import Checkpoint
 
 MOST_LOGPROBS = 20
 _LARGEST_SEED = 2**64 - 1
+_MOST_STOPS, _LONGEST_STOP = 64, 1024
 # Below this the choice is the largest logit's, as in vLLM.
 _GREEDY_BELOW = 1e-5
 
@@ -86,6 +87,13 @@ class SamplingOptions:
         listed = isinstance(self.stop, Sequence) and self.stop != ""
         if not listed or not all(isinstance(stop, str) and stop for stop in self.stop):
             raise _wrong("stop", self.stop, "a text, or a sequence of them, none empty", 'such as ("END",)')
+        stops = (self.stop,) if isinstance(self.stop, str) else self.stop
+        if len(stops) > _MOST_STOPS or max(map(len, stops), default=0) > _LONGEST_STOP:
+            raise OptionError(
+                f"there are more than {_MOST_STOPS}, or one has more than {_LONGEST_STOP:,} characters",
+                place="stop",
+                remedy="give fewer, or shorter ones",
+            )
         if not isinstance(self.ignore_eos, bool):
             raise _wrong("ignore_eos", self.ignore_eos, "True or False", "give one of them")
 

@@ -125,6 +125,19 @@ class OrderReader:
         self.ids.check(ids, "prompt")
         return ids
 
+    def refuse_longer(self, prompt: Prompt) -> None:
+        """Refuse a prompt that is certainly too long for the context, without reading it.
+
+        Raises:
+            InputError: it is.
+        """
+        if isinstance(prompt, str):
+            self.tokenizer.refuse_longer(prompt, self._context)
+        elif isinstance(prompt, Sequence) and not isinstance(prompt, bytes) and len(prompt) > self._context:
+            if isinstance(prompt[0], Mapping):  # messages, whose number says nothing
+                return
+            raise self._too_long(len(prompt))
+
     def read(
         self,
         prompt: Prompt,
@@ -165,8 +178,7 @@ class OrderReader:
             )
         self.ids.check(sampling.logit_bias, "logit_bias", OptionError)
         offered = [tool.definition for tool in called.offered] if called else None
-        if isinstance(prompt, str):
-            self.tokenizer.refuse_longer(prompt, self._context)
+        self.refuse_longer(prompt)
         ids = self.encode(prompt, tools=offered, template_options=template_options)
         sequence = texts.Sequence(
             ids,
@@ -202,14 +214,17 @@ class OrderReader:
     def _max_tokens(self, num_prompt: int, sampling: SamplingOptions, asked: int | None) -> int:
         room = self._context - num_prompt
         if room < 1:
-            raise InputError(
-                f"the prompt has {num_prompt:,} tokens, and the context {self._context:,}",
-                too_long=True,
-                place="prompt",
-                remedy="shorten it; nothing is cut without being asked",
-            )
+            raise self._too_long(num_prompt)
         # What the model's files say bounds a text that has room for more; it refuses none that has less.
         return asked or min(room, sampling.max_tokens or room)
+
+    def _too_long(self, num_prompt: int) -> InputError:
+        return InputError(
+            f"the prompt has {num_prompt:,} tokens, and the context {self._context:,}",
+            too_long=True,
+            place="prompt",
+            remedy="shorten it; nothing is cut without being asked",
+        )
 
     # Tools and other forms -----------------------------------------------------------------------------
 

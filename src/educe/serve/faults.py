@@ -12,6 +12,7 @@ from typing import ClassVar
 from educe.errors import EduceError, InternalError, LimitError, MissingLibraryError, UserError
 
 _LOG = logging.getLogger("educe.serve")
+_TEXT_CHARACTERS, _PLACE_CHARACTERS = 1000, 200
 
 
 class Refusal(EduceError):  # noqa: N818
@@ -39,8 +40,15 @@ class Refusal(EduceError):  # noqa: N818
         remedy: str | None = None,
         retry_after: float | None = None,
     ) -> None:
-        super().__init__(cause, place=place, remedy=remedy)
+        super().__init__(
+            _brief(cause), place=place and _brief(place, _PLACE_CHARACTERS), remedy=remedy and _brief(remedy)
+        )
         self.retry_after = retry_after
+
+
+def _brief(text: str, most: int = _TEXT_CHARACTERS) -> str:
+    """Return a text, or its begin: what a client has sent stands in it, and may be long."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 class BadRequest(Refusal):

@@ -33,11 +33,17 @@ from educe.tasks.predictor import Named, Opened, Result
 
 _NUM_FRAMES = 16
 _ROUTES = {
+    "predictor": "/v1/models/{model}/predict",
     "generator": "/v1/completions, or /v1/chat/completions",
     "embedder": "/v1/embeddings",
     "translator": "/v2/models/{model}/generate",
     "transcriber": "/v1/audio/transcriptions",
 }
+
+
+def route_of(kind: str, model: str) -> str:
+    """Return where a model of a kind is asked."""
+    return _ROUTES[kind].format(model=model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +239,7 @@ class Inference:
             if not isinstance(served, PredictorModel) or lane is None:
                 raise Unprocessable(
                     f"the model {model!r} is a language model, which has another route",
-                    remedy=f"POST to {_ROUTES[served.kind].format(model=model)}",
+                    remedy=f"POST to {route_of(served.kind, model)}",
                 )
             asked = Asked(served.options(options), (), priority)
             run = partial(self._answer, served, lane, source, asked, deadline)

@@ -174,6 +174,8 @@ class Repository:
     async def load(self, name: str) -> None:
         """Load a model, or its newest version in place of the one in service.
 
+        If none is in service, it is the newest that can be loaded.
+
         Raises:
             NotFound: there is no such model.
             BadRequest: it cannot be loaded; the version in service stays so.
@@ -181,7 +183,7 @@ class Repository:
         entry = self.entry(name)
         await _end_of_loading(entry)
         try:
-            await self._load(entry, is_replacing=True)
+            await self._load(entry, is_replacing=entry.description is not None)
         except NotReady as fault:
             raise BadRequest(fault.cause) from None
 

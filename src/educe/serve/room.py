@@ -8,9 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import TracebackType
 
-from educe.serve.faults import Overloaded
+from educe.serve.faults import Overloaded, TooLarge
 from educe.serve.settings import ServerLimits
 from educe.serve.threads import Held, held_now, hold
+
+# What Python takes for an element of JSON, such as an empty list.
+_ELEMENT_BYTES = 80
 
 
 @dataclass(slots=True)
@@ -64,6 +67,21 @@ class Share(Held):
         if self._room.used_bytes > self._room.limits.bodies_bytes:
             raise Overloaded("the requests that are there fill the memory for them", retry_after=1.0)
 
+    def charge_json(self, content: bytes) -> None:
+        """Take room for what JSON becomes when it is read.
+
+        Raises:
+            TooLarge: it is larger than one may be.
+            Overloaded: there is no room for it.
+        """
+        most = self._room.limits.json_bytes
+        if len(content) > most:
+            raise TooLarge(
+                f"the JSON has {len(content):,} bytes, and may have {most:,}",
+                remedy="send it in parts; or tensors as binary data, texts and tables as files",
+            )
+        self.charge(_ELEMENT_BYTES * content.count(b","))
+
     def release(self) -> None:
         """Let the room be given back."""
         if not self._is_released:
@@ -84,3 +102,15 @@ def charge(size_bytes: int) -> None:
     share = held_now()
     if isinstance(share, Share):
         share.charge(size_bytes)
+
+
+def charge_json(content: bytes) -> None:
+    """Count what JSON in the body of the present request becomes, before it is read.
+
+    Raises:
+        TooLarge: it is larger than one may be.
+        Overloaded: there is no room for it.
+    """
+    share = held_now()
+    if isinstance(share, Share):
+        share.charge_json(content)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from educe.errors import OptionError
 from educe.limits import DEFAULT_LIMITS, Limits
+from educe.machine import usable_cores
 
 _SHORTEST_KEY = 16
 _HOST_NAME = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]")
@@ -24,6 +25,7 @@ READER_SECONDS = 30.0
 """How long is waited for a client that does not read what it is sent."""
 
 _BYTES_PER_SECOND = 2**20
+_WORKERS_OF_CORE = 4
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,11 @@ class ServerLimits:
         num_headers: Most header fields.
         header_seconds: Longest time to receive them.
         body_bytes: Largest body, and largest after decompression.
+        json_bytes: Largest JSON, beside whose reading nothing else is done; binary tensors behind it are not
+            counted.
         bodies_bytes: Largest sum of the bodies of all requests over HTTP that are there, as they are sent and
             as they are when decompressed, of the messages over gRPC, and of the pictures and sounds in them
-            when they are decoded.
+            when they are decoded, and of what JSON becomes.
         body_seconds: Longest time to receive it, beyond a second for each MiB.
         num_parts: Most parts of a form.
         num_connections: Most connections at once.
@@ -53,6 +57,7 @@ class ServerLimits:
     num_headers: int = 100
     header_seconds: float = 10.0
     body_bytes: int = 64 * 2**20
+    json_bytes: int = 16 * 2**20
     bodies_bytes: int = 2**31
     body_seconds: float = 30.0
     num_parts: int = 100
@@ -126,6 +131,13 @@ class ServerSettings:
         for name in ("workers", "max_batch", "max_waiting", "timeout_seconds"):
             if getattr(self, name) <= 0:
                 raise OptionError(f"expected more than 0, found {getattr(self, name)}", place=name)
+        most = _WORKERS_OF_CORE * usable_cores()
+        if self.workers > most:
+            raise OptionError(
+                f"{self.workers} processes for {usable_cores()} cores",
+                place="workers",
+                remedy=f"give at most {most}; one is as fast for most models",
+            )
         for name in ("target_seconds", "cache_bytes", "memory_bytes"):
             value = getattr(self, name)
             if value is not None and value <= 0:

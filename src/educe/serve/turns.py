@@ -34,6 +34,8 @@ class _Attributes(ctypes.Structure):
 def short_turns() -> Iterator[None]:
     """Have this thread's turns at the processor be short meanwhile, but not those of threads that it begins.
 
+    That threads it begins do not inherit how it is scheduled stays so after, which only root could change.
+
     Who asks for less at a time is served sooner where more threads compute than there are processors; its
     share is the same. So an event loop does not wait for a turn of each thread that runs models. Linux 6.12
     and later take the wish, of any user; nothing is done where it is not known. Source: Stoica and

@@ -62,7 +62,7 @@ class TextClassification(Task[str]):
 
         Args:
             source: A path, or a file's content as bytes, read as the card's `unit` says: one text, or one in
-                each line that is not empty; or the text itself as a str.
+                each line that is not empty; the text itself as a str; or a list of texts.
         """
         if isinstance(source, str):
             if len(source) < _LONGEST_NAME and Path(source).is_file():
@@ -72,10 +72,13 @@ class TextClassification(Task[str]):
                     remedy="give pathlib.Path(...) for what stands in the file",
                 )
             yield Item(source)
+        elif isinstance(source, list) and all(isinstance(text, str) for text in source):
+            for row, text in enumerate(source):
+                yield Item(text, row=row)
         elif not isinstance(source, (Path, bytes)):
             raise InputError(
                 f"expected a text, found {type(source).__name__}",
-                remedy="give a str, or a pathlib.Path to a file",
+                remedy="give a str, a list of them, or a pathlib.Path to a file",
             )
         elif self.text.unit == "line":
             for row, line in read_lines(source, self.options.limits):

@@ -11,6 +11,7 @@ import msgspec
 
 from educe.serve.faults import BadRequest, WrongMediaType
 from educe.serve.http.invalid import invalid
+from educe.serve.room import charge_json
 
 _JSON = "application/json"
 WEB_FORM = "application/x-www-form-urlencoded"
@@ -113,7 +114,10 @@ class Request:
         Raises:
             WrongMediaType: it is said to be of another type.
             BadRequest: it is no JSON, or not of the form that the route takes.
+            TooLarge: it is larger than JSON may be.
+            Overloaded: there is no room for what it becomes.
         """
+        charge_json(self.body)
         return decode(self.body, decoder, self.media_type)
 
 
@@ -149,7 +153,7 @@ def encode(value: Any) -> bytes:
     return _ENCODER.encode(value)
 
 
-def decode(content: bytes | memoryview, decoder: msgspec.json.Decoder[T], media_type: str = _JSON) -> T:
+def decode(content: bytes, decoder: msgspec.json.Decoder[T], media_type: str = _JSON) -> T:
     """Return JSON as what `decoder` makes of it.
 
     Raises:

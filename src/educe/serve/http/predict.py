@@ -16,6 +16,7 @@ from educe.serve.http.forms import FORM, read_form
 from educe.serve.http.openai.errors import OPENAI
 from educe.serve.http.routes import Route
 from educe.serve.inference import Inference
+from educe.serve.room import charge_json
 from educe.serve.threads import aside
 from educe.tasks.answer import Answer
 from educe.tasks.predictor import Result
@@ -76,18 +77,17 @@ class Predict:
         source: Any = content
         if media_type in (_JSON, WEB_FORM, ""):
             task = await self.inference.task(name)
+            if media_type == _JSON or _may_be_json(task, content):
+                charge_json(content)
             source = await aside(size, lambda: _source(task, content, media_type))
-        asked = source.lines if isinstance(source, _Texts) else source
         try:
             results, timing = await self.inference.answer(
-                name, asked, request.deadline, options, request.tenant, size_bytes=size, priority=priority
+                name, source, request.deadline, options, request.tenant, size_bytes=size, priority=priority
             )
         except (InputError, LimitError) as fault:
             refused = refusal(fault)
             refused.place = "the body" + (f": {fault.place}" if fault.place else "")
             raise refused from None
-        if isinstance(source, _Texts) and len(results) != source.count:
-            raise BadRequest("the model takes one text at a time", remedy="send each in a request")
         headers = [(b"server-timing", timing.header())]
         if len(results) == 1:
             return Response(encode(_plain(results[0])), headers=headers)
@@ -103,19 +103,11 @@ def _plain(result: Result) -> dict[str, Any]:
     return {"input": result.input, "error": fault}
 
 
-@dataclass(frozen=True)
-class _Texts:
-    """Texts as the lines of a file."""
-
-    count: int
-    lines: bytes
-
-
 def _source(task: str, content: bytes, media_type: str) -> Any:
     """Return what a body says that may be JSON: it is for some tasks where its type says nothing."""
     if task == _ANY_FILE:
         return content
-    is_json = media_type == _JSON or (task in (*_TABLES, _TEXTS) and content.lstrip()[:1] in (b"{", b"["))
+    is_json = media_type == _JSON or _may_be_json(task, content)
     if is_json and task == _TEXTS and media_type != _JSON:
         # What begins so is meant as JSON, and is said to be none, if it is broken.
         is_json = _JSON_OF_TEXTS.match(content) is not None or _decodes(content)
@@ -126,6 +118,10 @@ def _source(task: str, content: bytes, media_type: str) -> Any:
             "the table is one line: curl's -d takes line ends out", remedy="send it with --data-binary @FILE"
         )
     return content
+
+
+def _may_be_json(task: str, content: bytes) -> bool:
+    return task in (*_TABLES, _TEXTS) and content.lstrip()[:1] in (b"{", b"[")
 
 
 def _decodes(content: bytes) -> bool:
@@ -146,6 +142,8 @@ def _json_source(task: str, content: bytes) -> Any:
     if task in _TABLES:
         if not isinstance(value, dict | list):
             raise BadRequest("expected a row as an object, or a list of rows")
+        if isinstance(value, list) and not all(isinstance(row, dict) for row in value):
+            raise BadRequest("a row is no object", remedy="give each as {column: value, …}")
         if not value:
             kind = "object" if isinstance(value, dict) else "list"
             raise BadRequest(f"the {kind} is empty", remedy="give a value for each column")
@@ -157,9 +155,7 @@ def _json_source(task: str, content: bytes) -> Any:
         raise BadRequest('expected a text, a list of texts, or {"text": …}')
     if not all(text.strip() for text in texts):
         raise BadRequest("a text is empty")
-    if isinstance(value, str):
-        return value.encode()
-    return _Texts(len(texts), "\n".join(" ".join(text.splitlines()) for text in texts).encode())
+    return texts
 
 
 def _content(request: Request, most_parts: int) -> tuple[bytes, str]:

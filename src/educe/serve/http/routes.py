@@ -120,6 +120,8 @@ class Router:
             NotFound: there is none.
             MethodNotAllowed: there are only such of other methods.
         """
+        if len(path) > _LONGEST_PATH:  # not to be remembered
+            return self._find(method, path)
         known = self._known.get((method, path))
         if known is None:
             if len(self._known) >= _MOST_KNOWN:

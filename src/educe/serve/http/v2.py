@@ -20,6 +20,7 @@ from educe.serve.http.routes import Route
 from educe.serve.http.v2_tensors import read_inputs, write_outputs
 from educe.serve.inference import Inference, Inferred
 from educe.serve.protocol import ModelConfig, ModelMetadata, config_of, metadata_of
+from educe.serve.room import charge_json
 from educe.serve.threads import aside
 
 _BINARY = "application/octet-stream"
@@ -142,7 +143,9 @@ class V2:
     async def infer(self, request: Request) -> Response:
         """Run a model."""
         size = len(request.body)
-        asked, feeds = await aside(size, lambda: _read(request))
+        header, behind = _parts(request)
+        charge_json(header)
+        asked, feeds = await aside(size, lambda: _read(request, header, behind))
         tensors.refuse_too_many(asked.parameters, "parameters")
         name, version = _named(request)
         if asked.model_name not in (None, name):
@@ -177,10 +180,11 @@ class V2:
         return json_response(types.Nothing())
 
 
-def _read(request: Request) -> tuple[types.InferRequest, dict[str, np.ndarray]]:
+def _read(
+    request: Request, header: bytes, behind: memoryview
+) -> tuple[types.InferRequest, dict[str, np.ndarray]]:
     """Return what a request for a run says, and its tensors."""
-    header, behind = _parts(request)
-    asked = decode(header, _INFER, "" if behind else request.media_type)
+    asked = decode(header, _INFER, "" if _HEADER_LENGTH in request.head.fields else request.media_type)
     return asked, read_inputs(asked.inputs, behind)
 
 
@@ -204,15 +208,14 @@ def _named(request: Request) -> tuple[str, str | None]:
     return request.params["model"], request.params.get("version")
 
 
-def _parts(request: Request) -> tuple[bytes | memoryview, memoryview]:
+def _parts(request: Request) -> tuple[bytes, memoryview]:
     """Return a request's JSON, and the bytes behind it."""
     length = request.head.fields.get(_HEADER_LENGTH)
     if length is None:
         return request.body, memoryview(b"")
     if not length.isdigit() or len(length) > 12 or int(length) > len(request.body):
         raise BadRequest("it is no number of bytes of this body", place="Inference-Header-Content-Length")
-    whole = memoryview(request.body)
-    return whole[: int(length)], whole[int(length) :]
+    return request.body[: int(length)], memoryview(request.body)[int(length) :]
 
 
 def _check_nothing(request: Request) -> None:

@@ -17,6 +17,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from educe.serve.faults import BadRequest
 from educe.serve.http import sse
 from educe.serve.http.exchange import Request, Response, json_response
+from educe.serve.http.openai.types import StopText
 from educe.serve.http.routes import Route
 from educe.serve.inference import InferCall, Inference, Inferred
 
@@ -39,7 +40,7 @@ class GenerateOptions(Struct, forbid_unknown_fields=True):
     presence_penalty: Penalty | UnsetType = UNSET
     frequency_penalty: Penalty | UnsetType = UNSET
     seed: Count | UnsetType = UNSET
-    stop: str | list[str] | UnsetType = UNSET
+    stop: StopText | Annotated[list[StopText], Meta(max_length=64)] | UnsetType = UNSET
     max_tokens: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
     min_tokens: Count | UnsetType = UNSET
     ignore_eos: bool | UnsetType = UNSET

@@ -109,10 +109,10 @@ def _from_json(entry: InferInput, place: str) -> np.ndarray:
         array[:] = elements
         return array.reshape(entry.shape)
     try:
-        with np.errstate(over="ignore"):
+        with np.errstate(over="raise"):
             array = np.array(elements, np.float64 if dtype.kind in "fV" else dtype)
             return array.astype(dtype, copy=False).reshape(entry.shape)
-    except OverflowError:
+    except (OverflowError, FloatingPointError):
         raise BadRequest(f"a number is beyond {entry.datatype}", place=f"{place}.data") from None
 
 

@@ -167,9 +167,8 @@ class Supervisor:
             case Failed():
                 seat.error = message.error
             case Join():
-                async with self._applying:
-                    seat.has_joined = True
-                    return Joined(tuple(self._unloaded), tuple(self._in_service.values()))
+                seat.has_joined = True  # and is asked with the others from now on
+                return Joined(tuple(self._unloaded), tuple(self._in_service.values()))
             case InService():
                 self._in_service[message.description.name] = message.description
                 self._tell_all(message)
@@ -198,12 +197,18 @@ class Supervisor:
             seat.tell(message)
 
     async def _apply(self, message: Apply) -> None:
-        """Have all workers load or unload a model.
+        """Have all workers load or unload a model; those that join meanwhile learn of it as they do.
 
         Raises:
             BadRequest: one could not.
         """
         async with self._applying:
+            was_unloaded = message.model in self._unloaded
+            if message.action == "unload":
+                self._unloaded.add(message.model)
+                self._in_service.pop(message.model, None)
+            else:
+                self._unloaded.discard(message.model)
             seats = [seat for seat in self._seats if seat.has_joined and seat.link is not None]
             asked = [seat.link.ask(message) for seat in seats if seat.link is not None]
             found = await asyncio.gather(*asked, return_exceptions=True)
@@ -212,10 +217,8 @@ class Supervisor:
                 for seat, fault in zip(seats, found, strict=True)
                 if isinstance(fault, EduceError)
             }
-            if not faults or message.action == "unload":
-                (self._unloaded.add if message.action == "unload" else self._unloaded.discard)(message.model)
-            if message.action == "unload":
-                self._in_service.pop(message.model, None)
+            if faults and message.action == "load" and was_unloaded:
+                self._unloaded.add(message.model)
         if len(faults) == len(seats) and faults:
             raise BadRequest(next(iter(faults.values())))
         if faults:

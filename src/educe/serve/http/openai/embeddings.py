@@ -93,9 +93,10 @@ def _tokens(model: Embedder, texts: Sequence[str | list[int]], truncate: bool) -
                 found.append(model.tokens(text, truncate=truncate))
             continue
         most, size = model.max_tokens, int(model.checkpoint.config["vocab_size"])
-        if max(text) >= size or len(text) > most:
+        taken = text[:most] if truncate else text
+        if len(taken) > most or max(taken) >= size:
             raise BadRequest(f"expected at most {most} tokens below {size}", place=f"input[{index}]")
-        found.append(text)
+        found.append(taken)
     return found
 
 
@@ -120,9 +121,13 @@ async def _vectors(
     ]
     try:
         return np.concatenate([vectors for vectors, _ in await asyncio.gather(*runs)])
-    finally:
+    except BaseException as fault:
         for run in runs:  # the others, if one has failed
             run.cancel()
+        ends = None if isinstance(fault, asyncio.CancelledError) else deployment.lane.end_of_runs()
+        if ends is not None:  # one of them, perhaps, which uses the model
+            await asyncio.shield(ends)
+        raise
 
 
 def _written(vector: np.ndarray, form: str) -> Any:

@@ -13,7 +13,7 @@ NumTop: TypeAlias = Annotated[int, Meta(ge=0, le=20)]
 NumTexts: TypeAlias = Annotated[int, Meta(ge=1, le=16)]
 Penalty: TypeAlias = Annotated[float, Meta(ge=-2, le=2)]
 Share: TypeAlias = Annotated[float, Meta(gt=0, le=1)]
-StopText: TypeAlias = Annotated[str, Meta(min_length=1)]
+StopText: TypeAlias = Annotated[str, Meta(min_length=1, max_length=1024)]
 CacheKey: TypeAlias = Annotated[str, Meta(max_length=1024)]
 ServiceTier: TypeAlias = Literal["auto", "default", "flex", "scale", "priority"]
 

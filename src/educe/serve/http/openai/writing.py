@@ -15,7 +15,7 @@ from educe.serve.faults import BadRequest, NotFound
 from educe.serve.http.exchange import Request, Response, json_response
 from educe.serve.http.openai import types
 from educe.serve.http.openai.errors import ModelNotFound, in_words_of
-from educe.serve.inference import Inference
+from educe.serve.inference import Inference, route_of
 from educe.serve.observation import Timing
 from educe.serve.served import LanguageModelServed
 from educe.serve.writing import Writing, salt_of
@@ -54,7 +54,9 @@ def language_model(deployment: Deployment, kind: str) -> Any:
     served = deployment.served
     if not isinstance(served, LanguageModelServed) or served.kind != kind:
         raise BadRequest(
-            f"the model {deployment.name!r} is no {kind}: its kind is {served.kind}", place="model"
+            f"the model {deployment.name!r} is no {kind}: its kind is {served.kind}",
+            place="model",
+            remedy=f"POST to {route_of(served.kind, deployment.name)}",
         )
     return served.model
 
