@@ -79,10 +79,8 @@ def test_json_has_a_bound_of_its_own() -> None:
         fields = {"inference-header-content-length": str(len(header))}
         content = header + np.array(rows, np.float32).tobytes()
         assert client.ask("POST", infer, content, fields)[0] == 200
-        assert (
-            client.ask("POST", spam, "a line of some length\n" * 6000, {"content-type": "text/plain"})[0]
-            != 413
-        )
+        lines = "a line of some length\n" * 6000
+        assert client.ask("POST", spam, lines, {"content-type": "text/plain"})[0] == 200
 
 
 def test_what_json_becomes_takes_room() -> None:
