@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
 import numpy as np
 import onnx
 import pytest
@@ -38,6 +39,22 @@ def _own_store(tmp_path_factory: pytest.TempPathFactory) -> None:
 def zoo() -> Path:
     """The repository's folder of real trained models and inputs."""
     return ROOT / "zoo"
+
+
+@pytest.fixture(scope="session")
+def streamable(zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The traffic video with its index in front, so that a file cut off can still be opened."""
+    path = tmp_path_factory.mktemp("video") / "front.mp4"
+    with (
+        av.open(str(zoo / "video" / "traffic_frames.mp4")) as source,
+        av.open(str(path), "w", options={"movflags": "faststart"}) as target,
+    ):
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    return path.read_bytes()
 
 
 @pytest.fixture

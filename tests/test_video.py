@@ -28,22 +28,6 @@ def traffic(zoo) -> Path:
     return zoo / "video" / "traffic_frames.mp4"
 
 
-@pytest.fixture(scope="module")
-def streamable(traffic, tmp_path_factory) -> bytes:
-    """The traffic video with its index in front, so that a file cut off can still be opened."""
-    path = tmp_path_factory.mktemp("video") / "front.mp4"
-    with (
-        av.open(str(traffic)) as source,
-        av.open(str(path), "w", options={"movflags": "faststart"}) as target,
-    ):
-        stream = target.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(source.streams.video[0]):
-            if packet.dts is not None:
-                packet.stream = stream
-                target.mux(packet)
-    return path.read_bytes()
-
-
 def write(path: Path, codec: str = "libx264", size=(64, 48), frames: int = 6, degrees: int = 0) -> Path:
     """A black video with a red upper left corner."""
     with av.open(str(path), "w") as container:

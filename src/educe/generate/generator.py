@@ -255,12 +255,11 @@ class Generator:
         check_number("top", top, 1, MOST_LOGPROBS, True)
         if not isinstance(after, str):
             raise InputError(f"is a {type(after).__name__}, no text", place="after", remedy="give a text")
-        self._orders.refuse_longer(after + text if isinstance(text, str) else text)
+        whole = after + text if isinstance(text, str) else text
+        self._orders.refuse_longer(whole)
+        ids, start = self._orders.encode(whole), 1
         if isinstance(text, str):
-            ids = self._orders.encode(after + text)
             start = max(1, _num_shared(ids, self._orders.encode(after)))
-        else:
-            ids, start = self._orders.encode(text), 1
         if len(ids) > self.context:
             raise InputError(
                 f"the text has {len(ids):,} tokens, and the context {self.context:,}",

@@ -131,12 +131,12 @@ class ServerSettings:
         for name in ("workers", "max_batch", "max_waiting", "timeout_seconds"):
             if getattr(self, name) <= 0:
                 raise OptionError(f"expected more than 0, found {getattr(self, name)}", place=name)
-        most = _WORKERS_OF_CORE * usable_cores()
-        if self.workers > most:
+        cores = usable_cores()
+        if self.workers > _WORKERS_OF_CORE * cores:
             raise OptionError(
-                f"{self.workers} processes for {usable_cores()} cores",
+                f"{self.workers} processes for {cores} cores",
                 place="workers",
-                remedy=f"give at most {most}; one is as fast for most models",
+                remedy=f"give at most {_WORKERS_OF_CORE * cores}; one is as fast for most models",
             )
         for name in ("target_seconds", "cache_bytes", "memory_bytes"):
             value = getattr(self, name)

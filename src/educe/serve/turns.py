@@ -34,12 +34,12 @@ class _Attributes(ctypes.Structure):
 def short_turns() -> Iterator[None]:
     """Have this thread's turns at the processor be short meanwhile, but not those of threads that it begins.
 
-    That threads it begins do not inherit how it is scheduled stays so after, which only root could change.
-
     Who asks for less at a time is served sooner where more threads compute than there are processors; its
     share is the same. So an event loop does not wait for a turn of each thread that runs models. Linux 6.12
     and later take the wish, of any user; nothing is done where it is not known. Source: Stoica and
     Abdel-Wahab, Earliest Eligible Virtual Deadline First, 1995; sched_setattr(2).
+
+    Threads that it begins later do not inherit how it is scheduled either: only root could take that back.
     """
     machine = os.uname().machine if sys.platform == "linux" else ""
     if machine not in _CALLS:
@@ -48,8 +48,7 @@ def short_turns() -> Iterator[None]:
     change, read = _CALLS[machine]
     system, this_thread = ctypes.CDLL(None).syscall, 0
     attributes = _Attributes()
-    size = ctypes.sizeof(attributes)
-    found = system(read, this_thread, ctypes.byref(attributes), size, 0)
+    found = system(read, this_thread, ctypes.byref(attributes), ctypes.sizeof(attributes), 0)
     if found != 0 or attributes.policy != _USUAL_POLICY:
         yield
         return

@@ -27,6 +27,7 @@ _ANY_FILE = "file-type"
 _TEXTS = "text-classification"
 _TABLES = ("tabular-classification", "tabular-regression")
 _JSON = "application/json"
+_MAYBE_JSON = re.compile(rb"\s*[{[]")
 _JSON_OF_TEXTS = re.compile(rb"\s*[{[]\s*\"")
 
 
@@ -77,9 +78,10 @@ class Predict:
         source: Any = content
         if media_type in (_JSON, WEB_FORM, ""):
             task = await self.inference.task(name)
-            if media_type == _JSON or _may_be_json(task, content):
+            may_be_json = _may_be_json(task, content, media_type)
+            if may_be_json:
                 charge_json(content)
-            source = await aside(size, lambda: _source(task, content, media_type))
+            source = await aside(size, lambda: _source(task, content, media_type, may_be_json))
         try:
             results, timing = await self.inference.answer(
                 name, source, request.deadline, options, request.tenant, size_bytes=size, priority=priority
@@ -103,11 +105,17 @@ def _plain(result: Result) -> dict[str, Any]:
     return {"input": result.input, "error": fault}
 
 
-def _source(task: str, content: bytes, media_type: str) -> Any:
-    """Return what a body says that may be JSON: it is for some tasks where its type says nothing."""
+def _may_be_json(task: str, content: bytes, media_type: str) -> bool:
+    """Say whether a body may be JSON: it is for some tasks where its type says nothing."""
+    if media_type == _JSON:
+        return task != _ANY_FILE
+    return task in (*_TABLES, _TEXTS) and _MAYBE_JSON.match(content) is not None
+
+
+def _source(task: str, content: bytes, media_type: str, is_json: bool) -> Any:
+    """Return what a body says; where its type says nothing, what looks like JSON may be a text."""
     if task == _ANY_FILE:
         return content
-    is_json = media_type == _JSON or _may_be_json(task, content)
     if is_json and task == _TEXTS and media_type != _JSON:
         # What begins so is meant as JSON, and is said to be none, if it is broken.
         is_json = _JSON_OF_TEXTS.match(content) is not None or _decodes(content)
@@ -118,10 +126,6 @@ def _source(task: str, content: bytes, media_type: str) -> Any:
             "the table is one line: curl's -d takes line ends out", remedy="send it with --data-binary @FILE"
         )
     return content
-
-
-def _may_be_json(task: str, content: bytes) -> bool:
-    return task in (*_TABLES, _TEXTS) and content.lstrip()[:1] in (b"{", b"[")
 
 
 def _decodes(content: bytes) -> bool:
