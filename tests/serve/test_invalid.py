@@ -66,7 +66,7 @@ def test_what_is_wrong_is_said_in_short(own: Client, path: str, body: dict[str, 
 
 def test_json_has_a_bound_of_its_own() -> None:
     limits = ServerLimits(json_bytes=100_000)
-    with serving("breast_cancer", "comment_spam", server_limits=limits) as client:
+    with serving("breast_cancer", "comment_spam", "magika", server_limits=limits) as client:
         table, infer = "/v1/models/breast_cancer/predict", "/v2/models/breast_cancer/infer"
         spam = "/v1/models/comment_spam/predict"
         for path in (table, infer, spam, "/v1/embeddings", "/v2/models/breast_cancer/generate"):
@@ -81,6 +81,7 @@ def test_json_has_a_bound_of_its_own() -> None:
         assert client.ask("POST", infer, content, fields)[0] == 200
         lines = "a line of some length\n" * 6000
         assert client.ask("POST", spam, lines, {"content-type": "text/plain"})[0] == 200
+        assert client.ask("POST", "/v1/models/magika/predict", ["x" * 100_000])[0] == 200  # a file like any
 
 
 def test_what_json_becomes_takes_room() -> None:
