@@ -17,12 +17,13 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+import onnx.parser
 import pytest
 
 from educe.errors import EduceError, EngineError, MissingLibraryError, OptionError
@@ -406,6 +407,74 @@ def test_a_worker_that_cannot_be_started_is_tried_again(model: Path, monkeypatch
             await asyncio.wait_for(running, SECONDS)
 
     asyncio.run(run())
+
+
+def test_a_worker_that_is_silent_takes_no_connections_and_is_replaced_at_last(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("educe.serve.workers.seat._ASK_SECONDS", 0.1)
+    monkeypatch.setattr("educe.serve.workers.seat._ANSWER_SECONDS", 0.5)
+
+    async def run() -> None:
+        async def until(holds: Callable[[], bool]) -> None:
+            wait_until = time.monotonic() + SECONDS
+            while not holds():
+                assert not running.done()
+                assert time.monotonic() < wait_until
+                await asyncio.sleep(0.02)
+
+        end, started = asyncio.Event(), asyncio.Event()
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            supervisor = Supervisor([ModelSource("spam", model)], ServerSettings(workers=2), listener)
+            running = asyncio.create_task(supervisor.run(started.set, end))
+            await asyncio.wait_for(started.wait(), SECONDS)
+            halted, other = supervisor._seats
+            first = halted.process
+            assert first is not None
+            halt(first.pid)
+            await until(lambda: not halted.is_open)
+            assert other.is_open
+            os.kill(first.pid, signal.SIGCONT)
+            await until(lambda: halted.is_open)
+            assert halted.process is first
+            halt(first.pid)
+            await until(lambda: halted.process is not first and halted.is_open)
+            assert not lives(first.pid)
+            end.set()
+            await asyncio.wait_for(running, SECONDS)
+
+    asyncio.run(run())
+
+
+def test_a_worker_in_which_a_run_hangs_is_replaced(tmp_path: Path) -> None:
+    graph = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        endless (int64[n] count, float[n] x) => (float[n] y) {
+            axis = Constant <value = int64[1] {0}> ()
+            most = ReduceMax <keepdims = 0> (count)
+            on = Constant <value = bool {1}> ()
+            y = Loop (most, on, x) <body = again (int64 i, bool on_0, float[n] a) => (bool on_1, float[n] b) {
+                on_1 = Identity (on_0)
+                b = Sin (a)
+            }>
+        }"""
+    )
+    onnx.save(graph, tmp_path / "model.onnx")
+
+    def asked(count: int) -> dict[str, Any]:
+        count_of = {"name": "count", "shape": [1], "datatype": "INT64", "data": [count]}
+        return {"inputs": [count_of, {"name": "x", "shape": [1], "datatype": "FP32", "data": [0.5]}]}
+
+    with workers(tmp_path, "--timeout-s", "1") as (running, client):
+        before = children(running)
+        assert client.ask("POST", INFER, asked(2))[0] == 200
+        assert client.ask("POST", INFER, asked(2**62))[0] == 504
+        until(lambda: not set(before) <= set(children(running)))
+        until(lambda: client.ask("GET", "/readyz")[0] == 200 and both_answer(client))
+        for _ in range(4):
+            assert client.ask("POST", INFER, asked(2))[0] == 200
+        assert len(set(before) & set(children(running))) == 1
 
 
 def test_a_connection_that_is_one_file_too_many_leaves_those_that_follow(

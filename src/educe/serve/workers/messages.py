@@ -72,6 +72,11 @@ class Apply:
 
 
 @dataclass(frozen=True)
+class Live:
+    """A worker is asked whether it lives: whether it answers, and no run of a model hangs."""
+
+
+@dataclass(frozen=True)
 class Look:
     """The numbers are asked for; a worker that asks for those of all brings its own."""
 

@@ -15,7 +15,7 @@ from educe.errors import EduceError
 from educe.machine import usable_cores
 from educe.serve.snapshot import Snapshot
 from educe.serve.workers.link import Link
-from educe.serve.workers.messages import Beginning
+from educe.serve.workers.messages import Beginning, Live
 from educe.settings import SHARE, THREADS
 
 # What a worker's process runs; its arguments are its name, the numbers of its two sockets, and the path.
@@ -23,6 +23,13 @@ _BEGIN = (
     "import sys; _, link, connections, *sys.path[:] = sys.argv[1:]; "
     "from educe.serve.workers.process import work; work(int(link), int(connections))"
 )
+
+
+_ASK_SECONDS = 1.0
+_ANSWER_SECONDS = 2.0
+# A process is killed when it did not say that it lives to so many questions in a row. They are many,
+# since all of a machine may have stood still, and then the first of them says nothing.
+_MOST_SILENT = 10
 
 
 @dataclass(eq=False)
@@ -37,6 +44,7 @@ class Seat:
         has_joined: Whether it is asked what all are asked.
         has_started: Whether it has loaded what it can.
         is_ready: Whether all of its models answer.
+        num_silent: To how many questions in a row it did not answer that it lives.
         is_replacement: Whether another had the place before.
         error: Why it cannot go on.
         last: The numbers that it said last.
@@ -49,6 +57,7 @@ class Seat:
     has_joined: bool = False
     has_started: bool = False
     is_ready: bool = False
+    num_silent: int = 0
     is_replacement: bool = False
     error: EduceError | None = None
     last: Snapshot | None = None
@@ -56,7 +65,7 @@ class Seat:
     @property
     def is_open(self) -> bool:
         """Whether it takes connections: in place of another only when it has loaded the models."""
-        return self.has_started if self.is_replacement else self.has_joined
+        return not self.num_silent and (self.has_started if self.is_replacement else self.has_joined)
 
     def take(self, connection: socket.socket) -> bool:
         """Hand a connection to the process, and say whether it could be."""
@@ -116,13 +125,23 @@ class Seat:
         await self.link.run()
         return await self.process.wait()
 
+    async def hung(self) -> None:
+        """Return when the process has not answered for long that it lives; until then it is asked."""
+        assert self.link is not None
+        while self.num_silent < _MOST_SILENT:
+            await asyncio.sleep(_ASK_SECONDS)
+            lives = not self.has_joined  # while it begins it answers nothing
+            with contextlib.suppress(asyncio.TimeoutError, ConnectionError):
+                lives = lives or await asyncio.wait_for(self.link.ask(Live()), _ANSWER_SECONDS)
+            self.num_silent = 0 if lives else self.num_silent + 1
+
     def clear(self) -> None:
         """Make room for another process; one that is there is killed."""
         self.kill()
         if self.connections is not None:
             self.connections.close()
         self.link, self.connections = None, None
-        self.has_joined, self.has_started, self.is_ready = False, False, False
+        self.has_joined, self.has_started, self.is_ready, self.num_silent = False, False, False, 0
 
     def kill(self) -> None:
         """End the process at once, if there is one."""

@@ -150,7 +150,11 @@ class Supervisor:
             await seat.start(beginning, lambda message: self._handle(seat, message))
             if self._ending.is_set():  # and all others are told already
                 seat.tell(End(False))
-            status = await seat.ended()
+            watching = asyncio.create_task(self._watch(seat))
+            try:
+                status = await seat.ended()
+            finally:
+                watching.cancel()
         finally:
             seat.clear()
             seat.is_replacement = self._started.is_set()
@@ -158,6 +162,12 @@ class Supervisor:
                 self._past, seat.last = total([self._past, seat.last.past()]), None
             self._tell_readiness()
         return f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+
+    async def _watch(self, seat: Seat) -> None:
+        """Kill the process in a seat when it hangs."""
+        await seat.hung()
+        _LOG.error("worker %d hangs, and is killed", seat.index)
+        seat.kill()
 
     async def _handle(self, seat: Seat, message: Any) -> Any:
         """Answer a worker."""

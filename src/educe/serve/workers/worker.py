@@ -15,7 +15,7 @@ from educe.serve.http.listener import Listener
 from educe.serve.repository import Repository
 from educe.serve.snapshot import Snapshot
 from educe.serve.workers.link import Link
-from educe.serve.workers.messages import Action, Apply, End, InService, Join, Look, Readiness, Started
+from educe.serve.workers.messages import Action, Apply, End, InService, Join, Live, Look, Readiness, Started
 
 _LOG = logging.getLogger("educe.serve")
 _POLL_SECONDS = 0.1
@@ -115,6 +115,8 @@ class Worker:
                     await act(message.model)
                 except Refusal as fault:
                     raise BadRequest(fault.cause) from None
+            case Live():
+                return not self._repository.is_stuck
             case Look():
                 return self._counted(self._own())
             case InService():
