@@ -60,6 +60,17 @@ def alone(writer: Generator) -> list[Completion]:
     return [writer.generate(prompt, **options) for prompt, options in REQUESTS]
 
 
+def test_a_text_of_no_tokens_only_reads_the_prompt(writer: Generator) -> None:
+    for options in ({}, {"n": 2, "logprobs": 3}, {"json_object": True}, {"stop": "a"}):
+        found = writer.generate("Once upon a time", max_tokens=0, **options)  # type: ignore[arg-type]
+        assert found.num_prompt_tokens == len(writer.encode("Once upon a time"))
+        assert {(each.text, each.tokens, each.finish_reason) for each in found.outputs} == {
+            ("", (), "length")
+        }
+    with pytest.raises(OptionError, match="min_tokens"):
+        writer.generate("Once", max_tokens=0, min_tokens=1)
+
+
 def outputs(completions: list[Completion]) -> list[Any]:
     return [completion.outputs for completion in completions]
 

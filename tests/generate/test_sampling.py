@@ -164,6 +164,7 @@ def test_a_seed_and_a_number_decide_the_text(rng: np.random.Generator) -> None:
         return [sample(row, state)[0].token for row in logits]
 
     assert text(seed=7) == text(seed=7)
+    assert text(seed=-7) == text(seed=2**64 - 7)
     distinct = [text(seed=7), text(seed=8), text(seed=7, number=1), text(), text()]
     distinct += [text(seed=2**64 - 1), text(seed=2**64 - 2), text(seed=2**63 + 1, number=1)]
     assert len({tuple(tokens) for tokens in distinct}) == 8
@@ -275,7 +276,7 @@ def test_what_no_text_has_is_never_chosen(settings: dict[str, int], rng: np.rand
         ("logit_bias", {1: 500}),
         ("logit_bias", {-1: 5}),
         ("logit_bias", {"a": 5}),
-        ("seed", -1),
+        ("seed", -(2**63) - 1),
         ("seed", 2**64),
         ("n", 0),
         ("n", None),
@@ -283,7 +284,7 @@ def test_what_no_text_has_is_never_chosen(settings: dict[str, int], rng: np.rand
         ("stop", ""),
         ("stop", [""]),
         ("stop", [3]),
-        ("max_tokens", 0),
+        ("max_tokens", -1),
         ("min_tokens", -1),
         ("ignore_eos", 1),
     ],
@@ -331,7 +332,7 @@ def test_a_text_that_ends_may_be_given_alone() -> None:
     [
         ({"logit_bias": {"a": 1}}, "logit_bias: has 'a': 1; each is a token"),
         ({"logit_bias": {7: 101}}, "logit_bias: has 7: 101; "),
-        ({"seed": -1}, "from 0 to 18446744073709551615"),
+        ({"seed": -1}, "from -9223372036854775808 to 18446744073709551615"),
     ],
 )
 def test_what_an_option_takes_is_said_exactly(options: dict[str, Any], said: str) -> None:

@@ -101,12 +101,15 @@ def test_many_texts_and_tokens_are_continued_in_their_order(api_client: openai.O
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_prompt_is_weighed_where_it_is_echoed(api_client: openai.OpenAI, writer: Any, stream: bool) -> None:
+@pytest.mark.parametrize("count", [3, 0])
+def test_a_prompt_is_weighed_where_it_is_echoed(
+    api_client: openai.OpenAI, writer: Any, stream: bool, count: int
+) -> None:
     asked: Any = {
-        "model": "stories260K", "prompt": PROMPT, "max_tokens": 3, "echo": True, "logprobs": 2, "n": 2,
+        "model": "stories260K", "prompt": PROMPT, "max_tokens": count, "echo": True, "logprobs": 2, "n": 2,
         "temperature": 0,
     }  # fmt: skip
-    ids, expected = writer.encode(PROMPT), writer.generate(PROMPT, max_tokens=3, logprobs=2)
+    ids, expected = writer.encode(PROMPT), writer.generate(PROMPT, max_tokens=count, logprobs=2)
     weighed = [*writer.score(ids, top=2).choices, *expected.outputs[0].logprobs]
     parts: list[list[Any]] = [[], []]
     if stream:
@@ -117,7 +120,7 @@ def test_a_prompt_is_weighed_where_it_is_echoed(api_client: openai.OpenAI, write
     for choices in parts:
         assert "".join(choice.text for choice in choices) == PROMPT + expected.text
         assert choices[-1].finish_reason == "length"
-        told = [choice.logprobs for choice in choices]
+        told = [choice.logprobs for choice in choices if choice.logprobs is not None]
         values = [value for each in told for value in each.token_logprobs]
         assert values[0] is None
         assert values[1:] == pytest.approx([choice.logprob for choice in weighed])
@@ -125,7 +128,7 @@ def test_a_prompt_is_weighed_where_it_is_echoed(api_client: openai.OpenAI, write
         assert tops[0] is None
         assert all(len(top) == 2 for top in tops[1:])
         tokens = [token for each in told for token in each.tokens]
-        assert len(tokens) == len(ids) + 3
+        assert len(tokens) == len(ids) + count
         offsets = [offset for each in told for offset in each.text_offset]
         told_ids = [*ids, *expected.tokens]
         assert offsets == [len(writer.tokenizer.decode(told_ids[:index])) for index in range(len(told_ids))]

@@ -90,7 +90,7 @@ def test_shapes_of_batches_come_back(texts) -> None:
 @pytest.mark.parametrize(
     ("parameters", "status", "says"),
     [
-        ({"max_tokens": 0}, 400, "max_tokens"),
+        ({"max_tokens": -1}, 400, "max_tokens"),
         ({"max_tokens": "4"}, 400, "max_tokens"),
         ({"temperature": True}, 400, "temperature"),
         ({"top_p": 3}, 400, "top_p"),
@@ -241,7 +241,7 @@ def test_generate_is_what_infer_says(texts) -> None:
     [
         ("stories260K", {}, 400),
         ("stories260K", {"text_input": 3}, 400),
-        ("stories260K", {"text_input": "a", "max_tokens": 0}, 400),
+        ("stories260K", {"text_input": "a", "max_tokens": -1}, 400),
         ("stories260K", {"text_input": "a", "color": "red"}, 400),
         ("stories260K", {"text_input": "a", "parameters": {"color": "red"}}, 400),
         ("stories260K", {"text_input": "a", "num_beams": 3}, 400),

@@ -12,7 +12,6 @@ from educe.errors import ModelFileError, OptionError
 from educe.model.checkpoint import Checkpoint
 
 MOST_LOGPROBS = 20
-_LARGEST_SEED = 2**64 - 1
 _MOST_STOPS, _LONGEST_STOP = 64, 1024
 # Below this the choice is the largest logit's, as in vLLM.
 _GREEDY_BELOW = 1e-5
@@ -35,12 +34,12 @@ class SamplingOptions:
         presence_penalty: What is taken from the logit of a token that the text has.
         frequency_penalty: What is taken from it for each time.
         logit_bias: What is added to the logits of these tokens; one that spells nothing is not chosen for it.
-        seed: The number that decides every draw; None takes one by chance.
+        seed: The number that decides every draw, of 64 bits, with or without a sign; None is by chance.
         n: How many texts for one prompt.
         logprobs: How many of the likeliest tokens come with their log-probabilities; 0 is the chosen one's
             alone, None is none.
         stop: Texts that end the text, and are not part of it; one may be given alone.
-        max_tokens: Most tokens; None is as many as the context holds.
+        max_tokens: Most tokens; 0 only reads the prompt, None is as many as the context holds.
         min_tokens: Fewest tokens before one that ends the text; a text of `stop`, and the end of a form that
             is to be followed, end it all the same.
         ignore_eos: A token that ends the text is one like any other.
@@ -119,10 +118,10 @@ _REALS: dict[str, tuple[float, float]] = {
 }
 _COUNTS: dict[str, tuple[float, float]] = {
     "top_k": (0, math.inf),
-    "seed": (0, _LARGEST_SEED),
+    "seed": (-(2**63), 2**64 - 1),
     "n": (1, 1024),
     "logprobs": (0, MOST_LOGPROBS),
-    "max_tokens": (1, math.inf),
+    "max_tokens": (0, math.inf),
     "min_tokens": (0, math.inf),
 }
 _OF_MODELS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")

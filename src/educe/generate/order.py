@@ -182,9 +182,7 @@ class OrderReader:
         ids = self.encode(prompt, tools=offered, template_options=template_options)
         sequence = texts.Sequence(
             ids,
-            max_tokens=self._max_tokens(
-                len(ids), sampling, options.get("max_tokens") and sampling.max_tokens
-            ),
+            max_tokens=self._max_tokens(len(ids), sampling, options.get("max_tokens")),
             stop_ids=() if sampling.ignore_eos else self.ids.ends,
             priority=rank,
             salt=salt.encode(),
@@ -216,7 +214,7 @@ class OrderReader:
         if room < 1:
             raise self._too_long(num_prompt)
         # What the model's files say bounds a text that has room for more; it refuses none that has less.
-        return asked or min(room, sampling.max_tokens or room)
+        return min(room, sampling.max_tokens or room) if asked is None else asked
 
     def _too_long(self, num_prompt: int) -> InputError:
         return InputError(

@@ -96,7 +96,7 @@ class SamplingState:
         self._end_ids = np.array(sorted(end_ids), np.int64)
         self._num_tokens, self._gaps = num_tokens, gaps
         seed = secrets.randbits(64) if options.seed is None else options.seed
-        self._random = np.random.Philox(key=np.array([seed, number], np.uint64))
+        self._random = np.random.Philox(key=np.array([seed % 2**64, number], np.uint64))
         self._place = self._random.state
         self._bias_ids = np.array(list(options.logit_bias), np.int64)
         self._bias = np.array(list(options.logit_bias.values()), np.float32)

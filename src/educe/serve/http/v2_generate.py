@@ -39,9 +39,9 @@ class GenerateOptions(Struct, forbid_unknown_fields=True):
     repetition_penalty: Annotated[float, Meta(ge=0.01, le=100)] | UnsetType = UNSET
     presence_penalty: Penalty | UnsetType = UNSET
     frequency_penalty: Penalty | UnsetType = UNSET
-    seed: Count | UnsetType = UNSET
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | UnsetType = UNSET
     stop: StopText | Annotated[list[StopText], Meta(max_length=64)] | UnsetType = UNSET
-    max_tokens: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
+    max_tokens: Count | UnsetType = UNSET
     min_tokens: Count | UnsetType = UNSET
     ignore_eos: bool | UnsetType = UNSET
     regex: str | UnsetType = UNSET

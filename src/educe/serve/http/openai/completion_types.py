@@ -10,7 +10,6 @@ from educe.serve.http.openai.types import (
     Natural,
     NumTexts,
     NumTop,
-    Positive,
     StreamOptions,
     TextRequest,
     Usage,
@@ -33,7 +32,7 @@ class CompletionRequest(TextRequest, kw_only=True):
     best_of: NumTexts | None = None
     suffix: str | None = None
     echo: bool | None = None
-    max_tokens: Positive | None = None
+    max_tokens: Natural | None = None
     logprobs: NumTop | None = None
     json_object: bool | None = None
     json_schema: dict[str, Any] | None = None

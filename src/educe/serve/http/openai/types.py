@@ -8,6 +8,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 Natural: TypeAlias = Annotated[int, Meta(ge=0)]
 Positive: TypeAlias = Annotated[int, Meta(ge=1)]
+Seed: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Priority: TypeAlias = Annotated[int, Meta(ge=-(2**31), lt=2**31)]
 NumTop: TypeAlias = Annotated[int, Meta(ge=0, le=20)]
 NumTexts: TypeAlias = Annotated[int, Meta(ge=1, le=16)]
@@ -40,7 +41,7 @@ class TextRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: dict[int, Annotated[float, Meta(ge=-100, le=100)]] | None = None
-    seed: Natural | None = None
+    seed: Seed | None = None
     stop: StopText | Annotated[list[StopText], Meta(max_length=16)] | None = None
     min_tokens: Natural | None = None
     ignore_eos: bool | None = None
