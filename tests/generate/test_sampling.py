@@ -332,7 +332,7 @@ def test_a_text_that_ends_may_be_given_alone() -> None:
     [
         ({"logit_bias": {"a": 1}}, "logit_bias: has 'a': 1; each is a token"),
         ({"logit_bias": {7: 101}}, "logit_bias: has 7: 101; "),
-        ({"seed": -1}, "from -9223372036854775808 to 18446744073709551615"),
+        ({"seed": -(2**63) - 1}, "from -9223372036854775808 to 18446744073709551615"),
     ],
 )
 def test_what_an_option_takes_is_said_exactly(options: dict[str, Any], said: str) -> None:
