@@ -180,7 +180,7 @@ class ServingOptions(OptionGroup):
         for name in ("certificate", "private_key"):
             path: Path | None = getattr(self, name)
             if path is not None and not path.exists():
-                raise OptionError(f"there is no {str(path)!r}", place=name)
+                raise OptionError(f"there is no {str(path)!r}", place=name, remedy="name a PEM file")
         keys = (*found.pop("api_key", ()), *found.get("api_keys", ()))
         return {**found, **({"api_keys": keys} if keys else {})}
 

@@ -110,7 +110,7 @@ class ModelSource:
         """
         if not self.path.exists():
             near = neighbour(self.path)
-            remedy = None if near is None else f"did you mean {near}?"
+            remedy = "name a model's file or folder" if near is None else f"did you mean {near}?"
             raise ModelFileError("there is no such file or folder", path=self.path, remedy=remedy)
         numbers = [entry for entry in self.path.iterdir() if _is_version(entry)] if self.path.is_dir() else []
         if not numbers:
