@@ -322,6 +322,9 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
         bounds = ("", ", 2.5 %", ", 97.5 %")
         return {
             **{f"answers {status}": count for status, count in sorted(found.items())},
+            "bytes after each round of the second half, more than before": " ".join(
+                str(each["bytes"] - kept[half]["bytes"]) for each in kept[half:]
+            ),
             "resident MiB after half": resident[half],
             "resident MiB at the end": resident[-1],
             **{
