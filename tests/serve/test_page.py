@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import shutil
 from collections.abc import Callable, Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from educe.serve import ModelSource
 from tests.conftest import ROOT
@@ -131,6 +133,56 @@ def test_boxes_are_drawn_on_a_photo_of_a_street(open_page: Callable[..., Any], s
     assert layer == pytest.approx(picture, abs=1)
     page.focus(".found li:nth-child(2) button")
     assert page.locator(".boxes g.dim").count() == len(found) - 1
+
+
+def labels_drawn(page: Any) -> list[tuple[float, float, float, float]]:
+    """Return where the labels of boxes are, each with its text, in pixels of the picture."""
+    drawn = page.eval_on_selector_all(
+        ".boxes g",
+        """groups => groups.map((group) => [group, group.querySelector("rect")].map((each) => each.getBBox()))
+            .map((pair) => pair.map(({ x, y, width, height }) => [x, y, x + width, y + height]))""",
+    )
+    assert all(whole == pytest.approx(shade, abs=0.01) for whole, shade in drawn)
+    return [tuple(whole) for whole, _ in drawn]
+
+
+def assert_apart(labels: list[tuple[float, float, float, float]]) -> None:
+    """No label covers another, and all are inside a picture of 640 × 480 pixels."""
+    for left, top, right, bottom in labels:
+        assert -0.01 <= left < right <= 640.01
+        assert -0.01 <= top < bottom <= 480.01
+    for one, other in combinations(labels, 2):
+        assert one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
+
+
+@pytest.mark.parametrize("photo", ["000000423617.jpg", "000000255165.jpg", "000000126107.jpg"])
+def test_labels_of_close_boxes_do_not_cover_each_other(open_page: Callable[..., Any], photo: str) -> None:
+    page = open_page("yolox_nano")
+    give(page, ZOO / "detection" / photo)
+    labels = labels_drawn(page)
+    assert len(labels) == page.locator(".found li").count() > 4
+    assert_apart(labels)
+
+
+def test_labels_of_a_crowd_find_room_inside_the_picture(open_page: Callable[..., Any]) -> None:
+    corners = ([-9, -4, 60, 50], [610, -3, 650, 80], [-5, 440, 30, 490], [600, 450, 641, 481])
+    crowd = [[300 + 7 * at, 200 + 3 * at, 330 + 7 * at, 260 + 3 * at] for at in range(12)]
+    found = [
+        {"box": box, "label": "WWWWW" if at % 2 else "illi", "score": 0.9 - at / 50}
+        for at, box in enumerate([*corners, *crowd, *corners, [0, 0, 640, 480], [0, 0, 640, 480]])
+    ]
+    page = open_page("yolox_nano")
+    page.route("**/predict", lambda route: route.fulfill(json={"predictions": found}))
+    give(page, ZOO / "detection" / "000000423617.jpg")
+    labels = labels_drawn(page)
+    assert len(labels) == len(found)
+    assert_apart(labels)
+    # The most certain of a crowd has the place just above its box.
+    assert labels[4][0] == pytest.approx(crowd[0][0], abs=0.01)
+    assert labels[4][3] == pytest.approx(crowd[0][1], abs=0.01)
+    # No box's line crosses a label.
+    kinds = page.eval_on_selector_all(".boxes > *", "all => all.map((each) => each.tagName)")
+    assert kinds == ["rect"] * len(found) + ["g"] * len(found)
 
 
 def test_boxes_are_drawn_on_each_frame_of_a_video(open_page: Callable[..., Any]) -> None:
@@ -340,6 +392,43 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(browser: Any) -> None:
         page.get_by_role("link", name="OpenAPI").click()
         assert '"openapi":"3.1.0"' in page.inner_text("body")
         context.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "told"),
+    [
+        ("text.png", 0, "is no picture"),
+        ("head.jpg", 700, "broken picture"),
+        ("half.jpg", 100_000, "broken picture"),
+    ],
+)
+def test_a_broken_picture_has_its_name_in_place_of_a_preview(
+    browser: Any, server: Client, tmp_path: Path, name: str, size: int, told: str
+) -> None:
+    photo = (ZOO / "detection" / "000000423617.jpg").read_bytes()
+    broken = tmp_path / name
+    broken.write_bytes(photo[:size] or b"a text that is called a picture")
+    page = browser.new_page()
+    page.goto(f"{server.url}/#yolox_nano")
+    give(page, broken)
+    assert page.locator(".picture").count() == 0
+    assert page.inner_text(".result .file").startswith(name)
+    assert "the browser cannot show it" in page.inner_text(".result .file")
+    assert told in page.inner_text("[role=alert]")
+    page.close()
+
+
+def test_a_picture_that_only_the_server_reads_has_its_answer(
+    open_page: Callable[..., Any], tmp_path: Path
+) -> None:
+    scan = tmp_path / "street.tiff"
+    with Image.open(ZOO / "detection" / "000000423617.jpg") as photo:
+        photo.save(scan)
+    page = open_page("yolox_nano")
+    give(page, scan)
+    assert page.locator(".picture").count() == page.locator("[role=alert]").count() == 0
+    assert "the browser cannot show it" in page.inner_text(".result .file")
+    assert page.locator(".found li").count() > 4
 
 
 def test_a_fault_is_told_in_words(browser: Any, server: Client) -> None:

@@ -1,33 +1,53 @@
 // What was found, drawn where it was found: boxes over a picture or a video, segments along a sound.
 import { el, percent, scoreColour, seconds, svg } from "./ui.js";
 
+// The style sheet sets labels in the same font.
+const pen = document.createElement("canvas").getContext("2d");
+pen.font = '600 100px system-ui, "Liberation Sans", sans-serif';
+
 /** Return boxes over a picture of the given size, and the function that shows others. */
 export function overlay(width, height) {
   const layer = svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "boxes", "aria-hidden": "true" });
   const unit = Math.max(width, height) / 100;
   function show(predictions) {
-    layer.replaceChildren(...predictions.map((each, index) => box(each, index, unit, width)));
+    const placed = [];
+    for (const each of predictions) placed.push(place(each, placed, unit, width, height));
+    layer.replaceChildren(...predictions.map((each, index) => box(each, index, unit)), ...placed.map(boxLabel));
   }
   function point(index) {
-    [...layer.children].forEach((group, at) => group.classList.toggle("dim", index !== null && at !== index));
+    for (const each of layer.children) each.classList.toggle("dim", index !== null && Number(each.dataset.index) !== index);
   }
   return { layer, show, point };
 }
 
-function box({ box: [left, top, right, bottom], label, score }, index, unit, width) {
-  const colour = scoreColour(score ?? 1);
+/** Place a label inside the picture, as near above its box as the labels placed before it leave room. */
+function place({ box: [left, top, right, bottom], label, score }, placed, unit, width, height) {
   const text = `${label ?? "object"} ${Math.round((score ?? 1) * 100)}`;
   const size = unit * 2.3;
-  const wide = Math.min(width, text.length * size * 0.58 + size * 0.7);
-  const x = Math.max(0, Math.min(left, width - wide));
-  const y = top > size * 1.5 ? top - size * 1.45 : top;
-  const group = svg("g", { "data-index": index },
-    svg("rect", { x: left, y: top, width: Math.max(0, right - left), height: Math.max(0, bottom - top), class: "box", rx: unit * 0.4, stroke: colour }),
-    svg("rect", { x, y, width: wide, height: size * 1.45, fill: colour, rx: unit * 0.4 }));
+  const wide = Math.min(width, size * (pen.measureText(text).width / 100 + 0.7));
+  const high = size * 1.45;
+  const above = top - high;
+  const rows = [above, top, bottom, ...placed.flatMap(({ y }) => [y - high * 1.1, y + high * 1.1])];
+  rows.sort((one, other) => Math.abs(one - above) - Math.abs(other - above));
+  const inside = (at, most) => Math.max(0, Math.min(at, most));
+  const places = rows.flatMap((y) => [left, right - wide].map((x) => ({ x: inside(x, width - wide), y: inside(y, height - high), wide, high })));
+  const free = places.find((each) => !placed.some((other) => overlap(each, other)));
+  return { ...free ?? places[0], text, size, unit, colour: scoreColour(score ?? 1) };
+}
+
+const overlap = (one, other) => one.x < other.x + other.wide && other.x < one.x + one.wide && one.y < other.y + other.high && other.y < one.y + one.high;
+
+function box({ box: [left, top, right, bottom], score }, index, unit) {
+  return svg("rect", {
+    x: left, y: top, width: Math.max(0, right - left), height: Math.max(0, bottom - top),
+    class: "box", rx: unit * 0.4, stroke: scoreColour(score ?? 1), "data-index": index,
+  });
+}
+
+function boxLabel({ x, y, wide, high, text, size, unit, colour }, index) {
   const words = svg("text", { x: x + size * 0.35, y: y + size * 1.06, "font-size": size });
   words.textContent = text;
-  group.append(words);
-  return group;
+  return svg("g", { "data-index": index }, svg("rect", { x, y, width: wide, height: high, fill: colour, rx: unit * 0.4 }), words);
 }
 
 /** The list beside the picture; what is pointed at stands out in it. */

@@ -110,9 +110,11 @@ async function preview(file) {
   if (major === "image") {
     const image = el("img", { src: url, alt: `The picture ${file.name}` });
     try {
+      // An element shows a broken picture as an empty box, without a fault.
+      (await createImageBitmap(file)).close();
       await image.decode();
       return { element: el("figure.picture", {}, image), width: image.naturalWidth, height: image.naturalHeight };
-    } catch { /* a picture that only the server can read: its name is shown */ }
+    } catch { /* a picture that is broken or that only the server can read: its name is shown */ }
   }
   if (major === "video") {
     const video = el("video", { src: url, controls: true, muted: true, playsInline: true, "aria-label": `The video ${file.name}` });
@@ -123,7 +125,8 @@ async function preview(file) {
     if (await loaded(player)) return { element: el("figure.sound", {}, player), player };
   }
   const size = file.size < 10000 ? `${file.size} bytes` : `${(file.size / 1000).toLocaleString(undefined, { maximumFractionDigits: 0 })} kB`;
-  return { element: el("p.file", {}, el("b", {}, file.name), " ", el("span.note", {}, size)) };
+  const note = major === "image" ? `${size} · the browser cannot show it` : size;
+  return { element: el("p.file", {}, el("b", {}, file.name), " ", el("span.note", {}, note)) };
 }
 
 const loaded = (player) => new Promise((resolve) => {
