@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from educe.compiler.emit import F32, F64, KINDS, Function, Kind, Val
@@ -68,8 +69,7 @@ class Expression:
     @property
     def kind(self) -> Kind:
         """The kind of the result."""
-        fn = Function("probe")
-        return self.emit(fn, [Val(fn, kind, "%x", 4) for kind in self.inputs]).kind
+        return _kind(self)
 
     @property
     def flops(self) -> int:
@@ -84,6 +84,12 @@ class Expression:
             names.append(f"{step.function}({', '.join(given)})")
         kinds = ",".join(kind.name for kind in self.inputs)
         return f"[{kinds}]->{names[-1] if self.steps else names[0]}"
+
+
+@lru_cache(4096)
+def _kind(expression: Expression) -> Kind:
+    fn = Function("probe")
+    return expression.emit(fn, [Val(fn, kind, "%x", 4) for kind in expression.inputs]).kind
 
 
 def apply(fn: Function, step: Step, values: Sequence[Val]) -> Val:

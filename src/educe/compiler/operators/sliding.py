@@ -174,7 +174,9 @@ def packed_taps(low: Lowering, w: Tensor, channels: int) -> Tensor:
     given, taps = w.shape[0], math.prod(w.shape[2:])
 
     def make(value: np.ndarray) -> np.ndarray:
-        return np.pad(value.reshape(given, taps).T, ((0, 0), (0, channels - given)))
+        padded = np.zeros((taps, channels), value.dtype)
+        padded[:, :given] = value.reshape(given, taps).T
+        return padded
 
     if w.value is not None:
         return low.derived(w, ("taps", channels), make)

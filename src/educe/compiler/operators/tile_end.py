@@ -50,7 +50,9 @@ def packed_bias(
         return low.shared(("zeros", dtype.name, groups * whole), lambda: np.zeros(groups * whole, dtype))
 
     def make(value: np.ndarray) -> np.ndarray:
-        return np.pad(value.reshape(groups, channels), ((0, 0), (0, whole - channels)))
+        padded = np.zeros((groups, whole), value.dtype)
+        padded[:, :channels] = value.reshape(groups, channels)
+        return padded
 
     if bias.value is not None:
         return low.derived(bias, ("packed", groups, panel), make)
