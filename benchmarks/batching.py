@@ -111,6 +111,10 @@ def main() -> None:
     tuned, capacities = [], []
     for peer in options.peer:
         name, _, interpreter = peer.partition("=")
+        if name not in REQUESTS:
+            parser.error(
+                f"--peer: no server of {name!r} batches photos here; these are: {', '.join(REQUESTS)}"
+            )
         settings = [(1, 1)] if name == "fastapi" else [*itertools.product(BATCHES, DELAYS_MS), (1, 1)]
         choices = [_peer(name, interpreter, *setting) for setting in settings]
         middle = choices[len(choices) // 2]

@@ -69,6 +69,12 @@ def test_a_text_of_no_tokens_only_reads_the_prompt(writer: Generator) -> None:
         }
     with pytest.raises(OptionError, match="min_tokens"):
         writer.generate("Once", max_tokens=0, min_tokens=1)
+    full = [1] * writer.context
+    before = writer.statistics().num_tokens
+    assert writer.generate(full, max_tokens=0).num_prompt_tokens == len(full)
+    assert writer.statistics().num_tokens == before
+    with pytest.raises(InputError, match="the context"):
+        writer.generate(full)
 
 
 def outputs(completions: list[Completion]) -> list[Any]:

@@ -359,7 +359,7 @@ REFUSED: Any = [
     ({"priority": 2**31}, "priority"),
     ({"n": 0}, "n"),
     ({"n": 17}, "n"),
-    ({"seed": 2**63}, "seed"),
+    ({"seed": 2**64}, "seed"),
     ({"seed": -(2**63) - 1}, "seed"),
     ({"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
     ({"top_logprobs": 1}, "top_logprobs"),

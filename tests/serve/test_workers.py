@@ -434,7 +434,7 @@ def test_a_worker_that_is_silent_takes_no_connections_and_is_replaced_at_last(
             assert first is not None
             halt(first.pid)
             await until(lambda: not halted.is_open)
-            assert other.is_open
+            await until(lambda: other.is_open)
             os.kill(first.pid, signal.SIGCONT)
             await until(lambda: halted.is_open)
             assert halted.process is first

@@ -134,6 +134,13 @@ class Executable:
                 del outputs[source]
         return outputs
 
+    def prepare(self, feeds: Mapping[str, Value]) -> None:
+        """Make what a run of inputs of these shapes needs, as far as it is known without a run.
+
+        Raises:
+            EngineError: it cannot be made.
+        """
+
     def compile_seconds(self) -> float:
         """Return how long this thread's runs so far have compiled, which some do for sizes new to them."""
         return 0.0

@@ -56,7 +56,7 @@ class NativeExecutable(Executable):
         return super().run(inputs, state)
 
     def prepare(self, feeds: Mapping[str, Value]) -> None:
-        """Make the program for inputs of these shapes, up to the first step of the host, without a run."""
+        """Make the program for inputs of these shapes, up to the first step of the host; see the base."""
         self.executor.program([feeds[name] for name in self.executor.code.inputs])
 
     def compile_seconds(self) -> float:

@@ -357,7 +357,7 @@ class Engine:
         for sample in row.samples:
             _, job = self._jobs[sample]
             assert isinstance(job, Writing)
-            chosen[sample] = job.choose(logits[-1 - len(draft) :], draft)
+            chosen[sample] = job.choose(logits[-1 - len(draft) :], draft) if sample.max_tokens else []
         return chosen
 
     def _tell(self, sequence: Sequence, choices: Tokens[Choice]) -> None:

@@ -211,7 +211,7 @@ class OrderReader:
 
     def _max_tokens(self, num_prompt: int, sampling: SamplingOptions, asked: int | None) -> int:
         room = self._context - num_prompt
-        if room < 1:
+        if room < (asked != 0):
             raise self._too_long(num_prompt)
         # What the model's files say bounds a text that has room for more; it refuses none that has less.
         return min(room, sampling.max_tokens or room) if asked is None else asked

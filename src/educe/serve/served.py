@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, TypeGuard, cast
 
 import numpy as np
 
@@ -14,8 +15,8 @@ from educe.generate.embedding import Embedder
 from educe.generate.generator import Generator
 from educe.generate.transcription import Transcriber
 from educe.generate.translation import Translator
-from educe.model import Signature
-from educe.serve.trials import has_one_shape, joined, rows_are_independent, try_once
+from educe.model import Signature, TensorType, ValueType
+from educe.serve.rows import joined, rows_are_independent
 from educe.tasks.base import TaskOptions
 from educe.tasks.predictor import Opened, Predictor, Result
 
@@ -58,11 +59,11 @@ class PredictorModel:
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
         self.signature: Signature = predictor.executable.signature
-        try_once(predictor.executable)
+        self._prepare()
         self.shares_runs = rows_are_independent(predictor.executable)
         self.most_items = predictor.most_items
         first = 1 if self.shares_runs else 0
-        self._rows_tell = all(has_one_shape(kind, first) for kind in self.signature.inputs.values())
+        self._rows_tell = all(_is_fixed(kind, first) for kind in self.signature.inputs.values())
 
     @property
     def task(self) -> str:
@@ -130,6 +131,16 @@ class PredictorModel:
     def close(self) -> None:
         """Do nothing: its memory is free when the last reference is gone."""
 
+    def _prepare(self) -> None:
+        """Have the engine make what all runs need, if the inputs are numbers of one shape."""
+        feeds = {}
+        for name, kind in self.signature.inputs.items():
+            if not _is_fixed(kind) or kind.dtype == "str":
+                return
+            feeds[name] = np.zeros(cast("tuple[int, ...]", kind.shape), kind.numpy_dtype)
+        with suppress(EduceError):  # which a run raises where it is asked for
+            self.predictor.executable.prepare(feeds)
+
     def _infer(self, requests: Sequence[Feeds]) -> Sequence[Any]:
         executable = self.predictor.executable
         if len(requests) == 1:
@@ -154,6 +165,12 @@ class PredictorModel:
         size = self.most_items or max(len(items), 1)
         for first in range(0, len(items), size):
             yield from predictor.answer(items[first : first + size])
+
+
+def _is_fixed(kind: ValueType, first: int = 0) -> TypeGuard[TensorType]:
+    """Say whether all inputs of a kind have one shape, from some axis on."""
+    shape = kind.shape if isinstance(kind, TensorType) else None
+    return shape is not None and all(isinstance(dim, int) for dim in shape[first:])
 
 
 def _fault_of_all(results: Sequence[Result]) -> EduceError | None:

@@ -17,7 +17,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from educe.serve.faults import BadRequest
 from educe.serve.http import sse
 from educe.serve.http.exchange import Request, Response, json_response
-from educe.serve.http.openai.types import StopText
+from educe.serve.http.openai.types import Seed, StopText
 from educe.serve.http.routes import Route
 from educe.serve.inference import InferCall, Inference, Inferred
 
@@ -39,7 +39,7 @@ class GenerateOptions(Struct, forbid_unknown_fields=True):
     repetition_penalty: Annotated[float, Meta(ge=0.01, le=100)] | UnsetType = UNSET
     presence_penalty: Penalty | UnsetType = UNSET
     frequency_penalty: Penalty | UnsetType = UNSET
-    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | UnsetType = UNSET
+    seed: Seed | UnsetType = UNSET
     stop: StopText | Annotated[list[StopText], Meta(max_length=64)] | UnsetType = UNSET
     max_tokens: Count | UnsetType = UNSET
     min_tokens: Count | UnsetType = UNSET

@@ -27,8 +27,8 @@ _BEGIN = (
 
 _ASK_SECONDS = 1.0
 _ANSWER_SECONDS = 2.0
-# A process is killed when it did not say that it lives to so many questions in a row. They are many,
-# since all of a machine may have stood still, and then the first of them says nothing.
+# A process is killed when it has not said that it lives after so many looks in a row. They are many, since
+# all of a machine may have stood still, and then the first look says nothing.
 _MOST_SILENT = 10
 
 
@@ -44,7 +44,7 @@ class Seat:
         has_joined: Whether it is asked what all are asked.
         has_started: Whether it has loaded what it can.
         is_ready: Whether all of its models answer.
-        num_silent: To how many questions in a row it did not answer that it lives.
+        num_silent: At how many looks in a row it had not said that it lives.
         is_replacement: Whether another had the place before.
         error: Why it cannot go on.
         last: The numbers that it said last.
@@ -126,14 +126,27 @@ class Seat:
         return await self.process.wait()
 
     async def hung(self) -> None:
-        """Return when the process has not answered for long that it lives; until then it is asked."""
+        """Return when the process has not said for long that it lives; until then it is asked."""
+        asked: asyncio.Task[bool] | None = None
+        try:
+            while self.num_silent < _MOST_SILENT:
+                await asyncio.sleep(_ASK_SECONDS)
+                if not self.has_joined:
+                    continue
+                asked = asked or asyncio.create_task(self._lives())
+                await asyncio.wait([asked], timeout=_ANSWER_SECONDS)
+                self.num_silent = 0 if asked.done() and asked.result() else self.num_silent + 1
+                asked = None if asked.done() else asked
+        finally:
+            if asked is not None:
+                asked.cancel()
+
+    async def _lives(self) -> bool:
+        """Return whether the process says that it lives, when it says so."""
         assert self.link is not None
-        while self.num_silent < _MOST_SILENT:
-            await asyncio.sleep(_ASK_SECONDS)
-            lives = not self.has_joined  # while it begins it answers nothing
-            with contextlib.suppress(asyncio.TimeoutError, ConnectionError):
-                lives = lives or await asyncio.wait_for(self.link.ask(Live()), _ANSWER_SECONDS)
-            self.num_silent = 0 if lives else self.num_silent + 1
+        with contextlib.suppress(ConnectionError, EduceError):
+            return bool(await self.link.ask(Live()))
+        return False
 
     def clear(self) -> None:
         """Make room for another process; one that is there is killed."""

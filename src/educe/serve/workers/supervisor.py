@@ -166,6 +166,8 @@ class Supervisor:
     async def _watch(self, seat: Seat) -> None:
         """Kill the process in a seat when it hangs."""
         await seat.hung()
+        if self._ending.is_set():  # which has its own bound
+            return
         _LOG.error("worker %d hangs, and is killed", seat.index)
         seat.kill()
 
@@ -199,7 +201,7 @@ class Supervisor:
         return None
 
     def _tell_readiness(self) -> None:
-        found = [seat.is_ready for seat in self._seats if seat.is_open or not seat.is_replacement]
+        found = [seat.is_ready for seat in self._seats if seat.has_started or not seat.is_replacement]
         self._tell_all(Readiness(all(found) and bool(found)))
 
     def _tell_all(self, message: Any) -> None:
@@ -238,7 +240,7 @@ class Supervisor:
         """Return the numbers of all workers; of one that does not answer, those that it said last."""
 
         async def ask(seat: Seat) -> None:
-            if seat.link is not None and seat is not asking:
+            if seat.link is not None and seat is not asking and not seat.num_silent:
                 with contextlib.suppress(ConnectionError, asyncio.TimeoutError):
                     seat.last = await asyncio.wait_for(seat.link.ask(Look()), _ANSWER_SECONDS)
 

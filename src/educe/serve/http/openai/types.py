@@ -8,7 +8,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 Natural: TypeAlias = Annotated[int, Meta(ge=0)]
 Positive: TypeAlias = Annotated[int, Meta(ge=1)]
-Seed: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Seed: TypeAlias = Annotated[int, Meta(ge=-(2**63))]
 Priority: TypeAlias = Annotated[int, Meta(ge=-(2**31), lt=2**31)]
 NumTop: TypeAlias = Annotated[int, Meta(ge=0, le=20)]
 NumTexts: TypeAlias = Annotated[int, Meta(ge=1, le=16)]

@@ -1,41 +1,19 @@
-"""What is tried of a model before it is ready: a run, and whether requests can share one."""
+"""Whether requests to a model can share a run: whether its first axis counts things that it treats alike."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from typing import TypeGuard, cast
 
 import numpy as np
 
 from educe.engines.base import Executable
 from educe.errors import EduceError
-from educe.model import TensorType, ValueType
+from educe.model import TensorType
 
 _TRIALS = 2
 _UNKNOWN_SIZE = 8
 # Few models take larger numbers as indices of words and the like.
 _MOST_INTEGER = 4
-
-
-def try_once(executable: Executable) -> None:
-    """Run a model whose inputs have one size, so that what an engine makes in the first run is made.
-
-    What fails here fails where it is asked for, too.
-    """
-    feeds = {}
-    for name, kind in executable.signature.inputs.items():
-        if not has_one_shape(kind) or kind.dtype == "str":
-            return
-        feeds[name] = np.zeros(cast("tuple[int, ...]", kind.shape), kind.numpy_dtype)
-    with suppress(EduceError, ValueError):
-        executable.run(feeds)
-
-
-def has_one_shape(kind: ValueType, first: int = 0) -> TypeGuard[TensorType]:
-    """Say whether all values of a kind have one shape, from some axis on."""
-    shape = kind.shape if isinstance(kind, TensorType) else None
-    return shape is not None and all(isinstance(dim, int) for dim in shape[first:])
 
 
 def rows_are_independent(executable: Executable) -> bool:
@@ -74,7 +52,7 @@ def _share_an_axis(executable: Executable) -> bool:
     return not any(isinstance(dim, int) for dim in first) and len(first - {None}) <= 1
 
 
-def _random(kind: ValueType, rows: int, random: np.random.Generator) -> np.ndarray:
+def _random(kind: object, rows: int, random: np.random.Generator) -> np.ndarray:
     assert isinstance(kind, TensorType)
     assert kind.shape
     shape = [rows, *(dim if isinstance(dim, int) else _UNKNOWN_SIZE for dim in kind.shape[1:])]
