@@ -164,9 +164,11 @@ def _best(choices: Sequence[Server], rate: float, seconds: float) -> Server:
         with choice.noting(), choice.running() as url:
             choice.load(url, rate / 2, 1.0)
             load = choice.load(url, rate, seconds / 2)
-            slowest = load.latency.get("p99", 1e9) if load.num_ok >= 0.95 * load.num_requests else 1e9
+            if load.num_ok >= 0.95 * load.num_requests:
+                slowest = load.latency["p99"]
         found[slowest] = choice
-        print(f"  {choice.name:<10}{choice.shown:<18} p99 {slowest * 1e3:8.1f} ms")
+        shown = "refuses too much" if slowest == math.inf else f"p99 {slowest * 1e3:8.1f} ms"
+        print(f"  {choice.name:<10}{choice.shown:<18} {shown}")
     return found[min(found)]
 
 
