@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import av
 import numpy as np
 import onnx
 import pytest
@@ -44,6 +43,8 @@ def zoo() -> Path:
 @pytest.fixture(scope="session")
 def streamable(zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The traffic video with its index in front, so that a file cut off can still be opened."""
+    import av  # the tests of a cluster have none
+
     path = tmp_path_factory.mktemp("video") / "front.mp4"
     with (
         av.open(str(zoo / "video" / "traffic_frames.mp4")) as source,
