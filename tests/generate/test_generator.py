@@ -77,6 +77,10 @@ def test_a_text_of_no_tokens_only_reads_the_prompt(writer: Generator) -> None:
         writer.generate(full)
 
 
+def test_a_number_of_tokens_may_be_of_the_smallest_kind(writer: Generator) -> None:
+    assert writer.generate("Once", max_tokens=np.uint8(255), ignore_eos=True).num_tokens == 255
+
+
 def outputs(completions: list[Completion]) -> list[Any]:
     return [completion.outputs for completion in completions]
 

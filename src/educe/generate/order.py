@@ -180,9 +180,10 @@ class OrderReader:
         offered = [tool.definition for tool in called.offered] if called else None
         self.refuse_longer(prompt)
         ids = self.encode(prompt, tools=offered, template_options=template_options)
+        asked = None if options.get("max_tokens") is None else sampling.max_tokens
         sequence = texts.Sequence(
             ids,
-            max_tokens=self._max_tokens(len(ids), sampling, options.get("max_tokens")),
+            max_tokens=self._max_tokens(len(ids), sampling, asked),
             stop_ids=() if sampling.ignore_eos else self.ids.ends,
             priority=rank,
             salt=salt.encode(),
