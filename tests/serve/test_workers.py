@@ -17,11 +17,11 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import onnx.parser
 import pytest
@@ -32,6 +32,7 @@ from educe.serve import ModelSource, Server, ServerSettings
 from educe.serve.faults import Overloaded
 from educe.serve.snapshot import ModelSnapshot, Snapshot, total
 from educe.serve.statistics import Histogram
+from educe.serve.workers.seat import Seat
 from educe.serve.workers.shares import share_of
 from educe.serve.workers.supervisor import Supervisor
 from educe.serve.workers.worker import Worker
@@ -40,6 +41,8 @@ from tests.serve.conftest import Client, until
 from tests.serve.ends import lost_at_the_end, sent, status
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers need Linux")
+
+UntilHolds: TypeAlias = Callable[[Callable[[], bool]], Awaitable[None]]
 
 SECONDS = 60
 THREADS = 4
@@ -69,6 +72,28 @@ def workers(model: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str
             running.terminate()
         running.wait(SECONDS)
         running.stderr.close()
+
+
+@asynccontextmanager
+async def supervised(model: Path, num: int) -> AsyncIterator[tuple[list[Seat], UntilHolds]]:
+    """Have some workers serve a model, and yield their seats, and what waits until something holds."""
+    end, started = asyncio.Event(), asyncio.Event()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        supervisor = Supervisor([ModelSource("spam", model)], ServerSettings(workers=num), listener)
+        running = asyncio.create_task(supervisor.run(started.set, end))
+
+        async def until_holds(is_true: Callable[[], bool]) -> None:
+            wait_until = time.monotonic() + SECONDS
+            while not is_true():
+                assert not running.done()
+                assert time.monotonic() < wait_until
+                await asyncio.sleep(0.02)
+
+        await asyncio.wait_for(started.wait(), SECONDS)
+        yield supervisor._seats, until_holds
+        end.set()
+        await asyncio.wait_for(running, SECONDS)
 
 
 def children(running: subprocess.Popen[str]) -> list[int]:
@@ -388,23 +413,11 @@ def test_a_worker_that_cannot_be_started_is_tried_again(model: Path, monkeypatch
     monkeypatch.setattr(asyncio, "create_subprocess_exec", failing)
 
     async def run() -> None:
-        end, started = asyncio.Event(), asyncio.Event()
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            supervisor = Supervisor([ModelSource("spam", model)], ServerSettings(workers=1), listener)
-            running = asyncio.create_task(supervisor.run(started.set, end))
-            await asyncio.wait_for(started.wait(), SECONDS)
-            (seat,) = supervisor._seats
+        async with supervised(model, 1) as ((seat,), until_holds):
             assert seat.process is not None
             assert b"educe worker 0" in Path(f"/proc/{seat.process.pid}/cmdline").read_bytes()
             seat.process.kill()
-            wait_until = time.monotonic() + SECONDS
-            while num_starts < 3 or not seat.has_started:
-                assert not running.done()
-                assert time.monotonic() < wait_until
-                await asyncio.sleep(0.02)
-            end.set()
-            await asyncio.wait_for(running, SECONDS)
+            await until_holds(lambda: num_starts >= 3 and seat.has_started)
 
     asyncio.run(run())
 
@@ -416,33 +429,18 @@ def test_a_worker_that_is_silent_takes_no_connections_and_is_replaced_at_last(
     monkeypatch.setattr("educe.serve.workers.seat._ANSWER_SECONDS", 0.5)
 
     async def run() -> None:
-        async def until(holds: Callable[[], bool]) -> None:
-            wait_until = time.monotonic() + SECONDS
-            while not holds():
-                assert not running.done()
-                assert time.monotonic() < wait_until
-                await asyncio.sleep(0.02)
-
-        end, started = asyncio.Event(), asyncio.Event()
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            supervisor = Supervisor([ModelSource("spam", model)], ServerSettings(workers=2), listener)
-            running = asyncio.create_task(supervisor.run(started.set, end))
-            await asyncio.wait_for(started.wait(), SECONDS)
-            halted, other = supervisor._seats
+        async with supervised(model, 2) as ((halted, other), until_holds):
             first = halted.process
             assert first is not None
             halt(first.pid)
-            await until(lambda: not halted.is_open)
-            await until(lambda: other.is_open)
+            await until_holds(lambda: not halted.is_open)
+            await until_holds(lambda: other.is_open)
             os.kill(first.pid, signal.SIGCONT)
-            await until(lambda: halted.is_open)
+            await until_holds(lambda: halted.is_open)
             assert halted.process is first
             halt(first.pid)
-            await until(lambda: halted.process is not first and halted.is_open)
+            await until_holds(lambda: halted.process is not first and halted.is_open)
             assert not lives(first.pid)
-            end.set()
-            await asyncio.wait_for(running, SECONDS)
 
     asyncio.run(run())
 
@@ -451,7 +449,6 @@ def test_a_worker_in_which_a_run_hangs_is_replaced(tmp_path: Path) -> None:
     graph = onnx.parser.parse_model(
         """<ir_version: 8, opset_import: ["" : 17]>
         endless (int64[n] count, float[n] x) => (float[n] y) {
-            axis = Constant <value = int64[1] {0}> ()
             most = ReduceMax <keepdims = 0> (count)
             on = Constant <value = bool {1}> ()
             y = Loop (most, on, x) <body = again (int64 i, bool on_0, float[n] a) => (bool on_1, float[n] b) {

@@ -56,7 +56,7 @@ class NativeExecutable(Executable):
         return super().run(inputs, state)
 
     def prepare(self, feeds: Mapping[str, Value]) -> None:
-        """Make the program for inputs of these shapes, up to the first step of the host; see the base."""
+        """Make the program, up to the first step of the host; see `Executable.prepare`."""
         self.executor.program([feeds[name] for name in self.executor.code.inputs])
 
     def compile_seconds(self) -> float:
