@@ -55,6 +55,7 @@ MODELS = ("zoo/mobilenet_v2", "zoo/breast_cancer", "zoo/stories260K")
 MOST_RATIO = 1.5
 BOUND_SECONDS = 0.05
 CLIENTS = 8
+CLIENTS_AT_FIRST = 64
 ROUNDS_BESIDE = 3
 ROUNDS, REST_SECONDS = 40, 2.0
 MOST_GROWTH = 1.01
@@ -281,8 +282,8 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
 
     It is weighed at rests between rounds, by what the C library and Python have in use: so a byte of each
     request shows, where the resident memory has holes between what is kept, of which there are the more the
-    longer it runs, though ever more slowly. It shows in turn what was never theirs. The first half of the
-    rounds fills what is kept for later.
+    longer it runs, though ever more slowly. It shows in turn what was never theirs. What is kept for later is
+    filled by many clients at once, so that pools have all their threads, and by the first half of the rounds.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         grpc_port = free.getsockname()[1]
@@ -309,7 +310,13 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
                 with suppress(OSError, HTTPException):
                     found[str(server.ask(request)[0])] += 1
 
-        asked, kept, resident = list[float](), list[dict[str, int]](), list[float]()
+        def fill(index: int) -> None:
+            for request in requests * 3:
+                server.ask(request)
+                calls[index % len(calls)]("breast_cancer")
+
+        together(fill, CLIENTS_AT_FIRST)
+        asked, kept, resident, threads = list[float](), list[dict[str, int]](), list[float](), list[int]()
         for _ in range(ROUNDS):
             with attacked(abort, server.url, int(20 * seconds), seconds):
                 together(ask, len(calls))
@@ -317,6 +324,7 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
             asked.append(found.total())
             kept.append(server.kept())
             resident.append(server.rss_mib)
+            threads.append(server.threads)
         half = ROUNDS // 2
         trends = {name: trend(asked[half:], [each[name] for each in kept[half:]]) for name in kept[0]}
         bounds = ("", ", 2.5 %", ", 97.5 %")
@@ -325,6 +333,7 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
             "bytes after each round of the second half, more than before": " ".join(
                 str(each["bytes"] - kept[half]["bytes"]) for each in kept[half:]
             ),
+            "threads after each round of the second half": " ".join(map(str, threads[half:])),
             "resident MiB after half": resident[half],
             "resident MiB at the end": resident[-1],
             **{

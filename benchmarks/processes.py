@@ -92,6 +92,11 @@ class Running:
         return sum(1 for _ in Path(f"/proc/{self.process.pid}/fd").iterdir())
 
     @property
+    def threads(self) -> int:
+        """How many threads there are."""
+        return sum(1 for _ in Path(f"/proc/{self.process.pid}/task").iterdir())
+
+    @property
     def rss_mib(self) -> float:
         """The memory, in MiB."""
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
