@@ -91,8 +91,11 @@ def test_text_streams_part_by_part():
         async with AsgiApp(SOURCES) as app:
             whole = await Asked(app, "POST", "/v1/completions", TEXT % (12, b"false")).run()
             asked = Asked(app, "POST", "/v1/completions", TEXT % (12, b"true"))
-            status, headers, body = await asked.run()
+            used: list[int] = []
+            status, headers, body = await asked.run(lambda: used.append(app._core.room.used_bytes))
             assert status == 200
+            assert used[0] >= len(TEXT % (12, b"true"))  # which the text is still made of
+            assert app._core.room.used_bytes == 0
             assert headers["content-type"].startswith("text/event-stream")
             assert "content-length" not in headers
             assert len(asked.events) > 10

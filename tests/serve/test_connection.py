@@ -181,6 +181,44 @@ def test_bodies_that_nobody_reads_take_no_room_from_others() -> None:
             time.sleep(0.1)
 
 
+@pytest.mark.parametrize("end", [b"\r\nZZZ\r\n", b"", b"Trailer"], ids=["nonsense", "late", "in its middle"])
+def test_a_body_that_is_refused_behind_another_request_is_forgotten(end: bytes) -> None:
+    limits = ServerLimits(body_bytes=5000, bodies_bytes=9000, body_seconds=0.4, header_seconds=0.4)
+    path = b"POST /v2/models/breast_cancer/infer HTTP/1.1\r\n" + HOST
+    good = path + b"Content-Length: %d\r\n\r\n" % len(ROW) + ROW
+    bad = path + b"Transfer-Encoding: chunked\r\n\r\nfa0\r\n" + b" " * 4000 + end
+    with serving("breast_cancer", server_limits=limits) as client:
+        for _ in range(3):
+            with raw(client) as connection:
+                connection.sendall(good + bad)
+                said = received(connection)
+            assert said.startswith(b"HTTP/1.1 200 ")
+            assert said.count(b"HTTP/1.1 ") == 2
+            assert (b"HTTP/1.1 408 " if end == b"" else b"HTTP/1.1 400 ") in said
+        filled = client.ask("POST", "/v2/models/breast_cancer/infer", b"[" + b" " * 4000)
+        assert filled[0] == 400, filled
+
+
+def test_a_body_that_does_not_come_is_waited_for_no_longer_than_the_request_has_time(client: Client) -> None:
+    head = b"POST /v2/models/breast_cancer/infer HTTP/1.1\r\n" + HOST + b"Content-Length: 4\r\n"
+    for milliseconds, status in ((b"200", b"504"), (b"soon", b"400")):
+        with raw(client) as connection:
+            connection.sendall(head + b"X-Request-Timeout-Ms: " + milliseconds + b"\r\n\r\n")
+            assert connection.recv(65536).startswith(b"HTTP/1.1 %b " % status)
+            connection.sendall(b"nullGET /livez HTTP/1.1\r\n" + HOST + b"\r\n")
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+def test_old_clients_are_told_that_another_request_may_follow(client: Client) -> None:
+    request = b"GET /livez HTTP/1.0\r\n" + HOST + b"Connection: keep-alive\r\n\r\n"
+    with raw(client) as connection:
+        for _ in range(2):
+            connection.sendall(request)
+            said = connection.recv(65536)
+            assert said.startswith(b"HTTP/1.1 200 ")
+            assert b"connection: keep-alive\r\n" in said
+
+
 def test_fields_behind_a_body_are_no_header_fields(bounded: Client) -> None:
     head = b"POST /v2/repository/index HTTP/1.1\r\n" + HOST + b"Connection: close\r\n"
     body = b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import educe
 from educe.errors import OptionError
@@ -30,6 +32,7 @@ from educe.serve import tensors  # noqa: E402
 from educe.serve.faults import BadRequest  # noqa: E402
 from educe.serve.grpc import messages  # noqa: E402
 from educe.serve.grpc.contents import bytes_to_read, read_inputs, write_outputs  # noqa: E402
+from educe.serve.grpc.memory import memory_bytes  # noqa: E402
 
 SECONDS = 60
 KEY = "a-key-of-many-letters"
@@ -622,6 +625,73 @@ def test_the_messages_that_are_there_have_a_bound_together_with_bodies(server) -
             slow.sendall(f"{head}Content-Length: 50000\r\n\r\n".encode() + b" " * 45_000)
             until(lambda: not has_room(own, small))
         until(lambda: has_room(own, small))
+
+
+def varint(number: int) -> bytes:
+    parts = []
+    while number > 127:
+        parts.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*parts, number])
+
+
+def delimited(number: int, content: bytes) -> bytes:
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def numbers_of_one_byte(count: int) -> bytes:
+    entry = Request.InferInputTensor(name="features", datatype="INT64", shape=[count])
+    contents = delimited(3, bytes(count))
+    return delimited(5, entry.SerializeToString() + delimited(5, contents))
+
+
+def test_of_a_message_it_is_known_what_it_takes_before_it_is_read() -> None:
+    count = 200_000
+    assert Request.FromString(numbers_of_one_byte(count)).inputs[0].contents.int64_contents == [0] * count
+    raw = features(count // 30)[0].SerializeToString()
+    floats = features(count // 30, raw=False)[0].SerializeToString()
+    for content, least, most in (
+        (raw, 1, 1.01),
+        (floats, 2, 4),
+        (numbers_of_one_byte(count), 16, 25),
+        (delimited(5, b"") * count, 32, 60),
+        (delimited(5, delimited(4, b"\x0a\x00") * count), 8, 60),
+        (delimited(99, bytes(count)), 1, 4),
+    ):
+        times = memory_bytes(content, Request) / len(content)
+        assert least <= times <= most, (times, least, most)
+
+
+@given(st.binary(max_size=300))
+def test_what_is_no_message_takes_some_memory_too(content: bytes) -> None:
+    large = delimited(7, bytes(5000))
+    assert memory_bytes(large + content, Request) >= 5000 + len(content)
+    assert memory_bytes(content + large, Request) >= 5000
+
+
+def test_what_messages_and_texts_become_has_a_bound(server) -> None:
+    limits = ServerLimits(bodies_bytes=2_000_000)
+    words = np.full(60_000, b"ab", object)
+    texts = Request(model_name="breast_cancer")
+    texts.inputs.add(name="features", datatype="BYTES", shape=words.shape)
+    texts.raw_input_contents.append(bytes(tensors.to_bytes(words)))
+    few = Request(model_name="breast_cancer")
+    few.inputs.add(name="features", datatype="BYTES", shape=[1])
+    few.raw_input_contents.append(bytes(tensors.to_bytes(np.array([b"a" * 360_000], object))))
+    numbers = Request.FromString(numbers_of_one_byte(100_000))
+    numbers.model_name = "breast_cancer"
+    with serving("breast_cancer", grpc_port=0, server_limits=limits) as client, connected(client) as own:
+        for request, code in ((numbers, "UNAVAILABLE"), (texts, "UNAVAILABLE"), (few, "INVALID_ARGUMENT")):
+            refused(lambda request=request: own.ask("ModelInfer", request), code)
+        for request, status in ((texts, 503), (few, 400)):
+            (entry,), (raw,) = request.inputs, request.raw_input_contents
+            size = {"binary_data_size": len(raw)}
+            one = {"name": "features", "datatype": "BYTES", "shape": [*entry.shape], "parameters": size}
+            head = json.dumps({"inputs": [one]}).encode()
+            fields = {"inference-header-content-length": str(len(head))}
+            found = client.ask("POST", "/v2/models/breast_cancer/infer", head + raw, fields)
+            assert found[0] == status, found
+        assert own.ask("ModelInfer", features(2000)[0]).outputs
 
 
 @pytest.mark.parametrize("is_stream", [True, False])

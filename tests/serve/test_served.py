@@ -11,6 +11,7 @@ import pytest
 import educe
 from educe.serve.served import PredictorModel
 from tests.conftest import ROOT
+from tests.serve.conftest import serving
 
 
 def served(tmp_path: Path, body: str) -> PredictorModel:
@@ -55,3 +56,37 @@ def test_inputs_of_every_kind_are_made_ready_for_or_left(
     (kind,) = model.signature.inputs.values()
     found = model.predictor.executable.run({"x": np.array(feeds, kind.numpy_dtype)})["y"]
     np.testing.assert_array_equal(found, expected)
+
+
+def test_rows_that_are_claimed_and_not_there_count_for_nothing(tmp_path: Path) -> None:
+    model = PredictorModel(educe.predictor(ROOT / "zoo" / "breast_cancer"))
+    group, rows = model.group({"features": np.ones((5, 30), np.float32)})
+    assert (group, rows) == (model.group({"features": np.ones((7, 30), np.float32)})[0], 5)
+    for array in (
+        np.ones((5_000_000, 0), np.float32),
+        np.ones((0, 30), np.float32),
+        np.ones((5_000_000, 1), np.float32),
+        np.ones(5_000_000, np.float32),
+        np.ones((5000, 30), np.float64),
+        np.float32(1),
+    ):
+        strange, rows = model.group({"features": np.asarray(array)})
+        assert rows == 1
+        assert strange != group
+    any_size = served(tmp_path, "(float[n, m] x) => (float[n, m] y) { y = Abs (x) }")
+    assert any_size.shares_runs
+    assert any_size.group({"x": np.ones((9, 2), np.float32)})[1] == 9
+    assert any_size.group({"x": np.ones((5_000_000, 0), np.float32)})[1] == 1
+
+
+def test_who_claims_many_rows_keeps_nobody_waiting() -> None:
+    row = {"inputs": [{"name": "features", "shape": [1, 30], "datatype": "FP32", "data": [0.5] * 30}]}
+    for rows in (5_000_000, 2**40):
+        many = {"inputs": [{"name": "features", "shape": [rows, 0], "datatype": "FP32", "data": []}]}
+        with serving("breast_cancer") as client:
+            path, fields = "/v2/models/breast_cancer/infer", {"x-request-timeout-ms": "20000"}
+            assert client.ask("POST", path, row, fields)[0] == 200
+            found = client.ask("POST", path, many, fields)
+            assert found[0] == 400, found
+            assert b"expected 30 in dimension 1" in found[2]
+            assert client.ask("POST", path, row, fields)[0] == 200

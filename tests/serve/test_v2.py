@@ -126,6 +126,7 @@ def test_a_body_that_is_no_request_is_refused(client, body) -> None:
         {"inputs": [features()], "parameters": {"binary_data_output": "yes"}},
         {"inputs": [features()], "parameters": {"sequence_id": 3}},
         {"inputs": [features()], "parameters": {"timeout": 1e3}},
+        {"inputs": [features()], "parameters": {"timeout": -5}},
         {"inputs": [features()], "parameters": {"priority": 2**63}},
         {"inputs": [features()], "parameters": {"nested": {}}},
         {"inputs": [features()], "model_name": "mobilenet_v2"},

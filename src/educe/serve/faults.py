@@ -185,10 +185,20 @@ def unknown_parameter(given: Collection[str], known: Collection[str] = ()) -> Ba
 
 
 def logged(fault: Exception, asked: str) -> Refusal:
-    """Return a fault as a client may see it; one of ours goes into the log, with what was asked."""
+    """Return a fault as a client may see it; one of ours goes into the log, with what was asked.
+
+    Then the fault forgets where it came from: those frames hold the request and what was made of it, and
+    refer to the fault by what they waited for, so that all of it would stay until garbage is looked for.
+    """
     refused = refusal(fault)
     if isinstance(refused, Failed):
         _LOG.error("%s failed", asked, exc_info=fault)
+    forgetful: list[BaseException | None] = [fault]
+    while forgetful:
+        each = forgetful.pop()
+        if each is not None and each.__traceback__ is not None:
+            each.__traceback__ = None
+            forgetful += each.__cause__, each.__context__
     return refused
 
 

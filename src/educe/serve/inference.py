@@ -132,7 +132,7 @@ class Inference:
             BadRequest: a parameter is no whole number.
         """
         own = dict(parameters)
-        timeout, priority = (_integer(own, name) for name in ("timeout", "priority"))
+        timeout, priority = _integer(own, "timeout", 0), _integer(own, "priority", -(2**31))
         if timeout > 0:
             latest = min(latest, asyncio.get_running_loop().time() + timeout / 1e6)
         return InferCall(model, version, feeds, latest, priority, own, tenant)
@@ -310,9 +310,9 @@ def _content_bytes(content: Any) -> int:
     return content.nbytes if isinstance(content, np.ndarray) else 0
 
 
-def _integer(parameters: dict[str, Any], name: str) -> int:
+def _integer(parameters: dict[str, Any], name: str, least: int) -> int:
     """Take a whole number out of a request's parameters; 0 if it has none."""
     value = parameters.pop(name, 0)
-    if type(value) is not int or not -(2**31) <= value < 2**63:
-        raise BadRequest("expected a whole number", place=f"parameters.{name}")
+    if type(value) is not int or not least <= value < 2**63:
+        raise BadRequest(f"expected a whole number from {least:,}", place=f"parameters.{name}")
     return value

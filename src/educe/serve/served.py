@@ -82,14 +82,17 @@ class PredictorModel:
 
     def group(self, feeds: Mapping[str, np.ndarray]) -> tuple[Hashable, int]:
         """Return what requests that can run with `feeds` have in common, and its rows, at least 1."""
-        if not self.shares_runs or feeds.keys() != self.signature.inputs.keys():
+        inputs = self.signature.inputs
+        if not self.shares_runs or feeds.keys() != inputs.keys():
             return object(), 1
-        shapes = [feeds[name].shape for name in self.signature.inputs]
-        rows = shapes[0][:1]
-        if not rows or any(shape[:1] != rows for shape in shapes):
-            return object(), 1
-        kinds = tuple([(feeds[name].dtype, feeds[name].shape[1:]) for name in self.signature.inputs])
-        return kinds, max(1, rows[0])
+        rows, kinds = None, []
+        for name, kind in inputs.items():
+            array = feeds[name]
+            if not array.size or not array.ndim or rows not in (None, len(array)) or _is_strange(array, kind):
+                return object(), 1  # a run says what is wrong; the rows it claims may not be there
+            rows = len(array)
+            kinds.append((array.dtype, array.shape[1:]))
+        return tuple(kinds), rows or 1
 
     def is_small(self, content: Any) -> bool:
         """Say whether a request has few numbers, and no text: what it takes is known by its rows."""
@@ -171,6 +174,10 @@ def _is_fixed(kind: ValueType, first: int = 0) -> TypeGuard[TensorType]:
     """Say whether all inputs of a kind have one shape, from some axis on."""
     shape = kind.shape if isinstance(kind, TensorType) else None
     return shape is not None and all(isinstance(dim, int) for dim in shape[first:])
+
+
+def _is_strange(array: np.ndarray, kind: ValueType) -> bool:
+    return not isinstance(kind, TensorType) or kind.mismatch(array) is not None
 
 
 def _fault_of_all(results: Sequence[Result]) -> EduceError | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
 
-from educe.model import Signature, TensorType, ValueType
+from educe.model import TensorType, ValueType
 from educe.model.signature import NUMPY_TYPES
 from educe.serve.faults import BadRequest, Unprocessable
 
@@ -32,6 +33,8 @@ DATATYPES = {
 _NAMES = {short: name for name, short in DATATYPES.items()}
 _DATATYPES = {NUMPY_TYPES[short]: name for name, short in DATATYPES.items()}
 _LENGTH_BYTES = 4
+# Of an element of BYTES, beside what it says.
+_TEXT_BYTES = 80
 MOST_AXES = 64
 """The most axes of a tensor, which are as many as NumPy has."""
 
@@ -82,12 +85,6 @@ def describe(kind: ValueType) -> tuple[str, list[int]]:
         raise Unprocessable(f"the Open Inference Protocol has no type for {kind}")
     shape = [-1] if kind.shape is None else [dim if isinstance(dim, int) else -1 for dim in kind.shape]
     return _NAMES[kind.dtype], shape
-
-
-def describable(signature: Signature) -> bool:
-    """Say whether all inputs and outputs are tensors of the protocol's types."""
-    kinds = [*signature.inputs.values(), *signature.outputs.values()]
-    return all(isinstance(kind, TensorType) and kind.dtype in _NAMES for kind in kinds)
 
 
 def chosen(outputs: Mapping[str, Any], names: Sequence[str]) -> Mapping[str, Any]:
@@ -165,6 +162,11 @@ def from_bytes(raw: bytes | memoryview, datatype: str, shape: list[int], place: 
     if len(raw) != count * dtype.itemsize:
         raise BadRequest(f"{len(raw)} bytes, but {datatype}{shape} has {count * dtype.itemsize}", place=place)
     return np.frombuffer(raw, dtype).reshape(shape)
+
+
+def texts_bytes(shape: Sequence[int], size_bytes: int) -> int:
+    """Return about how much memory the elements of ``BYTES`` take that lie in so many bytes."""
+    return _TEXT_BYTES * min(max(0, math.prod(shape[:MOST_AXES])), size_bytes // _LENGTH_BYTES)
 
 
 def to_bytes(array: np.ndarray) -> bytes | memoryview:

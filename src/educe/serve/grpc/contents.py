@@ -73,6 +73,12 @@ def bytes_to_read(request: Any) -> int:
     return _ELEMENT_BYTES * count
 
 
+def texts_bytes(request: Any) -> int:
+    """Return about how much memory the texts take that are raw."""
+    raw = zip(request.inputs, request.raw_input_contents, strict=False)
+    return sum(tensors.texts_bytes(each.shape, len(part)) for each, part in raw if each.datatype == "BYTES")
+
+
 def read_inputs(request: Any) -> dict[str, np.ndarray]:
     """Return the tensors of a `ModelInferRequest`, by name.
 

@@ -14,6 +14,7 @@ from educe.files import open_regular
 from educe.serve.access import tenant_of
 from educe.serve.deadline import Deadline
 from educe.serve.faults import BadRequest, DeadlineExceeded, Refusal, Unimplemented, logged
+from educe.serve.grpc.memory import memory_bytes
 from educe.serve.inference import Inference
 from educe.serve.observation import GRPC, Observed, RequestIds
 from educe.serve.observer import Observer
@@ -162,31 +163,29 @@ class GrpcServer:
         """Return a method as gRPC knows it: all read streams, as those alone let a message be waited for."""
         description, takes = method.description, method.takes
 
-        async def read(content: bytes) -> Any:
+        async def read(content: bytes, share: Share) -> Any:
+            share.charge(len(content) + memory_bytes(content, takes))
             return await aside(len(content), lambda: _read(takes, content))
+
+        async def received(context: Any, share: Share) -> Any:
+            return await read(await self._message(context), share)
 
         async def read_all(contents: AsyncIterator[bytes]) -> AsyncGenerator[Any, None]:
             async for content in contents:
                 with Share(self._room) as share:
-                    share.charge(len(content))
-                    yield await read(content)
+                    yield await read(content, share)
 
         async def answer(contents: Any, context: Any) -> Any:
             async with self._seen(method, context):
-                content = await self._message(context)
                 call = self._call(method, context)
                 with Share(self._room) as share, Deadline(call.deadline()):
-                    share.charge(len(content))
-                    return await method.handle(await read(content), call)
+                    return await method.handle(await received(context, share), call)
 
         async def stream(contents: Any, context: Any) -> None:
             async with self._seen(method, context):
-                content = await self._message(context)
                 with Share(self._room) as share:
-                    share.charge(len(content))
-                    await self._write(
-                        method.handle(await read(content), self._call(method, context)), context
-                    )
+                    responses = method.handle(await received(context, share), self._call(method, context))
+                    await self._write(responses, context)
 
         async def converse(contents: AsyncIterator[bytes], context: Any) -> None:
             async with self._seen(method, context), aclosing(read_all(contents)) as requests:
@@ -266,6 +265,7 @@ class _Seen:
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
         observed, metadata = self._observed, self._metadata
+        del trace  # of which gRPC would keep the frames that hold the request, by those of `abort`
         try:
             if fault is None:
                 observed.status = "OK"

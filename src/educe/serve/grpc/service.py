@@ -21,6 +21,7 @@ from educe.serve.grpc.contents import (
     read_inputs,
     read_parameters,
     refuse_too_many,
+    texts_bytes,
     write_outputs,
     write_parameters,
 )
@@ -28,6 +29,7 @@ from educe.serve.grpc.messages import INFERENCE, inference
 from educe.serve.grpc.methods import Call, Method
 from educe.serve.inference import InferCall, Inference, Inferred
 from educe.serve.protocol import config_of, metadata_of, stats_of
+from educe.serve.room import charge
 from educe.serve.snapshot import Snapshot
 from educe.serve.threads import aside
 
@@ -121,13 +123,15 @@ class InferenceService:
                 refuse_too_many(request)
                 parameters = read_parameters(request.parameters)
                 tensors.take_flag(parameters, _EMPTY_FINAL)
+                is_timed = tensors.take_flag(parameters, "timing")
                 latest = call.deadline()
                 with Deadline(latest):
                     asked = await self._asked(request, parameters, call, latest)
                 async with aclosing(self.models.stream(asked)) as pieces:
                     async for done in pieces:
                         response = await _response(request, done)
-                        write_parameters(response.parameters, {_FINAL: done.is_last})
+                        told = done.timing.parameters() if is_timed and done.is_last else {}
+                        write_parameters(response.parameters, {_FINAL: done.is_last, **told})
                         yield kind(infer_response=response)
             except Exception as fault:
                 refused = logged(fault, f"request {request.id[:128]!r}")
@@ -166,6 +170,7 @@ class InferenceService:
         return inference("RepositoryModelUnloadResponse")(model_name=request.model_name, isUnloaded=True)
 
     async def _asked(self, request: Any, parameters: dict[str, Any], call: Call, latest: float) -> InferCall:
+        charge(texts_bytes(request))
         feeds = await aside(bytes_to_read(request), lambda: read_inputs(request))
         version = request.model_version or None
         return self.models.call(

@@ -118,6 +118,7 @@ class Connection(asyncio.Protocol):
         """End what the client does not wait for any more."""
         self._is_closing = True
         self._listener.connections.discard(self)
+        del self._parser  # which refers to this
         if self._task is not None:
             self._task.cancel()
         for exchange in (*self._following, self._receiving):
@@ -390,11 +391,14 @@ class Connection(asyncio.Protocol):
         lines = [_STATUS_LINES[response.status], self._listener.date]
         for name, value in response.headers:
             lines += (name, b": ", value, b"\r\n")
+        persistence = b""  # which is what HTTP/1.1 takes for granted
         if not exchange.keeps_alive:
-            lines.append(b"connection: close\r\n")
-        lines += (framing, b"\r\n")
+            persistence = b"connection: close\r\n"
+        elif not exchange.is_chunked:
+            persistence = b"connection: keep-alive\r\n"
+        lines += (persistence, framing, b"\r\n")
         head = b"".join(lines)
-        if head.count(b"\n") != 3 + len(response.headers) + (not exchange.keeps_alive) + bool(framing):
+        if head.count(b"\n") != 3 + len(response.headers) + bool(persistence) + bool(framing):
             raise ValueError("a header field holds the end of a line")
         exchange.is_begun = True
         return head
@@ -418,6 +422,9 @@ class Connection(asyncio.Protocol):
         if self._is_closing or self._is_deaf:
             return
         if self._answering is not None and self._receiving is not self._answering:
+            if self._receiving is not None:  # the last of those that follow, which never becomes whole
+                self._following.pop().body.release()
+                self._receiving = None
             self._refusal, self._is_deaf, self._send_by = (status, reason), True, math.inf
         else:
             self._end_with(status, reason)

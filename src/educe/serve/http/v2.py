@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import msgspec
-import numpy as np
 
 from educe import __version__
 from educe.serve import tensors
@@ -17,10 +16,10 @@ from educe.serve.faults import BadRequest
 from educe.serve.http import v2_types as types
 from educe.serve.http.exchange import Request, Response, decode, encode, json_response
 from educe.serve.http.routes import Route
-from educe.serve.http.v2_tensors import read_inputs, write_outputs
+from educe.serve.http.v2_tensors import read_inputs, texts_behind_bytes, write_outputs
 from educe.serve.inference import Inference, Inferred
 from educe.serve.protocol import ModelConfig, ModelMetadata, config_of, metadata_of
-from educe.serve.room import charge_json
+from educe.serve.room import charge, charge_json
 from educe.serve.threads import aside
 
 _BINARY = "application/octet-stream"
@@ -145,7 +144,9 @@ class V2:
         size = len(request.body)
         header, behind = _parts(request)
         charge_json(header)
-        asked, feeds = await aside(size, lambda: _read(request, header, behind))
+        asked = await aside(size, lambda: _read(request, header))
+        charge(texts_behind_bytes(asked.inputs))
+        feeds = await aside(size, lambda: read_inputs(asked.inputs, behind))
         tensors.refuse_too_many(asked.parameters, "parameters")
         name, version = _named(request)
         if asked.model_name not in (None, name):
@@ -180,12 +181,9 @@ class V2:
         return json_response(types.Nothing())
 
 
-def _read(
-    request: Request, header: bytes, behind: memoryview
-) -> tuple[types.InferRequest, dict[str, np.ndarray]]:
-    """Return what a request for a run says, and its tensors."""
-    asked = decode(header, _INFER, "" if _HEADER_LENGTH in request.head.fields else request.media_type)
-    return asked, read_inputs(asked.inputs, behind)
+def _read(request: Request, header: bytes) -> types.InferRequest:
+    """Return what a request for a run says."""
+    return decode(header, _INFER, "" if _HEADER_LENGTH in request.head.fields else request.media_type)
 
 
 def _written(

@@ -61,6 +61,16 @@ def read_inputs(inputs: Sequence[InferInput], behind: memoryview) -> dict[str, n
     return feeds
 
 
+def texts_behind_bytes(inputs: Sequence[InferInput]) -> int:
+    """Return about how much memory the texts take that lie behind the JSON."""
+    found = 0
+    for entry in inputs:
+        size = entry.parameters.get("binary_data_size")
+        if entry.datatype == "BYTES" and type(size) is int:
+            found += tensors.texts_bytes(entry.shape, size)
+    return found
+
+
 def write_outputs(
     outputs: Mapping[str, Any], wanted: Sequence[WantedOutput], all_binary: bool
 ) -> tuple[list[InferOutput], list[bytes | memoryview]]:
