@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.clients import PHOTO, answer_of, answered_a_second, posted, together
+from benchmarks.clients import PHOTO, Request, answer_of, answered_a_second, posted, together
 from benchmarks.processes import Running, serving
 from benchmarks.unkind import (
     INFER,
@@ -58,6 +58,8 @@ CLIENTS = 8
 CLIENTS_AT_FIRST = 64
 ROUNDS_BESIDE = 3
 ROUNDS, REST_SECONDS = 40, 2.0
+# What becomes of a soak's requests, if no connection is lost.
+EXPECTED = {"200", "400", "404", "422", "OK", "NOT_FOUND"}
 MOST_GROWTH = 1.01
 MOST_MORE_DESCRIPTORS = 8
 # For each connection: a leak of one object is a block, or more bytes if it is too large for one.
@@ -244,7 +246,7 @@ def ending(options: argparse.Namespace) -> dict[str, Any]:
     found = Counter[str]()
     for _ in range(options.rounds):
         with ThreadPoolExecutor(1) as pool, serving(*MODELS) as server:
-            told, sent = [float("inf")], list[tuple[float, bool]]()
+            sent = list[tuple[float, bool]]()
 
             def ask(index: int, server: Running = server, sent: list[tuple[float, bool]] = sent) -> None:
                 connection = server.connection()
@@ -264,15 +266,13 @@ def ending(options: argparse.Namespace) -> dict[str, Any]:
 
             clients = pool.submit(together, ask, CLIENTS)
             time.sleep(2.0)
-            told[0] = time.monotonic()
+            told = time.monotonic()
             server.process.send_signal(signal.SIGTERM)
             found["status not 0"] += server.process.wait(60) != 0
-            found["slowest end, ms"] = max(
-                found["slowest end, ms"], round((time.monotonic() - told[0]) * 1e3)
-            )
+            found["slowest end, ms"] = max(found["slowest end, ms"], round((time.monotonic() - told) * 1e3))
             clients.result()
             found["answered"] += sum(is_ok for _, is_ok in sent)
-            found["lost"] += sum(moment < told[0] and not is_ok for moment, is_ok in sent)
+            found["lost"] += sum(moment < told and not is_ok for moment, is_ok in sent)
     good = {"lost": not found["lost"], "status": not found["status not 0"]}
     return {"rounds": options.rounds, "lost": 0, "status not 0": 0, **found, "missed": _missed(**good)}
 
@@ -307,8 +307,7 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
                 found[call(("breast_cancer", "none")[index % 2])] += 1
                 request = requests[index % len(requests)]
                 index += 1
-                with suppress(OSError, HTTPException):
-                    found[str(server.ask(request)[0])] += 1
+                found[outcome(server, request)] += 1
 
         def fill(index: int) -> None:
             for request in requests * 3:
@@ -344,9 +343,17 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
             "missed": _missed(
                 **{name: low <= 0 for name, (_, low, _) in trends.items()},
                 resident=resident[-1] <= MOST_GROWTH * resident[half],
-                answers=found.keys() <= {"200", "400", "404", "422", "OK", "NOT_FOUND"},
+                answers=found.keys() <= EXPECTED,
             ),
         }
+
+
+def outcome(server: Running, request: Request) -> str:
+    """Return the status of an answer, or ``lost`` if the connection was before it came."""
+    try:
+        return str(server.ask(request)[0])
+    except (OSError, HTTPException):
+        return "lost"
 
 
 def _caller(port: int) -> Callable[[str], str]:

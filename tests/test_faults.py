@@ -8,15 +8,18 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.faults import trend
-from benchmarks.processes import ROOT, USUAL_LIMIT, serving
+from benchmarks.clients import posted
+from benchmarks.faults import EXPECTED, outcome, trend
+from benchmarks.processes import ROOT, USUAL_LIMIT, Running, serving
 from benchmarks.unkind import attacked
 from benchmarks.weighed import kept
 
@@ -144,6 +147,27 @@ def test_a_server_may_have_as_many_files_as_the_system_lets_it():
     assert soft == hard
     if int(hard) == USUAL_LIMIT:
         pytest.skip("no more is to be had here")
+
+
+def test_connections_that_are_lost_count_and_are_not_what_a_soak_expects():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = Running(None, f"http://127.0.0.1:{listener.getsockname()[1]}")
+        request = posted("/v2/models/none/infer", {})
+
+        def serve(answer):
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(2**16)
+                connection.sendall(answer)
+
+        answers = {b"": "lost", b"nonsense": "lost", b"HTTP/1.1 404 \r\nContent-Length: 0\r\n\r\n": "404"}
+        for answer, expected in answers.items():
+            thread = threading.Thread(target=serve, args=[answer])
+            thread.start()
+            assert outcome(server, request) == expected
+            thread.join(20)
+    assert outcome(server, request) == "lost"
+    assert EXPECTED & set(answers.values()) == {"404"}
 
 
 def test_a_trend_is_the_slope_of_a_line():

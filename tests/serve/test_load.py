@@ -127,6 +127,27 @@ def test_refusals_errors_and_requests_without_an_answer_are_told_apart() -> None
     assert found.refusal["p50"] > 0
 
 
+def test_requests_without_a_connection_were_never_sent() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    address = Address(f"http://127.0.0.1:{listener.getsockname()[1]}")
+    accepted: list[socket.socket] = []
+
+    def accept_one() -> None:
+        accepted.append(listener.accept()[0])
+        listener.close()
+
+    thread = threading.Thread(target=accept_one)
+    thread.start()
+    try:
+        found = run_load(get(address), Plan(100.0, 1.0, timeout_seconds=0.5))
+    finally:
+        thread.join(20)
+        accepted[0].close()
+    assert found.errors == {"connection": found.num_requests - 1, "timeout": 1}
+    assert found.sent_rate == 1.0
+    assert found.late["p50"] == found.late["max"]
+
+
 def test_goodput_is_of_answers_within_the_bound() -> None:
     async def answer(number: int, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.4 * (number % 2))

@@ -321,7 +321,7 @@ class _Generator:
         self._num_open -= 1
         if self._waiting:
             request = self._waiting.popleft()
-            request.sent = request.end = time.monotonic()
+            request.end = time.monotonic()
             request.fault = "connection"
             self.ended(request, None)
         if self._waiting and self._num_open < self.plan.connections:
