@@ -26,6 +26,8 @@ from educe.serve.text_tensors import Work
 from educe.serve.threads import in_thread
 
 _TOKENS = "tokens"
+# One runs, and the next is there when it ends.
+_MOST_PARTS = 2
 _EMBEDDING = msgspec.json.Decoder(embeddings.EmbeddingRequest)
 
 
@@ -103,28 +105,32 @@ def _tokens(model: Embedder, texts: Sequence[str | list[int]], truncate: bool) -
 async def _vectors(
     inference: Inference, deployment: Deployment, ids: Sequence[list[int]], deadline: float, priority: int
 ) -> np.ndarray:
-    """Return the vectors of texts, which run in parts so that others' come between."""
-    assert deployment.lane is not None
-    size = inference.settings.max_batch
+    """Return the vectors of texts, which run in parts so that others' come between.
+
+    So few parts wait at a time that an idle server refuses none, whatever its bounds are.
+    """
+    lane, settings = deployment.lane, inference.settings
+    assert lane is not None
+    size = settings.max_batch
     parts = [ids[first : first + size] for first in range(0, len(ids), size)]
-    runs = [
-        asyncio.ensure_future(
-            deployment.lane.submit(
-                _TOKENS,
-                Work(part, {}, Embedder.embed_tokens),
-                len(part),
-                deadline=deadline,
-                priority=priority,
-            )
-        )
-        for part in parts
-    ]
+    found: list[Any] = [None] * len(parts)
+    following = iter(range(len(parts)))
+
+    async def run_following() -> None:
+        for index in following:
+            work, rows = Work(parts[index], {}, Embedder.embed_tokens), len(parts[index])
+            found[index], _ = await lane.submit(_TOKENS, work, rows, deadline=deadline, priority=priority)
+
+    # With a target, what waits longer than it allows is refused.
+    most = 1 if settings.target_seconds is not None else min(_MOST_PARTS, settings.max_waiting)
+    runs = [asyncio.ensure_future(run_following()) for _ in parts[:most]]
     try:
-        return np.concatenate([vectors for vectors, _ in await asyncio.gather(*runs)])
+        await asyncio.gather(*runs)
+        return np.concatenate(found)
     except BaseException as fault:
         for run in runs:  # the others, if one has failed
             run.cancel()
-        ends = None if isinstance(fault, asyncio.CancelledError) else deployment.lane.end_of_runs()
+        ends = None if isinstance(fault, asyncio.CancelledError) else lane.end_of_runs()
         if ends is not None:  # one of them, perhaps, which uses the model
             await asyncio.shield(ends)
         raise
