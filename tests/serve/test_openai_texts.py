@@ -18,9 +18,11 @@ import openai
 import pytest
 
 from educe import api
+from educe.errors import InputError
+from educe.generate.embedding import Embedder
 from educe.machine import usable_cores
 from educe.serve import ModelSource
-from educe.serve.http.openai import audio, embeddings
+from educe.serve.http.openai import audio, embeddings, logprobs
 from educe.serve.writing import Writing
 from tests.conftest import ROOT
 from tests.serve.conftest import Client, serving
@@ -41,6 +43,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(folders: Path) -> Iterator[Client]:
     sources = [ModelSource(name, folders / name) for name in ("reader", "listener")]
+    sources.append(ModelSource("talker", STORIES, {"chat_template": "{{ messages[0].content }}"}))
     with serving("stories260K", "breast_cancer", *sources) as found:
         yield found
 
@@ -204,17 +207,86 @@ def test_what_is_wrong_with_a_completion_is_named(server: Client, changes: Any, 
         assert str(error["param"]).startswith(param), error
 
 
+WEIGHED: dict[str, dict[str, Any]] = {
+    "/v1/completions": {"prompt": PROMPT, "n": 4, "max_tokens": 80, "logprobs": 20},
+    "/v1/chat/completions": {
+        "messages": [{"role": "user", "content": "Once"}],
+        "n": 4,
+        "max_tokens": 80,
+        "logprobs": True,
+        "top_logprobs": 20,
+    },
+    "/v1/responses": {"input": "Once", "max_output_tokens": 320, "top_logprobs": 20},
+    "echo": {"prompt": [5] * 300, "max_tokens": 1, "logprobs": 20, "echo": True},
+}
+
+
+@pytest.mark.parametrize("is_large", [True, False])
+@pytest.mark.parametrize("name", WEIGHED)
+def test_only_large_answers_are_written_beside_the_event_loop(
+    server: Client, monkeypatch: pytest.MonkeyPatch, name: str, is_large: bool
+) -> None:
+    spell, threads = logprobs._text, set[str]()
+
+    def noted(spelled: bytes) -> str:
+        threads.add(threading.current_thread().name)
+        return spell(spelled)
+
+    monkeypatch.setattr(logprobs, "_text", noted)
+    body = {"model": "talker", "ignore_eos": True, **WEIGHED[name]}
+    if not is_large:
+        body |= {key: 1 for key in body if "max" in key}
+        body |= {"prompt": [5, 6]} if name == "echo" else {}
+    path = "/v1/completions" if name == "echo" else name
+    status, _, content = server.ask("POST", path, body)
+    assert status == 200, content
+    if name == "echo" and is_large:
+        assert threads - {"server"}  # the text that follows is small
+    else:
+        assert ("server" in threads) != is_large
+    assert len(threads) == 1
+
+
 # Embeddings ----------------------------------------------------------------------------------------------
 
 
-def test_parts_of_a_request_that_is_refused_do_not_run(folders: Path) -> None:
-    source = ModelSource("reader", folders / "reader")
-    with serving(source, max_batch=1, max_waiting=3) as found:
-        body = {"model": "reader", "input": ["a"] * 10}
-        assert found.ask("POST", "/v1/embeddings", body)[0] == 503
-        assert found.ask("POST", "/v1/embeddings", {**body, "input": "a"})[0] == 200
-        (statistics,) = found.json("GET", "/v2/models/reader/stats")["model_stats"]
-        assert statistics["execution_count"] <= 3  # two may run beside each other
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_batch": 1, "max_waiting": 1},
+        {"max_batch": 8, "max_waiting": 128},
+        {"max_batch": 8, "target_seconds": 0.0001},
+    ],
+)
+def test_an_idle_server_makes_vectors_of_as_many_texts_as_it_takes(
+    folders: Path, settings: dict[str, Any]
+) -> None:
+    texts = [" ".join("abcdefghij"[: 1 + index % 10]) for index in range(2048)]
+    with serving(ModelSource("reader", folders / "reader"), **settings) as found:
+        for _ in range(2):
+            answer = found.json("POST", "/v1/embeddings", {"model": "reader", "input": texts})
+    expected = api.embedder(folders / "reader").embed(texts)
+    vectors = np.array([each["embedding"] for each in answer["data"]], np.float32)
+    np.testing.assert_array_equal(vectors, expected)
+
+
+def test_parts_behind_one_that_fails_do_not_run(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    embed, num_runs = Embedder.embed_tokens, 0
+
+    def fail_once(*given: Any) -> Any:
+        nonlocal num_runs
+        num_runs += 1
+        if num_runs == 3:
+            raise InputError("the third one fails")
+        return embed(*given)
+
+    monkeypatch.setattr(Embedder, "embed_tokens", fail_once)
+    with serving(ModelSource("reader", folders / "reader"), max_batch=1) as found:
+        body = {"model": "reader", "input": ["a"] * 50}
+        status, _, content = found.ask("POST", "/v1/embeddings", body)
+        assert (status, b"the third one fails" in content) == (400, True)
+        assert num_runs <= 4  # the next may have begun
+        assert found.ask("POST", "/v1/embeddings", body)[0] == 200
 
 
 def test_vectors_are_those_of_the_embedder(api_client: openai.OpenAI, folders: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 import educe
 from educe.serve import ModelSource
+from educe.serve.http import predict
 from tests.conftest import ROOT
 from tests.serve.conftest import Client, serving
 
@@ -90,6 +91,25 @@ def test_a_table_has_a_line_for_each_row(client: Client) -> None:
     predictor = educe.predictor(str(ZOO / "breast_cancer"))
     expected = [plain(answer.to_dict()) for answer in predictor.stream(path)]
     assert [plain(json.loads(line)) for line in found.splitlines()] == json.loads(json.dumps(expected))
+
+
+@pytest.mark.parametrize("num_rows", [2, 2000])
+def test_only_many_answers_are_written_beside_the_event_loop(
+    client: Client, monkeypatch: pytest.MonkeyPatch, num_rows: int
+) -> None:
+    plain, threads = predict._plain, set[str]()
+
+    def noted(result: Any) -> Any:
+        threads.add(threading.current_thread().name)
+        return plain(result)
+
+    monkeypatch.setattr(predict, "_plain", noted)
+    header, row, *_ = (ZOO / "breast_cancer" / "inputs" / "patients.csv").read_bytes().splitlines()
+    table = b"\n".join([header, *[row] * num_rows])
+    status, fields, found = client.ask("POST", "/v1/models/breast_cancer/predict", table)
+    assert (status, fields["content-type"]) == (200, "application/x-ndjson")
+    assert [json.loads(line)["row"] for line in found.splitlines()] == list(range(num_rows))
+    assert ("server" in threads) == (num_rows == 2)
 
 
 def test_rows_may_be_json(client: Client) -> None:
@@ -282,6 +302,8 @@ def test_a_model_of_raw_tensors_takes_files_of_arrays(tmp_path: Path) -> None:
 
 def test_language_models_and_unknown_ones_say_so() -> None:
     with serving("stories260K") as client:
-        status, _, found = client.ask("POST", "/v1/models/stories260K/predict", b"Once")
-        assert (status, b"POST to /v1/completions" in found) == (422, True)
+        for body in (b"Once", {"text": "Once"}, "no JSON"):
+            fields = {} if isinstance(body, bytes) else {"content-type": "application/json"}
+            status, _, found = client.ask("POST", "/v1/models/stories260K/predict", body, fields)
+            assert (status, b"POST to /v1/completions" in found) == (422, True)
         assert client.ask("POST", "/v1/models/nix/predict", b"Once")[0] == 404

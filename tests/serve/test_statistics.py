@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import sys
 import time
@@ -15,6 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from educe.errors import MissingLibraryError, OptionError
+from educe.generate.engine import Engine
 from educe.generate.stream import Completion, Output, Seconds
 from educe.serve import core
 from educe.serve.faults import Overloaded
@@ -327,6 +329,45 @@ def test_a_refused_request_is_logged_with_its_reason(capfd: pytest.CaptureFixtur
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
     assert [(line["status"], line.get("error")) for line in lines] == [(200, None), (400, "BadRequest")]
     assert lines[1]["message"] == "temperature: Expected `float` <= 2.0"
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/v1/completions", {"model": "stories260K", "prompt": "Once", "stream": True, "max_tokens": 20}),
+        ("/v2/models/stories260K/generate_stream", {"text_input": "Once", "max_tokens": 20}),
+    ],
+)
+def test_a_stream_that_fails_is_logged_and_counted_with_its_error(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], path: str, asked: Any
+) -> None:
+    step, numbers = Engine._step, itertools.count()
+
+    def fail_later(engine: Engine) -> None:
+        if next(numbers) == 5:
+            raise RuntimeError("the sixth step fails")
+        step(engine)
+
+    with serving("stories260K", log_requests=True) as client:
+        monkeypatch.setattr(Engine, "_step", fail_later)
+        status, _, content = client.ask("POST", path, asked, {"x-request-id": "mine"})
+        assert (status, b"the server failed at this request" in content) == (200, True)
+        found = metrics(client)
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
+    (line,) = [line for line in lines if line["id"] == "mine"]
+    assert (line["status"], line["error"]) == (200, "EngineError")
+    assert "the server failed at this request" in line["message"]
+    assert found["educe_requests_total", "stories260K", "EngineError"] == 1
+    assert not found["educe_requests_total", "stories260K", "ok"]
+
+
+@pytest.mark.parametrize("text", ["\n12:00:00 200 forged", "\x1b[2J", "\x9b31m", "\u202e", "\u2028", "\r"])
+def test_nothing_that_a_terminal_would_not_print_is_written_to_it(text: str) -> None:
+    terminal = _Terminal()
+    observe(Observer(terminal), message=f"ä {text} end")
+    (line,) = terminal.getvalue().splitlines()
+    assert line.isprintable()
+    assert line.endswith(f"ä {text.encode('unicode_escape').decode()} end")
 
 
 def test_the_server_honours_traceparent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -224,10 +224,8 @@ def test_generate_is_what_infer_says(texts) -> None:
     for body in (
         {"text_input": PROMPT, "id": "7", **options},
         {"text_input": PROMPT, "id": "7", "parameters": {"stream": False, **options}},
-        {"text_input": PROMPT, "id": "7", "max_tokens": 3, "parameters": options},
+        {"text_input": PROMPT, "id": "7", "max_tokens": 8, "parameters": {"temperature": 0}},
     ):
-        if "max_tokens" in body and "parameters" not in body:
-            body = {**body, "stream": False}
         answer = texts.json("POST", "/v2/models/stories260K/generate", body)
         assert answer == {"model_name": "stories260K", "model_version": "1", "text_output": text, "id": "7"}
     body = {"text_input": "abc"}
@@ -257,6 +255,14 @@ def test_generate_refuses_what_is_wrong(texts, route, model, body, status) -> No
     assert found == status, content
     assert fields["content-type"] == "application/json"
     assert "error" in json.loads(content)
+
+
+@pytest.mark.parametrize("route", ["generate", "generate_stream"])
+@pytest.mark.parametrize("among", [3, 8])
+def test_an_option_that_is_given_twice_is_named(texts, route, among) -> None:
+    body = {"text_input": "a", "max_tokens": 8, "parameters": {"max_tokens": among, "temperature": 0}}
+    status, _, content = texts.ask("POST", f"/v2/models/stories260K/{route}", body)
+    assert (status, b"parameters.max_tokens" in content) == (400, True)
 
 
 def test_generate_refuses_to_stream(texts) -> None:

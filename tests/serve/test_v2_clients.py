@@ -334,6 +334,29 @@ def test_a_stream_of_pieces(server, empty_final) -> None:
         client.stop_stream()
 
 
+@pytest.mark.parametrize("model", ["stories260K", "breast_cancer"])
+def test_a_stream_tells_its_times_with_the_last_piece(server, model) -> None:
+    answers: Queue[Any] = Queue()
+    is_text = model == "stories260K"
+    options = {"timing": True, **({"max_tokens": 10, "temperature": 0} if is_text else {})}
+    tensor = texts(tritonclient.grpc, PROMPT) if is_text else features(tritonclient.grpc)[0]
+    with connected(tritonclient.grpc, server) as client:
+        client.start_stream(lambda result, error: answers.put((result, error)))
+        client.async_stream_infer(model, [tensor], parameters=options)
+        told: list[Any] = []
+        while not told or not told[-1]["triton_final_response"].bool_param:
+            result, error = answers.get(timeout=SECONDS)
+            assert error is None
+            told.append(dict(result.get_response().parameters))
+        client.stop_stream()
+    last = told.pop()
+    assert last["run_us"].int64_param > 0
+    assert last["queue_us"].int64_param >= 0
+    assert last["batch_rows"].int64_param == (1 if is_text else 2)
+    assert bool(told) == is_text
+    assert all(each.keys() == {"triton_final_response"} for each in told)
+
+
 def test_keys() -> None:
     key = "a-key-of-many-letters"
     with serving("breast_cancer", grpc_port=0, api_keys=(key,)) as server:

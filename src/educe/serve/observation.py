@@ -1,7 +1,7 @@
 """`Observed`: what is known of a request, for those who count, log and trace it.
 
 A request's `Observed` is in a context variable while it is answered, so that what answers it can add what
-it knows, however deep it lies: `note_model`, `note_timing` and `note_text`.
+it knows, however deep it lies: `note_model`, `note_timing`, `note_text` and `note_error`.
 """
 
 from __future__ import annotations
@@ -136,6 +136,12 @@ def note_timing(timing: Timing) -> None:
     """Say where the time of the present request went, right after its run."""
     if (observed := _CURRENT.get()) is not None:
         observed.timing, observed.timing_end_ns = timing, time.time_ns()
+
+
+def note_error(fault: Exception, message: str) -> None:
+    """Say of what the present request has failed, and what the client is told of it."""
+    if (observed := _CURRENT.get()) is not None:
+        observed.error, observed.message = type(fault).__name__, message
 
 
 def note_text(completion: Completion) -> None:

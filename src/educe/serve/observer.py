@@ -98,4 +98,10 @@ def _readable(observed: Observed, seconds: float) -> str:
     words.append(f"{seconds * 1e3:.2f} ms")
     if observed.timing is not None:
         words.append(f"(queue {observed.timing.queue * 1e3:.2f}, run {observed.timing.run * 1e3:.2f})")
-    return " ".join(word for word in (*words, observed.id, observed.message) if word)
+    line = " ".join(word for word in (*words, observed.id, observed.message) if word)
+    return "".join(map(_printable, line))
+
+
+def _printable(character: str) -> str:
+    """Return a character, escaped if a terminal would do something: in messages is what clients send."""
+    return character if character.isprintable() else character.encode("unicode_escape").decode()

@@ -173,11 +173,15 @@ async def stream(
     loop = asyncio.get_running_loop()
     start = loop.time()
     with Writing(model, call.deadline, call.most_waiting, pool) as written:
-        async for piece in written.pieces(await _begun(written, items[0], options, call)):
-            is_last = piece.finish_reason is not None
-            if piece.text or is_last:
-                timing = Timing(0.0, loop.time() - start, 1)
-                yield {"text_output": _texts([piece.text], shape)}, timing, is_last
+        text, last = await _begun(written, items[0], options, call), ""
+        async for piece in written.pieces(text):
+            if piece.finish_reason is not None:
+                last = piece.text
+            elif piece.text:
+                yield {"text_output": _texts([piece.text], shape)}, Timing(0.0, loop.time() - start, 1), False
+        queue = text.result().seconds.start
+        timing = Timing(queue, loop.time() - start - queue, 1)
+        yield {"text_output": _texts([last], shape)}, timing, True
 
 
 def group(kind: str, options: Mapping[str, Any]) -> Hashable:

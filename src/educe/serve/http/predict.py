@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from educe.errors import InputError, LimitError
+from educe.model.card import TaskName
 from educe.serve.faults import BadRequest, refusal
 from educe.serve.http.exchange import WEB_FORM, Request, Response, decode, encode
 from educe.serve.http.forms import FORM, read_form
@@ -18,7 +20,7 @@ from educe.serve.http.routes import Route
 from educe.serve.inference import Inference
 from educe.serve.room import charge_json
 from educe.serve.threads import aside
-from educe.tasks.answer import Answer
+from educe.tasks.answer import MAX_VALUES, Answer
 from educe.tasks.predictor import Result
 
 _LINES = "application/x-ndjson"
@@ -27,6 +29,9 @@ _ANY_FILE = "file-type"
 _TEXTS = "text-classification"
 _TABLES = ("tabular-classification", "tabular-regression")
 _JSON = "application/json"
+# Of others JSON is a file like any, or what their own route takes.
+_TASKS_OF_JSON = frozenset(get_args(TaskName)) - {_ANY_FILE}
+_ANSWER_BYTES, _VALUE_BYTES = 350, 50
 _MAYBE_JSON = re.compile(rb"\s*[{[]")
 _JSON_OF_TEXTS = re.compile(rb"\s*[{[]\s*\"")
 
@@ -90,10 +95,25 @@ class Predict:
             refused = refusal(fault)
             refused.place = "the body" + (f": {fault.place}" if fault.place else "")
             raise refused from None
-        headers = [(b"server-timing", timing.header())]
-        if len(results) == 1:
-            return Response(encode(_plain(results[0])), headers=headers)
-        return Response(b"\n".join(encode(_plain(result)) for result in results), _LINES, headers=headers)
+        written = await aside(_size_bytes(results), lambda: b"\n".join(map(_line, results)))
+        kind = _JSON if len(results) == 1 else _LINES
+        return Response(written, kind, headers=[(b"server-timing", timing.header())])
+
+
+def _size_bytes(results: Sequence[Result]) -> int:
+    """Return about how large answers are as JSON."""
+    return sum(_ANSWER_BYTES + _VALUE_BYTES * _num_values(result.answer) for result in results)
+
+
+def _num_values(answer: Answer | None) -> int:
+    if answer is None:
+        return 0
+    outputs = (answer.outputs or {}).values()
+    return len(answer.predictions or ()) + sum(min(output.size, MAX_VALUES) for output in outputs)
+
+
+def _line(result: Result) -> bytes:
+    return encode(_plain(result))
 
 
 def _plain(result: Result) -> dict[str, Any]:
@@ -108,7 +128,7 @@ def _plain(result: Result) -> dict[str, Any]:
 def _may_be_json(task: str, content: bytes, media_type: str) -> bool:
     """Say whether a body may be JSON: it is for some tasks where its type says nothing."""
     if media_type == _JSON:
-        return task != _ANY_FILE
+        return task in _TASKS_OF_JSON
     return task in (*_TABLES, _TEXTS) and _MAYBE_JSON.match(content) is not None
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from educe.serve.faults import Refusal, logged
 from educe.serve.http.exchange import encode
+from educe.serve.observation import note_error
 
 MEDIA_TYPE = "text/event-stream"
 
@@ -43,7 +44,9 @@ async def guarded(
             async for each in rest:
                 yield each
         except Exception as fault:
-            for each in on_fault(logged(fault, f"request {request_id}")):
+            refused = logged(fault, f"request {request_id}")
+            note_error(fault, str(refused))
+            for each in on_fault(refused):
                 yield each
         if end:
             yield end

@@ -17,22 +17,18 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from educe.serve.faults import BadRequest
 from educe.serve.http import sse
 from educe.serve.http.exchange import Request, Response, json_response
-from educe.serve.http.openai.types import Seed, StopText
+from educe.serve.http.openai.types import Natural, Penalty, Positive, Priority, Seed, Share, StopText
 from educe.serve.http.routes import Route
 from educe.serve.inference import InferCall, Inference, Inferred
 
 _TEXT, _WRITTEN = "text_input", "text_output"
-
-Count = Annotated[int, Meta(ge=0)]
-Share = Annotated[float, Meta(gt=0, le=1)]
-Penalty = Annotated[float, Meta(ge=-2, le=2)]
 
 
 class GenerateOptions(Struct, forbid_unknown_fields=True):
     """How a text is written or translated; what a model does not take is an error."""
 
     temperature: Annotated[float, Meta(ge=0, le=100)] | UnsetType = UNSET
-    top_k: Count | UnsetType = UNSET
+    top_k: Natural | UnsetType = UNSET
     top_p: Share | UnsetType = UNSET
     min_p: Annotated[float, Meta(ge=0, le=1)] | UnsetType = UNSET
     typical_p: Share | UnsetType = UNSET
@@ -41,8 +37,8 @@ class GenerateOptions(Struct, forbid_unknown_fields=True):
     frequency_penalty: Penalty | UnsetType = UNSET
     seed: Seed | UnsetType = UNSET
     stop: StopText | Annotated[list[StopText], Meta(max_length=64)] | UnsetType = UNSET
-    max_tokens: Count | UnsetType = UNSET
-    min_tokens: Count | UnsetType = UNSET
+    max_tokens: Natural | UnsetType = UNSET
+    min_tokens: Natural | UnsetType = UNSET
     ignore_eos: bool | UnsetType = UNSET
     regex: str | UnsetType = UNSET
     grammar: str | UnsetType = UNSET
@@ -50,8 +46,8 @@ class GenerateOptions(Struct, forbid_unknown_fields=True):
     json_object: bool | UnsetType = UNSET
     source: str | UnsetType = UNSET
     target: str | UnsetType = UNSET
-    num_beams: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
-    priority: Annotated[int, Meta(ge=-(2**31), lt=2**31)] | UnsetType = UNSET
+    num_beams: Positive | UnsetType = UNSET
+    priority: Priority | UnsetType = UNSET
     timeout: Annotated[int, Meta(ge=0, lt=2**62)] | UnsetType = UNSET
     stream: bool | UnsetType = UNSET
 
@@ -142,7 +138,10 @@ class Generate:
         with await self.inference.repository.use(name, version) as deployment:
             if _WRITTEN not in deployment.description.outputs:
                 raise BadRequest("the model writes no text", remedy="use infer")
-        parameters = asked.given() | (asked.parameters.given() if asked.parameters else {})
+        beside, among = asked.given(), asked.parameters.given() if asked.parameters else {}
+        if twice := beside.keys() & among.keys():
+            raise BadRequest("it stands beside the parameters, too", place=f"parameters.{min(twice)}")
+        parameters = beside | among
         streams = parameters.pop("stream", False)
         call = self.inference.call(
             name,

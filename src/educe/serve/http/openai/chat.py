@@ -84,7 +84,7 @@ class Chat:
             return await streamed(_chunks(texts, answer), request.id)
         async with texts() as written:
             completion = await written.completion(written.streams[0])
-            return answer_of(answer.whole(written, completion), [completion])
+            return await answer_of(partial(answer.whole, written, completion), [completion])
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from educe.serve.http.openai.writing import (
 )
 from educe.serve.http.routes import Route
 from educe.serve.inference import Inference
-from educe.serve.threads import in_thread
+from educe.serve.threads import aside, in_thread
 from educe.serve.writing import Writing
 
 _FORMS = ("json_schema", "json_object", "regex", "choice", "grammar")
@@ -77,7 +77,7 @@ class Completions:
         if asked.stream:
             return await streamed(answer.chunks(texts, prompts), request.id)
         async with texts() as written:
-            return answer_of(*await answer.whole(written, prompts))
+            return await answer.whole(written, prompts)
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ class _Echo:
     text: str = ""
     told: completions.CompletionLogprobs | None = None
     before: Sequence[int] = ()
+    size_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -98,23 +99,29 @@ class _Answer:
     id: str
     created: int
 
-    async def whole(
-        self, written: Writing, prompts: Sequence[str | list[int]]
-    ) -> tuple[completions.CompletionAnswer, list[Completion]]:
-        found = self._part([])
+    async def whole(self, written: Writing, prompts: Sequence[str | list[int]]) -> Response:
+        echoes: list[_Echo] = []
         ended: list[Completion] = []
         for stream, prompt in zip(written.streams, prompts, strict=True):
-            echo = await self._echo(written, prompt)
+            echoes.append(await self._echo(written, prompt))
             ended.append(await written.completion(stream))
-            for output in ended[-1].outputs:
+        more = sum(len(done.outputs) * echo.size_bytes for echo, done in zip(echoes, ended, strict=True))
+        return await answer_of(partial(self._written, written.model, echoes, ended), ended, more)
+
+    def _written(
+        self, model: Generator, echoes: Sequence[_Echo], ended: Sequence[Completion]
+    ) -> completions.CompletionAnswer:
+        found = self._part([])
+        for echo, done in zip(echoes, ended, strict=True):
+            for output in done.outputs:
                 text = echo.text + output.text
-                told = self._logprobs(output.logprobs, written.model, _behind(echo, written.model))
+                told = self._logprobs(output.logprobs, model, _behind(echo, model))
                 if echo.told is not None and told is not None:
                     told = _joined(echo.told, told)
                 index = len(found.choices)
                 found.choices.append(completions.CompletionChoice(index, text, output.finish_reason, told))
         found.usage = usage_of(ended)
-        return found, ended
+        return found
 
     async def chunks(self, texts: Texts, prompts: Sequence[str | list[int]]) -> AsyncGenerator[bytes, None]:
         num_each = self.asked.n or 1
@@ -146,9 +153,11 @@ class _Answer:
             return _Echo(before=ids[-SPELLING_TOKENS:])
         with in_words_of({}):
             choices = await written.weigh(prompt, max(1, self.asked.logprobs))
-        told = self._logprobs(choices, model, logprobs.Places(model.tokenizer.stream(), 0))
+        size, places = logprobs.size_bytes(choices), logprobs.Places(model.tokenizer.stream(), 0)
+        told = await aside(size, lambda: self._logprobs(choices, model, places))
         last = choices[-SPELLING_TOKENS:]
-        return _Echo(text, told, [each if isinstance(each, int) else each.token for each in last])
+        before = [each if isinstance(each, int) else each.token for each in last]
+        return _Echo(text, told, before, size)
 
     def _event(
         self, index: int, text: str, reason: str | None, told: completions.CompletionLogprobs | None

@@ -9,6 +9,14 @@ from educe.serve.http.openai.chat_types import ChatLogprobs, TokenLogprob, TopLo
 from educe.serve.http.openai.completion_types import CompletionLogprobs
 from educe.text.tokenizer import Decoder, Tokenizer
 
+# As JSON, with the bytes of its token.
+_LOGPROB_BYTES = 64
+
+
+def size_bytes(choices: Iterable[Choice | int]) -> int:
+    """Return about how large the log-probabilities of some tokens are in an answer."""
+    return _LOGPROB_BYTES * sum(1 if isinstance(choice, int) else 1 + len(choice.top) for choice in choices)
+
 
 def of_chat(choices: Iterable[Choice], tokenizer: Tokenizer, num_top: int) -> ChatLogprobs:
     """Return the tokens of a text as chats have them, each with so many likely ones in its place."""

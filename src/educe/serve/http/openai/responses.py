@@ -83,8 +83,9 @@ class Responses:
             return await streamed(stream.events(), request.id, stream.failed)
         async with texts() as written:
             completion = await written.completion(written.streams[0])
-            answer = whole(_answer(asked, written), completion, written.model.tokenizer, _num_top(asked))
-            return answer_of(answer, [completion])
+            begun, tokenizer = _answer(asked, written), written.model.tokenizer
+            make = partial(whole, begun, completion, tokenizer, _num_top(asked))
+            return await answer_of(make, [completion])
 
 
 class _Stream:

@@ -13,11 +13,12 @@ from educe.generate.stream import Completion
 from educe.serve.deployment import Deployment
 from educe.serve.faults import BadRequest, NotFound
 from educe.serve.http.exchange import Request, Response, json_response
-from educe.serve.http.openai import types
+from educe.serve.http.openai import logprobs, types
 from educe.serve.http.openai.errors import ModelNotFound, in_words_of
 from educe.serve.inference import Inference, route_of
 from educe.serve.observation import Timing
 from educe.serve.served import LanguageModelServed
+from educe.serve.threads import aside
 from educe.serve.writing import Writing, salt_of
 from educe.text.prompt import Prompt
 from educe.text.tool_calls import ToolCallDelta
@@ -117,12 +118,22 @@ def lasting(deltas: Sequence[ToolCallDelta]) -> list[ToolCallDelta]:
     return [delta for delta in deltas if delta.index not in brief]
 
 
-def answer_of(value: Struct, completions: Sequence[Completion]) -> Response:
-    """Return what was written as JSON, with where the time went."""
+async def answer_of(
+    make: Callable[[], Struct], completions: Sequence[Completion], more_bytes: int = 0
+) -> Response:
+    """Return what was written as JSON, with where the time went.
+
+    Args:
+        make: Makes the answer; called in a thread if that takes long.
+        completions: What was written.
+        more_bytes: About how large the answer is beyond that.
+    """
+    outputs = [output for each in completions for output in each.outputs]
+    size = sum(len(output.text) + logprobs.size_bytes(output.logprobs) for output in outputs)
+    response = await aside(size + more_bytes, lambda: json_response(make()))
     queue = max(each.seconds.start for each in completions)
     total = max(each.seconds.total for each in completions)
-    timing = Timing(queue, total - queue, sum(len(each.outputs) for each in completions))
-    response = json_response(value)
+    timing = Timing(queue, total - queue, len(outputs))
     response.headers.append((b"server-timing", timing.header()))
     return response
 
