@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import socket
@@ -33,6 +34,7 @@ from educe.serve.faults import BadRequest  # noqa: E402
 from educe.serve.grpc import messages  # noqa: E402
 from educe.serve.grpc.contents import bytes_to_read, read_inputs, write_outputs  # noqa: E402
 from educe.serve.grpc.memory import memory_bytes  # noqa: E402
+from educe.serve.grpc.standard import Health  # noqa: E402
 
 SECONDS = 60
 KEY = "a-key-of-many-letters"
@@ -437,6 +439,20 @@ def test_a_server_that_ends_says_so_to_who_watches() -> None:
         assert next(stream).status == 1
     assert [each.status for each in stream] == [2]
     channel.close()
+
+
+def test_an_end_while_a_change_is_told_is_told_too() -> None:
+    ends: list[bool] = []
+    health = Health(lambda: True, lambda: bool(ends))
+
+    async def told() -> list[int]:
+        found = []
+        async for each in health.watch(messages.message("grpc.health.v1.HealthCheckRequest")(), None):
+            found.append(each.status)
+            ends.append(True)
+        return found
+
+    assert asyncio.run(told()) == [1, 2]
 
 
 @pytest.mark.parametrize("service", messages.REFLECTIONS)

@@ -201,6 +201,12 @@ def test_whatever_else_a_request_says_of_keys(wire: Wire, routes: list[Route]) -
             assert status == 401 or fields[0].startswith(("authorization :", "x-original")), (route, fields)
 
 
+def test_a_key_is_looked_at_before_the_time_that_a_request_gives(locked: Client) -> None:
+    for time in ("soon", "1"):
+        for _ in range(20):
+            assert locked.ask("GET", "/v2", headers={"x-request-timeout-ms": time})[0] == 401
+
+
 def test_a_key_opens_every_route_and_the_pages_files_as_a_password(wire: Wire, routes: list[Route]) -> None:
     for route in routes:
         for key in (KEY, "another-key-of-many-letters"):

@@ -46,11 +46,11 @@ class Health:
         """Say whether a service answers, and again at each change."""
         said = None
         while True:
-            status = self._status(request.service)
+            is_last, status = self.is_ending(), self._status(request.service)
             if status != said:
                 yield message("grpc.health.v1.HealthCheckResponse")(status=status)
                 said = status
-            if self.is_ending():
+            if is_last:
                 return
             await asyncio.sleep(_POLL_SECONDS)
 

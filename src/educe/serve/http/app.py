@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import zlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from functools import partial
 
 from educe.serve.access import tenant_of
@@ -93,10 +93,11 @@ class App:
             else:
                 route, params = self.router.find(head.method, head.path)
                 observed.route, family = route.path, route.family
+                tenant = tenant_of(self.settings, route.access, _authorization(head))
                 latest = self._deadline(head)
                 with Deadline(latest):
-                    request = await self._request(head, body, route, params, observed.id, latest)
-                    response = await route.handle(request)
+                    content = b"" if head.method in _SAFE_METHODS else await self._body(head, body)
+                    response = await route.handle(Request(head, content, observed.id, latest, tenant, params))
         except Exception as fault:
             response = self._failure(fault, family or self.router.family(head.path), observed)
         if not isinstance(response.body, AsyncGenerator):  # which is made of the request's body
@@ -105,19 +106,6 @@ class App:
         if response.media_type:
             response.headers.append((b"content-type", response.media_type.encode()))
         return response
-
-    async def _request(
-        self,
-        head: Head,
-        body: Body,
-        route: Route,
-        params: Mapping[str, str],
-        request_id: str,
-        deadline: float,
-    ) -> Request:
-        tenant = tenant_of(self.settings, route.access, _authorization(head))
-        content = b"" if head.method in _SAFE_METHODS else await self._body(head, body)
-        return Request(head, content, request_id, deadline, tenant, params)
 
     def _failure(self, fault: Exception, family: Family, observed: Observed) -> Response:
         refused = logged(fault, f"request {observed.id}")
