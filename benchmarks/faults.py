@@ -57,7 +57,7 @@ BOUND_SECONDS = 0.05
 CLIENTS = 8
 CLIENTS_AT_FIRST = 64
 ROUNDS_BESIDE = 3
-ROUNDS, REST_SECONDS = 40, 2.0
+ROUNDS, LEAST_ROUNDS, REST_SECONDS = 40, 10, 2.0
 # What becomes of a soak's requests, if no connection is lost.
 EXPECTED = {"200", "400", "404", "422", "OK", "NOT_FOUND"}
 MOST_GROWTH = 1.01
@@ -283,7 +283,8 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
     It is weighed at rests between rounds, by what the C library and Python have in use: so a byte of each
     request shows, where the resident memory has holes between what is kept, of which there are the more the
     longer it runs, though ever more slowly. It shows in turn what was never theirs. What is kept for later is
-    filled by many clients at once, so that pools have all their threads, and by the first half of the rounds.
+    filled by many clients at once, and by the first half of the rounds. A thread that a pool starts later yet
+    is a step: what counts are the rounds behind it, of which there have to be enough.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         grpc_port = free.getsockname()[1]
@@ -324,16 +325,17 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
             kept.append(server.kept())
             resident.append(server.rss_mib)
             threads.append(server.threads)
-        half = ROUNDS // 2
-        trends = {name: trend(asked[half:], [each[name] for each in kept[half:]]) for name in kept[0]}
+        first = max(ROUNDS // 2, settled(threads))
+        trends = {name: trend(asked[first:], [each[name] for each in kept[first:]]) for name in kept[0]}
         bounds = ("", ", 2.5 %", ", 97.5 %")
         return {
             **{f"answers {status}": count for status, count in sorted(found.items())},
-            "bytes after each round of the second half, more than before": " ".join(
-                str(each["bytes"] - kept[half]["bytes"]) for each in kept[half:]
+            "rounds that count": ROUNDS - first,
+            "bytes after each of them, more than before": " ".join(
+                str(each["bytes"] - kept[first]["bytes"]) for each in kept[first:]
             ),
-            "threads after each round of the second half": " ".join(map(str, threads[half:])),
-            "resident MiB after half": resident[half],
+            "threads after each round": " ".join(map(str, threads)),
+            "resident MiB after the first of them": resident[first],
             "resident MiB at the end": resident[-1],
             **{
                 f"{name} a request{bound}": value
@@ -342,10 +344,16 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
             },
             "missed": _missed(
                 **{name: low <= 0 for name, (_, low, _) in trends.items()},
-                resident=resident[-1] <= MOST_GROWTH * resident[half],
+                rounds=ROUNDS - first >= LEAST_ROUNDS,
+                resident=resident[-1] <= MOST_GROWTH * resident[first],
                 answers=found.keys() <= EXPECTED,
             ),
         }
+
+
+def settled(values: Sequence[int]) -> int:
+    """Return the place from which on all values are as the last is."""
+    return next(place for place in range(len(values)) if len(set(values[place:])) == 1)
 
 
 def outcome(server: Running, request: Request) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks.clients import posted
-from benchmarks.faults import EXPECTED, outcome, trend
+from benchmarks.faults import EXPECTED, outcome, settled, trend
 from benchmarks.processes import ROOT, USUAL_LIMIT, Running, serving
 from benchmarks.unkind import attacked
 from benchmarks.weighed import kept
@@ -194,3 +194,10 @@ def test_a_few_values_beside_the_others_move_no_trend():
     slope, low, high = trend(REQUESTS, values)
     assert low <= 0 <= high
     assert abs(slope) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("threads", "place"), [([3, 3, 3], 0), ([3, 4, 4], 1), ([3, 4, 3, 4], 3), ([4, 3, 3, 3], 1), ([2], 0)]
+)
+def test_a_number_is_settled_where_it_changes_no_more(threads, place):
+    assert settled(threads) == place
