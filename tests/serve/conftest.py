@@ -90,6 +90,18 @@ def until(is_true: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def threads_of(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> set[str]:
+    """Return the names of the threads in which a function of `owner` is called from now on."""
+    call, found = getattr(owner, name), set[str]()
+
+    def noted(*arguments: Any) -> Any:
+        found.add(threading.current_thread().name)
+        return call(*arguments)
+
+    monkeypatch.setattr(owner, name, noted)
+    return found
+
+
 class Hang:
     """Something that threads do, which lasts until it may end.
 

@@ -25,7 +25,7 @@ from educe.serve import ModelSource
 from educe.serve.http.openai import audio, embeddings, logprobs
 from educe.serve.writing import Writing
 from tests.conftest import ROOT
-from tests.serve.conftest import Client, serving
+from tests.serve.conftest import Client, serving, threads_of
 from tests.serve.models import wav, write_embedder, write_transcriber
 
 STORIES = ROOT / "zoo" / "stories260K"
@@ -226,13 +226,7 @@ WEIGHED: dict[str, dict[str, Any]] = {
 def test_only_large_answers_are_written_beside_the_event_loop(
     server: Client, monkeypatch: pytest.MonkeyPatch, name: str, is_large: bool
 ) -> None:
-    spell, threads = logprobs._text, set[str]()
-
-    def noted(spelled: bytes) -> str:
-        threads.add(threading.current_thread().name)
-        return spell(spelled)
-
-    monkeypatch.setattr(logprobs, "_text", noted)
+    threads = threads_of(monkeypatch, logprobs, "_text")
     body = {"model": "talker", "ignore_eos": True, **WEIGHED[name]}
     if not is_large:
         body |= {key: 1 for key in body if "max" in key}

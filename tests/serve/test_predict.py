@@ -13,7 +13,7 @@ import educe
 from educe.serve import ModelSource
 from educe.serve.http import predict
 from tests.conftest import ROOT
-from tests.serve.conftest import Client, serving
+from tests.serve.conftest import Client, serving, threads_of
 
 ZOO = ROOT / "zoo"
 FREE = ("input", "seconds")
@@ -97,13 +97,7 @@ def test_a_table_has_a_line_for_each_row(client: Client) -> None:
 def test_only_many_answers_are_written_beside_the_event_loop(
     client: Client, monkeypatch: pytest.MonkeyPatch, num_rows: int
 ) -> None:
-    plain, threads = predict._plain, set[str]()
-
-    def noted(result: Any) -> Any:
-        threads.add(threading.current_thread().name)
-        return plain(result)
-
-    monkeypatch.setattr(predict, "_plain", noted)
+    threads = threads_of(monkeypatch, predict, "_plain")
     header, row, *_ = (ZOO / "breast_cancer" / "inputs" / "patients.csv").read_bytes().splitlines()
     table = b"\n".join([header, *[row] * num_rows])
     status, fields, found = client.ask("POST", "/v1/models/breast_cancer/predict", table)
