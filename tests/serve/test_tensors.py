@@ -21,7 +21,7 @@ from educe.serve.faults import BadRequest, Unprocessable
 from educe.serve.grpc.contents import bytes_to_read
 from educe.serve.http import v2_types as types
 from educe.serve.http.exchange import encode
-from educe.serve.http.v2_tensors import read_inputs, write_outputs
+from educe.serve.http.v2_tensors import read_inputs, texts_behind_bytes, write_outputs
 
 NUMBERS = [name for name in tensors.DATATYPES if name != "BYTES"]
 SHAPES = arrays.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
@@ -293,6 +293,15 @@ def test_what_the_protocol_lacks_is_said() -> None:
         with pytest.raises(Unprocessable):
             tensors.describe(kind)
     assert tensors.describe(TensorType("bf16", ("N", None, 3))) == ("BF16", [-1, -1, 3])
+
+
+def test_texts_that_are_claimed_and_not_there_take_no_room() -> None:
+    def claimed(*sizes: Any) -> int:
+        inputs = [types.InferInput(str(size), [10**6], "BYTES", {"binary_data_size": size}) for size in sizes]
+        return texts_behind_bytes(inputs, 4000)
+
+    assert [claimed(size) for size in (-(10**18), 10**18, True, "4000", 4001)] == [0] * 5
+    assert claimed(4000) == claimed(4000, 4000) == claimed(2000, 2000) > 40_000
 
 
 def test_the_bytes_to_read_are_never_less_than_none() -> None:

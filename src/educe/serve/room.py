@@ -12,8 +12,8 @@ from educe.serve.faults import Overloaded, TooLarge
 from educe.serve.settings import ServerLimits
 from educe.serve.threads import Held, held_now, hold
 
-# What Python takes for an element of JSON, such as an empty list.
-_ELEMENT_BYTES = 80
+ELEMENT_BYTES = 80
+"""What Python takes for an element of JSON, such as an empty list, or for a short text."""
 
 
 @dataclass(slots=True)
@@ -80,7 +80,7 @@ class Share(Held):
                 f"the JSON has {len(content):,} bytes, and may have {most:,}",
                 remedy="send it in parts; or tensors as binary data, texts and tables as files",
             )
-        self.charge(_ELEMENT_BYTES * content.count(b","))
+        self.charge(ELEMENT_BYTES * content.count(b","))
 
     def release(self) -> None:
         """Let the room be given back."""

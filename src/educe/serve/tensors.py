@@ -11,6 +11,7 @@ import numpy as np
 from educe.model import TensorType, ValueType
 from educe.model.signature import NUMPY_TYPES
 from educe.serve.faults import BadRequest, Unprocessable
+from educe.serve.room import ELEMENT_BYTES
 
 DATATYPES = {
     "BOOL": "bool",
@@ -33,8 +34,6 @@ DATATYPES = {
 _NAMES = {short: name for name, short in DATATYPES.items()}
 _DATATYPES = {NUMPY_TYPES[short]: name for name, short in DATATYPES.items()}
 _LENGTH_BYTES = 4
-# Of an element of BYTES, beside what it says.
-_TEXT_BYTES = 80
 MOST_AXES = 64
 """The most axes of a tensor, which are as many as NumPy has."""
 
@@ -166,7 +165,7 @@ def from_bytes(raw: bytes | memoryview, datatype: str, shape: list[int], place: 
 
 def texts_bytes(shape: Sequence[int], size_bytes: int) -> int:
     """Return about how much memory the elements of ``BYTES`` take that lie in so many bytes."""
-    return _TEXT_BYTES * min(max(0, math.prod(shape[:MOST_AXES])), size_bytes // _LENGTH_BYTES)
+    return ELEMENT_BYTES * min(max(0, math.prod(shape[:MOST_AXES])), size_bytes // _LENGTH_BYTES)
 
 
 def to_bytes(array: np.ndarray) -> bytes | memoryview:

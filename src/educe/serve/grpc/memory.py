@@ -13,14 +13,14 @@ from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 
+from educe.serve.room import ELEMENT_BYTES
+
 _VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
 # Arrays grow by doubling, and are then copied to NumPy's.
 _GROWTH = 3
 _NUMBER_BYTES = 8
-# Of a message, a text, or an element of bytes, which becomes an object of Python's.
-_OBJECT_BYTES = 80
 # For each byte of what is not looked at: two are enough for an object.
-_MOST = _OBJECT_BYTES // 2
+_MOST = ELEMENT_BYTES // 2
 _SMALL_BYTES = 2**12
 _MOST_LOOKS = 2**12
 _TEXTS = (FieldDescriptor.TYPE_BYTES, FieldDescriptor.TYPE_STRING)
@@ -51,7 +51,7 @@ class _Reader:
 
     def memory_bytes(self, kind: Any, start: int, end: int) -> int:
         """Return how much memory a message takes that lies there."""
-        found, seen = _OBJECT_BYTES, start
+        found, seen = ELEMENT_BYTES, start
         for number, wire, first, last in self._fields(start, end):
             field, size, seen = kind.fields_by_number.get(number), last - first, last
             if field is None:  # is kept as it came
@@ -59,7 +59,7 @@ class _Reader:
             elif field.type == FieldDescriptor.TYPE_MESSAGE:
                 found += self.memory_bytes(field.message_type, first, last)
             elif field.type in _TEXTS:
-                found += _OBJECT_BYTES + size
+                found += ELEMENT_BYTES + size
             elif wire != _DELIMITED or field.type in _FIXED:
                 found += _GROWTH * max(size, _NUMBER_BYTES)
             else:

@@ -61,13 +61,13 @@ def read_inputs(inputs: Sequence[InferInput], behind: memoryview) -> dict[str, n
     return feeds
 
 
-def texts_behind_bytes(inputs: Sequence[InferInput]) -> int:
-    """Return about how much memory the texts take that lie behind the JSON."""
-    found = 0
+def texts_behind_bytes(inputs: Sequence[InferInput], size_bytes: int) -> int:
+    """Return about how much memory the texts take that lie in so many bytes behind the JSON."""
+    found, left = 0, size_bytes
     for entry in inputs:
         size = entry.parameters.get("binary_data_size")
-        if entry.datatype == "BYTES" and type(size) is int:
-            found += tensors.texts_bytes(entry.shape, size)
+        if entry.datatype == "BYTES" and type(size) is int and 0 < size <= left:
+            found, left = found + tensors.texts_bytes(entry.shape, size), left - size
     return found
 
 
